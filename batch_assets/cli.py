@@ -1,0 +1,276 @@
+"""The `batch-assets` command: thin, one function per verb.
+
+Exit status: 0 done, 1 not done (the reason is one sentence on stderr), 2 the command line itself is wrong, 130
+interrupted. With `--json` stdout holds one JSON object and nothing else, `{"error": …}` if it was not done.
+"""
+
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from batch_assets.errors import BatchAssetsError
+from batch_assets.storage import Storage, open_storage
+
+if TYPE_CHECKING:
+    from batch_assets.engines.engine import EngineName
+
+Verb = Callable[..., dict[str, Any]]
+Show = Callable[[Console, dict[str, Any]], None]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="batch-assets")
+def main() -> None:
+    """The nightly batch inference job: features -> predictions -> serving table."""
+
+
+def verb(show: Show) -> Callable[[Verb], Callable[..., None]]:
+    """Give a function that returns plain values a `--json` flag, a picture for people, and errors that are sentences."""
+
+    def decorate(function: Verb) -> Callable[..., None]:
+        @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else.")
+        @functools.wraps(function)
+        def command(*args: Any, as_json: bool, **options: Any) -> None:
+            with _stdout_for_the_answer() as answer:
+                try:
+                    found = function(*args, **options)
+                except BatchAssetsError as error:
+                    if as_json:
+                        print(json.dumps({"error": str(error), "kind": type(error).__name__}), file=answer)
+                    raise click.ClickException(str(error)) from None
+                except KeyboardInterrupt:
+                    message = "Interrupted; what is committed stays, the same command resumes."
+                    if as_json:
+                        print(json.dumps({"error": message, "kind": "Interrupted"}), file=answer)
+                    print(message, file=sys.stderr)
+                    raise SystemExit(130) from None
+                if as_json:
+                    print(json.dumps(found), file=answer)
+                else:
+                    show(Console(file=answer, highlight=False, width=None if answer.isatty() else 140), found)
+
+        return command
+
+    return decorate
+
+
+@contextmanager
+def _stdout_for_the_answer() -> Iterator[Any]:
+    """Keep stdout for the answer alone: whatever libraries and their processes print goes to stderr."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with os.fdopen(kept, "w", closefd=False) as answer:
+            yield answer
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+class TerminalWatch:
+    """Tells a person at a terminal: sentences as they come, and a bar while rows are scored."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        self._bar = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
+        self._task = self._bar.add_task("scoring", total=None)
+
+    def say(self, message: str) -> None:
+        """One line on stderr."""
+        self._console.print(message, soft_wrap=True)
+
+    def progress(self, done: int, total: int) -> None:
+        """Move the bar."""
+        if not self._bar.live.is_started:
+            self._bar.start()
+        self._bar.update(self._task, completed=done, total=total)
+        if done >= total:
+            self._bar.stop()
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self._bar.stop()
+
+
+def _storage() -> Storage:
+    from batch_assets.orchestration.resources import default_root
+
+    return open_storage(default_root())
+
+
+def _show_run(console: Console, found: dict[str, Any]) -> None:
+    table = Table(title=f"{found['pipeline']} {found['partition']}", title_justify="left", show_header=False, box=None)
+    table.add_column(style="dim")
+    table.add_column()
+    seconds, model, lookup = found["seconds"], found["model"], found["lookup"]
+    table.add_row(
+        "rows",
+        f"{found['input_rows']:,} in = {found['scored_rows']:,} scored + {found['excluded_rows']:,} excluded "
+        f"+ {found['dead_letter_rows']:,} dead-lettered",
+    )
+    table.add_row("run", f"{found['run_id']}, {found['resumed_chunks']} chunks resumed")
+    table.add_row("model", f"{model['name']} {model['version']}, sha256 {model['sha256'][:16]}…")
+    for check in found["checks"]:
+        mark = "[green]pass[/]" if check["passed"] else "[red]FAIL[/]" if check["severity"] == "error" else "[yellow]warn[/]"
+        table.add_row(f"check {check['name']}", f"{mark}  {check['message']}")
+    live = "live" if found["live_release"] == found["release"] else f"not live, {found['live_release']} is newer"
+    table.add_row("release", f"{found['release']} ({live})")
+    if lookup:
+        record = ", ".join(f"{name} {_shown(value)}" for name, value in lookup["record"].items())
+        table.add_row("look-up", record)
+    table.add_row("digest", found["digest"])
+    table.add_row("seconds", ", ".join(f"{name} {value:.1f}" for name, value in seconds.items()))
+    console.print(table, soft_wrap=True)
+
+
+def _run(name: str, day: str, engine: "EngineName | None", refresh: bool, watch: TerminalWatch) -> dict[str, Any]:
+    from batch_assets.models.registry import Registry
+    from batch_assets.orchestration.catalog import pipeline
+    from batch_assets.orchestration.launch import materialize, open_instance
+    from batch_assets.pipeline.summary import summarize
+
+    config, storage = pipeline(name), _storage()
+    day = config.partitions.require(day, name)
+    model = Registry(storage).resolve(config.model)
+    with open_instance() as instance:
+        launched = materialize(config, day, instance, watch, engine=engine, refresh=refresh)
+    return {
+        **summarize(config, storage, day, model),
+        "seconds": launched.seconds,
+        "resumed_chunks": launched.resumed_chunks,
+        "dagster_run_id": launched.dagster_run_id,
+    }
+
+
+@main.command()
+@verb(_show_run)
+def demo() -> dict[str, Any]:
+    """Score every CDNOW customer for the last day of the data; trains the model first if there is none."""
+    from batch_assets.demo import train as training
+    from batch_assets.models.registry import Registry
+    from batch_assets.orchestration.catalog import pipeline
+
+    watch, config, registry = TerminalWatch(), pipeline(training.PIPELINE), Registry(_storage())
+    if training.VERSION not in registry.versions(config.model.name):
+        watch.say(f"Training {config.model.name} {training.VERSION} …")
+        training.train(config, registry)
+    else:
+        watch.say(f"Model {config.model.name} {training.VERSION} is registered; training is skipped.")
+    if config.model.alias not in registry.aliases(config.model.name):
+        registry.set_alias(config.model.name, config.model.alias, training.VERSION, why="the demo's first model")
+    return _run(training.PIPELINE, training.PARTITION, None, refresh=False, watch=watch)
+
+
+@main.command()
+@click.argument("pipeline")
+@click.option("--partition", required=True, metavar="DAY", help="The day to score, YYYY-MM-DD.")
+@click.option("--engine", type=click.Choice(["ray", "local"]), help="Where to score; by default as the pipeline says.")
+@click.option("--refresh", is_flag=True, help="Compute the features again although the day has a snapshot.")
+@verb(_show_run)
+def run(pipeline: str, partition: str, engine: "EngineName | None", refresh: bool) -> dict[str, Any]:
+    """Materialize a day of PIPELINE: features, predictions, serving table. Resumes what was begun."""
+    return _run(pipeline, partition, engine, refresh, TerminalWatch())
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _show_pairs(console: Console, found: dict[str, Any]) -> None:
+    table = Table(show_header=False, box=None)
+    table.add_column(style="dim")
+    table.add_column()
+    for section in ("record", "lineage"):
+        for name, value in found[section].items():
+            table.add_row(name, _shown(value))
+    console.print(table, soft_wrap=True)
+
+
+@main.command()
+@click.argument("pipeline")
+@click.argument("key")
+@verb(_show_pairs)
+def lookup(pipeline: str, key: str) -> dict[str, Any]:
+    """Print the live prediction for KEY of PIPELINE, with its lineage."""
+    from batch_assets.orchestration.catalog import pipeline as known
+    from batch_assets.serving.reader import Reader
+
+    reader = Reader.live(_storage(), known(pipeline).name)
+    try:
+        answer = reader.lookup(key)
+    finally:
+        reader.close()
+    return {"key": answer.key, "record": answer.record, "lineage": answer.lineage}
+
+
+@main.group()
+def models() -> None:
+    """The registered models."""
+
+
+def _show_models(console: Console, found: dict[str, Any]) -> None:
+    table = Table("model", "version", "aliases", "trained on", "AUC", box=None)
+    for model in found["models"]:
+        auc = next((f"{metrics['auc']:.3f} on {day}" for day, metrics in model["metrics"].items() if "auc" in metrics), "")
+        table.add_row(
+            model["name"], model["version"], ", ".join(model["aliases"]), f"{model['training'].get('rows', 0):,} rows", auc
+        )
+    console.print(table if found["models"] else "No model is registered yet.", soft_wrap=True)
+
+
+@models.command("list")
+@verb(_show_models)
+def list_models() -> dict[str, Any]:
+    """List every version of every model and its aliases."""
+    from batch_assets.models.registry import Registry
+
+    registry = Registry(_storage())
+    found = []
+    for name in registry.names():
+        aliases = registry.aliases(name)
+        for version in registry.versions(name):
+            model = registry.version(name, version)
+            found.append(
+                {
+                    "name": name,
+                    "version": version,
+                    "digest": model.digest,
+                    "aliases": [alias for alias, entry in aliases.items() if entry.body["version"] == version],
+                    "metrics": model.card.metrics,
+                    "training": model.card.training,
+                }
+            )
+    return {"models": found}
+
+
+def _show_card(console: Console, found: dict[str, Any]) -> None:
+    console.print_json(data=found)
+
+
+@models.command("show")
+@click.argument("name")
+@click.argument("version", required=False)
+@verb(_show_card)
+def show_model(name: str, version: str | None) -> dict[str, Any]:
+    """Print the card of NAME's VERSION, by default its newest."""
+    from batch_assets.errors import NoSuchModel
+    from batch_assets.models.registry import Registry
+
+    registry = Registry(_storage())
+    versions = registry.versions(name)
+    if not versions:
+        raise NoSuchModel(f"There is no model {name}; there is {', '.join(registry.names()) or 'none yet'}.")
+    model = registry.version(name, version or versions[-1])
+    return {"name": name, "version": model.version, "digest": model.digest, "card": model.card.model_dump(mode="json")}

@@ -1,0 +1,93 @@
+"""What can be said about a pipeline: the settings that the rooms own, put together.
+
+A pipeline is one YAML file; this is its schema. Everything is frozen, and a key that nobody knows is an error.
+"""
+
+from datetime import UTC, date, datetime, timedelta
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from batch_assets.contract import FeatureContract
+from batch_assets.engines.engine import EngineSettings
+from batch_assets.errors import PartitionOutOfRange
+from batch_assets.features.sql_source import SqlSource
+from batch_assets.models.registry import ModelSettings
+from batch_assets.quality.completeness import CompletenessSettings
+from batch_assets.quality.drift import DriftSettings
+from batch_assets.quality.expectations import ExpectationSettings
+from batch_assets.scoring.scorer import ScoringSettings
+from batch_assets.serving.release import ServingSettings
+
+
+class PartitionSettings(BaseModel):
+    """Which days there are, in UTC."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    start: date = Field(description="The first day.")
+    end: date | None = Field(None, description="The last day, included; without it every day until yesterday.")
+
+    @model_validator(mode="after")
+    def _ends_after_it_starts(self) -> "PartitionSettings":
+        if self.end and self.end < self.start:
+            raise ValueError(f"the last day {self.end} is before the first day {self.start}")
+        return self
+
+    def last(self) -> date:
+        """The newest day there is now."""
+        yesterday = datetime.now(UTC).date() - timedelta(days=1)
+        return min(self.end, yesterday) if self.end else yesterday
+
+    def require(self, day: str, pipeline: str) -> str:
+        """The day as YYYY-MM-DD. Raises PartitionOutOfRange."""
+        try:
+            found = date.fromisoformat(day)
+        except ValueError:
+            raise PartitionOutOfRange(f"{day!r} is not a day; a partition is written like {self.last()}.") from None
+        if not self.start <= found <= self.last():
+            raise PartitionOutOfRange(f"{pipeline} has partitions from {self.start} to {self.last()}, not {found}.")
+        return found.isoformat()
+
+
+class FeatureSettings(BaseModel):
+    """Stage 1: where rows come from and what they must look like."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: SqlSource
+    contract: FeatureContract
+
+
+class QualitySettings(BaseModel):
+    """What must hold before anything is published."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    expectations: ExpectationSettings = ExpectationSettings()
+    completeness: CompletenessSettings = CompletenessSettings()
+    drift: DriftSettings = DriftSettings()
+
+
+class PipelineConfig(BaseModel):
+    """One nightly job: features -> predictions -> serving table."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(description="The asset keys' prefix and the folder under the storage root.", pattern=r"^[a-z][a-z0-9_]*$")
+    description: str = Field("", description="What the scores are for.")
+    partitions: PartitionSettings
+    features: FeatureSettings
+    model: ModelSettings
+    engine: EngineSettings = EngineSettings()
+    scoring: ScoringSettings = ScoringSettings()
+    quality: QualitySettings = QualitySettings()
+    serving: ServingSettings = ServingSettings()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "PipelineConfig":
+        if self.name == "models":
+            raise ValueError("a pipeline cannot be called models: that folder holds the registry")
+        unknown = {rule.column for rule in self.scoring.exclude} - set(self.features.contract.names)
+        if unknown:
+            raise ValueError(f"exclude names columns that the contract does not: {', '.join(sorted(unknown))}")
+        return self

@@ -1,0 +1,1 @@
+"""The CDNOW data, its features and its training script."""

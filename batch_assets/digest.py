@@ -1,0 +1,107 @@
+"""Order-free digests of keys and of keyed values: what proves that no row is missing, doubled or foreign.
+
+A digest is (count, sum of one 64-bit hash, sum of another), both sums modulo 2**64. Sums do not care about order and can be
+merged, so chunks may be written by anybody in any order. The hash is splitmix64 (G. Steele, D. Lea, C. Flood, "Fast
+splittable pseudorandom number generators", OOPSLA 2014) under two seeds. Integer keys are hashed as int64, so 42 is the
+same key in every width; text is hashed over the 8-byte words of its UTF-8 bytes and then its length.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict
+
+UInt64Array = npt.NDArray[np.uint64]
+
+_SEEDS = (np.uint64(0x8E9D5AAB4C1F7A35), np.uint64(0x3C79AC492BA7B653))
+_MASK = (1 << 64) - 1
+
+
+class Digest(BaseModel):
+    """How many rows, and two sums of hashes modulo 2**64."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    count: int = 0
+    a: int = 0
+    b: int = 0
+
+    def __add__(self, other: "Digest") -> "Digest":
+        return Digest(count=self.count + other.count, a=(self.a + other.a) & _MASK, b=(self.b + other.b) & _MASK)
+
+    def hex(self) -> str:
+        """48 hex digits: the count and both sums."""
+        return f"{self.count:016x}{self.a:016x}{self.b:016x}"
+
+
+class RowHashes(NamedTuple):
+    """Two 64-bit hashes per row, each of shape (rows,)."""
+
+    a: UInt64Array
+    b: UInt64Array
+
+    def digest(self) -> Digest:
+        """The rows' sum."""
+        return Digest(count=len(self.a), a=int(self.a.sum(dtype=np.uint64)), b=int(self.b.sum(dtype=np.uint64)))
+
+    def take(self, selection: npt.NDArray[np.bool_]) -> "RowHashes":
+        """The hashes of some rows."""
+        return RowHashes(self.a[selection], self.b[selection])
+
+    def with_values(self, columns: Sequence[npt.NDArray[Any]]) -> "RowHashes":
+        """The hashes of (key, values): each column's bits are folded in, in this order; every column of shape (rows,)."""
+        a, b = self
+        for column in columns:
+            bits = _bits(column)
+            a, b = _splitmix64(a ^ bits), _splitmix64(b ^ bits)
+        return RowHashes(a, b)
+
+
+def hash_keys(keys: "pa.Array | pa.ChunkedArray") -> RowHashes:
+    """Hash a column of integer or text keys without nulls; shape (rows,)."""
+    if isinstance(keys, pa.ChunkedArray):
+        keys = keys.combine_chunks()
+    if pa.types.is_integer(keys.type):
+        words = keys.cast(pa.int64()).to_numpy(zero_copy_only=False).view(np.uint64)
+        return RowHashes(*(_splitmix64(words ^ seed) for seed in _SEEDS))
+    return RowHashes(*(_hash_text(keys.cast(pa.large_string()), seed) for seed in _SEEDS))
+
+
+def key_digest(keys: "pa.Array | pa.ChunkedArray") -> Digest:
+    """The digest of a column of keys."""
+    return hash_keys(keys).digest()
+
+
+def _hash_text(texts: "pa.LargeStringArray", seed: np.uint64) -> UInt64Array:
+    _, offset_buffer, byte_buffer = texts.buffers()
+    offsets = np.frombuffer(offset_buffer, dtype=np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    starts, lengths = offsets[:-1], np.diff(offsets)
+    data = b"" if byte_buffer is None else memoryview(byte_buffer)
+    padded = np.frombuffer(bytes(data) + bytes(8), dtype=np.uint8)
+    # A 64-bit word at every byte position, read where a row's n-th word begins.
+    words = np.ndarray(shape=(len(padded) - 7,), dtype="<u8", buffer=padded, strides=(1,))
+    hashes = np.full(len(texts), seed, dtype=np.uint64)
+    for first in range(0, int(lengths.max(initial=0)), 8):
+        rows = np.flatnonzero(lengths > first)
+        word = words[starts[rows] + first]
+        spare = np.maximum(8 - (lengths[rows] - first), 0).astype(np.uint64) * np.uint64(8)
+        hashes[rows] = _splitmix64(hashes[rows] ^ ((word << spare) >> spare))
+    return _splitmix64(hashes ^ lengths.astype(np.uint64))
+
+
+def _bits(column: npt.NDArray[Any]) -> UInt64Array:
+    column = np.ascontiguousarray(column)
+    return column.view(f"u{column.dtype.itemsize}").astype(np.uint64)
+
+
+def _splitmix64(x: UInt64Array) -> UInt64Array:
+    z = x + np.uint64(0x9E3779B97F4A7C15)
+    z ^= z >> np.uint64(30)
+    z *= np.uint64(0xBF58476D1CE4E5B9)
+    z ^= z >> np.uint64(27)
+    z *= np.uint64(0x94D049BB133111EB)
+    z ^= z >> np.uint64(31)
+    return z

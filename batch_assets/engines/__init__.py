@@ -1,0 +1,1 @@
+"""Where scoring runs: each engine maps one picklable task over chunks."""

@@ -1,0 +1,113 @@
+"""Scoring on Ray actors. The only room that knows Ray.
+
+Each actor loads the model once. A driver sends descriptors of chunks and gets commits back; rows never pass it. An actor has at
+most two chunks in hand, so that a slow one does not hold work that a fast one could do.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+from typing_extensions import override
+
+from batch_assets.engines.engine import Engine
+from batch_assets.errors import BatchAssetsError, EngineError
+from batch_assets.scoring.chunks import Chunk
+from batch_assets.scoring.commit import ChunkCommit
+from batch_assets.scoring.scorer import Scorer, ScoringTask
+
+_IN_HAND = 2
+
+
+class _Worker:
+    """Runs in an actor: one model, loaded with the first chunk (an error then reaches the driver as itself)."""
+
+    def __init__(self, task: ScoringTask) -> None:
+        self._task = task
+
+    @cached_property
+    def _scorer(self) -> Scorer:
+        return self._task.open()
+
+    def score(self, chunk: Chunk) -> ChunkCommit:
+        return self._scorer.score(chunk)
+
+    def close(self) -> None:
+        self._scorer.close()
+
+
+class RayEngine(Engine):
+    """Scores on whatever Ray is connected; if none is, connects to `address`, or starts a local one.
+
+    `close` ends only what this object started.
+    """
+
+    def __init__(self, address: str | None = None, workers: int | None = None) -> None:
+        self._address = address
+        self._workers = workers
+        self._connected_here = False
+
+    @override
+    def score(self, task: ScoringTask, chunks: Sequence[Chunk]) -> Iterator[ChunkCommit]:
+        if not chunks:
+            return
+        import ray
+
+        self._connect()
+        wanted = self._workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+        actor = ray.remote(num_cpus=1, max_restarts=2, max_task_retries=2)(_Worker)
+        workers = [actor.remote(task) for _ in range(min(wanted, len(chunks)))]
+        try:
+            yield from _dispatch(workers, chunks)
+            ray.get([worker.close.remote() for worker in workers])
+        except ray.exceptions.RayTaskError as error:
+            cause = error.cause
+            raise cause if isinstance(cause, BatchAssetsError) else EngineError(f"A worker failed: {cause!r}.") from error
+        except ray.exceptions.RayActorError as error:
+            raise EngineError(f"A worker died and did not come back: {str(error).splitlines()[0]}") from error
+        finally:
+            for worker in workers:
+                ray.kill(worker)
+
+    def close(self) -> None:
+        """Disconnect, and stop the local Ray, if this object connected or started it."""
+        if self._connected_here:
+            import ray
+
+            ray.shutdown()
+            self._connected_here = False
+
+    def _connect(self) -> None:
+        import ray
+
+        if ray.is_initialized():
+            return
+        try:
+            ray.init(
+                address=self._address or "local",
+                include_dashboard=None if self._address else False,
+                configure_logging=False,
+                log_to_driver=False,
+            )
+        except (ConnectionError, ValueError) as error:
+            raise EngineError(f"Ray cannot be reached at {self._address}: {error}") from error
+        self._connected_here = True
+
+
+def _dispatch(workers: Sequence[Any], chunks: Sequence[Chunk]) -> Iterator[ChunkCommit]:
+    """Hand out chunks as workers become free; yield commits as they come."""
+    import ray
+
+    waiting = deque(chunks)
+    running: dict[Any, Any] = {}
+    for worker in list(workers) * _IN_HAND:
+        if waiting:
+            running[worker.score.remote(waiting.popleft())] = worker
+    while running:
+        done, _ = ray.wait(list(running), num_returns=1)
+        for reference in done:
+            worker = running.pop(reference)
+            if waiting:
+                running[worker.score.remote(waiting.popleft())] = worker
+            yield ray.get(reference)

@@ -1,0 +1,153 @@
+"""Every error that batch-assets raises on purpose; each one is a sentence for the person who reads it.
+
+BatchAssetsError
+├── ConfigError             what was asked for does not fit the configuration
+│   ├── NoSuchPipeline
+│   ├── PartitionOutOfRange
+│   └── MissingExtra        an optional package is not installed
+├── StorageError            the storage root
+│   ├── AlreadyExists       an exclusive create came second
+│   ├── NotFound
+│   ├── LostRace            another writer appended to the numbered log first
+│   ├── TornEntry           a numbered log's entry does not match its own sha256
+│   ├── LayoutTooNew        written by a newer batch-assets
+│   └── StorageFull
+├── FeaturesError           where rows come from
+│   ├── SourceError         the source cannot be read or queried
+│   ├── BadKeys             null, doubled or unordered keys
+│   ├── SnapshotChanged     a frozen file is no longer what was frozen
+│   └── ContractBroken      the columns are not the ones that were agreed
+├── ModelError              what scores them
+│   ├── NoSuchModel
+│   ├── VersionExists       a version is immutable
+│   ├── ModelChanged        bytes differ from those that were approved
+│   └── UnsafeModel         loading would execute a pickle
+├── ScoringError            a run
+│   ├── CommitBroken        a committed chunk cannot be read or belongs to another plan
+│   ├── ProofFailed         rows are missing, doubled or foreign; names the chunk
+│   └── EngineError         the engine gave up
+└── ServingError            the serving table
+    ├── NotPublishable      the verdict on the run is not good
+    ├── ReleaseBroken       a release does not hold what its manifest says
+    └── NoPrediction        no prediction for key
+"""
+
+
+class BatchAssetsError(Exception):
+    """The root: catching it catches everything that batch-assets raises on purpose."""
+
+
+class ConfigError(BatchAssetsError):
+    """What was asked for does not fit the configuration."""
+
+
+class NoSuchPipeline(ConfigError):
+    """No pipeline of that name is defined."""
+
+
+class PartitionOutOfRange(ConfigError):
+    """The day is not one of the pipeline's partitions."""
+
+
+class MissingExtra(ConfigError):
+    """An optional package is not installed."""
+
+
+class StorageError(BatchAssetsError):
+    """The storage root cannot do what was asked of it."""
+
+
+class AlreadyExists(StorageError):
+    """An exclusive create came second."""
+
+
+class NotFound(StorageError):
+    """A file that should be there is not."""
+
+
+class LostRace(StorageError):
+    """Another writer appended to the numbered log first."""
+
+
+class TornEntry(StorageError):
+    """An entry of a numbered log does not match its own sha256."""
+
+
+class LayoutTooNew(StorageError):
+    """The storage root was written by a newer batch-assets."""
+
+
+class StorageFull(StorageError):
+    """There is not enough free space."""
+
+
+class FeaturesError(BatchAssetsError):
+    """The rows to be scored are not in order."""
+
+
+class SourceError(FeaturesError):
+    """The source cannot be read or queried."""
+
+
+class BadKeys(FeaturesError):
+    """Keys are null, doubled or unordered."""
+
+
+class SnapshotChanged(FeaturesError):
+    """A frozen file is no longer what was frozen."""
+
+
+class ContractBroken(FeaturesError):
+    """The columns are not the ones that were agreed."""
+
+
+class ModelError(BatchAssetsError):
+    """The model is not in order."""
+
+
+class NoSuchModel(ModelError):
+    """No such model, version or alias."""
+
+
+class VersionExists(ModelError):
+    """A version is immutable; other bytes need another version."""
+
+
+class ModelChanged(ModelError):
+    """The bytes differ from those that were approved."""
+
+
+class UnsafeModel(ModelError):
+    """Loading the file would execute a pickle."""
+
+
+class ScoringError(BatchAssetsError):
+    """A run cannot go on."""
+
+
+class CommitBroken(ScoringError):
+    """A committed chunk cannot be read or belongs to another plan."""
+
+
+class ProofFailed(ScoringError):
+    """Rows are missing, doubled or foreign."""
+
+
+class EngineError(ScoringError):
+    """The engine gave up."""
+
+
+class ServingError(BatchAssetsError):
+    """The serving table cannot do what was asked of it."""
+
+
+class NotPublishable(ServingError):
+    """The verdict on the run is not good."""
+
+
+class ReleaseBroken(ServingError):
+    """A release does not hold what its manifest says."""
+
+
+class NoPrediction(ServingError):
+    """The serving table has no prediction for the key."""

@@ -1,0 +1,1 @@
+"""Stage 1: where rows come from."""

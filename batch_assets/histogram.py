@@ -1,0 +1,76 @@
+"""Mergeable histograms: filled while scoring, stored in footers, judged in quality.
+
+Edges are fixed before the first value is seen (a model's card carries them), so that histograms of chunks, days and
+baselines can be added and compared without a second look at the data.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, model_validator
+
+
+class Histogram(BaseModel):
+    """Counts between fixed edges.
+
+    With n inner edges there are n + 1 bins: below the first edge, between each pair, and from the last edge on. Values that
+    are NaN or infinite are counted apart. `minimum` and `maximum` are those of the finite values.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+    non_finite: int = 0
+    minimum: float | None = None
+    maximum: float | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Histogram":
+        if len(self.counts) != len(self.edges) + 1:
+            raise ValueError(f"{len(self.edges)} edges make {len(self.edges) + 1} bins, not {len(self.counts)}")
+        if any(later <= earlier for earlier, later in zip(self.edges, self.edges[1:], strict=False)):
+            raise ValueError("edges must ascend")
+        return self
+
+    @classmethod
+    def empty(cls, edges: Sequence[float]) -> "Histogram":
+        """No values yet."""
+        return cls(edges=tuple(edges), counts=(0,) * (len(edges) + 1))
+
+    @classmethod
+    def of(cls, values: npt.NDArray[np.floating], edges: Sequence[float]) -> "Histogram":
+        """The histogram of values of shape (rows,)."""
+        finite = values[np.isfinite(values)]
+        bins = np.searchsorted(np.asarray(edges, dtype=np.float64), finite.astype(np.float64), side="right")
+        return cls(
+            edges=tuple(edges),
+            counts=tuple(np.bincount(bins, minlength=len(edges) + 1).tolist()),
+            non_finite=len(values) - len(finite),
+            minimum=float(finite.min()) if len(finite) else None,
+            maximum=float(finite.max()) if len(finite) else None,
+        )
+
+    def __add__(self, other: "Histogram") -> "Histogram":
+        if self.edges != other.edges:
+            raise ValueError("histograms with other edges cannot be added")
+        minima = [value for value in (self.minimum, other.minimum) if value is not None]
+        maxima = [value for value in (self.maximum, other.maximum) if value is not None]
+        return Histogram(
+            edges=self.edges,
+            counts=tuple(mine + yours for mine, yours in zip(self.counts, other.counts, strict=True)),
+            non_finite=self.non_finite + other.non_finite,
+            minimum=min(minima, default=None),
+            maximum=max(maxima, default=None),
+        )
+
+    @property
+    def total(self) -> int:
+        """How many finite values."""
+        return sum(self.counts)
+
+    @property
+    def constant(self) -> bool:
+        """Whether all values (at least one) are the same."""
+        return self.minimum is not None and self.minimum == self.maximum

@@ -1,0 +1,1 @@
+"""What scores the rows: immutable versions, their cards, and how a version is loaded."""

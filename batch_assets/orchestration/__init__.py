@@ -1,0 +1,1 @@
+"""The Dagster side: pipelines as assets, checks and jobs."""

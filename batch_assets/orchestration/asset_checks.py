@@ -1,0 +1,80 @@
+"""The checks of a pipeline. Each one shows what a verdict says; none of them judges anything itself."""
+
+from collections.abc import Callable
+
+import dagster as dg
+
+from batch_assets.config import PipelineConfig
+from batch_assets.errors import NotFound
+from batch_assets.orchestration import metadata
+from batch_assets.orchestration.assets import asset_key, partitions, pinned
+from batch_assets.orchestration.resources import StorageRoot
+from batch_assets.pipeline.freeze import frozen
+from batch_assets.pipeline.judge import Verdict, finished_run, read_verdict
+from batch_assets.pipeline.publish import published_matches
+from batch_assets.quality.outcome import CheckOutcome
+from batch_assets.storage import Storage
+
+Look = Callable[[dg.AssetCheckExecutionContext, StorageRoot], CheckOutcome]
+
+_OF_FEATURES = {
+    "contract": "The columns are those that were agreed: names, order, types.",
+    "expectations": "great-expectations on the column profile: rows, missing values, permitted ranges.",
+}
+_OF_RUNS = {
+    "complete": "Every row is accounted for, by proof, and enough of them were scored.",
+    "scores": "Scores are finite and not all the same.",
+    "drift": "PSI against the trailing accepted days that the same model scored.",
+    "baseline": "PSI against the model card's baseline; it only warns.",
+}
+
+
+def build_checks(config: PipelineConfig) -> list[dg.AssetChecksDefinition]:
+    """Every check of a pipeline; blocking but for `baseline`."""
+
+    def of_features(name: str) -> Look:
+        def look(context: dg.AssetCheckExecutionContext, root: StorageRoot) -> CheckOutcome:
+            storage = root.storage()
+            return _verdict(storage, frozen(config, storage, context.partition_key).folder).outcome(name)
+
+        return look
+
+    def of_runs(name: str) -> Look:
+        def look(context: dg.AssetCheckExecutionContext, root: StorageRoot) -> CheckOutcome:
+            storage = root.storage()
+            run, _ = finished_run(config, storage, context.partition_key, pinned(context, config, root))
+            return _verdict(storage, run.folder).outcome(name)
+
+        return look
+
+    def of_release(context: dg.AssetCheckExecutionContext, root: StorageRoot) -> CheckOutcome:
+        return published_matches(config, root.storage(), context.partition_key, pinned(context, config, root))
+
+    return [
+        *(_check(config, "user_features", name, text, of_features(name)) for name, text in _OF_FEATURES.items()),
+        *(_check(config, "predictions", name, text, of_runs(name)) for name, text in _OF_RUNS.items()),
+        _check(config, "serving_table", "published_matches", "The release holds what the manifest says.", of_release),
+    ]
+
+
+def _check(config: PipelineConfig, asset: str, name: str, description: str, look: Look) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset=asset_key(config, asset),
+        name=name,
+        description=description,
+        blocking=name != "baseline",
+        partitions_def=partitions(config),
+    )
+    def check(context: dg.AssetCheckExecutionContext, storage_root: StorageRoot) -> dg.AssetCheckResult:
+        outcome = look(context, storage_root)
+        severity = dg.AssetCheckSeverity.ERROR if outcome.severity == "error" else dg.AssetCheckSeverity.WARN
+        return dg.AssetCheckResult(passed=outcome.passed, severity=severity, metadata=metadata.of_outcome(outcome))
+
+    return check
+
+
+def _verdict(storage: Storage, folder: str) -> Verdict:
+    verdict = read_verdict(storage, folder)
+    if verdict is None:
+        raise NotFound(f"{folder} was not judged: materialize its asset again.")
+    return verdict

@@ -1,0 +1,112 @@
+"""The three assets of a pipeline. A body reads its partition, calls one verb of `pipeline`, and says what happened."""
+
+from datetime import timedelta
+from enum import StrEnum
+
+import dagster as dg
+from pydantic import Field
+
+from batch_assets.config import PipelineConfig
+from batch_assets.models.registry import ModelVersion
+from batch_assets.orchestration import metadata
+from batch_assets.orchestration.liveness import POOL
+from batch_assets.orchestration.resources import RayCluster, StorageRoot
+from batch_assets.pipeline.freeze import freeze
+from batch_assets.pipeline.judge import judge, judge_features
+from batch_assets.pipeline.publish import publish
+from batch_assets.pipeline.score import score
+from batch_assets.pipeline.watch import Watch
+
+Result = dg.MaterializeResult[None]
+
+
+class EngineKind(StrEnum):
+    """Where to score."""
+
+    ray = "ray"
+    local = "local"
+
+
+class FreezeOptions(dg.Config):
+    """What can be asked of user_features for one run."""
+
+    refresh: bool = Field(default=False, description="Compute the features again although the day has a snapshot.")
+
+
+class ScoreOptions(dg.Config):
+    """What can be asked of predictions for one run."""
+
+    engine: EngineKind | None = Field(default=None, description="Where to score; by default as the pipeline says.")
+
+
+def asset_key(config: PipelineConfig, asset: str) -> dg.AssetKey:
+    """The key of one of a pipeline's assets."""
+    return dg.AssetKey([config.name, asset])
+
+
+def partitions(config: PipelineConfig) -> dg.DailyPartitionsDefinition:
+    """The pipeline's days; Dagster's end is exclusive."""
+    end = config.partitions.end
+    return dg.DailyPartitionsDefinition(
+        start_date=config.partitions.start.isoformat(),
+        end_date=(end + timedelta(days=1)).isoformat() if end else None,
+    )
+
+
+def pinned(
+    context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext, config: PipelineConfig, root: StorageRoot
+) -> ModelVersion:
+    """The model version of this Dagster run: resolved once, then kept in the run's tags wherever the alias moves meanwhile."""
+    run_id, tag = context.run.run_id, f"batch_assets/approval/{config.name}"
+    run = context.instance.get_run_by_id(run_id)
+    approval = run.tags.get(tag) if run else None
+    model = root.registry().resolve(config.model, int(approval) if approval else None)
+    if approval is None:
+        context.instance.add_run_tags(run_id, {tag: str(model.approval), "batch_assets/model": model.version})
+    return model
+
+
+def build_assets(pipeline: PipelineConfig) -> list[dg.AssetsDefinition]:
+    """user_features -> predictions -> serving_table."""
+    days = partitions(pipeline)
+
+    @dg.asset(key_prefix=pipeline.name, partitions_def=days, group_name=pipeline.name, kinds={"duckdb", "parquet"})
+    def user_features(context: dg.AssetExecutionContext, config: FreezeOptions, storage_root: StorageRoot) -> Result:
+        """The day's features, computed from what was known by its end and frozen as a snapshot."""
+        storage = storage_root.storage()
+        frozen = freeze(pipeline, storage, context.partition_key, refresh=config.refresh)
+        verdict = judge_features(pipeline, storage, frozen)
+        return Result(metadata=metadata.of_features(frozen, verdict), data_version=dg.DataVersion(frozen.snapshot.digest))
+
+    @dg.asset(
+        key_prefix=pipeline.name,
+        partitions_def=days,
+        group_name=pipeline.name,
+        deps=[user_features],
+        pool=POOL,
+        kinds={"ray", "torch"},
+    )
+    def predictions(
+        context: dg.AssetExecutionContext,
+        config: ScoreOptions,
+        storage_root: StorageRoot,
+        ray_cluster: RayCluster,
+        watch: dg.ResourceParam[Watch],
+    ) -> Result:
+        """Every user of the day, scored by one approved model and proven complete."""
+        storage, model, day = storage_root.storage(), pinned(context, pipeline, storage_root), context.partition_key
+        engine = ray_cluster.engine(pipeline.engine, config.engine.value if config.engine else None)
+        scored = score(pipeline, storage, day, model, engine, watch)
+        verdict = judge(pipeline, storage, day, model)
+        return Result(
+            metadata=metadata.of_predictions(scored, verdict, model), data_version=dg.DataVersion(scored.manifest.run_id)
+        )
+
+    @dg.asset(key_prefix=pipeline.name, partitions_def=days, group_name=pipeline.name, deps=[predictions], kinds={"lmdb"})
+    def serving_table(context: dg.AssetExecutionContext, storage_root: StorageRoot) -> Result:
+        """The day's predictions by key, published all at once if the verdict on them is good."""
+        storage, model = storage_root.storage(), pinned(context, pipeline, storage_root)
+        published = publish(pipeline, storage, context.partition_key, model)
+        return Result(metadata=metadata.of_release(published), data_version=dg.DataVersion(published.release.run_id))
+
+    return [user_features, predictions, serving_table]

@@ -1,0 +1,40 @@
+"""`type: batch_assets.ScoringPipeline`: from one YAML document to assets, checks and a job."""
+
+import dagster as dg
+from pydantic import BaseModel
+from typing_extensions import override
+
+from batch_assets.config import PipelineConfig
+from batch_assets.orchestration.asset_checks import build_checks
+from batch_assets.orchestration.assets import build_assets
+
+
+class ScoringPipeline(dg.Component):
+    """The nightly batch inference job of one model: user_features -> predictions -> serving_table, one partition a day."""
+
+    def __init__(self, config: PipelineConfig) -> None:
+        self.config = config
+
+    @classmethod
+    @override
+    def get_model_cls(cls) -> type[BaseModel]:
+        return PipelineConfig
+
+    @classmethod
+    @override
+    def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> "ScoringPipeline":
+        """Resolve templates in text fields (`{{ context.project_root }}`, `{{ env("NAME") }}`) and validate again."""
+        raw = attributes.model_dump(mode="json", exclude_unset=True) if attributes else {}
+        scope = {"context": {"project_root": str(context.project_root.resolve())}}
+        resolution = context.with_rendering_scope(scope).resolution_context.at_path("attributes")
+        return cls(PipelineConfig.model_validate(resolution.resolve_value(raw)))
+
+    @override
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        assets = build_assets(self.config)
+        job = dg.define_asset_job(
+            name=self.config.name,
+            description=self.config.description or None,
+            selection=dg.AssetSelection.assets(*assets),
+        )
+        return dg.Definitions(assets=assets, asset_checks=build_checks(self.config), jobs=[job])

@@ -1,0 +1,99 @@
+"""What Dagster's UI shows of a materialization and of a check: numbers are plotted over partitions, pictures are shown."""
+
+import base64
+from typing import Any
+
+import dagster as dg
+
+from batch_assets.models.registry import ModelVersion
+from batch_assets.pipeline.freeze import Frozen
+from batch_assets.pipeline.judge import Verdict
+from batch_assets.pipeline.publish import Published
+from batch_assets.pipeline.score import Scored
+from batch_assets.quality.outcome import CheckOutcome
+from batch_assets.quality.plots import plot_scores
+
+Metadata = dict[str, Any]
+
+
+def of_features(frozen: Frozen, verdict: Verdict) -> Metadata:
+    """user_features: rows, rows/s, seconds, the snapshot and its column profile."""
+    total = sum(frozen.seconds.values())
+    return {
+        "dagster/row_count": frozen.snapshot.rows,
+        "rows_per_s": _rate(frozen.snapshot.rows, total),
+        "seconds_per_stage": _seconds_table(frozen.seconds),
+        "resumed": "the snapshot that was frozen before" if frozen.reused else "no, frozen now",
+        "snapshot": frozen.snapshot.digest,
+        "folder": dg.MetadataValue.path(frozen.folder),
+        "column_profile": dg.MetadataValue.md(verdict.outcome("expectations").table),
+    }
+
+
+def of_predictions(scored: Scored, verdict: Verdict, model: ModelVersion) -> Metadata:
+    """predictions: rows, rows/s, seconds per stage, run, model, PSI, and a picture of the scores against the baseline."""
+    manifest, card = scored.manifest, model.card
+    title = f"Scores of {manifest.partition} against the baseline of {card.baseline_partition}"
+    return {
+        "dagster/row_count": manifest.scored,
+        "input_rows": manifest.rows,
+        "excluded_rows": manifest.excluded,
+        "dead_letter_rows": manifest.dead_lettered,
+        "output_ratio": _observed(verdict.outcome("complete")),
+        "rows_per_s": _rate(manifest.rows, manifest.wall_seconds),
+        "seconds_per_stage": _seconds_table({**manifest.seconds, "wall, with start-up": manifest.wall_seconds}),
+        "resumed_chunks": scored.resumed_chunks,
+        "run_id": manifest.run_id,
+        "model_version": f"{model.name} {model.version}",
+        "model_sha256": manifest.model.sha256,
+        "psi_trailing": _observed(verdict.outcome("drift")),
+        "psi_baseline": _observed(verdict.outcome("baseline")),
+        "scores": _picture(plot_scores(manifest.histogram, card.baseline, title), title),
+        "digest": manifest.values.hex(),
+        "folder": dg.MetadataValue.path(manifest.folder),
+    }
+
+
+def of_release(published: Published) -> Metadata:
+    """serving_table: rows, rows/s, seconds, the release and what is live."""
+    release = published.release
+    return {
+        "dagster/row_count": release.rows,
+        "rows_per_s": _rate(release.rows, published.seconds),
+        "seconds_per_stage": _seconds_table({"build, read back, publish": published.seconds}),
+        "run_id": release.run_id,
+        "model_version": f"{release.model.name} {release.model.version}",
+        "model_sha256": release.model.sha256,
+        "release": release.name,
+        "live": "yes" if published.is_live else f"no: {published.live} is newer",
+    }
+
+
+def of_outcome(outcome: CheckOutcome) -> Metadata:
+    """A check: what was observed and what was allowed."""
+    shown: Metadata = {"message": outcome.message}
+    if outcome.observed is not None:
+        shown["observed"] = outcome.observed
+    if outcome.threshold is not None:
+        shown["threshold"] = outcome.threshold
+    if outcome.table:
+        shown["details"] = dg.MetadataValue.md(outcome.table)
+    return shown
+
+
+def _rate(rows: int, seconds: float) -> Any:
+    return round(rows / seconds, 1) if seconds else "nothing was computed now"
+
+
+def _observed(outcome: CheckOutcome) -> Any:
+    """A number if there is one, so that Dagster plots it; else why there is none."""
+    return outcome.observed if outcome.observed is not None else outcome.message
+
+
+def _seconds_table(seconds: dict[str, float]) -> Any:
+    lines = "".join(f"| {stage} | {value:.3f} |\n" for stage, value in seconds.items())
+    return dg.MetadataValue.md(f"| stage | seconds |\n|---|--:|\n{lines}") if lines else "nothing was computed now"
+
+
+def _picture(png: bytes, title: str) -> Any:
+    return dg.MetadataValue.md(f"![{title}](data:image/png;base64,{base64.b64encode(png).decode()})")

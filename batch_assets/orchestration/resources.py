@@ -1,0 +1,90 @@
+"""What all pipelines share: the storage root, the Ray cluster, and who is told about progress.
+
+Each resource is thin: it hands out the plain object.
+"""
+
+import os
+from typing import Any
+
+import dagster as dg
+from pydantic import Field, PrivateAttr
+from typing_extensions import override
+
+from batch_assets.engines.engine import Engine, EngineName, EngineSettings
+from batch_assets.engines.local_engine import LocalEngine
+from batch_assets.engines.ray_engine import RayEngine
+from batch_assets.models.registry import Registry
+from batch_assets.orchestration.liveness import tag_run
+from batch_assets.storage import Storage, open_storage
+
+
+def default_root() -> str:
+    """BATCH_ASSETS_ROOT, or `data` in the working directory."""
+    return os.environ.get("BATCH_ASSETS_ROOT") or "data"
+
+
+class StorageRoot(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """The folder that holds everything: snapshots, predictions, releases and models."""
+
+    root: str | None = Field(default=None, description="A folder; by default BATCH_ASSETS_ROOT, or ./data.")
+
+    def storage(self) -> Storage:
+        """The storage behind the folder."""
+        return open_storage(self.root or default_root())
+
+    def registry(self) -> Registry:
+        """The models under the folder."""
+        return Registry(self.storage())
+
+    @override
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Tag the run with the process that executes it, so that a dead one can be told from a slow one."""
+        if context.instance and context.run_id:
+            tag_run(context.instance, context.run_id)
+
+
+class RayCluster(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """Ray, connected when the first chunk is scored. A connection that already exists is used, and left alone."""
+
+    address: str | None = Field(
+        default=None, description="A running cluster; by default RAY_ADDRESS, or a local one that ends with the run."
+    )
+    _engine: RayEngine | None = PrivateAttr(default=None)
+
+    def engine(self, settings: EngineSettings, kind: EngineName | None = None) -> Engine:
+        """The engine that scores: the pipeline's own, unless the run asks for another."""
+        if (kind or settings.kind) == "local":
+            return LocalEngine()
+        self._engine = RayEngine(self.address or os.environ.get("RAY_ADDRESS"), settings.workers)
+        return self._engine
+
+    @override
+    def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
+        """End only what this run started."""
+        if self._engine:
+            self._engine.close()
+
+
+class LogWatch:
+    """Tells Dagster's log."""
+
+    def __init__(self, log: Any) -> None:
+        self._log = log
+
+    def say(self, message: str) -> None:
+        """One line."""
+        self._log.info(message)
+
+    def progress(self, done: int, total: int) -> None:
+        """Nothing: a log line per chunk would bury the others."""
+
+
+@dg.resource(description="Told what a run does: Dagster's log, or the terminal of the command line.")
+def log_watch(context: dg.InitResourceContext) -> LogWatch:
+    """The watch of runs that nobody looks at in a terminal."""
+    return LogWatch(context.log)
+
+
+def shared_resources() -> dict[str, Any]:
+    """The resources of the code location."""
+    return {"storage_root": StorageRoot(), "ray_cluster": RayCluster(), "watch": log_watch}

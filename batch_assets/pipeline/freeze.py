@@ -1,0 +1,98 @@
+"""Freeze a partition's features: compute them once, keep them as a snapshot, judge its columns."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batch_assets.config import PipelineConfig
+from batch_assets.errors import AlreadyExists, LostRace, NotFound
+from batch_assets.features.profile import write_profile
+from batch_assets.features.sql_source import rows_of
+from batch_assets.snapshot import (
+    Snapshot,
+    SnapshotReader,
+    current_log,
+    read_snapshot,
+    require_unchanged,
+    snapshot_folder,
+    write_snapshot,
+)
+from batch_assets.storage import Storage
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A partition's snapshot, where it lies, and whether it was there already; `seconds` by stage."""
+
+    snapshot: Snapshot
+    folder: str
+    reused: bool
+    seconds: dict[str, float]
+
+
+def frozen(config: PipelineConfig, storage: Storage, day: str) -> Frozen:
+    """The snapshot that a day uses, after a look at whether its files are still what was frozen.
+
+    Raises:
+        NotFound: the day was never frozen.
+        SnapshotChanged: a file is not what was frozen.
+    """
+    entry = current_log(storage, config.name, day).latest()
+    if entry is None:
+        raise NotFound(f"The features of {config.name} {day} are not frozen yet: materialize user_features first.")
+    folder = snapshot_folder(config.name, day, entry.body["digest"])
+    snapshot = read_snapshot(storage, folder)
+    for file in snapshot.files:
+        require_unchanged(storage, f"{folder}/{file.name}", file)
+    return Frozen(snapshot, folder, reused=True, seconds={})
+
+
+def freeze(config: PipelineConfig, storage: Storage, day: str, *, refresh: bool = False) -> Frozen:
+    """A day's snapshot: the one that is there, or, if there is none or `refresh` asks for it, a new one.
+
+    Raises:
+        SourceError: the source cannot be read or queried.
+        BadKeys: a key is null or doubled.
+        SnapshotChanged: the snapshot that is there was changed.
+    """
+    log = current_log(storage, config.name, day)
+    entry = log.latest()
+    if entry is not None and not refresh:
+        return frozen(config, storage, day)
+    started = time.perf_counter()
+    with storage.scratch() as scratch:
+        (scratch / "snapshot").mkdir()
+        key = config.features.contract.key.name
+        with rows_of(config.features.source, day, key, spill=scratch) as rows:
+            snapshot = write_snapshot(scratch / "snapshot", rows, key, config.scoring.chunk_rows)
+        computed = time.perf_counter()
+        write_profile(scratch / "snapshot", _numeric_columns(scratch / "snapshot" / snapshot.files[0].name, key))
+        folder = snapshot_folder(config.name, day, snapshot.digest)
+        try:
+            storage.adopt(scratch / "snapshot", folder)
+        except AlreadyExists:
+            snapshot = read_snapshot(storage, folder)  # the same rows were frozen before; theirs are in place
+    why = "refreshed" if entry else "first frozen"
+    try:
+        log.append({"digest": snapshot.digest}, after=entry.number if entry else 0, why=why)
+    except LostRace:
+        return frozen(config, storage, day)  # another process froze the day in the same moment; its snapshot counts
+    seconds = {"compute": computed - started, "profile": time.perf_counter() - computed}
+    return Frozen(snapshot, folder, reused=False, seconds=seconds)
+
+
+def _numeric_columns(file: Path, key: str) -> list[str]:
+    numeric = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean)
+    schema = pq.read_schema(file)
+    return [field.name for field in schema if field.name != key and any(test(field.type) for test in numeric)]
+
+
+def check_contract(config: PipelineConfig, storage: Storage, frozen_day: Frozen) -> list[str]:
+    """Each way in which a snapshot's columns differ from the pipeline's contract."""
+    reader = SnapshotReader(storage, frozen_day.folder, frozen_day.snapshot)
+    differences = config.features.contract.differences(reader.schema())
+    reader.close()
+    return differences

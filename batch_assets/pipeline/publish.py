@@ -1,0 +1,87 @@
+"""Publish a run whose verdict is good: build its release, read it back, let it go live."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from batch_assets.config import PipelineConfig
+from batch_assets.errors import NotFound, NotPublishable, ServingError
+from batch_assets.models.registry import ModelVersion
+from batch_assets.pipeline.judge import finished_run, read_verdict
+from batch_assets.quality.outcome import CheckOutcome
+from batch_assets.scoring.manifest import Manifest, read_predictions
+from batch_assets.scoring.postprocess import Outputs, Predictions, predictions_of
+from batch_assets.serving.release import (
+    Release,
+    build_release,
+    current_log,
+    digest_of,
+    go_live,
+    read_release,
+    release_name,
+)
+from batch_assets.storage import Storage
+
+
+@dataclass(frozen=True)
+class Published:
+    """A release, and which one is live now: this one, or a newer."""
+
+    release: Release
+    live: str
+    seconds: float
+
+    @property
+    def is_live(self) -> bool:
+        """Whether readers see this release."""
+        return self.live == self.release.name
+
+
+def publish(config: PipelineConfig, storage: Storage, day: str, model: ModelVersion) -> Published:
+    """Publish the run of a day by a model.
+
+    Raises:
+        NotFound: the run is not finished.
+        NotPublishable: it was not judged, or the verdict is not good.
+        ReleaseBroken: what was built is not what the manifest says; readers still see what was live.
+    """
+    started = time.perf_counter()
+    run, manifest = finished_run(config, storage, day, model)
+    verdict = read_verdict(storage, run.folder)
+    if verdict is None:
+        raise NotPublishable(f"Run {run.run_id} of {config.name} {day} was not judged: materialize predictions again.")
+    if not verdict.good:
+        reasons = "; ".join(f"{outcome.name}: {outcome.message}" for outcome in verdict.outcomes if outcome.blocks)
+        raise NotPublishable(f"Run {run.run_id} of {config.name} {day} is not published, its verdict blocks: {reasons}")
+    outputs, key = model.card.outputs, config.features.contract.key
+    batches = _batches(storage, manifest, key.name, outputs)
+    release = build_release(storage, manifest, key, outputs.labels, batches)
+    live = go_live(storage, release, model.approval)
+    return Published(release, live.body["release"], time.perf_counter() - started)
+
+
+def published_matches(config: PipelineConfig, storage: Storage, day: str, model: ModelVersion) -> CheckOutcome:
+    """`published_matches`: a day's release, read back now, is what its manifest says, and something as new is live."""
+    run, manifest = finished_run(config, storage, day, model)
+    entry = current_log(storage, config.name).latest()
+    live = entry.body["release"] if entry else "nothing"
+    try:
+        found = digest_of(storage, read_release(storage, config.name, release_name(day, run.run_id)))
+        same = found == manifest.values
+        message = (
+            f"{found.count:,} records of {manifest.scored:,}, digests {'are equal' if same else 'differ'}; live is {live}."
+        )
+    except (ServingError, NotFound) as error:
+        same, message = False, str(error)
+    newest = entry is not None and entry.body["partition"] >= day
+    return CheckOutcome(
+        name="published_matches", asset="serving_table", passed=same and newest, severity="error", message=message
+    )
+
+
+def _batches(storage: Storage, manifest: Manifest, key: str, outputs: Outputs) -> Iterator[tuple[pa.Array, Predictions]]:
+    for file in manifest.files:
+        table = read_predictions(storage, manifest.folder, file)
+        yield table.column(key).combine_chunks(), predictions_of(table, outputs)

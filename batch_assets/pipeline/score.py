@@ -1,0 +1,210 @@
+"""Score a partition: from its snapshot and one approved model to a finished run, proven complete.
+
+The run id is a digest of everything that decides the result. The same work has the same id and resumes; anything else
+has another, so two models or two settings never mix.
+"""
+
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import version
+
+from batch_assets.config import PipelineConfig
+from batch_assets.digest import Digest
+from batch_assets.engines.engine import Engine
+from batch_assets.errors import LostRace, StorageFull
+from batch_assets.histogram import Histogram
+from batch_assets.models.predictor import PredictorLoader
+from batch_assets.models.registry import ModelVersion
+from batch_assets.pipeline.freeze import Frozen, frozen
+from batch_assets.pipeline.presence import presence
+from batch_assets.pipeline.watch import Watch
+from batch_assets.scoring.chunks import Chunk, plan_chunks
+from batch_assets.scoring.commit import ChunkCommit, read_commits, run_folder
+from batch_assets.scoring.manifest import Manifest, ModelPin, manifest_files, manifest_log, read_manifest
+from batch_assets.scoring.proof import Proof, prove
+from batch_assets.scoring.scorer import SCORING_FORMAT, ScoringTask
+from batch_assets.snapshot import SnapshotReader
+from batch_assets.storage import Storage
+
+_BYTES_PER_ROW = 160
+"""A generous estimate of what one row writes: its prediction and its record in the release."""
+
+_SPARE_BYTES = 32 << 20
+"""What must stay free beside it: logs, footers, the file system's own needs."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """The scoring of one snapshot by one model version, whether or not it has begun."""
+
+    run_id: str
+    folder: str
+    day: str
+    frozen: Frozen
+    model: ModelVersion
+    plan: tuple[Chunk, ...]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A finished run; `resumed_chunks` were committed before, `others` worked on it at the same time."""
+
+    manifest: Manifest
+    resumed_chunks: int
+    others: tuple[str, ...] = ()
+
+
+def plan_run(config: PipelineConfig, storage: Storage, day: str, model: ModelVersion) -> Run:
+    """What scoring a day with a model means: the run's id, folder and chunks.
+
+    Raises:
+        NotFound: the day is not frozen.
+        SnapshotChanged: a frozen file was changed.
+    """
+    snapshot = frozen(config, storage, day)
+    plan = plan_chunks(snapshot.snapshot, config.scoring.chunk_rows)
+    identity = {
+        "pipeline": config.name,
+        "partition": day,
+        "snapshot": snapshot.snapshot.digest,
+        "model": [model.name, model.version, model.digest],
+        "contract": config.features.contract.fingerprint(),
+        "plan": [[chunk.file, chunk.start, chunk.rows] for chunk in plan],
+        "settings": config.scoring.model_dump(mode="json"),
+        "scoring_format": SCORING_FORMAT,
+    }
+    run_id = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    return Run(run_id, run_folder(config.name, day, run_id), day, snapshot, model, plan)
+
+
+def score(config: PipelineConfig, storage: Storage, day: str, model: ModelVersion, engine: Engine, watch: Watch) -> Scored:
+    """Score a day, or what is missing of it, and write the manifest with the proof.
+
+    Raises:
+        ContractBroken: the snapshot does not have the columns that the model was trained on; no row was scored.
+        StorageFull: there is not enough space for what would be written; no row was scored.
+        ProofFailed: rows are missing, doubled or foreign.
+        BatchAssetsError: whatever a chunk raised.
+    """
+    run = plan_run(config, storage, day, model)
+    finished = read_manifest(storage, run.folder)
+    if finished is not None:
+        watch.say(f"Run {run.run_id} of {day} is finished: all {len(run.plan)} chunks were committed before.")
+        return Scored(finished, resumed_chunks=len(run.plan))
+    started = time.perf_counter()
+    task = _task(config, storage, run)
+    with presence(storage, run.folder) as others:
+        for other in others:
+            watch.say(f"Run {run.run_id} of {day} is active elsewhere too ({other}); commits are shared, rows are not doubled.")
+        commits = read_commits(storage, run.folder, run.plan, run.run_id)
+        remaining = [chunk for chunk in run.plan if chunk.number not in commits]
+        resumed = len(commits)
+        if resumed:
+            watch.say(f"Run {run.run_id} of {day} resumes: {resumed} of {len(run.plan)} chunks are committed.")
+        _require_space(storage, sum(chunk.rows for chunk in remaining))
+        done, total = sum(commit.rows for commit in commits.values()), run.frozen.snapshot.rows
+        watch.progress(done, total)
+        for commit in engine.score(task, remaining):
+            commits[commit.number] = commit
+            done += commit.rows
+            watch.progress(done, total)
+        proof = prove(storage, run.frozen.snapshot, run.frozen.folder, run.folder, run.plan, commits)
+        manifest = _manifest(config, storage, run, commits, proof, time.perf_counter() - started)
+    return Scored(manifest, resumed, tuple(str(other) for other in others))
+
+
+def _task(config: PipelineConfig, storage: Storage, run: Run) -> ScoringTask:
+    """What the workers are told, after the columns were compared with what the model takes."""
+    card = run.model.card
+    reader = SnapshotReader(storage, run.frozen.folder, run.frozen.snapshot)
+    card.contract.require(reader.schema(), f"The snapshot of {config.name} {run.day}")
+    reader.close()
+    return ScoringTask(
+        storage=storage,
+        snapshot=run.frozen.snapshot,
+        snapshot_folder=run.frozen.folder,
+        contract=card.contract,
+        outputs=card.outputs,
+        histogram_edges=card.baseline.edges,
+        settings=config.scoring,
+        run_id=run.run_id,
+        run_folder=run.folder,
+        day=run.day,
+        model_version=run.model.version,
+        model_sha256=card.model_sha256,
+        load=PredictorLoader(storage, run.model.path, card.model_sha256, config.scoring.batch_rows),
+    )
+
+
+def _require_space(storage: Storage, rows: int) -> None:
+    needed, free = rows * _BYTES_PER_ROW + _SPARE_BYTES, storage.free_bytes()
+    if rows and free is not None and free < needed:
+        raise StorageFull(
+            f"Scoring and publishing {rows:,} rows needs about {needed / 1e6:,.0f} MB under {storage.location}, only "
+            f"{free / 1e6:,.0f} MB are free: free some space, or set BATCH_ASSETS_ROOT to a larger disk."
+        )
+
+
+def _manifest(
+    config: PipelineConfig,
+    storage: Storage,
+    run: Run,
+    commits: dict[int, ChunkCommit],
+    proof: Proof,
+    wall_seconds: float,
+) -> Manifest:
+    """Write the run's first manifest, or take the one that another process wrote in the same moment."""
+    files = manifest_files(storage, run.folder, run.plan, commits)
+    ordered = [commits[chunk.number] for chunk in run.plan]
+    card = run.model.card
+    manifest = Manifest(
+        run_id=run.run_id,
+        pipeline=config.name,
+        partition=run.day,
+        folder=run.folder,
+        snapshot=run.frozen.snapshot.digest,
+        snapshot_folder=run.frozen.folder,
+        model=ModelPin(name=run.model.name, version=run.model.version, digest=run.model.digest, sha256=card.model_sha256),
+        contract=config.features.contract.fingerprint(),
+        rows=sum(commit.rows for commit in ordered),
+        scored=sum(commit.scored for commit in ordered),
+        excluded=sum(commit.excluded for commit in ordered),
+        dead_lettered=sum(commit.dead_lettered for commit in ordered),
+        values=sum((commit.values for commit in ordered), Digest()),
+        proof=proof,
+        histogram=sum((commit.histogram for commit in ordered), Histogram.empty(card.baseline.edges)),
+        files=files,
+        batch_rows=config.scoring.batch_rows,
+        environments=_distinct(commit.environment for commit in ordered),
+        seconds=_summed(commit.seconds for commit in ordered),
+        wall_seconds=round(wall_seconds, 6),
+        versions={
+            "python": sys.version.split()[0],
+            **{name: version(name) for name in ("batch-assets", "numpy", "pyarrow", "torch")},
+        },
+    )
+    try:
+        manifest_log(storage, run.folder).append(manifest.model_dump(mode="json"), after=0, why="all chunks are committed")
+    except LostRace:
+        return read_manifest(storage, run.folder) or manifest
+    return manifest
+
+
+def _distinct(environments: Iterable[dict[str, str]]) -> tuple[dict[str, str], ...]:
+    found: list[dict[str, str]] = []
+    for environment in environments:
+        if environment not in found:
+            found.append(environment)
+    return tuple(found)
+
+
+def _summed(timings: Iterable[dict[str, float]]) -> dict[str, float]:
+    total: dict[str, float] = {}
+    for timing in timings:
+        for stage, seconds in timing.items():
+            total[stage] = round(total.get(stage, 0.0) + seconds, 6)
+    return total

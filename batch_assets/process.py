@@ -1,0 +1,50 @@
+"""Which process works on something, and whether it still lives.
+
+A process is its host, its number and its start time: numbers are used again, the three together are not. A process of
+another host cannot be asked; it counts as alive, because taking work away from the living is the worse mistake.
+"""
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process on one host; `started` is its start time in seconds since the epoch, as the system reports it."""
+
+    host: str
+    pid: int
+    started: float
+
+    @classmethod
+    def current(cls) -> "Process":
+        """The process that calls."""
+        import psutil
+
+        return cls(socket.gethostname(), os.getpid(), psutil.Process().create_time())
+
+    @classmethod
+    def from_mapping(cls, fields: Mapping[str, object]) -> "Process":
+        """The inverse of `as_mapping`; numbers may come as strings, as Dagster's tags do."""
+        return cls(str(fields["host"]), int(str(fields["pid"])), float(str(fields["started"])))
+
+    def as_mapping(self) -> dict[str, object]:
+        """Plain values, for JSON and tags."""
+        return asdict(self)
+
+    def alive(self) -> bool:
+        """False only if the process is known to have ended."""
+        import psutil
+
+        if self.host != socket.gethostname():
+            return True
+        try:
+            process = psutil.Process(self.pid)
+            return abs(process.create_time() - self.started) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+    def __str__(self) -> str:
+        return f"host {self.host}, pid {self.pid}"

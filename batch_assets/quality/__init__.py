@@ -1,0 +1,1 @@
+"""The verdicts: plain values in, frozen outcomes out."""

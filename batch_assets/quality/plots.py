@@ -1,0 +1,49 @@
+"""Pictures of what was judged, readable on light and dark backgrounds alike."""
+
+import io
+
+import numpy as np
+
+from batch_assets.histogram import Histogram
+
+_INK, _EXPECTED, _OBSERVED = "#7d8590", "#9a9fa6", "#2f81f7"
+
+
+def plot_scores(observed: Histogram, baseline: Histogram, title: str) -> bytes:
+    """A PNG of the score distribution against the baseline, as densities over a logarithmic axis of probability."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 2.9), dpi=110, layout="constrained")
+    figure.patch.set_alpha(0.0)
+    axes = figure.add_subplot()
+    axes.set_facecolor("none")
+    for histogram, color, name, fill in (
+        (baseline, _EXPECTED, "baseline of the model card", True),
+        (observed, _OBSERVED, "this partition", False),
+    ):
+        edges, shares = _shares(histogram, observed, baseline)
+        axes.stairs(shares, edges, fill=fill, color=color, alpha=0.45 if fill else 1.0, linewidth=1.8, label=name)
+    axes.set_xscale("log")
+    axes.set_xlabel("probability", color=_INK)
+    axes.set_ylabel("share of users", color=_INK)
+    axes.set_title(title, color=_INK, fontsize=10)
+    axes.tick_params(colors=_INK, which="both")
+    for spine in axes.spines.values():
+        spine.set_color(_INK)
+    axes.legend(frameon=False, labelcolor=_INK)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _shares(histogram: Histogram, observed: Histogram, baseline: Histogram) -> tuple[list[float], list[float]]:
+    """The histogram in 40 bins of equal width on the logarithmic axis, a bin's rows spread evenly over its width."""
+    low = max(min(h.minimum for h in (observed, baseline) if h.minimum is not None), 1e-6)
+    high = max(h.maximum for h in (observed, baseline) if h.maximum is not None)
+    grid = np.geomspace(low, max(high, low * 1.01), 41)
+    inner = [edge for edge in histogram.edges if low < edge < high]
+    bounds = np.log([low, *inner, max(high, low * 1.01)])
+    first = next((i for i, edge in enumerate(histogram.edges) if edge > low), len(histogram.edges))
+    counts = np.asarray(histogram.counts[first : first + len(inner) + 1], dtype=float)
+    cumulative = np.interp(np.log(grid), bounds, np.concatenate([[0.0], np.cumsum(counts)]))
+    return grid.tolist(), (np.diff(cumulative) / max(histogram.total, 1)).tolist()

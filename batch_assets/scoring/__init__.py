@@ -1,0 +1,1 @@
+"""Stage 2: the part that must be fast and exact."""

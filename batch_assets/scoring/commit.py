@@ -1,0 +1,112 @@
+"""A chunk's commit, and resume: what is planned minus what is committed.
+
+A commit is one Parquet file of predictions that appears whole and exclusively; its footer says everything that is known about
+the chunk. Rows that were not scored go first to a rejects file with a random part in its name; it counts only if the
+footer of a committed predictions file names it, so a writer that loses the race leaves nothing that anybody reads.
+"""
+
+import hashlib
+import uuid
+from collections.abc import Mapping, Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from batch_assets.digest import Digest
+from batch_assets.errors import AlreadyExists, CommitBroken
+from batch_assets.histogram import Histogram
+from batch_assets.scoring.chunks import Chunk
+from batch_assets.storage import Storage
+
+_FOOTER = b"batch_assets.commit"
+
+
+class RejectsFile(BaseModel):
+    """The file of rows that were excluded or dead-lettered."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    sha256: str
+
+
+class ChunkCommit(BaseModel):
+    """What the footer of a committed chunk says. `keys` digests every input row's key, `values` the scored (key, values)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run_id: str
+    number: int
+    file: int
+    start: int
+    rows: int
+    scored: int
+    excluded: int
+    dead_lettered: int
+    keys: Digest
+    values: Digest
+    rejects: RejectsFile | None
+    histogram: Histogram
+    model_version: str
+    model_sha256: str
+    batch_rows: int
+    environment: dict[str, str]
+    seconds: dict[str, float]
+
+
+def run_folder(pipeline: str, day: str, run_id: str) -> str:
+    """Where a run's files lie."""
+    return f"{pipeline}/predictions/date={day}/run={run_id}"
+
+
+def write_rejects(storage: Storage, folder: str, chunk: Chunk, rejects: pa.Table) -> RejectsFile | None:
+    """Write the rows that were not scored, if there are any; to be named in the commit that follows."""
+    if not len(rejects):
+        return None
+    data = _parquet(rejects)
+    name = f"{chunk.name}.rejects.{uuid.uuid4().hex[:12]}.parquet"
+    storage.create(f"{folder}/{name}", data)
+    return RejectsFile(name=name, sha256=hashlib.sha256(data).hexdigest())
+
+
+def write_commit(storage: Storage, folder: str, chunk: Chunk, predictions: pa.Table, commit: ChunkCommit) -> ChunkCommit:
+    """Commit a chunk. If somebody else committed it first, remove what this writer made and return the winner's commit."""
+    path = f"{folder}/{chunk.name}.parquet"
+    metadata = {**(predictions.schema.metadata or {}), _FOOTER: commit.model_dump_json().encode()}
+    try:
+        storage.create(path, _parquet(predictions.replace_schema_metadata(metadata)))
+    except AlreadyExists:
+        if commit.rejects:
+            storage.delete(f"{folder}/{commit.rejects.name}")
+        return read_commit(storage, folder, chunk, commit.run_id)
+    return commit
+
+
+def read_commit(storage: Storage, folder: str, chunk: Chunk, run_id: str) -> ChunkCommit:
+    """The commit of a chunk, from its footer alone. Raises CommitBroken."""
+    path = f"{folder}/{chunk.name}.parquet"
+    try:
+        with storage.open(path) as file:
+            metadata: Mapping[bytes, bytes] = pq.read_metadata(file).metadata or {}
+        commit = ChunkCommit.model_validate_json(metadata[_FOOTER])
+    except (OSError, pa.ArrowInvalid, KeyError, ValidationError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise CommitBroken(f"{path} cannot be read ({reason}): remove it, and the chunk is scored again.") from error
+    expected = (run_id, chunk.number, chunk.file, chunk.start, chunk.rows)
+    if (commit.run_id, commit.number, commit.file, commit.start, commit.rows) != expected:
+        raise CommitBroken(f"{path} belongs to another run or plan: remove it, and the chunk is scored again.")
+    return commit
+
+
+def read_commits(storage: Storage, folder: str, plan: Sequence[Chunk], run_id: str) -> dict[int, ChunkCommit]:
+    """The commits that are there, by chunk number: one listing and their footers, never rows."""
+    names = storage.names(folder)
+    return {chunk.number: read_commit(storage, folder, chunk, run_id) for chunk in plan if f"{chunk.name}.parquet" in names}
+
+
+def _parquet(table: pa.Table) -> pa.Buffer:
+    sink = pa.BufferOutputStream()
+    dictionaries = [field.name for field in table.schema if pa.types.is_dictionary(field.type)]
+    pq.write_table(table, sink, compression="lz4", use_dictionary=dictionaries)
+    return sink.getvalue()

@@ -1,0 +1,1 @@
+"""Stage 3: where predictions are looked up."""

@@ -1,0 +1,77 @@
+"""Look-ups: from a key to its prediction and where that came from."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from batch_assets.errors import NoPrediction
+from batch_assets.serving.lmdb_store import LmdbTable
+from batch_assets.serving.release import Release, current_log, read_release, release_folder
+from batch_assets.storage import Storage
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One key's prediction: the record as it stands in the predictions file, and its lineage."""
+
+    key: int | str
+    record: dict[str, Any]
+    lineage: dict[str, Any]
+
+
+class Reader:
+    """Answers from one release, so that no answer mixes two."""
+
+    def __init__(self, storage: Storage, release: Release) -> None:
+        self._release = release
+        folder = storage.local_path(release_folder(release.pipeline, release.name))
+        self._table = LmdbTable(folder, release.key.dtype)
+
+    @classmethod
+    def live(cls, storage: Storage, pipeline: str) -> "Reader":
+        """A reader of what is live now. Raises NoPrediction if nothing was ever published."""
+        entry = current_log(storage, pipeline).latest()
+        if entry is None:
+            raise NoPrediction(f"Nothing of {pipeline} has been published under {storage.location} yet.")
+        return cls(storage, read_release(storage, pipeline, entry.body["release"]))
+
+    def lookup(self, key: int | str) -> Answer:
+        """One key's prediction. Raises NoPrediction."""
+        release = self._release
+        found = self._table.get(self._typed(key))
+        if found is None:
+            raise NoPrediction(f"no prediction for key {key} in release {release.name} of {release.pipeline}")
+        label = release.labels[found.pop("label")]
+        return Answer(
+            key=self._typed(key),
+            record={
+                release.key.name: self._typed(key),
+                **found,
+                "label": label,
+                "model_version": release.model.version,
+                "partition": release.partition,
+            },
+            lineage={
+                "pipeline": release.pipeline,
+                "release": release.name,
+                "run_id": release.run_id,
+                "snapshot": release.snapshot,
+                "model": release.model.name,
+                "model_sha256": release.model.sha256,
+            },
+        )
+
+    def close(self) -> None:
+        """Close the release."""
+        self._table.close()
+
+    def _typed(self, key: int | str) -> int | str:
+        """The key as the release's type; text that is no number cannot be the key of anybody here."""
+        if self._release.key.dtype == "string":
+            return str(key)
+        try:
+            number = int(key)
+        except ValueError:
+            number = None
+        if number is None or not -(1 << 63) <= number < 1 << 63:
+            raise NoPrediction(f"no prediction for key {key}: keys of {self._release.pipeline} are {self._release.key.dtype}")
+        return number

@@ -1,0 +1,347 @@
+"""The storage root: how bytes are listed, read and created, and the numbered logs that every pointer is kept in.
+
+Two promises carry everything above. A file appears under its final name whole or not at all, and the first writer of a
+name wins; nothing is ever overwritten. Local disks keep them by writing to `_tmp/`, fsync, an exclusive link and an fsync
+of the folder. An object store keeps them by one conditional put; it fits behind the same `Storage` protocol.
+"""
+
+import errno
+import getpass
+import hashlib
+import json
+import os
+import shutil
+import socket
+import uuid
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Protocol
+
+from typing_extensions import override
+
+from batch_assets.errors import (
+    AlreadyExists,
+    LayoutTooNew,
+    LostRace,
+    NotFound,
+    StorageError,
+    StorageFull,
+    TornEntry,
+)
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+LAYOUT = 1
+"""The layout version under the root. A newer one is refused; raise it only with a migration."""
+
+_FORMAT_FILE = "_format.json"
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What tells cheaply that a file is still the same: its size in bytes and a token (mtime and inode, or an etag)."""
+
+    size: int
+    token: str
+
+
+class Storage(Protocol):
+    """What every storage root can do. Paths are relative, with `/`; they cannot leave the root."""
+
+    @property
+    def location(self) -> str:
+        """Where the root lies, for messages."""
+
+    def read(self, path: str) -> bytes:
+        """The whole file. Raises NotFound."""
+
+    def open(self, path: str) -> "pa.NativeFile":
+        """A seekable file for Arrow. Raises NotFound."""
+
+    def stamp(self, path: str) -> Stamp:
+        """The file's stamp, without reading it. Raises NotFound."""
+
+    def names(self, folder: str) -> dict[str, int]:
+        """Direct children of a folder and their sizes in bytes (0 for folders), in one listing; empty if there is none."""
+
+    def local_path(self, path: str) -> Path:
+        """The file or folder as a local path, for libraries that take nothing else."""
+
+    def create(self, path: str, data: "bytes | memoryview | pa.Buffer") -> None:
+        """Write a file whole, durably and exclusively. Raises AlreadyExists, StorageFull."""
+
+    def adopt(self, folder: Path, path: str) -> None:
+        """Move a finished local folder to its final name, exclusively. Raises AlreadyExists, StorageFull."""
+
+    def delete(self, path: str) -> None:
+        """Remove a file if it is there."""
+
+    def free_bytes(self) -> int | None:
+        """Free space in bytes, or None where that has no meaning."""
+
+    def scratch(self) -> AbstractContextManager[Path]:
+        """A context manager: a new local folder from which `adopt` can take, removed at the end."""
+
+
+@dataclass(frozen=True)
+class LocalStorage(Storage):
+    """A storage root in a local folder (or a mounted file system with hard links)."""
+
+    root: str
+
+    @property
+    @override
+    def location(self) -> str:
+        return self.root
+
+    @override
+    def local_path(self, path: str) -> Path:
+        parts = PurePosixPath(path).parts
+        if not parts or path.startswith("/") or ".." in parts or "\\" in path or "\0" in path:
+            raise StorageError(f"{path!r} is not a path below the storage root {self.root}.")
+        return Path(self.root, *parts)
+
+    @override
+    def read(self, path: str) -> bytes:
+        try:
+            return self.local_path(path).read_bytes()
+        except FileNotFoundError:
+            raise NotFound(f"{path} is not under {self.root}.") from None
+
+    @override
+    def open(self, path: str) -> "pa.NativeFile":
+        import pyarrow as pa
+
+        try:
+            return pa.OSFile(str(self.local_path(path)))
+        except FileNotFoundError:
+            raise NotFound(f"{path} is not under {self.root}.") from None
+
+    @override
+    def stamp(self, path: str) -> Stamp:
+        try:
+            status = self.local_path(path).stat()
+        except FileNotFoundError:
+            raise NotFound(f"{path} is not under {self.root}.") from None
+        return Stamp(status.st_size, f"{status.st_mtime_ns}-{status.st_ino}")
+
+    @override
+    def names(self, folder: str) -> dict[str, int]:
+        try:
+            with os.scandir(self.local_path(folder)) as entries:
+                return {entry.name: entry.stat().st_size if entry.is_file() else 0 for entry in entries}
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+
+    @override
+    def create(self, path: str, data: "bytes | memoryview | pa.Buffer") -> None:
+        self._claim()
+        target = self.local_path(path)
+        temporary = target.parent / "_tmp" / f"{target.name}.{uuid.uuid4().hex}"
+        with _full_disk_explained(self.root):
+            temporary.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                _write_durably(temporary, data)
+                _link_exclusively(temporary, target)
+            finally:
+                temporary.unlink(missing_ok=True)
+            _sync_folder(target.parent)
+
+    @override
+    def adopt(self, folder: Path, path: str) -> None:
+        self._claim()
+        target = self.local_path(path)
+        with _full_disk_explained(self.root):
+            for file in folder.rglob("*"):
+                if file.is_file():
+                    with file.open("rb") as handle:
+                        os.fsync(handle.fileno())
+            _sync_folder(folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                folder.rename(target)
+            except OSError as error:
+                if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise AlreadyExists(f"{path} already exists under {self.root}.") from None
+                raise
+            _sync_folder(target.parent)
+
+    @override
+    def delete(self, path: str) -> None:
+        self.local_path(path).unlink(missing_ok=True)
+
+    @override
+    def free_bytes(self) -> int | None:
+        existing = Path(self.root).absolute()
+        while not existing.exists():
+            existing = existing.parent
+        return shutil.disk_usage(existing).free
+
+    @contextmanager
+    @override
+    def scratch(self) -> Iterator[Path]:
+        self._claim()
+        folder = Path(self.root, "_tmp", uuid.uuid4().hex)
+        with _full_disk_explained(self.root):
+            folder.mkdir(parents=True)
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _claim(self) -> None:
+        """Write the layout version when the root is first written to."""
+        path = Path(self.root, _FORMAT_FILE)
+        if path.exists():
+            return
+        with _full_disk_explained(self.root):
+            temporary = path.parent / "_tmp" / f"{path.name}.{uuid.uuid4().hex}"
+            temporary.parent.mkdir(parents=True, exist_ok=True)
+            _write_durably(temporary, json.dumps({"layout": LAYOUT}).encode())
+            with suppress(AlreadyExists):  # another process claimed the root in the same moment, with the same words
+                _link_exclusively(temporary, path)
+            temporary.unlink()
+
+
+def open_storage(root: str) -> Storage:
+    """The storage root at a folder, after its layout version was checked.
+
+    Raises:
+        LayoutTooNew: the root was written by a newer program.
+        StorageError: the root's layout file cannot be understood.
+    """
+    if "://" in root:
+        raise StorageError(f"{root}: this version keeps its data in local folders only; set BATCH_ASSETS_ROOT to one.")
+    path = Path(root, _FORMAT_FILE)
+    if path.exists():
+        try:
+            layout = int(json.loads(path.read_bytes())["layout"])
+        except (ValueError, KeyError, TypeError):
+            raise StorageError(f"{path} does not tell a layout version; is {root} a batch-assets root?") from None
+        if layout > LAYOUT:
+            raise LayoutTooNew(f"{root} has layout {layout}, this program knows layouts up to {LAYOUT}: upgrade batch-assets.")
+    return LocalStorage(str(Path(root).absolute()))
+
+
+@dataclass(frozen=True)
+class LogEntry:
+    """One entry of a numbered log: who wrote what, when and why."""
+
+    number: int
+    who: str
+    when: str
+    why: str
+    body: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class NumberedLog:
+    """A pointer that is its own history: files 000001.json, 000002.json, …; the highest integer is the truth.
+
+    An entry carries its own sha256. A torn highest entry is an error that names it; its number is never used again.
+    """
+
+    storage: Storage
+    folder: str
+
+    def latest(self) -> LogEntry | None:
+        """The entry in force, or None if nothing was ever written. Raises TornEntry."""
+        numbers = self.numbers()
+        return self.entry(numbers[-1]) if numbers else None
+
+    def numbers(self) -> list[int]:
+        """Every number there is, ascending."""
+        return sorted(
+            int(name.removesuffix(".json"))
+            for name in self.storage.names(self.folder)
+            if name.endswith(".json") and name.removesuffix(".json").isdigit()
+        )
+
+    def entry(self, number: int) -> LogEntry:
+        """One entry by its number. Raises NotFound, TornEntry."""
+        path = self._path(number)
+        try:
+            document = json.loads(self.storage.read(path))
+            digest = document.pop("sha256")
+        except (ValueError, KeyError, AttributeError, TypeError):
+            digest, document = None, None
+        if document is None or digest != _sha256_of(document):
+            raise TornEntry(
+                f"{path} under {self.storage.location} is torn: it does not match its own sha256; restore it from a copy."
+            )
+        return LogEntry(**document)
+
+    def append(self, body: dict[str, Any], *, after: int, why: str) -> LogEntry:
+        """Write the entry that follows number `after` (0 for the first).
+
+        Raises:
+            LostRace: somebody else wrote that number first; read again and decide again.
+        """
+        entry = {
+            "number": after + 1,
+            "who": _actor(),
+            "when": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "why": why,
+            "body": body,
+        }
+        document = json.dumps({**entry, "sha256": _sha256_of(entry)}, indent=1).encode()
+        try:
+            self.storage.create(self._path(after + 1), document)
+        except AlreadyExists:
+            raise LostRace(f"{self._path(after + 1)} was written by somebody else in the same moment.") from None
+        return self.entry(after + 1)
+
+    def _path(self, number: int) -> str:
+        return f"{self.folder}/{number:06d}.json"
+
+
+def _actor() -> str:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's number without a name
+        user = f"uid{os.getuid()}"
+    return f"{user}@{socket.gethostname()}"
+
+
+def _sha256_of(document: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
+def _write_durably(path: Path, data: "bytes | memoryview | pa.Buffer") -> None:
+    with path.open("wb") as file:
+        file.write(memoryview(data))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _link_exclusively(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        raise AlreadyExists(f"{target} already exists.") from None
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _full_disk_explained(root: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise StorageFull(
+                f"The disk under {root} is full: free some space, or set BATCH_ASSETS_ROOT to a larger one."
+            ) from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise StorageError(f"{root} cannot be written to ({error.strerror}).") from error
+        raise
