@@ -26,6 +26,7 @@ BatchAssetsError
 │   ├── CommitBroken        a committed chunk cannot be read or belongs to another plan
 │   ├── ProofFailed         rows are missing, doubled or foreign; names the chunk
 │   └── EngineError         the engine gave up
+├── Blocked                 a blocking check failed; nothing after it was done
 └── ServingError            the serving table
     ├── NotPublishable      the verdict on the run is not good
     ├── ReleaseBroken       a release does not hold what its manifest says
@@ -135,6 +136,10 @@ class ProofFailed(ScoringError):
 
 class EngineError(ScoringError):
     """The engine gave up."""
+
+
+class Blocked(BatchAssetsError):
+    """A blocking check failed; nothing after it was done."""
 
 
 class ServingError(BatchAssetsError):

@@ -4,6 +4,7 @@ Each actor loads the model once. A driver sends descriptors of chunks and gets c
 most two chunks in hand, so that a slow one does not hold work that a fast one could do.
 """
 
+import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -87,7 +88,7 @@ class RayEngine(Engine):
             ray.init(
                 address=self._address or "local",
                 include_dashboard=None if self._address else False,
-                configure_logging=False,
+                logging_level=logging.ERROR,
                 log_to_driver=False,
             )
         except (ConnectionError, ValueError) as error:

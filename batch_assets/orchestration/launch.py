@@ -1,21 +1,28 @@
 """Materialize a day through the Dagster instance, in this process, so that the UI shows what the command line did."""
 
+import fcntl
 import os
 import time
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
 from batch_assets.config import PipelineConfig
 from batch_assets.engines.engine import EngineName
-from batch_assets.errors import BatchAssetsError
+from batch_assets.errors import BatchAssetsError, Blocked, ConfigError
 from batch_assets.orchestration.assets import asset_key
 from batch_assets.orchestration.catalog import code_location, project_root
-from batch_assets.orchestration.liveness import active_runs, bury_dead_runs, process_tags
+from batch_assets.orchestration.liveness import bury_dead_runs, process_tags
+from batch_assets.orchestration.resources import default_root
+from batch_assets.pipeline.presence import presence
 from batch_assets.pipeline.watch import Watch
+from batch_assets.scoring.commit import day_folder
+from batch_assets.storage import open_storage
 
 
 @dataclass(frozen=True)
@@ -29,9 +36,19 @@ class Launched:
 
 @contextmanager
 def open_instance() -> Iterator[dg.DagsterInstance]:
-    """The persistent instance: DAGSTER_HOME, or the project's own."""
-    os.environ.setdefault("DAGSTER_HOME", str(project_root() / ".dagster_home"))
-    with dg.DagsterInstance.get() as instance:
+    """The persistent instance: DAGSTER_HOME, or the project's own.
+
+    Two processes that make the instance's databases in the same moment trip over each other, so one waits for the other.
+    """
+    home = Path(os.environ.setdefault("DAGSTER_HOME", str(project_root() / ".dagster_home")))
+    if not home.is_dir():
+        raise ConfigError(f"DAGSTER_HOME names {home}, which is not a folder.")
+    with ExitStack() as stack:
+        with (home / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            instance = stack.enter_context(dg.DagsterInstance.get())
+            instance.get_runs(limit=1)
+            instance.event_log_storage.get_maximum_record_id()
         yield instance
 
 
@@ -47,39 +64,73 @@ def materialize(
     """Materialize the three assets of a day with their checks.
 
     Raises:
-        BatchAssetsError: the sentence that the failed step raised.
-        DagsterError: a blocking check failed, or Dagster itself did.
+        Blocked: a blocking check failed.
+        BatchAssetsError: the sentence that a step raised.
+        KeyboardInterrupt: the run was interrupted; it is recorded as such, and the same call resumes it.
     """
     started = time.perf_counter()
-    for run_id in bury_dead_runs(instance):
-        watch.say(f"Dagster run {run_id} was left by a dead process; it is marked as failed now.")
-    for process in active_runs(instance, config.name, day):
-        watch.say(f"Another run of {config.name} {day} is active ({process}); this one waits for its turn to score.")
-    options: dict[str, Any] = {
-        f"{config.name}__user_features": {"config": {"refresh": refresh}},
-        f"{config.name}__predictions": {"config": {"engine": engine} if engine else {}},
+    for buried in bury_dead_runs(instance):
+        watch.say(f"Dagster run {buried} was left by a dead process; it is marked as failed now.")
+    with presence(open_storage(default_root()), day_folder(config.name, day)) as others:
+        for other in others:
+            watch.say(f"Another run of {config.name} {day} is active ({other}); they take turns or share the work.")
+        result = _execute(config, day, instance, watch, engine, refresh)
+    steps = {stats.step_key: stats for stats in instance.get_run_step_stats(result.run_id)}
+    stages = {"features": "user_features", "scoring": "predictions", "publishing": "serving_table"}
+    seconds = {name: _duration(steps.get(_op(config, asset))) for name, asset in stages.items()}
+    seconds["total"] = round(time.perf_counter() - started, 3)
+    return Launched(result.run_id, seconds, _resumed(config, result))
+
+
+def _execute(
+    config: PipelineConfig,
+    day: str,
+    instance: dg.DagsterInstance,
+    watch: Watch,
+    engine: EngineName | None,
+    refresh: bool,
+) -> dg.ExecuteInProcessResult:
+    """Run the pipeline's job here; what goes wrong comes out as a sentence."""
+    job, run_id = code_location().resolve_job_def(config.name), str(uuid.uuid4())
+    options = {
+        _op(config, "user_features"): {"config": {"refresh": refresh}},
+        _op(config, "predictions"): {"config": {"engine": engine} if engine else {}},
     }
-    job = code_location().resolve_job_def(config.name)
     try:
-        result = job.execute_in_process(
+        return job.execute_in_process(
             run_config={"ops": options, "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
             instance=instance,
             partition_key=day,
             tags=process_tags(),
             resources={**job.resource_defs, "watch": watch},
+            run_id=run_id,
         )
-    except dg.DagsterError as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, BatchAssetsError):
-            cause = cause.__cause__
-        raise (cause or error) from None
-    steps = {stats.step_key: stats for stats in instance.get_run_step_stats(result.run_id)}
-    seconds = {
-        name: _duration(steps.get(f"{config.name}__{asset}"))
-        for name, asset in {"features": "user_features", "scoring": "predictions", "publishing": "serving_table"}.items()
-    }
-    seconds["total"] = round(time.perf_counter() - started, 3)
-    return Launched(result.run_id, seconds, _resumed(config, result))
+    except dg.DagsterExecutionInterruptedError:
+        raise KeyboardInterrupt from None
+    except dg.DagsterExecutionStepExecutionError as error:
+        if isinstance(error.__cause__, BatchAssetsError):
+            raise error.__cause__ from None
+        raise
+    except dg.DagsterError:
+        findings = _blocking_findings(instance, run_id)
+        if not findings:
+            raise
+        raise Blocked(f"{config.name} {day} is blocked by {'; '.join(findings)}") from None
+
+
+def _blocking_findings(instance: dg.DagsterInstance, run_id: str) -> list[str]:
+    """What the failed blocking checks of a run say."""
+    records = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION).records
+    evaluations = [record.event_log_entry.asset_check_evaluation for record in records]
+    return [
+        f"the check {evaluation.check_name}: {evaluation.metadata['message'].value}"
+        for evaluation in evaluations
+        if evaluation and not evaluation.passed and evaluation.severity is dg.AssetCheckSeverity.ERROR
+    ]
+
+
+def _op(config: PipelineConfig, asset: str) -> str:
+    return f"{config.name}__{asset}"
 
 
 def _duration(stats: Any) -> float:
@@ -87,7 +138,7 @@ def _duration(stats: Any) -> float:
 
 
 def _resumed(config: PipelineConfig, result: dg.ExecuteInProcessResult) -> int:
-    for event in result.asset_materializations_for_node(f"{config.name}__predictions"):
+    for event in result.asset_materializations_for_node(_op(config, "predictions")):
         if event.asset_key == asset_key(config, "predictions"):
             return int(event.metadata["resumed_chunks"].value)  # type: ignore[arg-type]
     return 0

@@ -35,15 +35,6 @@ def bury_dead_runs(instance: dg.DagsterInstance) -> list[str]:
     return buried
 
 
-def active_runs(instance: dg.DagsterInstance, job: str, day: str) -> list[Process]:
-    """Living processes that execute the same job for the same day."""
-    return [
-        process
-        for run, process in _running(instance)
-        if process.alive() and run.job_name == job and run.tags.get("dagster/partition") == day
-    ]
-
-
 def _running(instance: dg.DagsterInstance) -> list[tuple[dg.DagsterRun, Process]]:
     statuses = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
     runs = instance.get_runs(filters=dg.RunsFilter(statuses=statuses))

@@ -21,6 +21,7 @@ from batch_assets.quality.completeness import judge_completeness
 from batch_assets.quality.drift import judge_baseline, judge_drift, judge_scores
 from batch_assets.quality.expectations import judge_profile
 from batch_assets.quality.outcome import CheckOutcome, none_blocks
+from batch_assets.scoring.commit import day_folder
 from batch_assets.scoring.manifest import Manifest, read_manifest
 from batch_assets.storage import NumberedLog, Storage
 
@@ -50,7 +51,7 @@ class Verdict(BaseModel):
 
 def accepted_log(storage: Storage, pipeline: str, day: str) -> NumberedLog:
     """Which run of a day is accepted: entries with `run_id` (None after a withdrawal), `folder` and `approval`."""
-    return NumberedLog(storage, f"{pipeline}/predictions/date={day}/_current")
+    return NumberedLog(storage, f"{day_folder(pipeline, day)}/_current")
 
 
 def read_verdict(storage: Storage, folder: str) -> Verdict | None:

@@ -1,8 +1,8 @@
-"""Who else works on the same run.
+"""Who else works on the same partition or run.
 
-Two processes may score the same run: commits are exclusive, so the result is one. But whoever started the second should
-be told. Each worker of a run leaves a file with its host, pid and start time while it works; files of dead processes
-are swept away.
+Two processes may score the same run: commits are exclusive, so the result is one. But whoever starts the second should be
+told. Each worker leaves a file with its host, pid and start time while it works. It writes its own before it reads the
+others', so that of two that start in the same moment at least one sees the other. Files of dead processes are swept away.
 """
 
 import json
@@ -16,25 +16,26 @@ from batch_assets.storage import Storage
 
 
 @contextmanager
-def presence(storage: Storage, run_folder: str) -> Iterator[list[Process]]:
-    """Announce this process for the time of the block; gives the others that are alive."""
-    folder = f"{run_folder}/_active"
-    others = []
-    for name in storage.names(folder):
-        path = f"{folder}/{name}"
+def presence(storage: Storage, folder: str) -> Iterator[list[Process]]:
+    """Announce this process in a folder's `_active` for the time of the block; gives the others that are alive."""
+    active, me = f"{folder}/_active", Process.current()
+    mine = f"{uuid.uuid4().hex[:12]}.json"
+    storage.create(f"{active}/{mine}", json.dumps(me.as_mapping()).encode())
+    try:
+        yield [process for process in _living(storage, active) if process != me]
+    finally:
+        storage.delete(f"{active}/{mine}")
+
+
+def _living(storage: Storage, active: str) -> Iterator[Process]:
+    for name in storage.names(active):
         if not name.endswith(".json"):
             continue
         try:
-            process = Process.from_mapping(json.loads(storage.read(path)))
+            process = Process.from_mapping(json.loads(storage.read(f"{active}/{name}")))
         except NotFound:
             continue  # it finished between the listing and the reading
         if process.alive():
-            others.append(process)
+            yield process
         else:
-            storage.delete(path)
-    mine = f"{folder}/{uuid.uuid4().hex[:12]}.json"
-    storage.create(mine, json.dumps(Process.current().as_mapping()).encode())
-    try:
-        yield others
-    finally:
-        storage.delete(mine)
+            storage.delete(f"{active}/{name}")

@@ -55,9 +55,14 @@ class ChunkCommit(BaseModel):
     seconds: dict[str, float]
 
 
+def day_folder(pipeline: str, day: str) -> str:
+    """Where a day's runs lie."""
+    return f"{pipeline}/predictions/date={day}"
+
+
 def run_folder(pipeline: str, day: str, run_id: str) -> str:
     """Where a run's files lie."""
-    return f"{pipeline}/predictions/date={day}/run={run_id}"
+    return f"{day_folder(pipeline, day)}/run={run_id}"
 
 
 def write_rejects(storage: Storage, folder: str, chunk: Chunk, rejects: pa.Table) -> RejectsFile | None:
