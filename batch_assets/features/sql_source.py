@@ -46,6 +46,8 @@ def rows_of(source: SqlSource, day: str, key: str, spill: Path) -> Iterator[pa.R
         query = Path(source.query).read_text()
     except OSError as error:
         raise SourceError(f"The query {source.query} cannot be read: {error.strerror}.") from error
+    if "$partition" not in query:
+        raise SourceError(f"{source.query} never uses $partition: every day would have the same rows.")
     with duckdb.connect() as connection:
         try:
             connection.execute(f"SET memory_limit = {_quoted(source.memory_limit)}")
@@ -55,7 +57,10 @@ def rows_of(source: SqlSource, day: str, key: str, spill: Path) -> Iterator[pa.R
                     raise SourceError(f"The table {name} needs an absolute path, not {path}; see context.project_root.")
                 connection.execute(f'CREATE VIEW "{name}" AS SELECT * FROM read_parquet({_quoted(path)})')
             ordered = f'SELECT * FROM ({query.rstrip().removesuffix(";")}\n) ORDER BY "{key}"'
-            yield connection.sql(ordered, params={"partition": day}).to_arrow_reader(1 << 17)
+            rows = connection.sql(ordered, params={"partition": day}).to_arrow_reader(1 << 17)
+            if key not in rows.schema.names:
+                raise SourceError(f"{source.query} does not give the key {key}, only {', '.join(rows.schema.names)}.")
+            yield rows
         except (duckdb.Error, pa.ArrowInvalid, pa.ArrowTypeError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise SourceError(f"{source.query} cannot be computed for {day}: {reason.rstrip('.')}.") from error

@@ -154,6 +154,6 @@ def _folder(name: str, version: str) -> str:
 
 
 def _checked(name: str) -> str:
-    if not re.match(NAME_PATTERN, name) or name == "aliases":
+    if not re.fullmatch(NAME_PATTERN.rstrip("$"), name) or name == "aliases":
         raise NoSuchModel(f"{name!r} cannot be a model's name, version or alias: letters, digits, _ and - only.")
     return name

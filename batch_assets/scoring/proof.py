@@ -63,15 +63,17 @@ def _reread(storage: Storage, folder: str, chunk: Chunk, key: str, commits: Mapp
     if chunk.number not in commits:
         raise ProofFailed(f"{chunk.name} of {folder} is missing.")
     commit = commits[chunk.number]
-    scored = _keys(storage, f"{folder}/{chunk.name}.parquet", key)
-    if scored.count != commit.scored:
-        raise ProofFailed(f"{chunk.name} of {folder} holds {scored.count:,} scored rows, its footer says {commit.scored:,}.")
-    if commit.rejects is None:
-        return scored
-    path = f"{folder}/{commit.rejects.name}"
-    if hashlib.sha256(storage.read(path)).hexdigest() != commit.rejects.sha256:
-        raise CommitBroken(f"{path} was changed after it was committed (other sha256).")
-    return scored + _keys(storage, path, key)
+    found = _keys(storage, f"{folder}/{chunk.name}.parquet", key)
+    if found.count != commit.scored:
+        raise ProofFailed(f"{chunk.name} of {folder} holds {found.count:,} scored rows, its footer says {commit.scored:,}.")
+    if commit.rejects is not None:
+        path = f"{folder}/{commit.rejects.name}"
+        if hashlib.sha256(storage.read(path)).hexdigest() != commit.rejects.sha256:
+            raise CommitBroken(f"{path} was changed after it was committed (other sha256).")
+        found = found + _keys(storage, path, key)
+    if found != commit.keys:
+        raise ProofFailed(f"{chunk.name} of {folder} holds other keys than its footer says: missing, doubled or foreign.")
+    return found
 
 
 def _keys(storage: Storage, path: str, key: str) -> Digest:

@@ -1,0 +1,80 @@
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+import batch_assets
+from batch_assets.demo import train as training
+from batch_assets.models.registry import Registry
+from batch_assets.orchestration.catalog import pipeline
+from batch_assets.storage import LocalStorage
+from batch_assets_tests.small import Small, rows, small_model
+
+PROJECT = Path(batch_assets.__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def model_bytes() -> bytes:
+    return small_model()
+
+
+@pytest.fixture
+def make_small(tmp_path: Path, model_bytes: bytes) -> Callable[..., Small]:
+    """Makes small pipelines, each in a folder of its own."""
+    made = iter(range(1_000))
+
+    def make(table: pa.Table | None = None, **settings: Any) -> Small:
+        folder = tmp_path / f"small-{next(made)}"
+        folder.mkdir()
+        return Small(folder, rows(2_000) if table is None else table, model_bytes, **settings)
+
+    return make
+
+
+@pytest.fixture
+def small(make_small: Callable[..., Small]) -> Small:
+    return make_small()
+
+
+@pytest.fixture(scope="session")
+def trained_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A storage root that holds the demo's model and nothing else."""
+    root = tmp_path_factory.mktemp("trained")
+    config, registry = pipeline(training.PIPELINE), Registry(LocalStorage(str(root)))
+    training.train(config, registry)
+    registry.set_alias(config.model.name, config.model.alias, training.VERSION, why="test")
+    return root
+
+
+class Command:
+    """The `batch-assets` command as a process of its own, with its own storage root and Dagster home."""
+
+    def __init__(self, root: Path, home: Path) -> None:
+        self.root, self.home = root, home
+        self.environment = {**os.environ, "BATCH_ASSETS_ROOT": str(root), "DAGSTER_HOME": str(home)}
+
+    def start(self, *arguments: str) -> "subprocess.Popen[str]":
+        program = [str(Path(sys.executable).parent / "batch-assets"), *arguments]
+        return subprocess.Popen(
+            program, env=self.environment, cwd=PROJECT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+
+    def run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        process = self.start(*arguments)
+        stdout, stderr = process.communicate(timeout=180)
+        return subprocess.CompletedProcess(arguments, process.returncode, stdout, stderr)
+
+
+@pytest.fixture
+def command(tmp_path: Path, trained_root: Path) -> Command:
+    root, home = tmp_path / "root", tmp_path / "home"
+    shutil.copytree(trained_root, root)
+    home.mkdir()
+    shutil.copy(PROJECT / ".dagster_home" / "dagster.yaml", home)
+    return Command(root, home)

@@ -1,0 +1,90 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from batch_assets.errors import LostRace, ModelChanged, NoSuchModel, VersionExists
+from batch_assets.models.registry import ModelSettings
+from batch_assets_tests.small import Small, small_model
+
+SETTINGS = ModelSettings(name="small", alias="batch")
+
+
+def model_folder(small: Small, version: str = "v1") -> Path:
+    return small.storage.local_path(f"models/small/{version}")
+
+
+def test_the_same_version_again_is_no_change(small: Small, model_bytes: bytes) -> None:
+    before = small.model
+    small.registry.register("small", "v1", before.card, model_bytes)
+    assert small.registry.version("small", "v1").digest == before.digest
+
+
+def test_a_version_is_immutable(small: Small, model_bytes: bytes) -> None:
+    card = small.model.card
+    with pytest.raises(VersionExists, match="immutable"):
+        small.registry.register("small", "v1", card.model_copy(update={"description": "another"}), model_bytes)
+    with pytest.raises(ModelChanged):
+        small.registry.register("small", "v2", card, model_bytes + b"x")
+    assert small.registry.versions("small") == ["v1"]
+
+
+def test_a_flipped_byte_in_the_model_is_noticed(small: Small) -> None:
+    path = model_folder(small) / "model.pt2"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ModelChanged, match="the file was changed"):
+        small.registry.resolve(SETTINGS)
+
+
+def test_an_edited_card_is_noticed(small: Small) -> None:
+    path = model_folder(small) / "card.json"
+    card = json.loads(path.read_text())
+    card["outputs"]["threshold"] = 0.01
+    path.write_text(json.dumps(card))
+    with pytest.raises(ModelChanged, match="approval 1"):
+        small.registry.resolve(SETTINGS)
+
+
+@pytest.mark.parametrize("damage", ["", "{", '{"description": 1}'])
+def test_a_card_that_cannot_be_read_is_a_sentence(small: Small, damage: str) -> None:
+    (model_folder(small) / "card.json").write_text(damage)
+    with pytest.raises(ModelChanged, match="card of small v1"):
+        small.registry.resolve(SETTINGS)
+
+
+def test_an_alias_names_one_version_and_remembers_the_others(small: Small) -> None:
+    first = small.model
+    second = small.register("v2", small_model([3.0, 2.0, 1.0]))
+    assert (second.version, second.approval) == ("v2", 2)
+    assert small.registry.resolve(SETTINGS, approval=1) == first
+    assert [entry.body["version"] for entry in map(small.registry.alias_log("small", "batch").entry, (1, 2))] == ["v1", "v2"]
+    assert small.registry.aliases("small")["batch"].body["version"] == "v2"
+
+
+def test_no_alias_no_version_no_model(small: Small) -> None:
+    with pytest.raises(NoSuchModel, match="alias realtime"):
+        small.registry.resolve(ModelSettings(name="small", alias="realtime"))
+    with pytest.raises(NoSuchModel, match="small v9"):
+        small.registry.set_alias("small", "batch", "v9", why="")
+    assert small.registry.versions("nobody") == []
+
+
+@pytest.mark.parametrize("name", ["..", "../x", "a/b", "", "aliases", "a b", ".hidden", "x" * 65, "v1\n"])
+def test_a_name_cannot_leave_its_folder(small: Small, model_bytes: bytes, name: str) -> None:
+    with pytest.raises(NoSuchModel):
+        small.registry.version("small", name)
+    with pytest.raises(NoSuchModel):
+        small.registry.register("small", name, small.model.card, model_bytes)
+
+
+def test_versions_are_in_natural_order(small: Small, model_bytes: bytes) -> None:
+    for version in ("v10", "v2"):
+        small.registry.register("small", version, small.model.card, model_bytes)
+    assert small.registry.versions("small") == ["v1", "v2", "v10"]
+
+
+def test_two_approvals_cannot_take_the_same_number(small: Small) -> None:
+    with pytest.raises(LostRace):
+        small.registry.alias_log("small", "batch").append({"version": "v1"}, after=0, why="late")

@@ -1,0 +1,114 @@
+"""A small pipeline of made-up rows: three features, a logistic model, a few thousand keys. Only its size is not real."""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from batch_assets.config import PipelineConfig
+from batch_assets.histogram import Histogram
+from batch_assets.models.card import Card
+from batch_assets.models.predictor import export_model
+from batch_assets.models.registry import ModelVersion, Registry
+from batch_assets.scoring.postprocess import Outputs
+from batch_assets.storage import LocalStorage
+
+DAY = "2024-03-10"
+
+
+class Quiet:
+    """A watch that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.seen: list[tuple[int, int]] = []
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+    def progress(self, done: int, total: int) -> None:
+        self.seen.append((done, total))
+
+
+class Logistic(torch.nn.Module):
+    def __init__(self, weights: Iterable[float] = (1.0, -0.5, 0.25)) -> None:
+        super().__init__()
+        self.register_buffer("weights", torch.tensor(list(weights)))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return features @ self.weights
+
+
+def rows(count: int, *, key_type: pa.DataType | None = None, seed: int = 1) -> pa.Table:
+    """`count` rows with keys 1, 2, … (or text) and three standard normal features."""
+    random = np.random.default_rng(seed)
+    numbers = np.arange(1, count + 1)
+    keys = (
+        pa.array([f"user-{n:07d}" for n in numbers]) if key_type == pa.string() else pa.array(numbers, key_type or pa.int64())
+    )
+    features = {name: pa.array(random.standard_normal(count).astype(np.float32)) for name in ("x", "y", "z")}
+    return pa.table({"user": keys, **features})
+
+
+class Small:
+    """A storage root, a source and a pipeline in a folder."""
+
+    def __init__(self, folder: Path, table: pa.Table, model: bytes, **settings: Any) -> None:
+        self.storage = LocalStorage(str(folder / "root"))
+        self.registry = Registry(self.storage)
+        self.watch = Quiet()
+        self.source = folder / "rows.parquet"
+        pq.write_table(table, self.source)
+        query = folder / "query.sql"
+        query.write_text("SELECT user, x, y, z FROM rows WHERE $partition IS NOT NULL")
+        key = {"name": "user", "dtype": str(table.schema.field("user").type)}
+        self.config = PipelineConfig.model_validate(
+            {
+                "name": "small",
+                "partitions": {"start": "2024-01-01", "end": "2024-12-31"},
+                "features": {
+                    "source": {"query": str(query), "tables": {"rows": str(self.source)}},
+                    "contract": {"key": key, "columns": [{"name": name} for name in ("x", "y", "z")]},
+                },
+                "model": {"name": "small"},
+                "scoring": {"chunk_rows": 256, "batch_rows": 64},
+                **settings,
+            }
+        )
+        self.register("v1", model)
+
+    def register(self, version: str, model: bytes) -> ModelVersion:
+        """Register a version and approve it."""
+        edges = np.linspace(0.02, 0.98, 49).tolist()
+        card = Card(
+            description="made up",
+            model_sha256=hashlib.sha256(model).hexdigest(),
+            contract=self.config.features.contract,
+            outputs=Outputs(labels=("no", "yes"), threshold=0.5, decile_edges=tuple(n / 10 for n in range(1, 10))),
+            baseline_partition="2024-01-31",
+            baseline=Histogram.of(np.random.default_rng(7).uniform(0, 1, 5_000), edges),
+            metrics={},
+            training={},
+        )
+        self.registry.register("small", version, card, model)
+        self.registry.set_alias("small", "batch", version, why="test")
+        return self.model
+
+    @property
+    def model(self) -> ModelVersion:
+        """What the alias names."""
+        return self.registry.resolve(self.config.model)
+
+    def replace_rows(self, table: pa.Table) -> None:
+        """The source has other rows from now on."""
+        pq.write_table(table, self.source)
+
+
+def small_model(weights: Iterable[float] = (1.0, -0.5, 0.25)) -> bytes:
+    """The bytes of an exported logistic model."""
+    return export_model(Logistic(weights), columns=3)
