@@ -9,15 +9,16 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from batch_assets.errors import BatchAssetsError
+from batch_assets.errors import BatchAssetsError, LostRace
 from batch_assets.storage import Storage, open_storage
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def verb(show: Show) -> Callable[[Verb], Callable[..., None]]:
             with _stdout_for_the_answer() as answer:
                 try:
                     found = function(*args, **options)
-                except BatchAssetsError as error:
+                except (BatchAssetsError, OSError) as error:
                     if as_json:
                         print(json.dumps({"error": str(error), "kind": type(error).__name__}), file=answer)
                     raise click.ClickException(str(error)) from None
@@ -79,29 +80,36 @@ def _stdout_for_the_answer() -> Iterator[Any]:
 
 
 class TerminalWatch:
-    """Tells a person at a terminal: sentences as they come, and a bar while rows are scored."""
+    """Tells a person at a terminal: sentences as they come, and a bar for each stage."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False)
-        columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        self._bar = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
-        self._task = self._bar.add_task("scoring", total=None)
+        self._console = Console(stderr=True, highlight=False, markup=False)
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        self._bars = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
+        self._stages: dict[str, TaskID] = {}
 
     def say(self, message: str) -> None:
         """One line on stderr."""
         self._console.print(message, soft_wrap=True)
 
-    def progress(self, done: int, total: int) -> None:
-        """Move the bar."""
-        if not self._bar.live.is_started:
-            self._bar.start()
-        self._bar.update(self._task, completed=done, total=total)
-        if done >= total:
-            self._bar.stop()
+    def progress(self, stage: str, done: int, total: int | None) -> None:
+        """Move the stage's bar; the first call makes it."""
+        if stage not in self._stages:
+            self._stages[stage] = self._bars.add_task(stage, total=total)
+        self._bars.update(self._stages[stage], completed=done, total=total)
 
-    def close(self) -> None:
-        """Take the bar away."""
-        self._bar.stop()
+    def __enter__(self) -> "TerminalWatch":
+        self._bars.start()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._bars.stop()
 
 
 def _storage() -> Storage:
@@ -124,12 +132,12 @@ def _show_run(console: Console, found: dict[str, Any]) -> None:
     table.add_row("model", f"{model['name']} {model['version']}, sha256 {model['sha256'][:16]}…")
     for check in found["checks"]:
         mark = "[green]pass[/]" if check["passed"] else "[red]FAIL[/]" if check["severity"] == "error" else "[yellow]warn[/]"
-        table.add_row(f"check {check['name']}", f"{mark}  {check['message']}")
+        table.add_row(f"check {check['name']}", f"{mark}  {escape(check['message'])}")
     live = "live" if found["live_release"] == found["release"] else f"not live, {found['live_release']} is newer"
     table.add_row("release", f"{found['release']} ({live})")
     if lookup:
         record = ", ".join(f"{name} {_shown(value)}" for name, value in lookup["record"].items())
-        table.add_row("look-up", record)
+        table.add_row("look-up", escape(record))
     table.add_row("digest", found["digest"])
     table.add_row("seconds", ", ".join(f"{name} {value:.1f}" for name, value in seconds.items()))
     console.print(table, soft_wrap=True)
@@ -142,12 +150,12 @@ def _run(name: str, day: str, engine: "EngineName | None", refresh: bool, watch:
     from batch_assets.pipeline.summary import summarize
 
     config, storage = pipeline(name), _storage()
-    day = config.partitions.require(day, name)
-    model = Registry(storage).resolve(config.model)
+    registry, day = Registry(storage), config.partitions.require(day, name)
+    registry.resolve(config.model)  # before anything is begun
     with open_instance() as instance:
         launched = materialize(config, day, instance, watch, engine=engine, refresh=refresh)
     return {
-        **summarize(config, storage, day, model),
+        **summarize(config, storage, day, registry.resolve(config.model, launched.approval)),
         "seconds": launched.seconds,
         "resumed_chunks": launched.resumed_chunks,
         "dagster_run_id": launched.dagster_run_id,
@@ -162,15 +170,17 @@ def demo() -> dict[str, Any]:
     from batch_assets.models.registry import Registry
     from batch_assets.orchestration.catalog import pipeline
 
-    watch, config, registry = TerminalWatch(), pipeline(training.PIPELINE), Registry(_storage())
-    if training.VERSION not in registry.versions(config.model.name):
-        watch.say(f"Training {config.model.name} {training.VERSION} …")
-        training.train(config, registry)
-    else:
-        watch.say(f"Model {config.model.name} {training.VERSION} is registered; training is skipped.")
-    if config.model.alias not in registry.aliases(config.model.name):
-        registry.set_alias(config.model.name, config.model.alias, training.VERSION, why="the demo's first model")
-    return _run(training.PIPELINE, training.PARTITION, None, refresh=False, watch=watch)
+    config, registry = pipeline(training.PIPELINE), Registry(_storage())
+    with TerminalWatch() as watch:
+        if training.VERSION not in registry.versions(config.model.name):
+            watch.say(f"Training {config.model.name} {training.VERSION} …")
+            training.train(config, registry, watch)
+        else:
+            watch.say(f"Model {config.model.name} {training.VERSION} is registered; training is skipped.")
+        if config.model.alias not in registry.aliases(config.model.name):
+            with suppress(LostRace):  # another first demo gave the alias in the same moment
+                registry.set_alias(config.model.name, config.model.alias, training.VERSION, why="the demo's first model")
+        return _run(training.PIPELINE, training.PARTITION, None, refresh=False, watch=watch)
 
 
 @main.command()
@@ -181,7 +191,8 @@ def demo() -> dict[str, Any]:
 @verb(_show_run)
 def run(pipeline: str, partition: str, engine: "EngineName | None", refresh: bool) -> dict[str, Any]:
     """Materialize a day of PIPELINE: features, predictions, serving table. Resumes what was begun."""
-    return _run(pipeline, partition, engine, refresh, TerminalWatch())
+    with TerminalWatch() as watch:
+        return _run(pipeline, partition, engine, refresh, watch)
 
 
 def _shown(value: Any) -> str:
@@ -194,11 +205,11 @@ def _show_pairs(console: Console, found: dict[str, Any]) -> None:
     table.add_column()
     for section in ("record", "lineage"):
         for name, value in found[section].items():
-            table.add_row(name, _shown(value))
+            table.add_row(name, escape(_shown(value)))
     console.print(table, soft_wrap=True)
 
 
-@main.command()
+@main.command(context_settings={"ignore_unknown_options": True})
 @click.argument("pipeline")
 @click.argument("key")
 @verb(_show_pairs)

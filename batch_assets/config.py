@@ -16,7 +16,6 @@ from batch_assets.quality.completeness import CompletenessSettings
 from batch_assets.quality.drift import DriftSettings
 from batch_assets.quality.expectations import ExpectationSettings
 from batch_assets.scoring.scorer import ScoringSettings
-from batch_assets.serving.release import ServingSettings
 
 
 class PartitionSettings(BaseModel):
@@ -81,12 +80,14 @@ class PipelineConfig(BaseModel):
     engine: EngineSettings = EngineSettings()
     scoring: ScoringSettings = ScoringSettings()
     quality: QualitySettings = QualitySettings()
-    serving: ServingSettings = ServingSettings()
 
     @model_validator(mode="after")
     def _fits_together(self) -> "PipelineConfig":
         if self.name == "models":
             raise ValueError("a pipeline cannot be called models: that folder holds the registry")
+        reserved = {"probability", "decile", "label", "model_version", "partition", "kind", "reason", "file", "row"}
+        if self.features.contract.key.name in reserved:
+            raise ValueError(f"the key cannot be called {self.features.contract.key.name}: predictions have such a column")
         unknown = {rule.column for rule in self.scoring.exclude} - set(self.features.contract.names)
         if unknown:
             raise ValueError(f"exclude names columns that the contract does not: {', '.join(sorted(unknown))}")

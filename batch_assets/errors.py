@@ -3,8 +3,7 @@
 BatchAssetsError
 ├── ConfigError             what was asked for does not fit the configuration
 │   ├── NoSuchPipeline
-│   ├── PartitionOutOfRange
-│   └── MissingExtra        an optional package is not installed
+│   └── PartitionOutOfRange
 ├── StorageError            the storage root
 │   ├── AlreadyExists       an exclusive create came second
 │   ├── NotFound
@@ -48,10 +47,6 @@ class NoSuchPipeline(ConfigError):
 
 class PartitionOutOfRange(ConfigError):
     """The day is not one of the pipeline's partitions."""
-
-
-class MissingExtra(ConfigError):
-    """An optional package is not installed."""
 
 
 class StorageError(BatchAssetsError):

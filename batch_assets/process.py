@@ -9,6 +9,9 @@ import socket
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
+_TOLERANCE = 120.0
+"""Seconds by which a start time may move: it is counted from the boot time, which moves when the clock is set."""
+
 
 @dataclass(frozen=True)
 class Process:
@@ -42,7 +45,7 @@ class Process:
             return True
         try:
             process = psutil.Process(self.pid)
-            return abs(process.create_time() - self.started) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
+            return abs(process.create_time() - self.started) < _TOLERANCE and process.status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return False
 

@@ -13,14 +13,18 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from batch_assets.digest import Digest, key_digest
-from batch_assets.errors import BadKeys, SnapshotChanged
-from batch_assets.storage import NumberedLog, Storage
+from batch_assets.errors import BadKeys, NotFound, SnapshotChanged
+from batch_assets.numbered_log import NumberedLog
+from batch_assets.storage import Storage
 
 ROWS_PER_FILE = 1 << 22
 """A new part file is begun after so many rows."""
+
+LONGEST_KEY = 511
+"""Bytes of a text key; what the embedded store can hold."""
 
 _DOCUMENT = "_snapshot.json"
 
@@ -119,23 +123,30 @@ def write_snapshot(folder: Path, batches: pa.RecordBatchReader, key: str, row_gr
         writer.close()
     files = tuple(_describe(folder / name, groups) for name, groups in zip(names, digests, strict=True))
     schema_text = str(batches.schema.remove_metadata())
-    content = [file.model_dump(exclude={"token"}) for file in files]
-    digest = hashlib.sha256(json.dumps([key, schema_text, content], sort_keys=True).encode()).hexdigest()
+    digest = _digest(key, schema_text, files)
     snapshot = Snapshot(digest=digest, key=key, schema_text=schema_text, files=files)
     (folder / _DOCUMENT).write_text(snapshot.model_dump_json(indent=1))
     return snapshot
 
 
-def read_snapshot(storage: Storage, folder: str) -> Snapshot:
-    """The description of a snapshot that was written earlier."""
-    return Snapshot.model_validate_json(storage.read(f"{folder}/{_DOCUMENT}"))
+def read_snapshot(storage: Storage, folder: str, digest: str) -> Snapshot:
+    """The description of the snapshot with a digest. Raises SnapshotChanged if it does not have it any more."""
+    path = f"{folder}/{_DOCUMENT}"
+    try:
+        snapshot = Snapshot.model_validate_json(storage.read(path))
+    except (NotFound, ValidationError) as error:
+        raise SnapshotChanged(f"{path} cannot be read; freeze the partition again with --refresh.") from error
+    if digest != snapshot.digest or digest != _digest(snapshot.key, snapshot.schema_text, snapshot.files):
+        raise SnapshotChanged(f"{path} is not what was frozen (other digest); freeze the partition again with --refresh.")
+    return snapshot
 
 
 class SnapshotReader:
     """Reads row ranges of a snapshot and notices when a file is not what was frozen.
 
-    The size and stamp of a file are compared when it is opened and in `close`; if only the stamp differs (a restored copy), the
-    content is hashed. The last file is kept open, because chunks of one file usually follow each other.
+    The size and stamp of a file are compared when it is opened and after every read, before anybody acts on the rows; if at
+    first only the stamp differs (a restored copy), the content is hashed. The last file is kept open, because chunks of one
+    file usually follow each other.
     """
 
     def __init__(self, storage: Storage, folder: str, snapshot: Snapshot) -> None:
@@ -159,31 +170,22 @@ class SnapshotReader:
                 first_row = first_row if groups else position
                 groups.append(index)
             position += group.rows
-        parquet = self._file(file)
+        parquet, path = self._file(file), self._path(file)
         try:
             table = parquet.read_row_groups(groups, columns=columns, use_threads=False)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise SnapshotChanged(f"{self._path(file)} cannot be read: {_first_line(error)}.") from error
-        return table.slice(start - first_row, rows)
-
-    def close(self) -> None:
-        """Close the open file; raise SnapshotChanged if it was changed while it was read."""
-        if self._parquet is None or self._open_index is None:
-            return
-        path, token = self._path(self._open_index), self._open_token
-        self._parquet.close()
-        self._parquet, self._open_index = None, None
-        if self._storage.stamp(path).token != token:
+        except (OSError, pa.ArrowException) as error:
+            raise SnapshotChanged(f"{path} cannot be read: {_first_line(error)}.") from error
+        if self._storage.stamp(path).token != self._open_token:
             raise SnapshotChanged(f"{path} was changed while it was read; freeze the partition again with --refresh.")
+        return table.slice(start - first_row, rows)
 
     def _file(self, file: int) -> pq.ParquetFile:
         if self._parquet is None or self._open_index != file:
-            self.close()
             path = self._path(file)
             self._open_token = require_unchanged(self._storage, path, self._snapshot.files[file])
             try:
                 self._parquet = pq.ParquetFile(self._storage.open(path))
-            except (OSError, pa.ArrowInvalid) as error:
+            except (OSError, pa.ArrowException) as error:
                 raise SnapshotChanged(f"{path} is not a Parquet file any more: {_first_line(error)}.") from error
             self._open_index = file
         return self._parquet
@@ -198,7 +200,7 @@ def require_unchanged(storage: Storage, path: str, file: SnapshotFile) -> str:
     advice = "restore it, or freeze the partition again with --refresh"
     if stamp.size != file.size:
         raise SnapshotChanged(f"{path} has {stamp.size:,} bytes instead of the frozen {file.size:,}: {advice}.")
-    if stamp.token != file.token and hashlib.sha256(storage.read(path)).hexdigest() != file.sha256:
+    if stamp.token != file.token and storage.sha256(path) != file.sha256:
         raise SnapshotChanged(f"{path} does not hold what was frozen (other sha256): {advice}.")
     return stamp.token
 
@@ -217,8 +219,14 @@ def _regrouped(batches: pa.RecordBatchReader, rows: int) -> Iterator[pa.Table]:
 
 
 def _require_ascending(keys: pa.Array, previous: "pa.Scalar | None", name: str) -> None:
+    if not (pa.types.is_integer(keys.type) or pa.types.is_string(keys.type)):
+        raise BadKeys(f"The key {name} is {keys.type}; a key must be an integer or text.")
     if keys.null_count:
         raise BadKeys(f"The key {name} is null in {keys.null_count:,} or more rows; every row must say whom it is about.")
+    if pa.types.is_string(keys.type):
+        lengths = pc.min_max(pc.binary_length(keys)).as_py()
+        if len(keys) and not 1 <= lengths["min"] <= lengths["max"] <= LONGEST_KEY:
+            raise BadKeys(f"The key {name} must have 1 to {LONGEST_KEY} bytes, not {lengths['min']} to {lengths['max']}.")
     joined = keys if previous is None else pa.concat_arrays([pa.array([previous.as_py()], keys.type), keys])
     ascends = pc.greater(joined[1:], joined[:-1])
     if not pc.all(ascends, min_count=0).as_py():
@@ -229,6 +237,11 @@ def _require_ascending(keys: pa.Array, previous: "pa.Scalar | None", name: str) 
             if earlier == later
             else f"The key {name} is out of order: {later!r} follows {earlier!r}."
         )
+
+
+def _digest(key: str, schema_text: str, files: Iterable[SnapshotFile]) -> str:
+    content = [file.model_dump(exclude={"token"}) for file in files]
+    return hashlib.sha256(json.dumps([key, schema_text, content], sort_keys=True).encode()).hexdigest()
 
 
 def _describe(path: Path, groups: Iterable[RowGroup]) -> SnapshotFile:

@@ -1,4 +1,4 @@
-"""The storage root: how bytes are listed, read and created, and the numbered logs that every pointer is kept in.
+"""The storage root: how bytes are listed, read and created.
 
 Two promises carry everything above. A file appears under its final name whole or not at all, and the first writer of a
 name wins; nothing is ever overwritten. Local disks keep them by writing to `_tmp/`, fsync, an exclusive link and an fsync
@@ -6,31 +6,27 @@ of the folder. An object store keeps them by one conditional put; it fits behind
 """
 
 import errno
-import getpass
 import hashlib
 import json
 import os
 import shutil
-import socket
 import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from typing_extensions import override
 
 from batch_assets.errors import (
     AlreadyExists,
     LayoutTooNew,
-    LostRace,
     NotFound,
     StorageError,
     StorageFull,
-    TornEntry,
 )
+from batch_assets.process import Process
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -65,6 +61,9 @@ class Storage(Protocol):
     def stamp(self, path: str) -> Stamp:
         """The file's stamp, without reading it. Raises NotFound."""
 
+    def sha256(self, path: str) -> str:
+        """The sha256 of a file's content, in hex. Raises NotFound."""
+
     def names(self, folder: str) -> dict[str, int]:
         """Direct children of a folder and their sizes in bytes (0 for folders), in one listing; empty if there is none."""
 
@@ -79,6 +78,9 @@ class Storage(Protocol):
 
     def delete(self, path: str) -> None:
         """Remove a file if it is there."""
+
+    def discard(self, path: str) -> None:
+        """Take a folder out of the way that does not hold what its name promises."""
 
     def free_bytes(self) -> int | None:
         """Free space in bytes, or None where that has no meaning."""
@@ -130,12 +132,24 @@ class LocalStorage(Storage):
         return Stamp(status.st_size, f"{status.st_mtime_ns}-{status.st_ino}")
 
     @override
+    def sha256(self, path: str) -> str:
+        try:
+            with self.local_path(path).open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except FileNotFoundError:
+            raise NotFound(f"{path} is not under {self.root}.") from None
+
+    @override
     def names(self, folder: str) -> dict[str, int]:
+        found = {}
         try:
             with os.scandir(self.local_path(folder)) as entries:
-                return {entry.name: entry.stat().st_size if entry.is_file() else 0 for entry in entries}
+                for entry in entries:
+                    with suppress(FileNotFoundError):  # it went away since it was listed
+                        found[entry.name] = entry.stat().st_size if entry.is_file() else 0
         except (FileNotFoundError, NotADirectoryError):
             return {}
+        return found
 
     @override
     def create(self, path: str, data: "bytes | memoryview | pa.Buffer") -> None:
@@ -175,19 +189,26 @@ class LocalStorage(Storage):
         self.local_path(path).unlink(missing_ok=True)
 
     @override
+    def discard(self, path: str) -> None:
+        with self.scratch() as scratch, suppress(FileNotFoundError):
+            self.local_path(path).rename(scratch / "discarded")
+
+    @override
     def free_bytes(self) -> int | None:
         existing = Path(self.root).absolute()
         while not existing.exists():
             existing = existing.parent
         return shutil.disk_usage(existing).free
 
-    @contextmanager
     @override
+    @contextmanager
     def scratch(self) -> Iterator[Path]:
         self._claim()
-        folder = Path(self.root, "_tmp", uuid.uuid4().hex)
+        top, me = Path(self.root, "_tmp"), Process.current()
+        folder = top / f"{me.host}~{me.pid}~{me.started:.2f}~{uuid.uuid4().hex[:12]}"
         with _full_disk_explained(self.root):
             folder.mkdir(parents=True)
+            _sweep(top)
             try:
                 yield folder
             finally:
@@ -207,6 +228,16 @@ class LocalStorage(Storage):
             temporary.unlink()
 
 
+def require_space(storage: Storage, needed: int, what: str) -> None:
+    """Raise StorageFull if `what` needs more bytes than are free."""
+    free = storage.free_bytes()
+    if free is not None and free < needed:
+        raise StorageFull(
+            f"{what} needs about {needed / 1e6:,.0f} MB under {storage.location}, only {free / 1e6:,.0f} MB are free: "
+            "free some space, or set BATCH_ASSETS_ROOT to a larger disk."
+        )
+
+
 def open_storage(root: str) -> Storage:
     """The storage root at a folder, after its layout version was checked.
 
@@ -216,6 +247,8 @@ def open_storage(root: str) -> Storage:
     """
     if "://" in root:
         raise StorageError(f"{root}: this version keeps its data in local folders only; set BATCH_ASSETS_ROOT to one.")
+    if Path(root).exists() and not Path(root).is_dir():
+        raise StorageError(f"{root} is a file; set BATCH_ASSETS_ROOT to a folder.")
     path = Path(root, _FORMAT_FILE)
     if path.exists():
         try:
@@ -227,88 +260,12 @@ def open_storage(root: str) -> Storage:
     return LocalStorage(str(Path(root).absolute()))
 
 
-@dataclass(frozen=True)
-class LogEntry:
-    """One entry of a numbered log: who wrote what, when and why."""
-
-    number: int
-    who: str
-    when: str
-    why: str
-    body: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class NumberedLog:
-    """A pointer that is its own history: files 000001.json, 000002.json, …; the highest integer is the truth.
-
-    An entry carries its own sha256. A torn highest entry is an error that names it; its number is never used again.
-    """
-
-    storage: Storage
-    folder: str
-
-    def latest(self) -> LogEntry | None:
-        """The entry in force, or None if nothing was ever written. Raises TornEntry."""
-        numbers = self.numbers()
-        return self.entry(numbers[-1]) if numbers else None
-
-    def numbers(self) -> list[int]:
-        """Every number there is, ascending."""
-        return sorted(
-            int(name.removesuffix(".json"))
-            for name in self.storage.names(self.folder)
-            if name.endswith(".json") and name.removesuffix(".json").isdigit()
-        )
-
-    def entry(self, number: int) -> LogEntry:
-        """One entry by its number. Raises NotFound, TornEntry."""
-        path = self._path(number)
-        try:
-            document = json.loads(self.storage.read(path))
-            digest = document.pop("sha256")
-        except (ValueError, KeyError, AttributeError, TypeError):
-            digest, document = None, None
-        if document is None or digest != _sha256_of(document):
-            raise TornEntry(
-                f"{path} under {self.storage.location} is torn: it does not match its own sha256; restore it from a copy."
-            )
-        return LogEntry(**document)
-
-    def append(self, body: dict[str, Any], *, after: int, why: str) -> LogEntry:
-        """Write the entry that follows number `after` (0 for the first).
-
-        Raises:
-            LostRace: somebody else wrote that number first; read again and decide again.
-        """
-        entry = {
-            "number": after + 1,
-            "who": _actor(),
-            "when": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "why": why,
-            "body": body,
-        }
-        document = json.dumps({**entry, "sha256": _sha256_of(entry)}, indent=1).encode()
-        try:
-            self.storage.create(self._path(after + 1), document)
-        except AlreadyExists:
-            raise LostRace(f"{self._path(after + 1)} was written by somebody else in the same moment.") from None
-        return self.entry(after + 1)
-
-    def _path(self, number: int) -> str:
-        return f"{self.folder}/{number:06d}.json"
-
-
-def _actor() -> str:
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container's number without a name
-        user = f"uid{os.getuid()}"
-    return f"{user}@{socket.gethostname()}"
-
-
-def _sha256_of(document: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+def _sweep(top: Path) -> None:
+    """Remove scratch folders of processes that are dead."""
+    for folder in top.iterdir():
+        parts = folder.name.split("~")
+        if len(parts) == 4 and not Process(parts[0], int(parts[1]), float(parts[2])).alive():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write_durably(path: Path, data: "bytes | memoryview | pa.Buffer") -> None:

@@ -14,7 +14,7 @@ from batch_assets.demo import train as training
 from batch_assets.models.registry import Registry
 from batch_assets.orchestration.catalog import pipeline
 from batch_assets.storage import LocalStorage
-from batch_assets_tests.small import Small, rows, small_model
+from batch_assets_tests.small import Quiet, Small, rows, small_model
 
 PROJECT = Path(batch_assets.__file__).parent.parent
 
@@ -47,7 +47,7 @@ def trained_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A storage root that holds the demo's model and nothing else."""
     root = tmp_path_factory.mktemp("trained")
     config, registry = pipeline(training.PIPELINE), Registry(LocalStorage(str(root)))
-    training.train(config, registry)
+    training.train(config, registry, Quiet())
     registry.set_alias(config.model.name, config.model.alias, training.VERSION, why="test")
     return root
 

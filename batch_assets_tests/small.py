@@ -26,13 +26,13 @@ class Quiet:
 
     def __init__(self) -> None:
         self.said: list[str] = []
-        self.seen: list[tuple[int, int]] = []
+        self.seen: list[tuple[str, int, int | None]] = []
 
     def say(self, message: str) -> None:
         self.said.append(message)
 
-    def progress(self, done: int, total: int) -> None:
-        self.seen.append((done, total))
+    def progress(self, stage: str, done: int, total: int | None) -> None:
+        self.seen.append((stage, done, total))
 
 
 class Logistic(torch.nn.Module):

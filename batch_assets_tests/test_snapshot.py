@@ -40,7 +40,7 @@ def test_every_row_group_has_its_keys_digest(frozen: tuple[LocalStorage, Snapsho
 
 def test_the_description_can_be_read_back(frozen: tuple[LocalStorage, Snapshot]) -> None:
     storage, snapshot = frozen
-    assert read_snapshot(storage, "snap") == snapshot
+    assert read_snapshot(storage, "snap", snapshot.digest) == snapshot
     assert snapshot.rows == 1_000
 
 
@@ -58,7 +58,6 @@ def test_any_range_of_rows_can_be_read(tmp_path: Path, count: int) -> None:
     reader = SnapshotReader(LocalStorage(str(tmp_path)), "snap", snapshot)
     for start, length in [(0, count), (0, 1), (count - 1, 1), (count // 3, count // 2)]:
         assert reader.rows(0, start, length, ["user", "y"]).equals(table.select(["user", "y"]).slice(start, length))
-    reader.close()
 
 
 def test_large_partitions_have_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,9 +111,21 @@ class TestChanges:
         shutil.copytree(tmp_path / "snap", tmp_path / "copy")
         reader = SnapshotReader(frozen[0], "copy", frozen[1])
         assert len(reader.rows(0, 0, 10, ["user"])) == 10
-        reader.close()
 
-    def test_a_change_while_reading_is_noticed_at_the_end(self, frozen: tuple[LocalStorage, Snapshot], tmp_path: Path) -> None:
+    def test_an_edited_description_is_noticed(self, frozen: tuple[LocalStorage, Snapshot], tmp_path: Path) -> None:
+        path, digest = tmp_path / "snap" / "_snapshot.json", frozen[1].digest
+        text = path.read_text()
+        for damaged in (text.replace('"rows": 232', '"rows": 231'), text[:100], ""):
+            path.write_text(damaged)
+            with pytest.raises(SnapshotChanged, match=r"_snapshot\.json"):
+                read_snapshot(frozen[0], "snap", digest)
+        path.write_text(text)
+        with pytest.raises(SnapshotChanged, match="other digest"):
+            read_snapshot(frozen[0], "snap", "0" * 64)
+
+    def test_a_change_between_two_reads_is_noticed_before_the_rows_are_used(
+        self, frozen: tuple[LocalStorage, Snapshot], tmp_path: Path
+    ) -> None:
         reader = SnapshotReader(frozen[0], "snap", frozen[1])
         reader.rows(0, 0, 10, ["user"])
         path = tmp_path / "snap" / "part-00000.parquet"
@@ -122,4 +133,10 @@ class TestChanges:
         path.unlink()
         path.write_bytes(data)
         with pytest.raises(SnapshotChanged, match="while it was read"):
-            reader.close()
+            reader.rows(0, 10, 10, ["user"])
+
+
+@pytest.mark.parametrize("keys", [pa.array(["", "a"]), pa.array(["a", "b" * 512]), pa.array([1.5, 2.5]), pa.array([[1], [2]])])
+def test_keys_that_cannot_be_stored_are_refused(tmp_path: Path, keys: pa.Array) -> None:
+    with pytest.raises(BadKeys, match="must"):
+        write(tmp_path / "snap", pa.table({"user": keys}))

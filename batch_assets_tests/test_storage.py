@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch_assets.errors import AlreadyExists, LayoutTooNew, LostRace, NotFound, StorageError, TornEntry
-from batch_assets.storage import LAYOUT, LocalStorage, NumberedLog, Storage, open_storage
+from batch_assets.numbered_log import NumberedLog
+from batch_assets.storage import LAYOUT, LocalStorage, Storage, open_storage
 
 
 class StorageBehaviour:

@@ -21,6 +21,7 @@ from batch_assets.histogram import Histogram
 from batch_assets.models.card import Card
 from batch_assets.models.predictor import PredictorLoader, export_model
 from batch_assets.models.registry import ModelVersion, Registry
+from batch_assets.pipeline.watch import Watch
 from batch_assets.scoring.postprocess import Outputs, postprocess
 from batch_assets.storage import LocalStorage
 
@@ -52,14 +53,14 @@ class Labelled:
     bought: Floats
 
 
-def train(config: PipelineConfig, registry: Registry, version: str = VERSION, seed: int = SEED) -> ModelVersion:
+def train(config: PipelineConfig, registry: Registry, watch: Watch, version: str = VERSION, seed: int = SEED) -> ModelVersion:
     """Train, measure, export and register a version."""
     days = {day: _labelled(config, day) for day in (*TRAINING_DAYS, *TEST_DAYS)}
     training = Labelled(
         np.concatenate([days[day].features for day in TRAINING_DAYS]),
         np.concatenate([days[day].bought for day in TRAINING_DAYS]),
     )
-    model = export_model(_fit(training, seed), columns=training.features.shape[1])
+    model = export_model(_fit(training, seed, watch), columns=training.features.shape[1])
     probabilities = {day: _probabilities(model, data.features) for day, data in days.items()}
     baseline = probabilities[TEST_DAYS[0]]
     threshold = _best_f1_threshold(np.concatenate([probabilities[day] for day in TRAINING_DAYS]), training.bought)
@@ -101,7 +102,7 @@ def _labelled(config: PipelineConfig, day: date) -> Labelled:
     return Labelled(features, np.isin(table.column(contract.key.name).to_numpy(), later).astype(np.float32))
 
 
-def _fit(data: Labelled, seed: int) -> "torch.nn.Module":
+def _fit(data: Labelled, seed: int, watch: Watch) -> "torch.nn.Module":
     """A network with one hidden layer on standardized logarithms, by Adam on the log loss, on one thread."""
     import torch
 
@@ -129,13 +130,14 @@ def _fit(data: Labelled, seed: int) -> "torch.nn.Module":
         model = Propensity(logarithms.mean(dim=0), logarithms.std(dim=0))
         optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS)
-        for _ in range(EPOCHS):
+        for epoch in range(EPOCHS):
             for rows in torch.split(torch.randperm(len(bought)), BATCH):
                 loss = torch.nn.functional.binary_cross_entropy_with_logits(model(features[rows])[:, 0], bought[rows])
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
             schedule.step()
+            watch.progress("training", epoch + 1, EPOCHS)
     torch.set_num_threads(threads)
     return model
 

@@ -20,4 +20,3 @@ class LocalEngine(Engine):
         scorer = task.open()
         for chunk in chunks:
             yield scorer.score(chunk)
-        scorer.close()

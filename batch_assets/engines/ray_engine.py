@@ -19,6 +19,7 @@ from batch_assets.scoring.commit import ChunkCommit
 from batch_assets.scoring.scorer import Scorer, ScoringTask
 
 _IN_HAND = 2
+_PATIENCE_SECONDS = 120
 
 
 class _Worker:
@@ -31,11 +32,11 @@ class _Worker:
     def _scorer(self) -> Scorer:
         return self._task.open()
 
+    def ready(self) -> None:
+        """Answers once the actor has its place in the cluster."""
+
     def score(self, chunk: Chunk) -> ChunkCommit:
         return self._scorer.score(chunk)
-
-    def close(self) -> None:
-        self._scorer.close()
 
 
 class RayEngine(Engine):
@@ -61,12 +62,11 @@ class RayEngine(Engine):
         workers = [actor.remote(task) for _ in range(min(wanted, len(chunks)))]
         try:
             yield from _dispatch(workers, chunks)
-            ray.get([worker.close.remote() for worker in workers])
         except ray.exceptions.RayTaskError as error:
             cause = error.cause
             raise cause if isinstance(cause, BatchAssetsError) else EngineError(f"A worker failed: {cause!r}.") from error
-        except ray.exceptions.RayActorError as error:
-            raise EngineError(f"A worker died and did not come back: {str(error).splitlines()[0]}") from error
+        except ray.exceptions.RayError as error:
+            raise EngineError(f"Ray could not score: {str(error).splitlines()[0]}") from error
         finally:
             for worker in workers:
                 ray.kill(worker)
@@ -91,24 +91,29 @@ class RayEngine(Engine):
                 logging_level=logging.ERROR,
                 log_to_driver=False,
             )
-        except (ConnectionError, ValueError) as error:
-            raise EngineError(f"Ray cannot be reached at {self._address}: {error}") from error
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise EngineError(f"Ray cannot be reached at {self._address or 'this machine'}: {error}") from error
         self._connected_here = True
 
 
 def _dispatch(workers: Sequence[Any], chunks: Sequence[Chunk]) -> Iterator[ChunkCommit]:
-    """Hand out chunks as workers become free; yield commits as they come."""
+    """Hand out chunks to workers that are there, as they become free; yield commits as they come."""
     import ray
 
     waiting = deque(chunks)
+    starting = {worker.ready.remote(): worker for worker in workers}
     running: dict[Any, Any] = {}
-    for worker in list(workers) * _IN_HAND:
-        if waiting:
-            running[worker.score.remote(waiting.popleft())] = worker
-    while running:
-        done, _ = ray.wait(list(running), num_returns=1)
+    while waiting or running:
+        patience = None if running else _PATIENCE_SECONDS
+        done, _ = ray.wait([*starting, *running], num_returns=1, timeout=patience)
+        if not done:
+            raise EngineError(f"No worker got a place in the cluster within {patience} s: is there a free CPU for it?")
         for reference in done:
-            worker = running.pop(reference)
-            if waiting:
+            worker = starting.pop(reference, None)
+            places = _IN_HAND if worker else 1
+            worker = worker or running.pop(reference)
+            for _ in range(min(places, len(waiting))):
                 running[worker.score.remote(waiting.popleft())] = worker
-            yield ray.get(reference)
+            result = ray.get(reference)
+            if isinstance(result, ChunkCommit):
+                yield result

@@ -5,7 +5,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from batch_assets.errors import NotFound, SnapshotChanged
+from batch_assets.storage import Storage
+
 PROFILE = "_profile.parquet"
+"""File name beside the part files of a snapshot."""
 
 _STATISTICS = {
     "nulls": "count(*) - count({c})",
@@ -48,6 +52,16 @@ def write_profile(folder: Path, columns: list[str]) -> pa.Table:
     )
     pq.write_table(profile, folder / PROFILE)
     return profile
+
+
+def read_profile(storage: Storage, folder: str) -> pa.Table:
+    """The profile that lies beside a snapshot. Raises SnapshotChanged."""
+    path = f"{folder}/{PROFILE}"
+    try:
+        with storage.open(path) as file:
+            return pq.read_table(file)
+    except (NotFound, OSError, pa.ArrowException) as error:
+        raise SnapshotChanged(f"{path} cannot be read; freeze the partition again with --refresh.") from error
 
 
 def _identifier(name: str) -> str:

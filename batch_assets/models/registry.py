@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from batch_assets.errors import AlreadyExists, ModelChanged, NoSuchModel, NotFound, VersionExists
 from batch_assets.models.card import Card
-from batch_assets.storage import LogEntry, NumberedLog, Storage
+from batch_assets.numbered_log import LogEntry, NumberedLog
+from batch_assets.storage import Storage
 
 MODEL_FILE = "model.pt2"
 CARD_FILE = "card.json"
@@ -154,6 +155,6 @@ def _folder(name: str, version: str) -> str:
 
 
 def _checked(name: str) -> str:
-    if not re.fullmatch(NAME_PATTERN.rstrip("$"), name) or name == "aliases":
+    if not re.fullmatch(NAME_PATTERN, name) or name == "aliases":
         raise NoSuchModel(f"{name!r} cannot be a model's name, version or alias: letters, digits, _ and - only.")
     return name

@@ -19,6 +19,8 @@ from batch_assets.pipeline.watch import Watch
 
 Result = dg.MaterializeResult[None]
 
+_APPROVAL = "batch_assets/approval/"
+
 
 class EngineKind(StrEnum):
     """Where to score."""
@@ -57,13 +59,20 @@ def pinned(
     context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext, config: PipelineConfig, root: StorageRoot
 ) -> ModelVersion:
     """The model version of this Dagster run: resolved once, then kept in the run's tags wherever the alias moves meanwhile."""
-    run_id, tag = context.run.run_id, f"batch_assets/approval/{config.name}"
-    run = context.instance.get_run_by_id(run_id)
-    approval = run.tags.get(tag) if run else None
-    model = root.registry().resolve(config.model, int(approval) if approval else None)
+    run_id = context.run.run_id
+    approval = pinned_approval(context.instance, run_id, config.name)
+    model = root.registry().resolve(config.model, approval)
     if approval is None:
-        context.instance.add_run_tags(run_id, {tag: str(model.approval), "batch_assets/model": model.version})
+        tags = {f"{_APPROVAL}{config.name}": f"{model.approval} in run {run_id}", "batch_assets/model": model.version}
+        context.instance.add_run_tags(run_id, tags)
     return model
+
+
+def pinned_approval(instance: dg.DagsterInstance, run_id: str, pipeline: str) -> int | None:
+    """The approval that a Dagster run has pinned itself; one that a retry inherited from its parent does not count."""
+    run = instance.get_run_by_id(run_id)
+    approval, _, owner = (run.tags.get(f"{_APPROVAL}{pipeline}", "") if run else "").partition(" in run ")
+    return int(approval) if owner == run_id else None
 
 
 def build_assets(pipeline: PipelineConfig) -> list[dg.AssetsDefinition]:
@@ -71,10 +80,15 @@ def build_assets(pipeline: PipelineConfig) -> list[dg.AssetsDefinition]:
     days = partitions(pipeline)
 
     @dg.asset(key_prefix=pipeline.name, partitions_def=days, group_name=pipeline.name, kinds={"duckdb", "parquet"})
-    def user_features(context: dg.AssetExecutionContext, config: FreezeOptions, storage_root: StorageRoot) -> Result:
+    def user_features(
+        context: dg.AssetExecutionContext,
+        config: FreezeOptions,
+        storage_root: StorageRoot,
+        watch: dg.ResourceParam[Watch],
+    ) -> Result:
         """The day's features, computed from what was known by its end and frozen as a snapshot."""
         storage = storage_root.storage()
-        frozen = freeze(pipeline, storage, context.partition_key, refresh=config.refresh)
+        frozen = freeze(pipeline, storage, context.partition_key, watch, refresh=config.refresh)
         verdict = judge_features(pipeline, storage, frozen)
         return Result(metadata=metadata.of_features(frozen, verdict), data_version=dg.DataVersion(frozen.snapshot.digest))
 
@@ -103,10 +117,10 @@ def build_assets(pipeline: PipelineConfig) -> list[dg.AssetsDefinition]:
         )
 
     @dg.asset(key_prefix=pipeline.name, partitions_def=days, group_name=pipeline.name, deps=[predictions], kinds={"lmdb"})
-    def serving_table(context: dg.AssetExecutionContext, storage_root: StorageRoot) -> Result:
+    def serving_table(context: dg.AssetExecutionContext, storage_root: StorageRoot, watch: dg.ResourceParam[Watch]) -> Result:
         """The day's predictions by key, published all at once if the verdict on them is good."""
         storage, model = storage_root.storage(), pinned(context, pipeline, storage_root)
-        published = publish(pipeline, storage, context.partition_key, model)
+        published = publish(pipeline, storage, context.partition_key, model, watch)
         return Result(metadata=metadata.of_release(published), data_version=dg.DataVersion(published.release.run_id))
 
     return [user_features, predictions, serving_table]

@@ -20,13 +20,24 @@ def project_root() -> Path:
 
 def pipelines() -> dict[str, PipelineConfig]:
     """Every pipeline that a defs.yaml declares, by name. Raises ConfigError."""
-    tree = dg.ComponentTree.for_project(_PACKAGE)
+    try:
+        components = dg.ComponentTree.for_project(_PACKAGE).get_all_components(of_type=ScoringPipeline)
+    except Exception as error:  # Dagster, YAML, Jinja and pydantic each have their own; all of them mean the same here
+        raise ConfigError(f"A defs.yaml under {_PACKAGE / 'defs'} cannot be used: {_explained(error)}") from error
     found: dict[str, PipelineConfig] = {}
-    for component in tree.get_all_components(of_type=ScoringPipeline):
+    for component in components:
         if component.config.name in found:
             raise ConfigError(f"Two pipelines are called {component.config.name}; names must be unique.")
         found[component.config.name] = component.config
     return found
+
+
+def _explained(error: BaseException) -> str:
+    """The message of the innermost cause, on one line."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__ or error
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines) or type(error).__name__
 
 
 def pipeline(name: str) -> PipelineConfig:

@@ -15,9 +15,9 @@ import dagster as dg
 from batch_assets.config import PipelineConfig
 from batch_assets.engines.engine import EngineName
 from batch_assets.errors import BatchAssetsError, Blocked, ConfigError
-from batch_assets.orchestration.assets import asset_key
+from batch_assets.orchestration.assets import asset_key, pinned_approval
 from batch_assets.orchestration.catalog import code_location, project_root
-from batch_assets.orchestration.liveness import bury_dead_runs, process_tags
+from batch_assets.orchestration.liveness import bury_dead_runs, process_tags, scoring_elsewhere
 from batch_assets.orchestration.resources import default_root
 from batch_assets.pipeline.presence import presence
 from batch_assets.pipeline.watch import Watch
@@ -27,9 +27,10 @@ from batch_assets.storage import open_storage
 
 @dataclass(frozen=True)
 class Launched:
-    """A Dagster run that succeeded: its id, seconds per asset, and how many chunks were there before."""
+    """A Dagster run that succeeded: its id, the approval it pinned, seconds per asset, and chunks that were there before."""
 
     dagster_run_id: str
+    approval: int | None
     seconds: dict[str, float]
     resumed_chunks: int
 
@@ -71,6 +72,8 @@ def materialize(
     started = time.perf_counter()
     for buried in bury_dead_runs(instance):
         watch.say(f"Dagster run {buried} was left by a dead process; it is marked as failed now.")
+    for holder in scoring_elsewhere(instance):
+        watch.say(f"Dagster run {holder} is scoring now; this one waits for its turn.")
     with presence(open_storage(default_root()), day_folder(config.name, day)) as others:
         for other in others:
             watch.say(f"Another run of {config.name} {day} is active ({other}); they take turns or share the work.")
@@ -79,7 +82,8 @@ def materialize(
     stages = {"features": "user_features", "scoring": "predictions", "publishing": "serving_table"}
     seconds = {name: _duration(steps.get(_op(config, asset))) for name, asset in stages.items()}
     seconds["total"] = round(time.perf_counter() - started, 3)
-    return Launched(result.run_id, seconds, _resumed(config, result))
+    approval = pinned_approval(instance, result.run_id, config.name)
+    return Launched(result.run_id, approval, seconds, _resumed(config, result))
 
 
 def _execute(
@@ -101,7 +105,7 @@ def _execute(
             run_config={"ops": options, "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
             instance=instance,
             partition_key=day,
-            tags=process_tags(),
+            tags=process_tags(run_id),
             resources={**job.resource_defs, "watch": watch},
             run_id=run_id,
         )

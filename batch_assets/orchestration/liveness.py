@@ -14,14 +14,10 @@ POOL = "scoring"
 """One run at a time scores; runs that would fight for the same cores or GPU wait for each other."""
 
 
-def process_tags() -> dict[str, str]:
-    """The tags that name the process that calls."""
-    return {f"{_TAG}{name}": str(value) for name, value in Process.current().as_mapping().items()}
-
-
-def tag_run(instance: dg.DagsterInstance, run_id: str) -> None:
-    """Tag a run with the process that executes it."""
-    instance.add_run_tags(run_id, process_tags())
+def process_tags(run_id: str) -> dict[str, str]:
+    """The tags that say that this process executes a run. They name the run, because a retry inherits its parent's tags."""
+    fields = {**Process.current().as_mapping(), "run": run_id}
+    return {f"{_TAG}{name}": str(value) for name, value in fields.items()}
 
 
 def bury_dead_runs(instance: dg.DagsterInstance) -> list[str]:
@@ -35,12 +31,19 @@ def bury_dead_runs(instance: dg.DagsterInstance) -> list[str]:
     return buried
 
 
+def scoring_elsewhere(instance: dg.DagsterInstance) -> list[str]:
+    """The runs that hold the pool's slots now, each as a phrase."""
+    info = instance.event_log_storage.get_concurrency_info(POOL)
+    known = {run.run_id: str(process) for run, process in _running(instance)}
+    return [f"{slot.run_id} ({known.get(slot.run_id, 'process unknown')})" for slot in info.claimed_slots]
+
+
 def _running(instance: dg.DagsterInstance) -> list[tuple[dg.DagsterRun, Process]]:
+    """Runs in progress that are tagged with their own process."""
     statuses = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
-    runs = instance.get_runs(filters=dg.RunsFilter(statuses=statuses))
-    fields = ("host", "pid", "started")
-    return [
-        (run, Process.from_mapping({field: run.tags[_TAG + field] for field in fields}))
-        for run in runs
-        if all(_TAG + field in run.tags for field in fields)
-    ]
+    found = []
+    for run in instance.get_runs(filters=dg.RunsFilter(statuses=statuses)):
+        fields = {name.removeprefix(_TAG): value for name, value in run.tags.items() if name.startswith(_TAG)}
+        if fields.get("run") == run.run_id:
+            found.append((run, Process.from_mapping(fields)))
+    return found

@@ -40,7 +40,7 @@ def of_predictions(scored: Scored, verdict: Verdict, model: ModelVersion) -> Met
         "excluded_rows": manifest.excluded,
         "dead_letter_rows": manifest.dead_lettered,
         "output_ratio": _observed(verdict.outcome("complete")),
-        "rows_per_s": _rate(manifest.rows, manifest.wall_seconds),
+        "rows_per_s": _rate(manifest.scored_here, manifest.wall_seconds),
         "seconds_per_stage": _seconds_table({**manifest.seconds, "wall, with start-up": manifest.wall_seconds}),
         "resumed_chunks": scored.resumed_chunks,
         "run_id": manifest.run_id,

@@ -14,7 +14,7 @@ from batch_assets.engines.engine import Engine, EngineName, EngineSettings
 from batch_assets.engines.local_engine import LocalEngine
 from batch_assets.engines.ray_engine import RayEngine
 from batch_assets.models.registry import Registry
-from batch_assets.orchestration.liveness import tag_run
+from batch_assets.orchestration.liveness import process_tags
 from batch_assets.storage import Storage, open_storage
 
 
@@ -39,8 +39,8 @@ class StorageRoot(dg.ConfigurableResource):  # type: ignore[type-arg]
     @override
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
         """Tag the run with the process that executes it, so that a dead one can be told from a slow one."""
-        if context.instance and context.run_id:
-            tag_run(context.instance, context.run_id)
+        if context.instance and context.run:
+            context.instance.add_run_tags(context.run.run_id, process_tags(context.run.run_id))
 
 
 class RayCluster(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -75,7 +75,7 @@ class LogWatch:
         """One line."""
         self._log.info(message)
 
-    def progress(self, done: int, total: int) -> None:
+    def progress(self, stage: str, done: int, total: int | None) -> None:
         """Nothing: a log line per chunk would bury the others."""
 
 

@@ -8,9 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batch_assets.config import PipelineConfig
-from batch_assets.errors import AlreadyExists, LostRace, NotFound
+from batch_assets.errors import AlreadyExists, LostRace, NotFound, SnapshotChanged
 from batch_assets.features.profile import write_profile
 from batch_assets.features.sql_source import rows_of
+from batch_assets.pipeline.watch import Watch
 from batch_assets.snapshot import (
     Snapshot,
     SnapshotReader,
@@ -44,37 +45,34 @@ def frozen(config: PipelineConfig, storage: Storage, day: str) -> Frozen:
     if entry is None:
         raise NotFound(f"The features of {config.name} {day} are not frozen yet: materialize user_features first.")
     folder = snapshot_folder(config.name, day, entry.body["digest"])
-    snapshot = read_snapshot(storage, folder)
-    for file in snapshot.files:
-        require_unchanged(storage, f"{folder}/{file.name}", file)
-    return Frozen(snapshot, folder, reused=True, seconds={})
+    return Frozen(_intact(storage, folder, entry.body["digest"]), folder, reused=True, seconds={})
 
 
-def freeze(config: PipelineConfig, storage: Storage, day: str, *, refresh: bool = False) -> Frozen:
+def freeze(config: PipelineConfig, storage: Storage, day: str, watch: Watch, *, refresh: bool = False) -> Frozen:
     """A day's snapshot: the one that is there, or, if there is none or `refresh` asks for it, a new one.
 
     Raises:
         SourceError: the source cannot be read or queried.
         BadKeys: a key is null or doubled.
-        SnapshotChanged: the snapshot that is there was changed.
+        SnapshotChanged: the snapshot that is there was changed; `refresh` replaces it.
     """
     log = current_log(storage, config.name, day)
     entry = log.latest()
     if entry is not None and not refresh:
+        watch.say(f"The features of {day} were frozen before.")
         return frozen(config, storage, day)
     started = time.perf_counter()
+    key = config.features.contract.key.name
     with storage.scratch() as scratch:
         (scratch / "snapshot").mkdir()
-        key = config.features.contract.key.name
         with rows_of(config.features.source, day, key, spill=scratch) as rows:
+            watch.progress("freezing features", 0, None)
             snapshot = write_snapshot(scratch / "snapshot", rows, key, config.scoring.chunk_rows)
         computed = time.perf_counter()
         write_profile(scratch / "snapshot", _numeric_columns(scratch / "snapshot" / snapshot.files[0].name, key))
+        watch.progress("freezing features", snapshot.rows, snapshot.rows)
         folder = snapshot_folder(config.name, day, snapshot.digest)
-        try:
-            storage.adopt(scratch / "snapshot", folder)
-        except AlreadyExists:
-            snapshot = read_snapshot(storage, folder)  # the same rows were frozen before; theirs are in place
+        snapshot = _put_in_place(storage, scratch / "snapshot", folder, snapshot)
     why = "refreshed" if entry else "first frozen"
     try:
         log.append({"digest": snapshot.digest}, after=entry.number if entry else 0, why=why)
@@ -82,6 +80,28 @@ def freeze(config: PipelineConfig, storage: Storage, day: str, *, refresh: bool 
         return frozen(config, storage, day)  # another process froze the day in the same moment; its snapshot counts
     seconds = {"compute": computed - started, "profile": time.perf_counter() - computed}
     return Frozen(snapshot, folder, reused=False, seconds=seconds)
+
+
+def _put_in_place(storage: Storage, scratch: Path, folder: str, snapshot: Snapshot) -> Snapshot:
+    """Adopt new files; if the same rows were frozen before, theirs stay, unless they were damaged."""
+    try:
+        storage.adopt(scratch, folder)
+        return snapshot
+    except AlreadyExists:
+        pass
+    try:
+        return _intact(storage, folder, snapshot.digest)
+    except SnapshotChanged:
+        storage.discard(folder)
+        storage.adopt(scratch, folder)
+        return snapshot
+
+
+def _intact(storage: Storage, folder: str, digest: str) -> Snapshot:
+    snapshot = read_snapshot(storage, folder, digest)
+    for file in snapshot.files:
+        require_unchanged(storage, f"{folder}/{file.name}", file)
+    return snapshot
 
 
 def _numeric_columns(file: Path, key: str) -> list[str]:
@@ -93,6 +113,4 @@ def _numeric_columns(file: Path, key: str) -> list[str]:
 def check_contract(config: PipelineConfig, storage: Storage, frozen_day: Frozen) -> list[str]:
     """Each way in which a snapshot's columns differ from the pipeline's contract."""
     reader = SnapshotReader(storage, frozen_day.folder, frozen_day.snapshot)
-    differences = config.features.contract.differences(reader.schema())
-    reader.close()
-    return differences
+    return config.features.contract.differences(reader.schema())

@@ -7,14 +7,13 @@ only when it says something new, so that judging again costs nothing and history
 import hashlib
 from datetime import date, timedelta
 
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
 from batch_assets.config import PipelineConfig
 from batch_assets.errors import LostRace, NotFound
-from batch_assets.features.profile import PROFILE
-from batch_assets.histogram import Histogram
+from batch_assets.features.profile import read_profile
 from batch_assets.models.registry import ModelVersion
+from batch_assets.numbered_log import NumberedLog
 from batch_assets.pipeline.freeze import Frozen, check_contract
 from batch_assets.pipeline.score import Run, plan_run
 from batch_assets.quality.completeness import judge_completeness
@@ -22,8 +21,8 @@ from batch_assets.quality.drift import judge_baseline, judge_drift, judge_scores
 from batch_assets.quality.expectations import judge_profile
 from batch_assets.quality.outcome import CheckOutcome, none_blocks
 from batch_assets.scoring.commit import day_folder
-from batch_assets.scoring.manifest import Manifest, read_manifest
-from batch_assets.storage import NumberedLog, Storage
+from batch_assets.scoring.manifest import Manifest, latest_manifest, read_manifest
+from batch_assets.storage import Storage
 
 
 class Verdict(BaseModel):
@@ -50,7 +49,7 @@ class Verdict(BaseModel):
 
 
 def accepted_log(storage: Storage, pipeline: str, day: str) -> NumberedLog:
-    """Which run of a day is accepted: entries with `run_id` (None after a withdrawal), `folder` and `approval`."""
+    """Which run of a day is accepted: entries with `run_id` (None after a withdrawal), its `folder` and `approval`."""
     return NumberedLog(storage, f"{day_folder(pipeline, day)}/_current")
 
 
@@ -62,7 +61,8 @@ def read_verdict(storage: Storage, folder: str) -> Verdict | None:
 
 def judge_features(config: PipelineConfig, storage: Storage, frozen: Frozen) -> Verdict:
     """Judge a snapshot's columns: the contract, and the suite over the column profile."""
-    text = config.features.contract.model_dump_json() + config.quality.expectations.model_dump_json()
+    allow_empty = config.quality.completeness.allow_empty
+    text = f"{config.features.contract.model_dump_json()}{config.quality.expectations.model_dump_json()}{allow_empty}"
     settings = hashlib.sha256(text.encode()).hexdigest()
     before = read_verdict(storage, frozen.folder)
     if before is not None and before.settings == settings:
@@ -77,9 +77,8 @@ def judge_features(config: PipelineConfig, storage: Storage, frozen: Frozen) -> 
         threshold=0.0,
         message="; ".join(differences) or f"{len(config.features.contract.columns)} columns as agreed.",
     )
-    with storage.open(f"{frozen.folder}/{PROFILE}") as file:
-        profile = pq.read_table(file)
-    expectations = judge_profile(profile, config.features.contract, config.quality.expectations)
+    profile = read_profile(storage, frozen.folder)
+    expectations = judge_profile(profile, config.features.contract, config.quality.expectations, allow_empty=allow_empty)
     verdict = Verdict(subject=frozen.snapshot.digest, settings=settings, outcomes=(contract, expectations))
     return _record(storage, frozen.folder, verdict)
 
@@ -115,8 +114,7 @@ def judge(config: PipelineConfig, storage: Storage, day: str, model: ModelVersio
         compared_with=tuple(other.run_id for other in trailing.values()),
     )
     verdict = _record(storage, run.folder, verdict)
-    if verdict.good:
-        _accept(config, storage, run)
+    _accept(config, storage, run, verdict)
     return verdict
 
 
@@ -137,14 +135,10 @@ def _trailing(config: PipelineConfig, storage: Storage, manifest: Manifest) -> d
         entry = accepted_log(storage, config.name, day).latest()
         if entry is None or entry.body["run_id"] is None:
             continue
-        other = read_manifest(storage, entry.body["folder"])
-        if other is not None and _comparable(other.histogram, manifest.histogram) and other.model == manifest.model:
+        other = latest_manifest(storage, entry.body["folder"])
+        if other is not None and other.model == manifest.model:
             found[day] = other
     return found
-
-
-def _comparable(one: Histogram, other: Histogram) -> bool:
-    return one.edges == other.edges
 
 
 def _record(storage: Storage, folder: str, verdict: Verdict) -> Verdict:
@@ -162,16 +156,26 @@ def _record(storage: Storage, folder: str, verdict: Verdict) -> Verdict:
         return verdict
 
 
-def _accept(config: PipelineConfig, storage: Storage, run: Run) -> None:
-    """Make a run the day's accepted one, unless a later approval's run is."""
+def _accept(config: PipelineConfig, storage: Storage, run: Run, verdict: Verdict) -> None:
+    """Let the day's acceptance follow a verdict.
+
+    A good run becomes the accepted one, unless a later approval's run is. An accepted run that is judged again and is not
+    good any more is withdrawn: no later day is compared with it. What is live stays live until another release is published.
+    """
     log = accepted_log(storage, config.name, run.day)
-    body = {"run_id": run.run_id, "folder": run.folder, "approval": run.model.approval}
     while True:
         latest = log.latest()
-        if latest is not None and (latest.body == body or latest.body["approval"] > run.model.approval):
+        if verdict.good:
+            body = {"run_id": run.run_id, "folder": run.folder, "approval": run.model.approval}
+            settled = latest is not None and (latest.body == body or latest.body["approval"] > run.model.approval)
+        else:
+            body = {"run_id": None, "withdrawn": run.run_id, "approval": run.model.approval}
+            settled = latest is None or latest.body["run_id"] != run.run_id
+        if settled:
             return
         try:
-            log.append(body, after=latest.number if latest else 0, why=f"verdict good, model {run.model.version}")
+            why = f"verdict {'good' if verdict.good else 'blocked'}, model {run.model.version}"
+            log.append(body, after=latest.number if latest else 0, why=why)
         except LostRace:
-            continue  # somebody accepted in the same moment: decide again
+            continue  # somebody judged the same day in the same moment: decide again
         return

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from batch_assets.config import PipelineConfig
-from batch_assets.errors import NotFound, NotPublishable, ServingError
+from batch_assets.digest import hash_keys
+from batch_assets.errors import CommitBroken, NotFound, NotPublishable, ServingError
 from batch_assets.models.registry import ModelVersion
 from batch_assets.pipeline.judge import finished_run, read_verdict
+from batch_assets.pipeline.score import BYTES_PER_ROW, SPARE_BYTES
+from batch_assets.pipeline.watch import Watch
 from batch_assets.quality.outcome import CheckOutcome
 from batch_assets.scoring.manifest import Manifest, read_predictions
 from batch_assets.scoring.postprocess import Outputs, Predictions, predictions_of
@@ -22,7 +25,7 @@ from batch_assets.serving.release import (
     read_release,
     release_name,
 )
-from batch_assets.storage import Storage
+from batch_assets.storage import Storage, require_space
 
 
 @dataclass(frozen=True)
@@ -39,12 +42,13 @@ class Published:
         return self.live == self.release.name
 
 
-def publish(config: PipelineConfig, storage: Storage, day: str, model: ModelVersion) -> Published:
+def publish(config: PipelineConfig, storage: Storage, day: str, model: ModelVersion, watch: Watch) -> Published:
     """Publish the run of a day by a model.
 
     Raises:
         NotFound: the run is not finished.
         NotPublishable: it was not judged, or the verdict is not good.
+        CommitBroken: a predictions file does not hold the values that its manifest says; names the chunk.
         ReleaseBroken: what was built is not what the manifest says; readers still see what was live.
     """
     started = time.perf_counter()
@@ -55,9 +59,11 @@ def publish(config: PipelineConfig, storage: Storage, day: str, model: ModelVers
     if not verdict.good:
         reasons = "; ".join(f"{outcome.name}: {outcome.message}" for outcome in verdict.outcomes if outcome.blocks)
         raise NotPublishable(f"Run {run.run_id} of {config.name} {day} is not published, its verdict blocks: {reasons}")
+    require_space(storage, manifest.scored * BYTES_PER_ROW + SPARE_BYTES, f"Publishing {manifest.scored:,} rows")
     outputs, key = model.card.outputs, config.features.contract.key
-    batches = _batches(storage, manifest, key.name, outputs)
-    release = build_release(storage, manifest, key, outputs.labels, batches)
+    release = build_release(
+        storage, manifest, key, outputs.labels, lambda: _batches(storage, manifest, key.name, outputs, watch)
+    )
     live = go_live(storage, release, model.approval)
     return Published(release, live.body["release"], time.perf_counter() - started)
 
@@ -81,7 +87,19 @@ def published_matches(config: PipelineConfig, storage: Storage, day: str, model:
     )
 
 
-def _batches(storage: Storage, manifest: Manifest, key: str, outputs: Outputs) -> Iterator[tuple[pa.Array, Predictions]]:
+def _batches(
+    storage: Storage, manifest: Manifest, key: str, outputs: Outputs, watch: Watch
+) -> Iterator[tuple[pa.Array, Predictions]]:
+    """The predictions of each file, after their digest was compared with the manifest's."""
+    done = 0
     for file in manifest.files:
         table = read_predictions(storage, manifest.folder, file)
-        yield table.column(key).combine_chunks(), predictions_of(table, outputs)
+        keys, predictions = table.column(key).combine_chunks(), predictions_of(table, outputs)
+        if hash_keys(keys).with_values(predictions).digest() != file.values:
+            raise CommitBroken(
+                f"{manifest.folder}/{file.name} holds other values than its manifest says: remove it and run again, "
+                "then the chunk is scored again."
+            )
+        yield keys, predictions
+        done += len(keys)
+        watch.progress("publishing", done, manifest.scored)

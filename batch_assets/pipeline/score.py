@@ -15,7 +15,7 @@ from importlib.metadata import version
 from batch_assets.config import PipelineConfig
 from batch_assets.digest import Digest
 from batch_assets.engines.engine import Engine
-from batch_assets.errors import LostRace, StorageFull
+from batch_assets.errors import LostRace, ProofFailed
 from batch_assets.histogram import Histogram
 from batch_assets.models.predictor import PredictorLoader
 from batch_assets.models.registry import ModelVersion
@@ -24,16 +24,24 @@ from batch_assets.pipeline.presence import presence
 from batch_assets.pipeline.watch import Watch
 from batch_assets.scoring.chunks import Chunk, plan_chunks
 from batch_assets.scoring.commit import ChunkCommit, read_commits, run_folder
-from batch_assets.scoring.manifest import Manifest, ModelPin, manifest_files, manifest_log, read_manifest
+from batch_assets.scoring.manifest import (
+    Manifest,
+    ModelPin,
+    damage,
+    latest_manifest,
+    manifest_files,
+    manifest_log,
+    read_manifest,
+)
 from batch_assets.scoring.proof import Proof, prove
 from batch_assets.scoring.scorer import SCORING_FORMAT, ScoringTask
 from batch_assets.snapshot import SnapshotReader
-from batch_assets.storage import Storage
+from batch_assets.storage import Storage, require_space
 
-_BYTES_PER_ROW = 160
+BYTES_PER_ROW = 160
 """A generous estimate of what one row writes: its prediction and its record in the release."""
 
-_SPARE_BYTES = 32 << 20
+SPARE_BYTES = 32 << 20
 """What must stay free beside it: logs, footers, the file system's own needs."""
 
 
@@ -51,11 +59,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Scored:
-    """A finished run; `resumed_chunks` were committed before, `others` worked on it at the same time."""
+    """A finished run; `resumed_chunks` were committed before."""
 
     manifest: Manifest
     resumed_chunks: int
-    others: tuple[str, ...] = ()
 
 
 def plan_run(config: PipelineConfig, storage: Storage, day: str, model: ModelVersion) -> Run:
@@ -91,10 +98,13 @@ def score(config: PipelineConfig, storage: Storage, day: str, model: ModelVersio
         BatchAssetsError: whatever a chunk raised.
     """
     run = plan_run(config, storage, day, model)
-    finished = read_manifest(storage, run.folder)
-    if finished is not None:
+    finished = latest_manifest(storage, run.folder)
+    broken = damage(storage, finished) if finished else []
+    if finished is not None and not broken:
         watch.say(f"Run {run.run_id} of {day} is finished: all {len(run.plan)} chunks were committed before.")
         return Scored(finished, resumed_chunks=len(run.plan))
+    if broken:
+        watch.say(f"Run {run.run_id} of {day} was finished, but {'; '.join(broken)}: what is missing is scored again.")
     started = time.perf_counter()
     task = _task(config, storage, run)
     with presence(storage, run.folder) as others:
@@ -105,16 +115,17 @@ def score(config: PipelineConfig, storage: Storage, day: str, model: ModelVersio
         resumed = len(commits)
         if resumed:
             watch.say(f"Run {run.run_id} of {day} resumes: {resumed} of {len(run.plan)} chunks are committed.")
-        _require_space(storage, sum(chunk.rows for chunk in remaining))
-        done, total = sum(commit.rows for commit in commits.values()), run.frozen.snapshot.rows
-        watch.progress(done, total)
+        total = run.frozen.snapshot.rows
+        require_space(storage, total * BYTES_PER_ROW + SPARE_BYTES, f"Scoring and publishing {total:,} rows")
+        done = before = sum(commit.rows for commit in commits.values())
+        watch.progress("scoring", done, total)
         for commit in engine.score(task, remaining):
             commits[commit.number] = commit
             done += commit.rows
-            watch.progress(done, total)
+            watch.progress("scoring", done, total)
         proof = prove(storage, run.frozen.snapshot, run.frozen.folder, run.folder, run.plan, commits)
-        manifest = _manifest(config, storage, run, commits, proof, time.perf_counter() - started)
-    return Scored(manifest, resumed, tuple(str(other) for other in others))
+        manifest = _manifest(config, storage, run, commits, proof, done - before, time.perf_counter() - started)
+    return Scored(manifest, resumed)
 
 
 def _task(config: PipelineConfig, storage: Storage, run: Run) -> ScoringTask:
@@ -122,7 +133,6 @@ def _task(config: PipelineConfig, storage: Storage, run: Run) -> ScoringTask:
     card = run.model.card
     reader = SnapshotReader(storage, run.frozen.folder, run.frozen.snapshot)
     card.contract.require(reader.schema(), f"The snapshot of {config.name} {run.day}")
-    reader.close()
     return ScoringTask(
         storage=storage,
         snapshot=run.frozen.snapshot,
@@ -140,24 +150,20 @@ def _task(config: PipelineConfig, storage: Storage, run: Run) -> ScoringTask:
     )
 
 
-def _require_space(storage: Storage, rows: int) -> None:
-    needed, free = rows * _BYTES_PER_ROW + _SPARE_BYTES, storage.free_bytes()
-    if rows and free is not None and free < needed:
-        raise StorageFull(
-            f"Scoring and publishing {rows:,} rows needs about {needed / 1e6:,.0f} MB under {storage.location}, only "
-            f"{free / 1e6:,.0f} MB are free: free some space, or set BATCH_ASSETS_ROOT to a larger disk."
-        )
-
-
 def _manifest(
     config: PipelineConfig,
     storage: Storage,
     run: Run,
     commits: dict[int, ChunkCommit],
     proof: Proof,
+    scored_here: int,
     wall_seconds: float,
 ) -> Manifest:
-    """Write the run's first manifest, or take the one that another process wrote in the same moment."""
+    """Write the run's manifest, or take the one that another process wrote in the same moment.
+
+    Raises:
+        ProofFailed: an earlier manifest of the run, whose files were lost since, says other values.
+    """
     files = manifest_files(storage, run.folder, run.plan, commits)
     ordered = [commits[chunk.number] for chunk in run.plan]
     card = run.model.card
@@ -181,14 +187,19 @@ def _manifest(
         batch_rows=config.scoring.batch_rows,
         environments=_distinct(commit.environment for commit in ordered),
         seconds=_summed(commit.seconds for commit in ordered),
+        scored_here=scored_here,
         wall_seconds=round(wall_seconds, 6),
         versions={
             "python": sys.version.split()[0],
             **{name: version(name) for name in ("batch-assets", "numpy", "pyarrow", "torch")},
         },
     )
+    log, earlier = manifest_log(storage, run.folder), latest_manifest(storage, run.folder)
+    if earlier is not None and earlier.values != manifest.values:
+        raise ProofFailed(f"{run.folder}: what was scored again has other values than manifest {log.numbers()[-1]} says.")
+    why = "all chunks are committed" if earlier is None else "lost chunks were scored again"
     try:
-        manifest_log(storage, run.folder).append(manifest.model_dump(mode="json"), after=0, why="all chunks are committed")
+        log.append(manifest.model_dump(mode="json"), after=max(log.numbers(), default=0), why=why)
     except LostRace:
         return read_manifest(storage, run.folder) or manifest
     return manifest

@@ -9,5 +9,5 @@ class Watch(Protocol):
     def say(self, message: str) -> None:
         """Something that the person who waits should know now."""
 
-    def progress(self, done: int, total: int) -> None:
-        """Rows done so far, of how many."""
+    def progress(self, stage: str, done: int, total: int | None) -> None:
+        """How far a stage has come, in its own units; `total` is None while nobody can know it."""

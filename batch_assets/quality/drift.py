@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from batch_assets.histogram import Histogram
 from batch_assets.quality.outcome import CheckOutcome
@@ -19,6 +19,12 @@ class DriftSettings(BaseModel):
     warn: float = Field(0.1, description="PSI against the trailing days that warns.", gt=0)
     block: float = Field(0.25, description="PSI against the trailing days that blocks.", gt=0)
     baseline_warn: float = Field(0.25, description="PSI against the model card's baseline that warns.", gt=0)
+
+    @model_validator(mode="after")
+    def _blocks_above_warning(self) -> "DriftSettings":
+        if self.block < self.warn:
+            raise ValueError(f"drift blocks at {self.block}, below the {self.warn} where it warns")
+        return self
 
 
 def population_stability_index(expected: Histogram, actual: Histogram, bins: int = 10) -> float:
@@ -35,7 +41,8 @@ def population_stability_index(expected: Histogram, actual: Histogram, bins: int
         raise ValueError("histograms with other edges cannot be compared")
     if not expected.total or not actual.total:
         raise ValueError("there is nothing to compare")
-    groups = [min(int(bins * before / expected.total), bins - 1) for before in accumulate((0, *expected.counts[:-1]))]
+    middles = [upto - count / 2 for upto, count in zip(accumulate(expected.counts), expected.counts, strict=True)]
+    groups = [min(int(bins * middle / expected.total), bins - 1) for middle in middles]
     e, a = [0.5] * bins, [0.5] * bins
     for group, expected_count, actual_count in zip(groups, expected.counts, actual.counts, strict=True):
         e[group] += expected_count

@@ -21,13 +21,14 @@ class ExpectationSettings(BaseModel):
     max_missing: float = Field(
         0.01, description="Share of null, NaN or infinite values in a column that blocks; any at all warns.", ge=0, le=1
     )
-    min_rows: int = Field(1, description="Fewer rows than this block.", ge=0)
 
 
-def judge_profile(profile: pa.Table, contract: FeatureContract, settings: ExpectationSettings) -> CheckOutcome:
+def judge_profile(
+    profile: pa.Table, contract: FeatureContract, settings: ExpectationSettings, *, allow_empty: bool = False
+) -> CheckOutcome:
     """`expectations`: the suite's findings on a profile (see `features.profile`), worst first in the table."""
     frame = _frame(profile, contract)
-    results = _validate(frame, _suite(contract, settings))
+    results = _validate(frame, _suite(contract, settings, min_rows=0 if allow_empty else 1))
     failed = [result for result in results if not result["passed"]]
     critical = [result for result in failed if result["severity"] == "error"]
     severity: Severity = "error" if critical or not failed else "warn"
@@ -57,7 +58,7 @@ def _frame(profile: pa.Table, contract: FeatureContract) -> Any:
     return frame
 
 
-def _suite(contract: FeatureContract, settings: ExpectationSettings) -> list[Any]:
+def _suite(contract: FeatureContract, settings: ExpectationSettings, min_rows: int) -> list[Any]:
     import great_expectations.expectations as gxe
 
     return [
@@ -65,7 +66,7 @@ def _suite(contract: FeatureContract, settings: ExpectationSettings) -> list[Any
             value=len(contract.columns), severity="critical", meta={"check": "every column is profiled"}
         ),
         gxe.ExpectColumnValuesToBeBetween(
-            column="rows", min_value=settings.min_rows, severity="critical", meta={"check": "enough rows"}
+            column="rows", min_value=min_rows, severity="critical", meta={"check": "enough rows"}
         ),
         gxe.ExpectColumnValuesToBeBetween(
             column="missing",
@@ -121,10 +122,12 @@ def _validate(frame: Any, expectations: list[Any]) -> list[dict[str, Any]]:
 
 
 def _table(frame: Any, results: list[dict[str, Any]]) -> str:
+    import pandas as pd
+
     offending = {name for result in results for name in result["columns"].split(", ")}
     rows = sorted(frame.to_dict("records"), key=lambda row: row["column"] not in offending)
     lines = ["| column | rows | missing | minimum | mean | maximum |", "|---|--:|--:|--:|--:|--:|"]
     for row in rows:
-        numbers = " | ".join(f"{row[name]:,.4g}" for name in ("minimum", "mean", "maximum"))
+        numbers = " | ".join("" if pd.isna(row[name]) else f"{row[name]:,.4g}" for name in ("minimum", "mean", "maximum"))
         lines.append(f"| {row['column']} | {row['rows']:,} | {row['missing']:.2%} | {numbers} |")
     return "\n".join(lines)

@@ -32,7 +32,11 @@ class RejectsFile(BaseModel):
 
 
 class ChunkCommit(BaseModel):
-    """What the footer of a committed chunk says. `keys` digests every input row's key, `values` the scored (key, values)."""
+    """What the footer of a committed chunk says.
+
+    `keys` digests every input row's key, `values` the scored (key, values). `seconds` are by stage; a footer cannot know how
+    long its own file takes to become durable, so the stage `commit` is only in what the writer returns.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -95,12 +99,14 @@ def read_commit(storage: Storage, folder: str, chunk: Chunk, run_id: str) -> Chu
         with storage.open(path) as file:
             metadata: Mapping[bytes, bytes] = pq.read_metadata(file).metadata or {}
         commit = ChunkCommit.model_validate_json(metadata[_FOOTER])
-    except (OSError, pa.ArrowInvalid, KeyError, ValidationError) as error:
+    except (OSError, pa.ArrowException, KeyError, ValidationError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
-        raise CommitBroken(f"{path} cannot be read ({reason}): remove it, and the chunk is scored again.") from error
+        raise CommitBroken(
+            f"{path} cannot be read ({reason}): remove it and run again, then the chunk is scored again."
+        ) from error
     expected = (run_id, chunk.number, chunk.file, chunk.start, chunk.rows)
     if (commit.run_id, commit.number, commit.file, commit.start, commit.rows) != expected:
-        raise CommitBroken(f"{path} belongs to another run or plan: remove it, and the chunk is scored again.")
+        raise CommitBroken(f"{path} belongs to another run or plan: remove it and run again, then the chunk is scored again.")
     return commit
 
 

@@ -9,10 +9,11 @@ from pydantic import BaseModel, ConfigDict
 from batch_assets.digest import Digest
 from batch_assets.errors import CommitBroken
 from batch_assets.histogram import Histogram
+from batch_assets.numbered_log import NumberedLog
 from batch_assets.scoring.chunks import Chunk
 from batch_assets.scoring.commit import ChunkCommit, RejectsFile
 from batch_assets.scoring.proof import Proof
-from batch_assets.storage import NumberedLog, Storage
+from batch_assets.storage import Storage
 
 
 class ModelPin(BaseModel):
@@ -40,7 +41,11 @@ class ManifestFile(BaseModel):
 
 
 class Manifest(BaseModel):
-    """A finished run with its proof. `values` digests all scored (key, values); `seconds` are worker seconds by stage."""
+    """A finished run with its proof.
+
+    `values` digests all scored (key, values); `seconds` are worker seconds by stage. `scored_here` rows took `wall_seconds`
+    in the process that wrote the manifest; the others were committed before.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -63,13 +68,9 @@ class Manifest(BaseModel):
     batch_rows: int
     environments: tuple[dict[str, str], ...]
     seconds: dict[str, float]
+    scored_here: int
     wall_seconds: float
     versions: dict[str, str]
-
-    @property
-    def rows_per_second(self) -> float:
-        """Rows scored per second of wall time by the process that wrote the manifest; 0 if it scored none itself."""
-        return self.rows / self.wall_seconds if self.wall_seconds else 0.0
 
 
 def manifest_log(storage: Storage, folder: str) -> NumberedLog:
@@ -77,19 +78,32 @@ def manifest_log(storage: Storage, folder: str) -> NumberedLog:
     return NumberedLog(storage, f"{folder}/_manifest")
 
 
+def latest_manifest(storage: Storage, folder: str) -> Manifest | None:
+    """What a run's newest manifest says, or None if the run was never finished."""
+    entry = manifest_log(storage, folder).latest()
+    return Manifest.model_validate(entry.body) if entry else None
+
+
+def damage(storage: Storage, manifest: Manifest) -> list[str]:
+    """The files of a manifest that are missing or have another size, each as a phrase."""
+    sizes = storage.names(manifest.folder)
+    found = []
+    for file in manifest.files:
+        if file.name not in sizes:
+            found.append(f"{file.name} is missing")
+        elif sizes[file.name] != file.size:
+            found.append(f"{file.name} has {sizes[file.name]:,} bytes instead of {file.size:,}")
+        if file.rejects and file.rejects.name not in sizes:
+            found.append(f"{file.rejects.name} is missing")
+    return found
+
+
 def read_manifest(storage: Storage, folder: str) -> Manifest | None:
     """The manifest of a finished run, or None; its files are all there in their sizes. Raises CommitBroken."""
-    entry = manifest_log(storage, folder).latest()
-    if entry is None:
-        return None
-    manifest = Manifest.model_validate(entry.body)
-    sizes = storage.names(folder)
-    for file in manifest.files:
-        if sizes.get(file.name) != file.size:
-            found = f"{sizes[file.name]:,} bytes" if file.name in sizes else "missing"
-            raise CommitBroken(
-                f"{folder}/{file.name} is {found} instead of {file.size:,} bytes as its manifest says: restore it."
-            )
+    manifest = latest_manifest(storage, folder)
+    broken = damage(storage, manifest) if manifest else []
+    if broken:
+        raise CommitBroken(f"{folder} is not what its manifest says: {'; '.join(broken)}; run the partition again.")
     return manifest
 
 
@@ -112,10 +126,10 @@ def manifest_files(
 
 
 def read_predictions(storage: Storage, folder: str, file: ManifestFile) -> pa.Table:
-    """All rows of one file that a manifest names. Raises CommitBroken."""
+    """All rows of one file that a manifest names. Raises CommitBroken if it cannot be read."""
     path = f"{folder}/{file.name}"
     try:
         with storage.open(path) as handle:
             return pq.read_table(handle)
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, pa.ArrowException) as error:
         raise CommitBroken(f"{path} cannot be read: {str(error).splitlines()[0].rstrip('.')}.") from error

@@ -80,9 +80,11 @@ def _keys(storage: Storage, path: str, key: str) -> Digest:
     try:
         with storage.open(path) as file:
             return key_digest(pq.read_table(file, columns=[key], use_threads=False).column(key))
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0].rstrip(".")
-        raise CommitBroken(f"{path} cannot be read ({reason}): remove it, and the chunk is scored again.") from error
+        raise CommitBroken(
+            f"{path} cannot be read ({reason}): remove it and run again, then the chunk is scored again."
+        ) from error
 
 
 def _spans(chunks: Sequence[Chunk], groups: Sequence[tuple[int, Digest]]) -> Iterator[tuple[list[Chunk], Digest]]:

@@ -21,7 +21,7 @@ from batch_assets.digest import hash_keys
 from batch_assets.histogram import Histogram
 from batch_assets.scoring.chunks import Chunk
 from batch_assets.scoring.commit import ChunkCommit, write_commit, write_rejects
-from batch_assets.scoring.postprocess import Outputs, Predictions, postprocess, prediction_table
+from batch_assets.scoring.postprocess import Outputs, postprocess, prediction_table
 from batch_assets.snapshot import Snapshot, SnapshotReader
 from batch_assets.storage import Storage
 
@@ -136,10 +136,11 @@ class Scorer:
             logits = self._predictor.logits(features)
         with clock.stage("postprocess"):
             predictions = postprocess(logits, task.outputs).take(slice(len(keys)))
-            rows = _without_non_finite(rows, predictions)
+            probability = np.where(np.isfinite(logits[: len(keys)]), predictions.probability, np.float32(np.nan))
+            histogram = Histogram.of(probability[rows.scored], task.histogram_edges)
+            rows = _without_non_finite(rows, probability)
             predictions = predictions.take(rows.scored)
             values = hashes.take(rows.scored).with_values(predictions).digest()
-            histogram = Histogram.of(predictions.probability, task.histogram_edges)
         with clock.stage("write"):
             rejects = write_rejects(task.storage, task.run_folder, chunk, _rejects(task, chunk, keys, rows))
             scored_keys = keys.filter(pa.array(rows.scored))
@@ -163,13 +164,11 @@ class Scorer:
             model_sha256=task.model_sha256,
             batch_rows=task.settings.batch_rows,
             environment=self._predictor.environment,
-            seconds={name: round(seconds, 6) for name, seconds in clock.seconds.items()},
+            seconds=_rounded(clock),
         )
-        return write_commit(task.storage, task.run_folder, chunk, output, commit)
-
-    def close(self) -> None:
-        """Check that what was read last was not changed meanwhile."""
-        self._reader.close()
+        with clock.stage("commit"):
+            winner = write_commit(task.storage, task.run_folder, chunk, output, commit)
+        return winner.model_copy(update={"seconds": _rounded(clock)}) if winner is commit else winner
 
     def _staged(self, table: pa.Table) -> Features:
         """The features, column by column in one buffer of shape (columns, rows padded to whole batches); missing is NaN."""
@@ -196,8 +195,12 @@ class Scorer:
         return _Sorted(finite & ~excluded, reasons, excluded)
 
 
-def _without_non_finite(rows: _Sorted, predictions: Predictions) -> _Sorted:
-    bad = rows.scored & ~np.isfinite(predictions.probability)
+def _rounded(clock: _Clock) -> dict[str, float]:
+    return {name: round(seconds, 6) for name, seconds in clock.seconds.items()}
+
+
+def _without_non_finite(rows: _Sorted, probability: npt.NDArray[np.float32]) -> _Sorted:
+    bad = rows.scored & np.isnan(probability)
     rows.reasons[bad] = "non-finite output of the model"
     return _Sorted(rows.scored & ~bad, rows.reasons, rows.excluded)
 

@@ -1,5 +1,6 @@
 """Look-ups: from a key to its prediction and where that came from."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,10 +69,6 @@ class Reader:
         """The key as the release's type; text that is no number cannot be the key of anybody here."""
         if self._release.key.dtype == "string":
             return str(key)
-        try:
-            number = int(key)
-        except ValueError:
-            number = None
-        if number is None or not -(1 << 63) <= number < 1 << 63:
+        if not re.fullmatch(r"-?[0-9]{1,19}", str(key)) or not -(1 << 63) <= int(key) < 1 << 63:
             raise NoPrediction(f"no prediction for key {key}: keys of {self._release.pipeline} are {self._release.key.dtype}")
-        return number
+        return int(key)

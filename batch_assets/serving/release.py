@@ -5,30 +5,23 @@ A release is a folder that holds what one run predicted. Which release is live i
 does not replace what is live.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Literal
+from pathlib import Path
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from batch_assets.contract import Key
 from batch_assets.digest import Digest, hash_keys
 from batch_assets.errors import AlreadyExists, LostRace, NotFound, ReleaseBroken
+from batch_assets.numbered_log import LogEntry, NumberedLog
 from batch_assets.scoring.manifest import Manifest, ModelPin
 from batch_assets.scoring.postprocess import Predictions
 from batch_assets.serving import lmdb_store
-from batch_assets.storage import LogEntry, NumberedLog, Storage
+from batch_assets.storage import Storage
 
 _DOCUMENT = "_release.json"
-
-
-class ServingSettings(BaseModel):
-    """Where predictions are looked up."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    store: Literal["lmdb"] = Field("lmdb", description="lmdb: a memory-mapped file per release under the storage root.")
 
 
 class Release(BaseModel):
@@ -46,6 +39,7 @@ class Release(BaseModel):
     labels: tuple[str, str]
     rows: int
     values: Digest
+    size: int
 
 
 def release_name(partition: str, run_id: str) -> str:
@@ -64,12 +58,20 @@ def current_log(storage: Storage, pipeline: str) -> NumberedLog:
 
 
 def read_release(storage: Storage, pipeline: str, name: str) -> Release:
-    """The description of a release. Raises ReleaseBroken."""
-    path = f"{release_folder(pipeline, name)}/{_DOCUMENT}"
+    """The description of a release whose file still has its size: a shorter one, mapped, would kill its reader.
+
+    Raises:
+        ReleaseBroken: it is not there, cannot be read, or was cut.
+    """
+    folder = release_folder(pipeline, name)
     try:
-        return Release.model_validate_json(storage.read(path))
+        release = Release.model_validate_json(storage.read(f"{folder}/{_DOCUMENT}"))
     except (NotFound, ValidationError) as error:
-        raise ReleaseBroken(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+        raise ReleaseBroken(f"{folder}/{_DOCUMENT} cannot be read: {str(error).splitlines()[0].rstrip('.')}.") from error
+    size = storage.names(folder).get(lmdb_store.FILE, 0)
+    if size != release.size:
+        raise ReleaseBroken(f"{folder}/{lmdb_store.FILE} has {size:,} bytes instead of {release.size:,}: publish it again.")
+    return release
 
 
 def build_release(
@@ -77,46 +79,64 @@ def build_release(
     manifest: Manifest,
     key: Key,
     labels: tuple[str, str],
-    batches: Iterable[tuple[pa.Array, Predictions]],
+    batches: Callable[[], Iterable[tuple[pa.Array, Predictions]]],
 ) -> Release:
-    """Build a run's release beside the live one, read it back, and put it in its place; an existing one is read back again.
+    """Build a run's release beside the live one and read it back before it takes its place.
+
+    A release that is there already is read back again; if it is damaged, it is replaced.
 
     Raises:
         ReleaseBroken: what was read back is not what the manifest says; nothing is published then.
     """
-    release = Release(
-        name=release_name(manifest.partition, manifest.run_id),
-        pipeline=manifest.pipeline,
-        partition=manifest.partition,
-        run_id=manifest.run_id,
-        snapshot=manifest.snapshot,
-        model=manifest.model,
-        key=key,
-        labels=labels,
-        rows=manifest.scored,
-        values=manifest.values,
-    )
-    folder = release_folder(manifest.pipeline, release.name)
-    if _DOCUMENT not in storage.names(folder):
-        with storage.scratch() as scratch:
-            lmdb_store.build(scratch, release.rows, batches)
-            (scratch / _DOCUMENT).write_text(release.model_dump_json(indent=1))
-            with suppress(AlreadyExists):  # another process built the same release; it is read back like our own
-                storage.adopt(scratch, folder)
-    found = digest_of(storage, release)
+    name = release_name(manifest.partition, manifest.run_id)
+    folder = release_folder(manifest.pipeline, name)
+    if _DOCUMENT in storage.names(folder):
+        try:
+            release = read_release(storage, manifest.pipeline, name)
+            _require_equal(digest_of(storage, release), manifest, name)
+            return release
+        except ReleaseBroken:
+            storage.discard(folder)
+    with storage.scratch() as scratch:
+        new = scratch / "release"
+        new.mkdir()
+        lmdb_store.build(new, batches())
+        _require_equal(_digest(new, key.dtype), manifest, name)
+        release = Release(
+            name=name,
+            pipeline=manifest.pipeline,
+            partition=manifest.partition,
+            run_id=manifest.run_id,
+            snapshot=manifest.snapshot,
+            model=manifest.model,
+            key=key,
+            labels=labels,
+            rows=manifest.scored,
+            values=manifest.values,
+            size=(new / lmdb_store.FILE).stat().st_size,
+        )
+        (new / _DOCUMENT).write_text(release.model_dump_json(indent=1))
+        with suppress(AlreadyExists):  # another process built the same release in the same moment
+            storage.adopt(new, folder)
+    return read_release(storage, manifest.pipeline, name)
+
+
+def _require_equal(found: Digest, manifest: Manifest, name: str) -> None:
     if found != manifest.values:
         raise ReleaseBroken(
-            f"The release {release.name} holds {found.count:,} records with digest {found.hex()}, its manifest says "
-            f"{manifest.values.count:,} with {manifest.values.hex()}; remove {folder} and publish again."
+            f"The release {name} holds {found.count:,} records with digest {found.hex()}, its manifest says "
+            f"{manifest.values.count:,} with {manifest.values.hex()}; publish again."
         )
-    return release
 
 
 def digest_of(storage: Storage, release: Release) -> Digest:
-    """The digest of everything that a release holds, read back record by record."""
-    folder = storage.local_path(release_folder(release.pipeline, release.name))
+    """The digest of everything that a release holds, read back record by record. Raises ReleaseBroken."""
+    return _digest(storage.local_path(release_folder(release.pipeline, release.name)), release.key.dtype)
+
+
+def _digest(folder: Path, key_type: str) -> Digest:
     total = Digest()
-    for keys, predictions in lmdb_store.scan(folder, release.key.dtype):
+    for keys, predictions in lmdb_store.scan(folder, key_type):
         total = total + hash_keys(keys).with_values(predictions).digest()
     return total
 

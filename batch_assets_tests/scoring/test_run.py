@@ -12,12 +12,11 @@ import pytest
 
 from batch_assets.digest import key_digest
 from batch_assets.engines.local_engine import LocalEngine
-from batch_assets.errors import CommitBroken, ProofFailed
+from batch_assets.errors import CommitBroken, ProofFailed, SnapshotChanged
 from batch_assets.pipeline.freeze import freeze
 from batch_assets.pipeline.score import Run, _task, plan_run
 from batch_assets.scoring.commit import ChunkCommit, read_commits
 from batch_assets.scoring.proof import Proof, prove
-from batch_assets.scoring.scorer import Scorer
 from batch_assets_tests.small import DAY, Small, rows
 
 Make = Callable[..., Small]
@@ -27,7 +26,7 @@ class Working:
     """A run of a small pipeline, chunk by chunk."""
 
     def __init__(self, small: Small) -> None:
-        freeze(small.config, small.storage, DAY)
+        freeze(small.config, small.storage, DAY, small.watch)
         self.small = small
         self.run: Run = plan_run(small.config, small.storage, DAY, small.model)
         self.task = _task(small.config, small.storage, self.run)
@@ -89,11 +88,12 @@ def test_predictions_are_the_models(working: Working) -> None:
 
 def test_the_footer_says_everything_about_the_chunk(working: Working) -> None:
     commit = working.score_all()[2]
-    assert commit == working.commits()[2]
+    footer = working.commits()[2]
+    assert commit.model_copy(update={"seconds": footer.seconds}) == footer
     assert (commit.rows, commit.scored, commit.excluded, commit.dead_lettered) == (256, 256, 0, 0)
     assert commit.keys == key_digest(pa.array(range(513, 769)))
     assert commit.histogram.total == 256
-    assert set(commit.seconds) == {"read", "convert", "forward", "postprocess", "write"}
+    assert set(commit.seconds) == {"read", "convert", "forward", "postprocess", "write", "commit"}
     assert set(commit.environment) == {"device", "cpu_capability", "torch"}
     assert commit.model_sha256 == working.small.model.card.model_sha256
 
@@ -109,7 +109,7 @@ def test_the_proof_covers_every_row(working: Working) -> None:
 def test_the_proof_holds_however_chunks_lie_on_row_groups(make_small: Make, chunk_rows: int) -> None:
     """Row groups have 256 rows; chunks are smaller, equal, odd or larger."""
     small = make_small()
-    freeze(small.config, small.storage, DAY)
+    freeze(small.config, small.storage, DAY, small.watch)
     scoring = small.config.scoring.model_copy(update={"chunk_rows": chunk_rows})
     small.config = small.config.model_copy(update={"scoring": scoring})
     working = Working(small)
@@ -163,12 +163,16 @@ class TestRowsThatAreNotScored:
         assert {row["reason"] for row in working.rejects() if row["kind"] == "excluded"} == {"opted out"}
         assert working.prove().rows == 1_000
 
-    def test_a_non_finite_output_is_dead_lettered(self, make_small: Make) -> None:
-        working = Working(make_small(with_values(rows(300), "x", {0: 3e38})))
-        working.small.register("v2", _overflowing_model())
-        working = Working(working.small)
-        working.score_all()
-        assert [row["reason"] for row in working.rejects()] == ["non-finite output of the model"]
+    def test_a_non_finite_output_is_dead_lettered_and_counted(self, make_small: Make) -> None:
+        """One row gives NaN, another an infinite logit, whose probability would look like a good 1.0."""
+        small = make_small(with_values(with_values(rows(300), "x", {0: 3e38, 7: 2e38}), "y", {7: 1e9}))
+        small.register("v2", _overflowing_model())
+        working = Working(small)
+        commits = working.score_all()
+        reasons = [(row["user"], row["reason"]) for row in working.rejects()]
+        assert reasons == [(1, "non-finite output of the model"), (8, "non-finite output of the model")]
+        assert (commits[0].histogram.non_finite, commits[0].histogram.total) == (2, 254)
+        assert working.prove().rows == 300
 
     def test_a_chunk_may_have_nothing_left(self, make_small: Make) -> None:
         nothing = dict.fromkeys(range(256, 512), math.nan)
@@ -179,7 +183,7 @@ class TestRowsThatAreNotScored:
 
 
 def _overflowing_model() -> bytes:
-    """inf - inf for huge x, x elsewhere."""
+    """For huge x: inf where y is huge too, else inf - inf; x elsewhere."""
     import torch
 
     from batch_assets.models.predictor import export_model
@@ -187,7 +191,8 @@ def _overflowing_model() -> bytes:
     class Overflowing(torch.nn.Module):
         def forward(self, features: torch.Tensor) -> torch.Tensor:
             huge = features[:, 0] * 10
-            return torch.where(torch.isinf(huge), huge - huge, features[:, 0])
+            strange = torch.where(features[:, 1] > 1e6, huge, huge - huge)
+            return torch.where(torch.isinf(huge), strange, features[:, 0])
 
     return export_model(Overflowing(), 3)
 
@@ -198,7 +203,7 @@ class TestCommits:
         first = working.score_all()
         before = {path.name: path.read_bytes() for path in working.path(0).parent.glob("*.parquet")}
         again = working.task.open().score(working.run.plan[0])
-        assert again == first[0]
+        assert again.values == first[0].values
         assert {path.name: path.read_bytes() for path in working.path(0).parent.glob("*.parquet")} == before
 
     def test_rejects_that_no_footer_names_do_not_exist(self, make_small: Make) -> None:
@@ -272,7 +277,7 @@ class TestBrokenProof:
     def test_rows_moved_between_chunks_of_one_row_group(self, make_small: Make) -> None:
         """The row group's sum is right then; only its chunks tell."""
         small = make_small()
-        freeze(small.config, small.storage, DAY)
+        freeze(small.config, small.storage, DAY, small.watch)
         scoring = small.config.scoring.model_copy(update={"chunk_rows": 64})
         small.config = small.config.model_copy(update={"scoring": scoring})
         working = Working(small)
@@ -294,7 +299,14 @@ class TestBrokenProof:
             working.prove()
 
 
-def test_a_scorer_closes_with_a_last_look_at_its_input(working: Working) -> None:
-    scorer: Scorer = working.task.open()
+def test_rows_that_change_in_mid_run_are_never_committed(working: Working) -> None:
+    """A value is changed between two chunks: what was read before stands, nothing that was read after is committed."""
+    scorer = working.task.open()
     scorer.score(working.run.plan[0])
-    scorer.close()
+    path = working.small.storage.local_path(f"{working.run.frozen.folder}/part-00000.parquet")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(SnapshotChanged, match="while it was read"):
+        scorer.score(working.run.plan[1])
+    assert sorted(working.commits()) == [0]

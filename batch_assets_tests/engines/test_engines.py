@@ -1,0 +1,139 @@
+from collections.abc import Callable, Iterator
+
+import pyarrow.parquet as pq
+import pytest
+
+from batch_assets.engines.engine import Engine
+from batch_assets.engines.local_engine import LocalEngine
+from batch_assets.engines.ray_engine import RayEngine
+from batch_assets.errors import ModelChanged, SnapshotChanged
+from batch_assets.pipeline.freeze import freeze
+from batch_assets.pipeline.score import plan_run, score
+from batch_assets_tests.small import DAY, Small
+
+Make = Callable[..., Small]
+
+
+def table_of(small: Small, folder: str, names: list[str]) -> list[dict[str, object]]:
+    return [row for name in names for row in pq.read_table(small.storage.local_path(f"{folder}/{name}")).to_pylist()]
+
+
+class EngineBehaviour:
+    """What every engine does; a new engine inherits these tests."""
+
+    @pytest.fixture
+    def engine(self) -> Engine:
+        raise NotImplementedError
+
+    def test_its_values_are_the_reference_engines_bit_for_bit(self, engine: Engine, make_small: Make) -> None:
+        """Separate storage roots, so that nothing of one can be seen by the other."""
+        manifests, tables = [], []
+        for scorer in (LocalEngine(), engine):
+            small = make_small()
+            freeze(small.config, small.storage, DAY, small.watch)
+            manifest = score(small.config, small.storage, DAY, small.model, scorer, small.watch).manifest
+            manifests.append(manifest)
+            tables.append(table_of(small, manifest.folder, [file.name for file in manifest.files]))
+        assert manifests[0].run_id == manifests[1].run_id
+        assert manifests[0].values == manifests[1].values
+        assert manifests[0].histogram == manifests[1].histogram
+        assert tables[0] == tables[1]
+
+    def test_it_scores_what_is_missing_and_nothing_else(self, engine: Engine, small: Small) -> None:
+        freeze(small.config, small.storage, DAY, small.watch)
+        run = plan_run(small.config, small.storage, DAY, small.model)
+        score(small.config, small.storage, DAY, small.model, engine, small.watch)
+        folder = small.storage.local_path(run.folder)
+        kept = {path: path.stat() for path in folder.glob("chunk-*.parquet")}
+        (folder / "_manifest" / "000001.json").unlink()
+        (folder / "chunk-00002.parquet").unlink()
+        resumed = score(small.config, small.storage, DAY, small.model, engine, small.watch)
+        assert resumed.resumed_chunks == len(run.plan) - 1
+        for path, before in kept.items():
+            assert path.name == "chunk-00002.parquet" or path.stat().st_mtime_ns == before.st_mtime_ns
+
+    def test_progress_ends_at_all_rows(self, engine: Engine, small: Small) -> None:
+        freeze(small.config, small.storage, DAY, small.watch)
+        score(small.config, small.storage, DAY, small.model, engine, small.watch)
+        done = [done for stage, done, total in small.watch.seen if stage == "scoring" and total == 2_000]
+        assert (done[0], done[-1], len(done)) == (0, 2_000, 9)
+        assert done == sorted(done)
+
+    def test_what_a_chunk_raises_comes_out_as_itself(self, engine: Engine, small: Small) -> None:
+        freeze(small.config, small.storage, DAY, small.watch)
+        model = small.model
+        path = small.storage.local_path(model.path)
+        path.write_bytes(path.read_bytes()[:-1] + b"x")
+        with pytest.raises(ModelChanged, match="the file was changed") as raised:
+            score(small.config, small.storage, DAY, model, engine, small.watch)
+        assert "Traceback" not in str(raised.value)
+
+    def test_input_that_changes_under_it_is_noticed(self, engine: Engine, small: Small) -> None:
+        frozen = freeze(small.config, small.storage, DAY, small.watch)
+        path = small.storage.local_path(f"{frozen.folder}/part-00000.parquet")
+        path.write_bytes(path.read_bytes()[:-1])
+        with pytest.raises(SnapshotChanged):
+            score(small.config, small.storage, DAY, small.model, engine, small.watch)
+
+    def test_nothing_to_do_is_done_at_once(self, engine: Engine, small: Small) -> None:
+        freeze(small.config, small.storage, DAY, small.watch)
+        run = plan_run(small.config, small.storage, DAY, small.model)
+        from batch_assets.pipeline.score import _task
+
+        assert list(engine.score(_task(small.config, small.storage, run), [])) == []
+
+
+class TestLocalEngine(EngineBehaviour):
+    @pytest.fixture
+    def engine(self) -> Engine:
+        return LocalEngine()
+
+
+@pytest.fixture(scope="module")
+def shared_ray() -> Iterator[None]:
+    """One local Ray for many tests, connected before an engine is asked."""
+    import ray
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+class TestRayEngine(EngineBehaviour):
+    @pytest.fixture
+    def engine(self, shared_ray: None) -> Engine:
+        return RayEngine()
+
+    def test_it_leaves_a_connection_alone_that_it_did_not_make(self, shared_ray: None, small: Small) -> None:
+        import ray
+
+        engine = RayEngine()
+        freeze(small.config, small.storage, DAY, small.watch)
+        score(small.config, small.storage, DAY, small.model, engine, small.watch)
+        engine.close()
+        assert ray.is_initialized()
+
+    def test_more_workers_than_cpus_do_not_wait_for_each_other(self, shared_ray: None, small: Small) -> None:
+        freeze(small.config, small.storage, DAY, small.watch)
+        manifest = score(small.config, small.storage, DAY, small.model, RayEngine(workers=5), small.watch).manifest
+        assert manifest.scored == 2_000
+
+    def test_its_workers_go_when_the_work_is_done(self, shared_ray: None, small: Small) -> None:
+        import ray
+
+        freeze(small.config, small.storage, DAY, small.watch)
+        score(small.config, small.storage, DAY, small.model, RayEngine(workers=1), small.watch)
+        assert ray.available_resources()["CPU"] <= ray.cluster_resources()["CPU"] == 2.0
+
+
+class TestRayConnection:
+    def test_it_ends_the_ray_that_it_started(self, small: Small) -> None:
+        import ray
+
+        ray.shutdown()
+        engine = RayEngine(workers=1)
+        freeze(small.config, small.storage, DAY, small.watch)
+        score(small.config, small.storage, DAY, small.model, engine, small.watch)
+        assert ray.is_initialized()
+        engine.close()
+        assert not ray.is_initialized()

@@ -1,0 +1,120 @@
+import subprocess
+import sys
+
+import dagster as dg
+import pytest
+
+from batch_assets.errors import NoSuchPipeline
+from batch_assets.orchestration.catalog import code_location, pipeline, pipelines
+from batch_assets.orchestration.component import ScoringPipeline
+from batch_assets.orchestration.resources import shared_resources
+
+ATTRIBUTES = {
+    "name": "another",
+    "partitions": {"start": "2024-01-01"},
+    "features": {
+        "source": {
+            "query": "{{ context.project_root }}/query.sql",
+            "tables": {"t": "/data/{{ env('TABLE', 'rows') }}.parquet"},
+        },
+        "contract": {"key": {"name": "user", "dtype": "int64"}, "columns": [{"name": "x"}]},
+    },
+    "model": {"name": "another"},
+}
+
+
+def test_what_the_code_location_holds() -> None:
+    """Names that users, dashboards and stored history know; change them with care."""
+    repository = code_location().get_repository_def()
+    graph = repository.asset_graph
+    assert sorted(key.to_user_string() for key in graph.get_all_asset_keys()) == [
+        "customer_propensity/predictions",
+        "customer_propensity/serving_table",
+        "customer_propensity/user_features",
+    ]
+    assert sorted(key.name for key in graph.asset_check_keys) == [
+        "baseline",
+        "complete",
+        "contract",
+        "drift",
+        "expectations",
+        "published_matches",
+        "scores",
+    ]
+    assert [job.name for job in repository.get_all_jobs() if not job.name.startswith("__")] == ["customer_propensity"]
+    assert repository.schedule_defs == [], "a pipeline with an end needs no schedule"
+
+
+def test_partitions_are_every_day_of_the_data() -> None:
+    graph = code_location().get_repository_def().asset_graph
+    keys = graph.get(dg.AssetKey(["customer_propensity", "predictions"])).partitions_def.get_partition_keys()
+    assert (keys[0], keys[-1], len(keys)) == ("1997-01-01", "1998-06-30", 546)
+
+
+def test_blocking_checks_block() -> None:
+    checks = {spec.name: spec.blocking for definition in code_location().asset_checks or [] for spec in definition.check_specs}
+    graph = code_location().get_repository_def().asset_graph
+    found = {key.name: graph.get_check_spec(key).blocking for key in graph.asset_check_keys} or checks
+    assert found == {
+        "baseline": False,
+        "complete": True,
+        "contract": True,
+        "drift": True,
+        "expectations": True,
+        "published_matches": True,
+        "scores": True,
+    }
+
+
+def test_a_pipeline_is_found_by_its_name() -> None:
+    assert list(pipelines()) == ["customer_propensity"]
+    assert pipeline("customer_propensity").features.contract.key.name == "customer_id"
+    with pytest.raises(NoSuchPipeline, match="there is customer_propensity"):
+        pipeline("nobody")
+
+
+def test_a_component_is_made_from_yaml_with_templates_resolved() -> None:
+    component = ScoringPipeline.from_attributes_dict(attributes=ATTRIBUTES)
+    assert component.config.features.source.tables == {"t": "/data/rows.parquet"}
+    assert component.config.features.source.query.startswith("/")
+    defs = dg.component_defs(component=component, resources=shared_resources())
+    assert {key.path[0] for key in defs.resolve_asset_graph().get_all_asset_keys()} == {"another"}
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (["nmae"], "x", "nmae"),
+        (["name"], "Bad Name", "name"),
+        (["name"], "models", "registry"),
+        (["engine"], {"kind": "spork"}, "'ray' or 'local'"),
+        (["scoring"], {"batch_rows": 100}, "multiple of 64"),
+        (["scoring"], {"exclude": [{"reason": "r", "column": "nope", "op": "<", "value": 1}]}, "nope"),
+        (["partitions"], {"start": "2024-02-01", "end": "2024-01-01"}, "before the first day"),
+        (["features", "contract"], {"key": {"name": "u", "dtype": "int64"}, "columns": []}, "columns"),
+    ],
+)
+def test_a_mistake_in_yaml_is_named(path: list[str], value: object, message: str) -> None:
+    changed = {**ATTRIBUTES, "features": dict(ATTRIBUTES["features"])}
+    place = changed
+    for step in path[:-1]:
+        place = place[step]
+    place[path[-1]] = value
+    with pytest.raises(Exception, match=message):
+        ScoringPipeline.from_attributes_dict(attributes=changed)
+
+
+@pytest.mark.parametrize(
+    ("module", "unwanted"),
+    [
+        ("batch_assets", ["dagster", "torch", "ray", "pyarrow"]),
+        ("batch_assets.scoring.scorer", ["dagster", "torch", "ray", "pandas", "great_expectations", "duckdb"]),
+        ("batch_assets.models.predictor", ["dagster", "torch", "ray", "pandas"]),
+        ("batch_assets.engines.ray_engine", ["dagster", "torch", "ray", "pandas"]),
+        ("batch_assets.definitions", ["torch", "ray", "pandas", "great_expectations", "matplotlib", "lmdb", "duckdb"]),
+    ],
+)
+def test_importing_is_light(module: str, unwanted: list[str]) -> None:
+    program = f"import sys, {module}; print([name for name in {unwanted} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,156 @@
+"""Materialized through Dagster in this process, on the real pipeline and a real instance."""
+
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from batch_assets.config import PipelineConfig
+from batch_assets.demo import train as training
+from batch_assets.errors import Blocked, NoSuchModel
+from batch_assets.orchestration import launch
+from batch_assets.orchestration.catalog import pipeline
+from batch_assets.orchestration.launch import materialize, open_instance
+from batch_assets.orchestration.liveness import POOL, bury_dead_runs
+from batch_assets.process import Process
+from batch_assets_tests.conftest import PROJECT
+from batch_assets_tests.small import Quiet
+
+DAY = "1998-06-30"
+
+
+@pytest.fixture
+def instance(tmp_path: Path, trained_root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
+    home = tmp_path / "home"
+    home.mkdir()
+    shutil.copy(PROJECT / ".dagster_home" / "dagster.yaml", home)
+    shutil.copytree(trained_root, tmp_path / "root")
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    monkeypatch.setenv("BATCH_ASSETS_ROOT", str(tmp_path / "root"))
+    with open_instance() as opened:
+        yield opened
+
+
+@pytest.fixture
+def config() -> PipelineConfig:
+    return pipeline(training.PIPELINE)
+
+
+def last(instance: dg.DagsterInstance, asset: str) -> dg.AssetMaterialization:
+    event = instance.get_latest_materialization_event(dg.AssetKey([training.PIPELINE, asset]))
+    assert event is not None
+    assert event.asset_materialization is not None
+    return event.asset_materialization
+
+
+class TestWhatTheUiShows:
+    def test_all_of_it(self, instance: dg.DagsterInstance, config: PipelineConfig) -> None:
+        launched = materialize(config, DAY, instance, Quiet(), engine="local")
+        assert launched.resumed_chunks == 0
+        assert set(launched.seconds) == {"features", "scoring", "publishing", "total"}
+
+        features, predictions, table = (last(instance, name) for name in ("user_features", "predictions", "serving_table"))
+        assert {materialization.partition for materialization in (features, predictions, table)} == {DAY}
+        for materialization in (features, predictions, table):
+            assert materialization.metadata["dagster/row_count"].value == 23_570
+            assert materialization.metadata["rows_per_s"].value > 0
+            assert "| stage | seconds |" in materialization.metadata["seconds_per_stage"].value
+        shown = predictions.metadata
+        assert all(
+            stage in shown["seconds_per_stage"].value for stage in ("read", "convert", "forward", "postprocess", "write")
+        )
+        assert shown["psi_baseline"].value > 0
+        assert str(shown["psi_trailing"].value).startswith("not_compared")
+        assert shown["scores"].value.startswith(
+            "![Scores of 1998-06-30 against the baseline of 1998-05-31](data:image/png;base64,"
+        )
+        for materialization in (predictions, table):
+            assert materialization.metadata["run_id"].value == shown["run_id"].value
+            assert materialization.metadata["model_version"].value == "customer_propensity v1"
+            assert len(materialization.metadata["model_sha256"].value) == 64
+        assert predictions.tags["dagster/data_version"] == shown["run_id"].value
+
+        run = instance.get_run_by_id(launched.dagster_run_id)
+        assert run is not None
+        assert run.tags["batch_assets/model"] == "v1"
+        evaluations = [
+            record.event_log_entry.asset_check_evaluation
+            for record in instance.get_records_for_run(
+                launched.dagster_run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION
+            ).records
+        ]
+        assert {(e.check_name, e.partition) for e in evaluations} == {
+            (name, DAY) for name in ("contract", "expectations", "complete", "scores", "drift", "baseline", "published_matches")
+        }
+        assert {e.check_name for e in evaluations if not e.passed} <= {"baseline"}
+
+    def test_a_later_day_is_compared_with_the_days_before(self, instance: dg.DagsterInstance, config: PipelineConfig) -> None:
+        materialize(config, "1998-06-29", instance, Quiet(), engine="local")
+        materialize(config, DAY, instance, Quiet(), engine="local")
+        assert 0 <= last(instance, "predictions").metadata["psi_trailing"].value < 0.01
+
+
+def test_a_blocking_check_stops_the_night_with_a_sentence(
+    instance: dg.DagsterInstance, config: PipelineConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The query forgets a column; the pipeline is loaded from YAML as ever, only its query file is another."""
+    query = tmp_path / "features.sql"
+    query.write_text(Path(config.features.source.query).read_text().replace("AS orders_90d", "AS recent_orders"))
+    source = config.features.source.model_copy(update={"query": str(query)})
+    broken = config.model_copy(update={"features": config.features.model_copy(update={"source": source})})
+    from batch_assets.orchestration.component import ScoringPipeline
+    from batch_assets.orchestration.resources import shared_resources
+
+    def location() -> dg.Definitions:
+        defs = ScoringPipeline(broken).build_defs(dg.ComponentTree.for_test().load_context)
+        return dg.Definitions.merge(defs, dg.Definitions(resources=shared_resources()))
+
+    monkeypatch.setattr(launch, "code_location", location)
+    with pytest.raises(Blocked, match="check contract: orders_90d seems to be renamed to recent_orders"):
+        materialize(broken, DAY, instance, Quiet(), engine="local")
+    assert not (tmp_path / "root" / training.PIPELINE / "predictions" / f"date={DAY}" / "_current").exists()
+    assert not list((tmp_path / "root").glob("**/chunk-*.parquet"))
+    assert not (tmp_path / "root" / training.PIPELINE / "serving").exists()
+
+
+def test_no_model_is_a_sentence(instance: dg.DagsterInstance, config: PipelineConfig, tmp_path: Path) -> None:
+    shutil.rmtree(tmp_path / "root" / "models" / training.PIPELINE / "aliases")
+    with pytest.raises(NoSuchModel, match="carries the alias batch"):
+        materialize(config, DAY, instance, Quiet(), engine="local")
+
+
+def test_a_run_of_a_dead_process_is_buried_and_its_slot_freed(instance: dg.DagsterInstance) -> None:
+    me = Process.current()
+    slots = instance.event_log_storage
+    slots.set_concurrency_slots(POOL, 1)
+    runs = {}
+    for name, pid, host in (
+        ("dead", 2**22 - 1, me.host),
+        ("alive", me.pid, me.host),
+        ("elsewhere", 1, "another-host"),
+        ("retry", 2**22 - 1, me.host),
+    ):
+        started = me.started if name == "alive" else 0.0
+        run_id = str(uuid.uuid4())
+        owner = runs["dead"].run_id if name == "retry" else run_id
+        tags = {
+            f"batch_assets/{key}": str(value)
+            for key, value in {"host": host, "pid": pid, "started": started, "run": owner}.items()
+        }
+        runs[name] = instance.add_run(
+            dg.DagsterRun(run_id=run_id, job_name="customer_propensity", status=dg.DagsterRunStatus.STARTED, tags=tags)
+        )
+    slots.claim_concurrency_slot(POOL, runs["dead"].run_id, "step")
+    assert slots.get_concurrency_info(POOL).claimed_slots
+    assert bury_dead_runs(instance) == [runs["dead"].run_id]
+    assert not slots.get_concurrency_info(POOL).claimed_slots
+    statuses = {name: instance.get_run_by_id(run.run_id).status for name, run in runs.items()}
+    assert statuses == {
+        "dead": dg.DagsterRunStatus.FAILURE,
+        "alive": dg.DagsterRunStatus.STARTED,
+        "elsewhere": dg.DagsterRunStatus.STARTED,
+        "retry": dg.DagsterRunStatus.STARTED,
+    }

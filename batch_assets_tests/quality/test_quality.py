@@ -1,0 +1,221 @@
+import io
+import math
+
+import matplotlib.image
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batch_assets.contract import FeatureContract
+from batch_assets.histogram import Histogram
+from batch_assets.quality.completeness import CompletenessSettings, judge_completeness
+from batch_assets.quality.drift import (
+    DriftSettings,
+    judge_baseline,
+    judge_drift,
+    judge_scores,
+    population_stability_index,
+)
+from batch_assets.quality.expectations import ExpectationSettings, judge_profile
+from batch_assets.quality.outcome import CheckOutcome, none_blocks
+from batch_assets.quality.plots import plot_scores
+
+EDGES = tuple(np.linspace(0.01, 0.99, 99).tolist())
+
+
+def scores(low: float, high: float, count: int = 20_000, seed: int = 0) -> Histogram:
+    return Histogram.of(np.random.default_rng(seed).uniform(low, high, count), EDGES)
+
+
+class TestOutcome:
+    def outcome(self, passed: bool, severity: str) -> CheckOutcome:
+        return CheckOutcome.model_validate(
+            {"name": "n", "asset": "predictions", "passed": passed, "severity": severity, "message": ""}
+        )
+
+    def test_only_a_failed_error_blocks(self) -> None:
+        assert self.outcome(False, "error").blocks
+        assert not any(self.outcome(*what).blocks for what in [(True, "error"), (False, "warn"), (False, "info")])
+
+    def test_nothing_judged_is_not_good(self) -> None:
+        assert not none_blocks([])
+        assert none_blocks([self.outcome(True, "error"), self.outcome(False, "warn")])
+        assert not none_blocks([self.outcome(True, "error"), self.outcome(False, "error")])
+
+
+class TestCompleteness:
+    def judge(self, **counts: int) -> CheckOutcome:
+        given_counts = {"rows": 1_000, "scored": 1_000, "excluded": 0, "dead_lettered": 0, "proven_rows": 1_000, **counts}
+        return judge_completeness(**given_counts, settings=CompletenessSettings())
+
+    def test_all_rows_scored_is_complete(self) -> None:
+        assert self.judge().passed
+
+    @pytest.mark.parametrize(("dead", "passed"), [(10, True), (11, False)])
+    def test_the_ratio_has_a_threshold(self, dead: int, passed: bool) -> None:
+        outcome = self.judge(scored=1_000 - dead, dead_lettered=dead)
+        assert (outcome.passed, outcome.observed) == (passed, (1_000 - dead) / 1_000)
+
+    def test_excluded_rows_are_not_expected(self) -> None:
+        assert self.judge(scored=500, excluded=500).passed
+
+    @pytest.mark.parametrize(
+        "counts",
+        [
+            {"proven_rows": 999},
+            {"scored": 999},
+            {"scored": 1_001},
+            {"scored": 0, "excluded": 1_000},
+            {"rows": 0, "scored": 0, "proven_rows": 0},
+        ],
+    )
+    def test_what_is_not_accounted_for_blocks(self, counts: dict[str, int]) -> None:
+        assert self.judge(**counts).blocks
+
+    def test_an_empty_partition_is_good_only_where_that_was_said(self) -> None:
+        empty = {"rows": 0, "scored": 0, "excluded": 0, "dead_lettered": 0, "proven_rows": 0}
+        assert judge_completeness(**empty, settings=CompletenessSettings(allow_empty=True)).passed
+
+
+class TestPsi:
+    def test_a_worked_example(self) -> None:
+        """Two bins, 50:50 expected and 75:25 found: (0.75-0.5)ln(1.5) + (0.25-0.5)ln(0.5), half a row added to each."""
+        expected = Histogram(edges=(0.5,), counts=(500, 500))
+        actual = Histogram(edges=(0.5,), counts=(750, 250))
+        found = population_stability_index(expected, actual, bins=2)
+        a, b = 750.5 / 1001, 250.5 / 1001
+        assert found == pytest.approx((a - 0.5) * math.log(a / 0.5) + (b - 0.5) * math.log(b / 0.5), abs=1e-12)
+
+    @given(st.lists(st.integers(0, 1_000), min_size=100, max_size=100).filter(any))
+    def test_the_same_distribution_has_none(self, counts: list[int]) -> None:
+        histogram = Histogram(edges=EDGES, counts=tuple(counts))
+        assert population_stability_index(histogram, histogram) == pytest.approx(0.0, abs=1e-12)
+
+    @given(*[st.lists(st.integers(0, 1_000), min_size=100, max_size=100).filter(any)] * 2)
+    def test_it_is_never_negative_and_always_finite(self, one: list[int], other: list[int]) -> None:
+        found = population_stability_index(
+            Histogram(edges=EDGES, counts=tuple(one)), Histogram(edges=EDGES, counts=tuple(other))
+        )
+        assert 0 <= found + 1e-12 < math.inf
+
+    def test_a_heavy_bin_does_not_hide_what_moves_around_it(self) -> None:
+        expected = Histogram(edges=(1.0, 2.0, 3.0), counts=(0, 0, 9_500, 500))
+        actual = Histogram(edges=(1.0, 2.0, 3.0), counts=(9_500, 0, 0, 500))
+        assert population_stability_index(expected, actual) > 1
+
+    def test_nothing_cannot_be_compared(self) -> None:
+        with pytest.raises(ValueError, match="nothing"):
+            population_stability_index(Histogram.empty(EDGES), scores(0, 1))
+        with pytest.raises(ValueError, match="other edges"):
+            population_stability_index(Histogram.empty((0.5,)), scores(0, 1))
+
+
+class TestDrift:
+    def judge(self, actual: Histogram) -> CheckOutcome:
+        trailing = {f"2024-01-0{day}": scores(0.2, 0.8, seed=day) for day in (1, 2, 3)}
+        return judge_drift(actual, trailing, DriftSettings())
+
+    def test_the_same_scores_pass(self) -> None:
+        outcome = self.judge(scores(0.2, 0.8, seed=9))
+        assert outcome.passed
+        assert outcome.observed is not None
+        assert outcome.observed < 0.01
+        assert "3 accepted day(s) from 2024-01-01 to 2024-01-03" in outcome.message
+
+    def test_a_small_shift_warns_and_does_not_block(self) -> None:
+        outcome = self.judge(scores(0.2, 0.8, 14_000) + scores(0.6, 0.8, 6_000))
+        assert (outcome.passed, outcome.severity, outcome.blocks) == (False, "warn", False)
+
+    def test_a_large_shift_blocks(self) -> None:
+        assert self.judge(scores(0.4, 1.0)).blocks
+
+    def test_nothing_to_compare_with_is_said(self) -> None:
+        outcome = judge_drift(scores(0, 1), {}, DriftSettings())
+        assert (outcome.passed, outcome.severity) == (True, "info")
+        assert outcome.message.startswith("not_compared")
+
+    def test_it_cannot_block_before_it_warns(self) -> None:
+        with pytest.raises(ValueError, match="below the"):
+            DriftSettings(warn=0.5, block=0.25)
+
+    def test_the_baseline_only_warns(self) -> None:
+        outcome = judge_baseline(scores(0.6, 1.0), scores(0.0, 0.5), "2023-12-31", DriftSettings())
+        assert (outcome.passed, outcome.severity, outcome.blocks) == (False, "warn", False)
+
+    def test_constant_and_non_finite_scores_block(self) -> None:
+        assert judge_scores(Histogram.of(np.full(100, 0.3), EDGES)).blocks
+        assert judge_scores(Histogram.of(np.array([0.1, 0.2, np.nan]), EDGES)).blocks
+        assert judge_scores(scores(0, 1)).passed
+
+
+class TestExpectations:
+    contract = FeatureContract.model_validate(
+        {
+            "key": {"name": "user", "dtype": "int64"},
+            "columns": [{"name": "x", "min": 0, "max": 10}, {"name": "y"}, {"name": "z", "min": -1}],
+        }
+    )
+
+    def judge(self, *columns: dict[str, object], allow_empty: bool = False) -> CheckOutcome:
+        good = {"rows": 1_000, "nulls": 0, "nans": 0, "infinities": 0, "minimum": 1.0, "maximum": 9.0, "mean": 5.0}
+        profile = [{**good, "column": name} for name in ("x", "y", "z")]
+        for change in columns:
+            next(row for row in profile if row["column"] == change["column"]).update(change)
+        kept = [row for row in profile if not row.get("absent")]
+        schema = pa.schema(
+            [("column", pa.string()), *[(name, pa.int64()) for name in ("rows", "nulls", "nans", "infinities")]]
+            + [(name, pa.float64()) for name in ("minimum", "maximum", "mean")]
+        )
+        return judge_profile(
+            pa.Table.from_pylist(kept, schema=schema), self.contract, ExpectationSettings(), allow_empty=allow_empty
+        )
+
+    def test_a_good_profile_passes(self) -> None:
+        outcome = self.judge()
+        assert (outcome.passed, outcome.message) == (True, "6 expectations hold for 3 columns.")
+
+    @pytest.mark.parametrize(
+        ("change", "finding"),
+        [
+            ({"column": "y", "nulls": 500}, r"at most 1\.00% missing \(y\)"),
+            ({"column": "y", "nans": 11}, r"at most 1\.00% missing \(y\)"),
+            ({"column": "z", "infinities": 20}, r"at most 1\.00% missing \(z\)"),
+            ({"column": "x", "minimum": -0.5}, r"minimum is permitted \(x\)"),
+            ({"column": "x", "maximum": 10.5}, r"maximum is permitted \(x\)"),
+            ({"column": "z", "minimum": -1.01}, r"minimum is permitted \(z\)"),
+            ({"column": "x", "rows": 0}, r"enough rows \(x\)"),
+            ({"column": "z", "absent": True}, "every column is profiled"),
+            ({"column": "y", "nulls": 1_000, "minimum": None, "maximum": None, "mean": None}, r"missing \(y\)"),
+        ],
+    )
+    def test_what_is_wrong_blocks_and_names_the_column(self, change: dict[str, object], finding: str) -> None:
+        outcome = self.judge(change)
+        assert outcome.blocks
+        import re
+
+        assert re.search(finding, outcome.message)
+
+    def test_no_rows_are_good_where_that_was_said(self) -> None:
+        empty = {"rows": 0, "minimum": None, "maximum": None, "mean": None}
+        profile = [{"column": name, **empty} for name in ("x", "y", "z")]
+        assert self.judge(*profile).blocks
+        assert self.judge(*profile, allow_empty=True).passed
+
+    def test_a_few_missing_values_only_warn(self) -> None:
+        outcome = self.judge({"column": "y", "nulls": 3})
+        assert (outcome.passed, outcome.severity) == (False, "warn")
+        assert "nothing missing (y)" in outcome.message
+
+    def test_offending_columns_come_first_in_the_table(self) -> None:
+        outcome = self.judge({"column": "z", "minimum": -5.0})
+        assert outcome.table.splitlines()[2].startswith("| z |")
+
+
+def test_the_picture_is_a_picture() -> None:
+    png = plot_scores(scores(0.0, 0.5), scores(0.1, 1.0), "today")
+    pixels = matplotlib.image.imread(io.BytesIO(png))
+    assert pixels.shape[2] == 4
+    assert pixels[0, 0, 3] == 0.0, "the background is transparent, for light and dark pages"
+    assert len(np.unique(pixels.reshape(-1, 4), axis=0)) > 50

@@ -1,0 +1,213 @@
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from batch_assets.digest import hash_keys
+from batch_assets.engines.local_engine import LocalEngine
+from batch_assets.errors import CommitBroken, NoPrediction, NotPublishable, ReleaseBroken
+from batch_assets.pipeline.freeze import freeze
+from batch_assets.pipeline.judge import judge
+from batch_assets.pipeline.publish import Published, publish, published_matches
+from batch_assets.pipeline.score import score
+from batch_assets.scoring.postprocess import Predictions
+from batch_assets.serving import lmdb_store
+from batch_assets.serving.reader import Reader
+from batch_assets.serving.release import current_log
+from batch_assets_tests.small import DAY, Small, rows, small_model
+
+Make = Callable[..., Small]
+
+
+def predictions(count: int) -> Predictions:
+    random = np.random.default_rng(3)
+    return Predictions(
+        random.uniform(size=count).astype(np.float32),
+        random.integers(1, 11, count).astype(np.int8),
+        random.integers(0, 2, count).astype(np.int8),
+    )
+
+
+class StoreBehaviour:
+    """What every store does with (key, prediction); a new store inherits these tests."""
+
+    def build(self, folder: Path, count: int, batches: Iterator[tuple[pa.Array, Predictions]]) -> None:
+        raise NotImplementedError
+
+    @pytest.mark.parametrize(
+        ("key_type", "keys"),
+        [
+            ("int32", pa.array(range(-500, 500), pa.int32())),
+            ("int64", pa.array([-(2**63), -1, 0, 1, 255, 256, 2**63 - 1])),
+            ("string", pa.array(sorted(["", "a", "b", "ä", "user-1", "user-10", "x" * 500], key=str.encode))),
+        ],
+    )
+    def test_what_was_stored_is_found(self, tmp_path: Path, key_type: str, keys: pa.Array) -> None:
+        if key_type == "string":
+            keys = keys.slice(1)  # the empty text cannot be a key
+        stored = predictions(len(keys))
+        self.build(tmp_path, len(keys), iter([(keys, stored)]))
+        scanned = list(lmdb_store.scan(tmp_path, key_type))
+        assert [key for found, _ in scanned for key in found.to_pylist()] == keys.to_pylist()
+        digest = hash_keys(keys).with_values(stored).digest()
+        assert hash_keys(scanned[0][0]).with_values(scanned[0][1]).digest() == digest
+        table = lmdb_store.LmdbTable(tmp_path, key_type)
+        for place, key in enumerate(keys.to_pylist()):
+            assert table.get(key) == {
+                "probability": stored.probability[place].item(),
+                "decile": stored.decile[place].item(),
+                "label": stored.label[place].item(),
+            }
+        assert table.get("nobody" if key_type == "string" else 77_777) is None
+        table.close()
+
+
+class TestLmdbStore(StoreBehaviour):
+    def build(self, folder: Path, count: int, batches: Iterator[tuple[pa.Array, Predictions]]) -> None:
+        lmdb_store.build(folder, batches)
+
+    @pytest.mark.parametrize("keys", [[1, 1], [2, 1]])
+    def test_doubled_or_unordered_keys_are_refused(self, tmp_path: Path, keys: list[int]) -> None:
+        with pytest.raises(ReleaseBroken, match="doubled or out of order"):
+            lmdb_store.build(tmp_path, iter([(pa.array(keys), predictions(2))]))
+
+    def test_a_file_that_is_no_store_is_a_sentence(self, tmp_path: Path) -> None:
+        (tmp_path / "data.mdb").write_bytes(b"nonsense" * 1_000)
+        with pytest.raises(ReleaseBroken, match="cannot be read"):
+            lmdb_store.LmdbTable(tmp_path, "int64")
+
+
+def night(small: Small, day: str = DAY) -> Published:
+    """Freeze, score, judge and publish a day."""
+    freeze(small.config, small.storage, day, small.watch)
+    score(small.config, small.storage, day, small.model, LocalEngine(), small.watch)
+    judge(small.config, small.storage, day, small.model)
+    return publish(small.config, small.storage, day, small.model, small.watch)
+
+
+class TestRelease:
+    def test_a_published_key_is_found_with_its_lineage(self, small: Small) -> None:
+        published = night(small)
+        answer = Reader.live(small.storage, "small").lookup("42")
+        assert answer.record["user"] == 42
+        assert answer.record["partition"] == DAY
+        assert answer.record["model_version"] == "v1"
+        assert answer.lineage["release"] == published.release.name
+        assert answer.lineage["model_sha256"] == small.model.card.model_sha256
+
+    @pytest.mark.parametrize("key", ["0", "2001", "-1", "abc", "1.5", "", "4_2", "٤٢", "3000000000", str(2**63), str(2**70)])
+    def test_a_key_that_is_not_there_is_a_sentence(self, small: Small, key: str) -> None:
+        night(small)
+        with pytest.raises(NoPrediction, match=f"no prediction for key {key}"):
+            Reader.live(small.storage, "small").lookup(key)
+
+    def test_text_keys_are_looked_up_as_they_are(self, make_small: Make) -> None:
+        small = make_small(rows(500, key_type=pa.string()))
+        night(small)
+        assert Reader.live(small.storage, "small").lookup("user-0000042").record["user"] == "user-0000042"
+        with pytest.raises(NoPrediction):
+            Reader.live(small.storage, "small").lookup("42")
+
+    def test_nothing_published_is_a_sentence(self, small: Small) -> None:
+        with pytest.raises(NoPrediction, match="Nothing of small"):
+            Reader.live(small.storage, "small")
+
+    def test_an_older_day_gets_its_release_but_is_not_live(self, small: Small) -> None:
+        new, old = night(small, "2024-03-10"), night(small, "2024-03-09")
+        assert (new.is_live, old.is_live) == (True, False)
+        assert Reader.live(small.storage, "small").lookup(1).record["partition"] == "2024-03-10"
+        assert published_matches(small.config, small.storage, "2024-03-09", small.model).passed
+
+    def test_the_same_day_by_a_later_approval_replaces_it(self, small: Small) -> None:
+        first_model = small.model
+        first = night(small)
+        small.register("v2", small_model([0.9, -0.5, 0.25]))
+        second = night(small)
+        assert second.is_live
+        again = publish(small.config, small.storage, DAY, first_model, small.watch)
+        assert (again.release.name, again.is_live) == (first.release.name, False)
+
+    def test_publishing_again_changes_nothing(self, small: Small) -> None:
+        night(small)
+        before = current_log(small.storage, "small").numbers()
+        assert night(small).is_live
+        assert current_log(small.storage, "small").numbers() == before
+
+    def test_a_record_that_differs_is_never_shown(self, small: Small) -> None:
+        """A predictions file is replaced after the manifest was written, by one of the same size with two values swapped."""
+        import pyarrow.parquet as pq
+
+        freeze(small.config, small.storage, DAY, small.watch)
+        manifest = score(small.config, small.storage, DAY, small.model, LocalEngine(), small.watch).manifest
+        judge(small.config, small.storage, DAY, small.model)
+        path = small.storage.local_path(f"{manifest.folder}/{manifest.files[0].name}")
+        data = bytearray(path.read_bytes())
+        first, second = pq.read_table(path)["probability"].to_numpy()[:2]
+        assert data.count(first.tobytes()) == 1
+        place, other = data.index(first.tobytes()), data.index(second.tobytes())
+        data[place : place + 4], data[other : other + 4] = second.tobytes(), first.tobytes()
+        path.write_bytes(data)
+        with pytest.raises(CommitBroken, match=r"chunk-00000\.parquet holds other values"):
+            publish(small.config, small.storage, DAY, small.model, small.watch)
+        assert current_log(small.storage, "small").latest() is None
+        path.unlink()
+        assert night(small).is_live, "the way out that the message names"
+
+    def test_a_damaged_release_is_noticed_by_its_check(self, small: Small) -> None:
+        published = night(small)
+        folder = small.storage.local_path(f"small/serving/releases/{published.release.name}")
+        (folder / "data.mdb").write_bytes(b"")
+        assert published_matches(small.config, small.storage, DAY, small.model).blocks
+        with pytest.raises(ReleaseBroken, match="publish it again"):
+            Reader.live(small.storage, "small")
+        night(small)
+        assert published_matches(small.config, small.storage, DAY, small.model).passed, "publishing again replaces it"
+
+    def test_a_release_with_a_damaged_page_is_noticed_and_replaced(self, small: Small) -> None:
+        published = night(small)
+        path = small.storage.local_path(f"small/serving/releases/{published.release.name}/data.mdb")
+        data = bytearray(path.read_bytes())
+        for place in range(8_192, len(data)):
+            data[place] ^= 0x5A
+        path.write_bytes(data)
+        assert published_matches(small.config, small.storage, DAY, small.model).blocks
+        night(small)
+        assert published_matches(small.config, small.storage, DAY, small.model).passed
+
+    def test_readers_never_see_a_mixture(self, make_small: Make) -> None:
+        """While releases of two days are published in turn, every look-up is answered from one of them, whole."""
+        small = make_small(rows(300))
+        night(small, "2024-03-01")
+        stop, seen, wrong = threading.Event(), set(), []
+
+        def look() -> None:
+            while not stop.is_set():
+                reader = Reader.live(small.storage, "small")
+                answers = [reader.lookup(key) for key in (1, 150, 300)]
+                reader.close()
+                days = {answer.record["partition"] for answer in answers} | {
+                    answer.lineage["release"][:10] for answer in answers
+                }
+                seen.update(days)
+                if len(days) != 1:
+                    wrong.append(days)
+
+        reader = threading.Thread(target=look)
+        reader.start()
+        for day in range(2, 8):
+            night(small, f"2024-03-0{day}")
+        stop.set()
+        reader.join()
+        assert wrong == []
+        assert seen
+
+
+def test_what_was_not_judged_is_not_published(small: Small) -> None:
+    freeze(small.config, small.storage, DAY, small.watch)
+    score(small.config, small.storage, DAY, small.model, LocalEngine(), small.watch)
+    with pytest.raises(NotPublishable, match="not judged"):
+        publish(small.config, small.storage, DAY, small.model, small.watch)
+    assert current_log(small.storage, "small").latest() is None

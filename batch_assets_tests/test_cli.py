@@ -1,0 +1,247 @@
+"""The command as its users run it: processes of their own, real Ray, real kills."""
+
+import contextlib
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from batch_assets_tests.conftest import Command
+
+PIPELINE, DAY = "customer_propensity", "1998-06-30"
+RUN = ("run", PIPELINE, "--partition", DAY, "--json")
+FIELDS = {
+    "pipeline", "partition", "input_rows", "scored_rows", "excluded_rows", "dead_letter_rows", "run_id", "model", "checks",
+    "digest", "release", "lookup", "seconds", "resumed_chunks",
+}  # fmt: skip
+
+
+def chunks(root: Path) -> list[Path]:
+    return sorted(root.glob(f"{PIPELINE}/predictions/date={DAY}/run=*/chunk-*[0-9].parquet"))
+
+
+def rows(root: Path) -> list[dict[str, Any]]:
+    return [row for path in chunks(root) for row in pq.ParquetFile(path).read().to_pylist()]
+
+
+def answer(command: Command, *arguments: str) -> dict[str, Any]:
+    """The JSON that a command prints, which must be all that it prints."""
+    done = command.run(*arguments)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    assert done.stdout.count("\n") == 1
+    return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, trained_root: Path) -> tuple[Command, dict[str, Any]]:
+    """A night on Ray that nobody disturbed; its tests only read."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    shutil.copytree(trained_root, folder / "root")
+    (folder / "home").mkdir()
+    command = Command(folder / "root", folder / "home")
+    return command, answer(command, "demo", "--json")
+
+
+class TestDemo:
+    def test_every_customer_is_scored(self, undisturbed: tuple[Command, dict[str, Any]]) -> None:
+        _, found = undisturbed
+        assert set(found) >= FIELDS
+        assert (found["input_rows"], found["scored_rows"], found["dead_letter_rows"], found["excluded_rows"]) == (
+            23_570,
+            23_570,
+            0,
+            0,
+        )
+        assert set(found["model"]) == {"name", "version", "sha256"}
+        assert set(found["seconds"]) == {"features", "scoring", "publishing", "total"}
+        assert len(found["digest"]) == 48
+        assert found["resumed_chunks"] == 0
+
+    def test_no_blocking_check_failed(self, undisturbed: tuple[Command, dict[str, Any]]) -> None:
+        _, found = undisturbed
+        assert {check["name"] for check in found["checks"]} >= {
+            "contract",
+            "expectations",
+            "complete",
+            "drift",
+            "published_matches",
+        }
+        assert not [check for check in found["checks"] if not check["passed"] and check["severity"] == "error"]
+
+    def test_the_look_ups_record_is_the_one_in_the_predictions(self, undisturbed: tuple[Command, dict[str, Any]]) -> None:
+        command, found = undisturbed
+        by_key = {row["customer_id"]: row for row in rows(command.root)}
+        assert len(by_key) == 23_570
+        assert found["lookup"]["record"] == by_key[found["lookup"]["key"]]
+        for key in (1, 42, 23_570):
+            assert answer(command, "lookup", PIPELINE, str(key), "--json")["record"] == by_key[key]
+
+    def test_both_workers_worked_on_24_chunks(self, undisturbed: tuple[Command, dict[str, Any]]) -> None:
+        assert len(chunks(undisturbed[0].root)) == 24
+
+    def test_a_second_demo_says_what_it_skipped(self, undisturbed: tuple[Command, dict[str, Any]]) -> None:
+        command, found = undisturbed
+        done = command.run("demo")
+        assert done.returncode == 0
+        assert "training is skipped" in done.stderr
+        assert "all 24 chunks were committed before" in done.stderr
+        assert found["digest"] in done.stdout
+        assert "24 chunks resumed" in done.stdout
+
+    def test_models_are_listed_and_shown(self, undisturbed: tuple[Command, dict[str, Any]]) -> None:
+        command, found = undisturbed
+        (model,) = answer(command, "models", "list", "--json")["models"]
+        assert (model["name"], model["version"], model["aliases"]) == (PIPELINE, "v1", ["batch"])
+        card = answer(command, "models", "show", PIPELINE, "--json")["card"]
+        assert card["model_sha256"] == found["model"]["sha256"]
+        assert "0.85" in command.run("models", "list").stdout
+
+
+def test_the_local_engine_gives_the_same_run_and_the_same_bits(
+    undisturbed: tuple[Command, dict[str, Any]], command: Command
+) -> None:
+    found = answer(command, *RUN, "--engine", "local")
+    assert set(found) >= FIELDS
+    assert (found["run_id"], found["digest"]) == (undisturbed[1]["run_id"], undisturbed[1]["digest"])
+    assert rows(command.root) == rows(undisturbed[0].root)
+
+
+def kill_after_three_commits(command: Command, engine: str) -> int:
+    """Kill a run and all its processes between the third and the last commit; gives the commits that are there then."""
+    for _ in range(5):
+        process = command.start(*RUN, "--engine", engine)
+        while process.poll() is None and len(chunks(command.root)) < 3:
+            time.sleep(0.001)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+            for member in family:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    member.kill()
+            psutil.wait_procs(family, timeout=20)
+        process.communicate()
+        committed = len(chunks(command.root))
+        if 3 <= committed < 24:
+            return committed
+        shutil.rmtree(command.root / PIPELINE)
+    raise AssertionError("five runs were faster than the kill")
+
+
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_a_killed_run_resumes(undisturbed: tuple[Command, dict[str, Any]], command: Command, engine: str) -> None:
+    committed = kill_after_three_commits(command, engine)
+    before = {path: path.stat().st_mtime_ns for path in chunks(command.root)}
+    done = command.run(*RUN, "--engine", engine)
+    assert done.returncode == 0, done.stderr
+    assert "was left by a dead process" in done.stderr
+    found = json.loads(done.stdout)
+    assert found["resumed_chunks"] == committed
+    assert found["digest"] == undisturbed[1]["digest"]
+    assert sorted(row["customer_id"] for row in rows(command.root)) == list(range(1, 23_571))
+    assert all(path.stat().st_mtime_ns == time_ns for path, time_ns in before.items())
+
+
+@pytest.mark.parametrize("same_instance", [True, False])
+def test_two_runs_at_once_give_one_result(
+    undisturbed: tuple[Command, dict[str, Any]], command: Command, tmp_path: Path, same_instance: bool
+) -> None:
+    other = command
+    if not same_instance:
+        shutil.copytree(command.home, tmp_path / "other-home")
+        other = Command(command.root, tmp_path / "other-home")
+    processes = [command.start(*RUN), other.start(*RUN)]
+    outputs = [process.communicate(timeout=180) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert {json.loads(stdout)["digest"] for stdout, _ in outputs} == {undisturbed[1]["digest"]}
+    pids = [process.pid for process in processes]
+    assert any(f"pid {pid})" in stderr for pid, (_, stderr) in zip(reversed(pids), outputs, strict=True)), outputs
+    assert len(list(command.root.glob(f"{PIPELINE}/predictions/date={DAY}/run=*"))) == 1
+    assert sorted(row["customer_id"] for row in rows(command.root)) == list(range(1, 23_571))
+    releases = list((command.root / PIPELINE / "serving" / "releases").glob(f"{DAY}-*"))
+    assert len(releases) == 1
+
+
+def test_an_interrupted_run_says_that_it_resumes(command: Command) -> None:
+    import signal
+
+    process = command.start(*RUN, "--engine", "local")
+    while process.poll() is None and not chunks(command.root):
+        time.sleep(0.001)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    if process.returncode == 0:
+        pytest.skip("the run was faster than the interrupt")
+    assert process.returncode == 130
+    assert "the same command resumes" in stderr
+    assert json.loads(stdout)["kind"] == "Interrupted"
+    assert answer(command, *RUN, "--engine", "local")["resumed_chunks"] >= 1
+
+
+class TestBadInput:
+    """One clear sentence, exit status 1, no traceback, nothing published."""
+
+    def refused(self, command: Command, *arguments: str) -> str:
+        done = command.run(*arguments)
+        assert done.returncode == 1
+        assert "Traceback" not in done.stderr + done.stdout
+        assert not (command.root / PIPELINE / "serving" / "_current").exists()
+        sentences = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+        assert len(sentences) == 1, done.stderr
+        if "--json" in arguments:
+            assert json.loads(done.stdout)["error"] == sentences[0].removeprefix("Error: ")
+        return sentences[0]
+
+    def test_no_such_pipeline(self, command: Command) -> None:
+        assert "no pipeline nobody" in self.refused(command, "run", "nobody", "--partition", DAY)
+        assert "no pipeline nobody" in self.refused(command, "lookup", "nobody", "1", "--json")
+
+    @pytest.mark.parametrize("day", ["1996-12-31", "1998-07-01", "2999-01-01", "yesterday", "1998-02-30"])
+    def test_no_such_day(self, command: Command, day: str) -> None:
+        self.refused(command, "run", PIPELINE, "--partition", day, "--json")
+
+    def test_no_model_under_the_alias(self, command: Command) -> None:
+        shutil.rmtree(command.root / "models" / PIPELINE / "aliases")
+        assert "alias batch" in self.refused(command, *RUN)
+
+    def test_a_flipped_byte_in_the_model(self, command: Command) -> None:
+        path = command.root / "models" / PIPELINE / "v1" / "model.pt2"
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+        assert "the file was changed" in self.refused(command, *RUN)
+
+    def test_a_truncated_feature_file(self, command: Command) -> None:
+        answer(command, *RUN, "--engine", "local")
+        shutil.rmtree(command.root / PIPELINE / "serving")
+        (path,) = command.root.glob(f"{PIPELINE}/user_features/date={DAY}/snapshot=*/part-00000.parquet")
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        assert "part-00000.parquet has" in self.refused(command, *RUN)
+
+    def test_a_key_that_does_not_exist(self, undisturbed: tuple[Command, dict[str, Any]]) -> None:
+        for key in ("23571", "0", "-1", "nobody"):
+            done = undisturbed[0].run("lookup", PIPELINE, "--", key)
+            assert done.returncode == 1
+            assert "no prediction for key" in done.stderr
+            assert done.stdout == ""
+
+    def test_a_damaged_release(self, command: Command) -> None:
+        answer(command, *RUN, "--engine", "local")
+        (path,) = command.root.glob(f"{PIPELINE}/serving/releases/*/data.mdb")
+        path.write_bytes(path.read_bytes()[:5_000])
+        done = command.run("lookup", PIPELINE, "42")
+        assert done.returncode == 1
+        assert "instead of" in done.stderr
+        assert "Traceback" not in done.stderr
+
+    def test_a_newer_layout(self, command: Command) -> None:
+        (command.root / "_format.json").write_text('{"layout": 99}')
+        assert "upgrade" in self.refused(command, *RUN)
+
+    def test_the_command_line_itself(self, command: Command) -> None:
+        for arguments in (("run", PIPELINE), ("run", PIPELINE, "--partition", DAY, "--engine", "spork"), ("nothing",)):
+            assert command.run(*arguments).returncode == 2
