@@ -3,8 +3,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+# One place for what Dagster remembers and one for the data, for every command; your own environment wins.
+export DAGSTER_HOME ?= $(CURDIR)/.dagster_home
+export BATCH_ASSETS_ROOT ?= $(CURDIR)/data
+
 .DEFAULT_GOAL := help
-.PHONY: help install demo ui test check
+.PHONY: help install demo ui test bench check
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -25,6 +29,9 @@ ui: install ## Open the Dagster UI on http://127.0.0.1:3000
 
 test: install ## Run every test
 	@$(BIN)/python -m pytest
+
+bench: install ## Measure how fast snapshots are read, by encoding
+	@$(BIN)/python benchmarks/feature_encoding.py
 
 check: install ## Formatting, lint, the arrows between rooms, types
 	@$(BIN)/ruff format --check .

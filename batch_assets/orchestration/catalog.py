@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import dagster as dg
+from pydantic import ValidationError
 
 import batch_assets
 from batch_assets.config import PipelineConfig
@@ -33,11 +34,12 @@ def pipelines() -> dict[str, PipelineConfig]:
 
 
 def _explained(error: BaseException) -> str:
-    """The message of the innermost cause, on one line."""
-    while error.__cause__ or error.__context__:
+    """What went wrong on one line: a setting with its file and line where Dagster knows them, else the innermost cause."""
+    while not isinstance(error, ValidationError) and (error.__cause__ or error.__context__):
         error = error.__cause__ or error.__context__ or error
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines) or type(error).__name__
+    if isinstance(error, ValidationError):
+        return "; ".join(f"{'.'.join(map(str, one['loc'])).strip('`')}: {one['msg']}" for one in error.errors()) + "."
+    return " ".join(line.strip() for line in str(error).splitlines() if line.strip()) or type(error).__name__
 
 
 def pipeline(name: str) -> PipelineConfig:

@@ -1,6 +1,8 @@
 """Materialized through Dagster in this process, on the real pipeline and a real instance."""
 
 import shutil
+import subprocess
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -154,3 +156,17 @@ def test_a_run_of_a_dead_process_is_buried_and_its_slot_freed(instance: dg.Dagst
         "elsewhere": dg.DagsterRunStatus.STARTED,
         "retry": dg.DagsterRunStatus.STARTED,
     }
+
+
+def test_launched_by_dagster_it_is_the_same_night(instance: dg.DagsterInstance, config: PipelineConfig) -> None:
+    """`dg launch` loads the code location in a process of its own, as a run from the UI does, and scores on Ray."""
+    program = [str(Path(sys.executable).parent / "dg"), "launch", "--job", config.name, "--partition", DAY]
+    done = subprocess.run(program, cwd=PROJECT, capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode == 0, done.stdout[-2_000:] + done.stderr[-2_000:]
+    (run,) = instance.get_runs()
+    assert run.status == dg.DagsterRunStatus.SUCCESS
+    assert run.tags["batch_assets/run"] == run.run_id
+    by_dagster = last(instance, "predictions").metadata["digest"].value
+    again = materialize(config, DAY, instance, Quiet(), engine="local")
+    assert again.resumed_chunks == 24
+    assert last(instance, "predictions").metadata["digest"].value == by_dagster

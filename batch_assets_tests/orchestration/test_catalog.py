@@ -1,0 +1,80 @@
+"""Pipelines from YAML, in a project of its own."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from batch_assets.errors import ConfigError
+from batch_assets.orchestration import catalog
+
+YAML = """type: batch_assets.ScoringPipeline
+attributes:
+  name: nightly
+  partitions: {start: "2024-01-01"}
+  features:
+    source: {query: "{{ context.project_root }}/query.sql", tables: {t: /data/t.parquet}}
+    contract:
+      key: {name: user, dtype: int64}
+      columns: [{name: x}]
+  model: {name: nightly}
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A Dagster project with an importable name of its own; gives its defs folder."""
+    name = f"project_{abs(hash(request.node.nodeid))}"
+    (tmp_path / "pyproject.toml").write_text(
+        f'[tool.dg]\ndirectory_type = "project"\n[tool.dg.project]\nroot_module = "{name}"\ncode_location_name = "{name}"\n'
+    )
+    defs = tmp_path / name / "defs"
+    defs.mkdir(parents=True)
+    for folder in (defs, defs.parent):
+        (folder / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(catalog, "_PACKAGE", defs.parent)
+    yield defs
+    for module in [module for module in sys.modules if module.startswith(name)]:
+        del sys.modules[module]
+
+
+def write(defs: Path, folder: str, text: str) -> None:
+    (defs / folder).mkdir()
+    (defs / folder / "defs.yaml").write_text(text)
+
+
+def test_every_folder_is_a_pipeline(project: Path) -> None:
+    write(project, "one", YAML)
+    write(project, "two", YAML.replace("name: nightly\n  part", "name: weekly\n  part"))
+    assert sorted(catalog.pipelines()) == ["nightly", "weekly"]
+    assert catalog.pipeline("weekly").features.source.query == f"{project.parent.parent}/query.sql"
+
+
+def test_two_pipelines_cannot_have_one_name(project: Path) -> None:
+    write(project, "one", YAML)
+    write(project, "two", YAML)
+    with pytest.raises(ConfigError, match="Two pipelines are called nightly"):
+        catalog.pipelines()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("start: ", "strat: ", r"partitions\.start.*defs\.yaml:\d+: Field required"),
+        ('"2024-01-01"', "soon", r"attributes\.partitions\.start at .*defs\.yaml:4: Input should be a valid date"),
+        ("  model: {name: nightly}\n", "", r"attributes\.model at .*defs\.yaml:\d+: Field required"),
+        ("name: nightly\n", "name: Nightly Job\n", r"attributes\.name at .*defs\.yaml:3: String should match"),
+        ("name: user", "name: label", "the key cannot be called label"),
+        ("type: batch_assets.ScoringPipeline", "type: batch_assets.Nothing", "no attribute `Nothing`"),
+        ("  features:", "   features:", r"defs\.yaml.*line 5"),
+        (YAML, "", "defs"),
+    ],
+)
+def test_a_mistake_is_one_sentence_with_its_place(project: Path, old: str, new: str, message: str) -> None:
+    assert old in YAML
+    write(project, "one", YAML.replace(old, new))
+    with pytest.raises(ConfigError, match=message) as raised:
+        catalog.pipelines()
+    assert "\n" not in str(raised.value)
