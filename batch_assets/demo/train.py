@@ -5,7 +5,6 @@ card is measured on test days, and the decision threshold is chosen on training 
 every night's. The seed is fixed and one thread computes, so that the same data gives the same model.
 """
 
-import hashlib
 import tempfile
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -17,13 +16,10 @@ import numpy.typing as npt
 
 from batch_assets.config import PipelineConfig
 from batch_assets.features.sql_source import rows_of
-from batch_assets.histogram import Histogram
-from batch_assets.models.card import Card
-from batch_assets.models.predictor import PredictorLoader, export_model
+from batch_assets.models.card import make_card
+from batch_assets.models.predictor import export_model, predict_probabilities
 from batch_assets.models.registry import ModelVersion, Registry
 from batch_assets.pipeline.watch import Watch
-from batch_assets.scoring.postprocess import Outputs, postprocess
-from batch_assets.storage import LocalStorage
 
 if TYPE_CHECKING:
     import torch
@@ -61,16 +57,15 @@ def train(config: PipelineConfig, registry: Registry, watch: Watch, version: str
         np.concatenate([days[day].bought for day in TRAINING_DAYS]),
     )
     model = export_model(_fit(training, seed, watch), columns=training.features.shape[1])
-    probabilities = {day: _probabilities(model, data.features) for day, data in days.items()}
-    baseline = probabilities[TEST_DAYS[0]]
-    threshold = _best_f1_threshold(np.concatenate([probabilities[day] for day in TRAINING_DAYS]), training.bought)
-    card = Card(
+    probabilities = {day: predict_probabilities(model, data.features) for day, data in days.items()}
+    card = make_card(
+        model,
+        config.features.contract,
+        probabilities[TEST_DAYS[0]],
+        partition=TEST_DAYS[0].isoformat(),
+        labels=("unlikely", "likely"),
+        threshold=_best_f1_threshold(np.concatenate([probabilities[day] for day in TRAINING_DAYS]), training.bought),
         description="Probability that a customer buys again within 28 days; a small network on recency, frequency and amount.",
-        model_sha256=hashlib.sha256(model).hexdigest(),
-        contract=config.features.contract,
-        outputs=_outputs(baseline, threshold),
-        baseline_partition=TEST_DAYS[0].isoformat(),
-        baseline=Histogram.of(baseline, np.unique(np.quantile(baseline, np.arange(1, 100) / 100)).tolist()),
         metrics={day.isoformat(): _metrics(probabilities[day], days[day].bought) for day in TEST_DAYS},
         training={
             "partitions": [day.isoformat() for day in TRAINING_DAYS],
@@ -140,24 +135,6 @@ def _fit(data: Labelled, seed: int, watch: Watch) -> "torch.nn.Module":
             watch.progress("training", epoch + 1, EPOCHS)
     torch.set_num_threads(threads)
     return model
-
-
-def _probabilities(model: bytes, features: Floats) -> Floats:
-    """The exported program's probabilities, in the very way in which a night computes them."""
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "model.pt2").write_bytes(model)
-        loader = PredictorLoader(LocalStorage(folder), "model.pt2", hashlib.sha256(model).hexdigest(), batch_rows=1_024)
-        predictor = loader()
-    rows = len(features)
-    staged = np.zeros((features.shape[1], -(-rows // 1_024) * 1_024), dtype=np.float32)
-    staged[:, :rows] = features.T
-    neutral = Outputs(labels=("no", "yes"), threshold=0.5, decile_edges=(0.0,) * 9)
-    return postprocess(predictor.logits(staged)[:rows], neutral).probability
-
-
-def _outputs(baseline: Floats, threshold: float) -> Outputs:
-    deciles = np.quantile(baseline, np.arange(1, 10) / 10)
-    return Outputs(labels=("unlikely", "likely"), threshold=threshold, decile_edges=tuple(deciles.tolist()))
 
 
 def _best_f1_threshold(probabilities: Floats, bought: Floats) -> float:

@@ -1,7 +1,10 @@
 """The model card: what a version says of itself. It is immutable and part of the version's digest."""
 
+import hashlib
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
 from batch_assets.contract import FeatureContract
@@ -22,3 +25,42 @@ class Card(BaseModel):
     baseline: Histogram = Field(description="Histogram of the probabilities on the baseline day.")
     metrics: dict[str, dict[str, float]] = Field(description="Partition -> metrics measured on it after training.")
     training: dict[str, Any] = Field(description="How it was trained: partitions, seed, label, sizes.")
+
+
+def make_card(
+    model: bytes,
+    contract: FeatureContract,
+    probabilities: npt.NDArray[np.float32],
+    *,
+    partition: str,
+    labels: tuple[str, str],
+    threshold: float,
+    description: str,
+    metrics: dict[str, dict[str, float]],
+    training: dict[str, Any],
+) -> Card:
+    """The card of a binary classifier, with deciles and baseline taken from its probabilities on one day.
+
+    Args:
+        model: the exported program.
+        contract: what the model takes.
+        probabilities: shape (rows,), of a day that the model was not trained on; see `predictor.predict_probabilities`.
+        partition: that day.
+        labels: names of the negative and the positive class.
+        threshold: the probability from which on the positive label is given.
+        description: one sentence for people.
+        metrics: partition -> what was measured on it after training.
+        training: how it was trained.
+    """
+    percentiles = np.unique(np.quantile(probabilities, np.arange(1, 100) / 100))
+    deciles = np.quantile(probabilities, np.arange(1, 10) / 10)
+    return Card(
+        description=description,
+        model_sha256=hashlib.sha256(model).hexdigest(),
+        contract=contract,
+        outputs=Outputs(labels=labels, threshold=threshold, decile_edges=tuple(deciles.tolist())),
+        baseline_partition=partition,
+        baseline=Histogram.of(probabilities, percentiles.tolist()),
+        metrics=metrics,
+        training=training,
+    )

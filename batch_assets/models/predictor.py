@@ -15,6 +15,7 @@ import numpy.typing as npt
 from typing_extensions import override
 
 from batch_assets.errors import ModelChanged, UnsafeModel
+from batch_assets.scoring.postprocess import probability_of
 from batch_assets.scoring.scorer import Predictor
 from batch_assets.storage import Storage
 
@@ -92,18 +93,31 @@ class PredictorLoader:
             ModelChanged: other bytes than were approved.
             UnsafeModel: loading would execute a pickle.
         """
-        import torch
-
         data = self.storage.read(self.path)
         found = hashlib.sha256(data).hexdigest()
         if found != self.sha256:
             raise ModelChanged(f"{self.path} has sha256 {found}, approved was {self.sha256}: the file was changed.")
-        _refuse_pickles(data, self.path)
-        program = torch.export.load(io.BytesIO(data)).module(check_guards=False)
-        # Plain code takes and gives flat tuples; the exported one walks an argument tree at every call.
-        program.graph.set_codegen(torch.fx.graph.CodeGen())
-        program.recompile()
-        return TorchPredictor(program, self.batch_rows)
+        return load_program(data, self.path, self.batch_rows)
+
+
+def load_program(model: bytes, name: str, batch_rows: int) -> TorchPredictor:
+    """Load an exported program; `name` is for messages. Raises UnsafeModel."""
+    import torch
+
+    _refuse_pickles(model, name)
+    program = torch.export.load(io.BytesIO(model)).module(check_guards=False)
+    # Plain code takes and gives flat tuples; the exported one walks an argument tree at every call.
+    program.graph.set_codegen(torch.fx.graph.CodeGen())
+    program.recompile()
+    return TorchPredictor(program, batch_rows)
+
+
+def predict_probabilities(model: bytes, features: npt.NDArray[np.float32], batch_rows: int = 1_024) -> npt.NDArray[np.float32]:
+    """Probabilities of shape (rows,) for features of shape (rows, columns), computed in the very way in which a night does."""
+    rows, columns = features.shape
+    staged = np.zeros((columns, -(-rows // batch_rows) * batch_rows), dtype=np.float32)
+    staged[:, :rows] = features.T
+    return probability_of(load_program(model, "the model", batch_rows).logits(staged)[:rows])
 
 
 def _refuse_pickles(data: bytes, path: str) -> None:

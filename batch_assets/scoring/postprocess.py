@@ -37,10 +37,16 @@ RECORD_DTYPE = np.dtype([("probability", "<f4"), ("decile", "i1"), ("label", "i1
 """One prediction as it is stored by key: 6 bytes, without padding."""
 
 
+def probability_of(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The logistic function of logits of shape (rows,), in float32."""
+    with np.errstate(over="ignore"):
+        probability: npt.NDArray[np.float32] = np.float32(1) / (np.float32(1) + np.exp(-logits))
+    return probability
+
+
 def postprocess(logits: npt.NDArray[np.float32], outputs: Outputs) -> Predictions:
     """Logits of shape (rows,) to predictions."""
-    with np.errstate(over="ignore"):
-        probability = (np.float32(1) / (np.float32(1) + np.exp(-logits))).astype(np.float32)
+    probability = probability_of(logits)
     edges = np.asarray(outputs.decile_edges, dtype=np.float32)
     decile = (np.searchsorted(edges, probability, side="right") + 1).astype(np.int8)
     label = (probability >= np.float32(outputs.threshold)).astype(np.int8)
