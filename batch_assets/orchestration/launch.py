@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import dagster as dg
 
@@ -17,7 +17,7 @@ from batch_assets.engines.engine import EngineName
 from batch_assets.errors import BatchAssetsError, Blocked, ConfigError
 from batch_assets.orchestration.assets import asset_key, pinned_approval
 from batch_assets.orchestration.catalog import code_location, project_root
-from batch_assets.orchestration.liveness import bury_dead_runs, process_tags, scoring_elsewhere
+from batch_assets.orchestration.liveness import POOL, bury_dead_runs, process_tags, scoring_elsewhere
 from batch_assets.orchestration.resources import default_root
 from batch_assets.pipeline.presence import presence
 from batch_assets.pipeline.watch import Watch
@@ -70,20 +70,52 @@ def materialize(
         KeyboardInterrupt: the run was interrupted; it is recorded as such, and the same call resumes it.
     """
     started = time.perf_counter()
-    for buried in bury_dead_runs(instance):
-        watch.say(f"Dagster run {buried} was left by a dead process; it is marked as failed now.")
-    for holder in scoring_elsewhere(instance):
-        watch.say(f"Dagster run {holder} is scoring now; this one waits for its turn.")
     with presence(open_storage(default_root()), day_folder(config.name, day)) as others:
         for other in others:
             watch.say(f"Another run of {config.name} {day} is active ({other}); they take turns or share the work.")
-        result = _execute(config, day, instance, watch, engine, refresh)
+        with _own_turn(instance, watch):
+            result = _execute(config, day, instance, watch, engine, refresh)
     steps = {stats.step_key: stats for stats in instance.get_run_step_stats(result.run_id)}
     stages = {"features": "user_features", "scoring": "predictions", "publishing": "serving_table"}
     seconds = {name: _duration(steps.get(_op(config, asset))) for name, asset in stages.items()}
     seconds["total"] = round(time.perf_counter() - started, 3)
     approval = pinned_approval(instance, result.run_id, config.name)
     return Launched(result.run_id, approval, seconds, _resumed(config, result))
+
+
+@contextmanager
+def _own_turn(instance: dg.DagsterInstance, watch: Watch) -> Iterator[None]:
+    """Wait until no other run on this instance scores.
+
+    Dagster would wait too, at the pool, but spinning and deaf to Ctrl-C. Command lines take turns by a file lock, which the
+    system drops when its holder dies; for runs of the UI this looks at the pool's slots, after those of the dead were freed.
+    """
+    with (Path(instance.root_directory) / ".turn").open("w") as lock:
+        while not _locked(lock):
+            time.sleep(0.2)
+        told: set[str] = set()
+        while True:
+            for buried in bury_dead_runs(instance):
+                watch.say(f"Dagster run {buried} was left by a dead process; it is marked as failed now.")
+            holders = set(scoring_elsewhere(instance))
+            if not holders:
+                break
+            for holder in sorted(holders - told):
+                watch.say(
+                    f"Dagster run {holder} holds the pool {POOL!r}; this run waits for it. If it is dead, terminate it in the "
+                    "UI, or free its slot there under Deployment > Concurrency."
+                )
+            told |= holders
+            time.sleep(0.5)
+        yield
+
+
+def _locked(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False
 
 
 def _execute(

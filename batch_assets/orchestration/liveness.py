@@ -21,13 +21,16 @@ def process_tags(run_id: str) -> dict[str, str]:
 
 
 def bury_dead_runs(instance: dg.DagsterInstance) -> list[str]:
-    """Fail runs whose process is dead and free their slots; returns their ids."""
+    """Fail runs whose process is dead, and free the slots of runs that are over; returns the ids of the dead."""
     buried = []
     for run, process in _running(instance):
         if not process.alive():
             instance.report_run_failed(run, message=f"The process of this run ({process}) is dead.")
-            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
             buried.append(run.run_id)
+    for slot in instance.event_log_storage.get_concurrency_info(POOL).claimed_slots:
+        holder = instance.get_run_by_id(slot.run_id)
+        if holder is None or holder.is_finished:
+            instance.event_log_storage.free_concurrency_slots_for_run(slot.run_id)
     return buried
 
 

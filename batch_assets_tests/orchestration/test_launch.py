@@ -149,6 +149,9 @@ def test_a_run_of_a_dead_process_is_buried_and_its_slot_freed(instance: dg.Dagst
     assert slots.get_concurrency_info(POOL).claimed_slots
     assert bury_dead_runs(instance) == [runs["dead"].run_id]
     assert not slots.get_concurrency_info(POOL).claimed_slots
+    slots.claim_concurrency_slot(POOL, "a run that nobody knows any more", "step")
+    assert bury_dead_runs(instance) == []
+    assert not slots.get_concurrency_info(POOL).claimed_slots
     statuses = {name: instance.get_run_by_id(run.run_id).status for name, run in runs.items()}
     assert statuses == {
         "dead": dg.DagsterRunStatus.FAILURE,
@@ -170,3 +173,27 @@ def test_launched_by_dagster_it_is_the_same_night(instance: dg.DagsterInstance, 
     again = materialize(config, DAY, instance, Quiet(), engine="local")
     assert again.resumed_chunks == 24
     assert last(instance, "predictions").metadata["digest"].value == by_dagster
+
+
+def test_a_run_that_waits_for_the_pool_says_so_and_can_be_interrupted(
+    instance: dg.DagsterInstance, config: PipelineConfig
+) -> None:
+    """The pool is held by a run of another host, which cannot be asked whether it lives."""
+    instance.event_log_storage.set_concurrency_slots(POOL, 1)
+    run_id = str(uuid.uuid4())
+    fields = {"host": "another-host", "pid": 1, "started": 0.0, "run": run_id}
+    tags = {f"batch_assets/{name}": str(value) for name, value in fields.items()}
+    instance.add_run(dg.DagsterRun(run_id=run_id, job_name=config.name, status=dg.DagsterRunStatus.STARTED, tags=tags))
+    instance.event_log_storage.claim_concurrency_slot(POOL, run_id, "step")
+
+    class Impatient(Quiet):
+        def say(self, message: str) -> None:
+            super().say(message)
+            if "another-host" in message:
+                raise KeyboardInterrupt
+
+    watch = Impatient()
+    with pytest.raises(KeyboardInterrupt):
+        materialize(config, DAY, instance, watch, engine="local")
+    assert "holds the pool" in watch.said[-1]
+    assert len(instance.get_runs()) == 1, "nothing was begun"
