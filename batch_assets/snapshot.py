@@ -196,8 +196,11 @@ class SnapshotReader:
 
 def require_unchanged(storage: Storage, path: str, file: SnapshotFile) -> str:
     """The file's present stamp token, if it still holds what was frozen. Raises SnapshotChanged."""
-    stamp = storage.stamp(path)
     advice = "restore it, or freeze the partition again with --refresh"
+    try:
+        stamp = storage.stamp(path)
+    except NotFound:
+        raise SnapshotChanged(f"{path} is missing: {advice}.") from None
     if stamp.size != file.size:
         raise SnapshotChanged(f"{path} has {stamp.size:,} bytes instead of the frozen {file.size:,}: {advice}.")
     if stamp.token != file.token and storage.sha256(path) != file.sha256:

@@ -90,7 +90,7 @@ def build_release(
     """
     name = release_name(manifest.partition, manifest.run_id)
     folder = release_folder(manifest.pipeline, name)
-    if _DOCUMENT in storage.names(folder):
+    if storage.names(folder):
         try:
             release = read_release(storage, manifest.pipeline, name)
             _require_equal(digest_of(storage, release), manifest, name)

@@ -73,11 +73,16 @@ class TestFreeze:
         first = freeze(small.config, small.storage, DAY, small.watch)
         assert freeze(small.config, small.storage, DAY, small.watch, refresh=True).snapshot == first.snapshot
 
-    def test_a_changed_snapshot_is_not_used_until_it_is_frozen_again(self, small: Small) -> None:
+    @pytest.mark.parametrize("file", ["part-00000.parquet", "_snapshot.json"])
+    @pytest.mark.parametrize("damaged", [True, False])
+    def test_a_changed_snapshot_is_not_used_until_it_is_frozen_again(self, small: Small, file: str, damaged: bool) -> None:
         frozen = freeze(small.config, small.storage, DAY, small.watch)
-        path = small.storage.local_path(f"{frozen.folder}/part-00000.parquet")
-        path.write_bytes(path.read_bytes()[:5_000])
-        with pytest.raises(SnapshotChanged, match="--refresh"):
+        path = small.storage.local_path(f"{frozen.folder}/{file}")
+        if damaged:
+            path.write_bytes(path.read_bytes()[:100])
+        else:
+            path.unlink()
+        with pytest.raises(SnapshotChanged, match=f"{file} .*--refresh"):
             freeze(small.config, small.storage, DAY, small.watch)
         healed = freeze(small.config, small.storage, DAY, small.watch, refresh=True)
         assert healed.snapshot.digest == frozen.snapshot.digest

@@ -166,6 +166,14 @@ class TestRelease:
         night(small)
         assert published_matches(small.config, small.storage, DAY, small.model).passed, "publishing again replaces it"
 
+    @pytest.mark.parametrize("file", ["_release.json", "data.mdb"])
+    def test_a_release_that_lost_a_file_is_replaced(self, small: Small, file: str) -> None:
+        published = night(small)
+        small.storage.local_path(f"small/serving/releases/{published.release.name}/{file}").unlink()
+        assert published_matches(small.config, small.storage, DAY, small.model).blocks
+        night(small)
+        assert published_matches(small.config, small.storage, DAY, small.model).passed
+
     def test_a_release_with_a_damaged_page_is_noticed_and_replaced(self, small: Small) -> None:
         published = night(small)
         path = small.storage.local_path(f"small/serving/releases/{published.release.name}/data.mdb")
