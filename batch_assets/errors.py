@@ -20,7 +20,8 @@ BatchAssetsError
 │   ├── NoSuchModel
 │   ├── VersionExists       a version is immutable
 │   ├── ModelChanged        bytes differ from those that were approved
-│   └── UnsafeModel         loading would execute a pickle
+│   ├── UnsafeModel         loading would execute a pickle
+│   └── ModelMisfit         it does not take or give what its card says
 ├── ScoringError            a run
 │   ├── CommitBroken        a committed chunk cannot be read or belongs to another plan
 │   ├── ProofFailed         rows are missing, doubled or foreign; names the chunk
@@ -29,6 +30,7 @@ BatchAssetsError
 └── ServingError            the serving table
     ├── NotPublishable      the verdict on the run is not good
     ├── ReleaseBroken       a release does not hold what its manifest says
+    ├── ReleaseBusy         this process has the release open already
     └── NoPrediction        no prediction for key
 """
 
@@ -117,6 +119,10 @@ class UnsafeModel(ModelError):
     """Loading the file would execute a pickle."""
 
 
+class ModelMisfit(ModelError):
+    """The model does not take or give what its card says."""
+
+
 class ScoringError(BatchAssetsError):
     """A run cannot go on."""
 
@@ -147,6 +153,10 @@ class NotPublishable(ServingError):
 
 class ReleaseBroken(ServingError):
     """A release does not hold what its manifest says."""
+
+
+class ReleaseBusy(ServingError):
+    """This process has the release open already; share that reader."""
 
 
 class NoPrediction(ServingError):

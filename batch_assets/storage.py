@@ -263,9 +263,10 @@ def open_storage(root: str) -> Storage:
 def _sweep(top: Path) -> None:
     """Remove scratch folders of processes that are dead."""
     for folder in top.iterdir():
-        parts = folder.name.split("~")
-        if len(parts) == 4 and not Process(parts[0], int(parts[1]), float(parts[2])).alive():
-            shutil.rmtree(folder, ignore_errors=True)
+        host, pid, started, *rest = [*folder.name.split("~"), "", "", ""]
+        with suppress(ValueError):  # a folder that is not ours has another name
+            if rest[0] and not Process(host, int(pid), float(started)).alive():
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write_durably(path: Path, data: "bytes | memoryview | pa.Buffer") -> None:

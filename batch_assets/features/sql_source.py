@@ -44,8 +44,8 @@ def rows_of(source: SqlSource, day: str, key: str, spill: Path) -> Iterator[pa.R
 
     try:
         query = Path(source.query).read_text()
-    except OSError as error:
-        raise SourceError(f"The query {source.query} cannot be read: {error.strerror}.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise SourceError(f"The query {source.query} cannot be read: {error}.") from error
     if "$partition" not in query:
         raise SourceError(f"{source.query} never uses $partition: every day would have the same rows.")
     with duckdb.connect() as connection:
@@ -61,7 +61,7 @@ def rows_of(source: SqlSource, day: str, key: str, spill: Path) -> Iterator[pa.R
             if key not in rows.schema.names:
                 raise SourceError(f"{source.query} does not give the key {key}, only {', '.join(rows.schema.names)}.")
             yield rows
-        except (duckdb.Error, pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        except (duckdb.Error, pa.ArrowException) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise SourceError(f"{source.query} cannot be computed for {day}: {reason.rstrip('.')}.") from error
 

@@ -1,5 +1,6 @@
-"""Exported programs: how a model becomes a file, and how a version is loaded and run. The only room that knows torch.
+"""Exported programs: how a model becomes a file, and how a version is loaded and run.
 
+This is the only room of a night that knows torch.
 The file is a `.pt2` of torch.export. Nothing in it may be a pickle, and nothing in it may tell of the machine that made it.
 """
 
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import override
 
-from batch_assets.errors import ModelChanged, UnsafeModel
+from batch_assets.errors import ModelChanged, ModelMisfit, UnsafeModel
 from batch_assets.scoring.postprocess import probability_of
 from batch_assets.scoring.scorer import Predictor
 from batch_assets.storage import Storage
@@ -110,6 +111,21 @@ def load_program(model: bytes, name: str, batch_rows: int) -> TorchPredictor:
     program.graph.set_codegen(torch.fx.graph.CodeGen())
     program.recompile()
     return TorchPredictor(program, batch_rows)
+
+
+def check_model(model: bytes, columns: int, name: str) -> None:
+    """Run one batch through a program, so that a misfit is found before a night is.
+
+    Raises:
+        ModelMisfit: it does not take `columns` float32 columns, or does not give one logit a row.
+        UnsafeModel: loading it would execute a pickle.
+    """
+    predictor = load_program(model, name, batch_rows=64)
+    try:
+        predictor.logits(np.zeros((columns, 128), dtype=np.float32))
+    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ModelMisfit(f"{name} does not map {columns} float32 columns to one logit a row: {reason}.") from error
 
 
 def predict_probabilities(model: bytes, features: npt.NDArray[np.float32], batch_rows: int = 1_024) -> npt.NDArray[np.float32]:

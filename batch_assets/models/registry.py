@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from batch_assets.errors import AlreadyExists, ModelChanged, NoSuchModel, NotFound, VersionExists
 from batch_assets.models.card import Card
+from batch_assets.models.predictor import check_model
 from batch_assets.numbered_log import LogEntry, NumberedLog
 from batch_assets.storage import Storage
 
@@ -57,10 +58,13 @@ class Registry:
         Raises:
             VersionExists: the version is there with other bytes.
             ModelChanged: the card speaks of another file.
+            ModelMisfit: the program does not take the contract's columns or does not give one logit a row.
+            UnsafeModel: loading the program would execute a pickle.
         """
         folder = _folder(name, version)
         if card.model_sha256 != hashlib.sha256(model).hexdigest():
             raise ModelChanged(f"The card of {name} {version} names another sha256 than that of the model file.")
+        check_model(model, len(card.contract.columns), f"{name} {version}")
         files = {MODEL_FILE: model, CARD_FILE: card.model_dump_json(indent=1).encode()}
         with self._storage.scratch() as scratch:
             for file, data in files.items():
@@ -100,11 +104,12 @@ class Registry:
 
     def names(self) -> list[str]:
         """Every model."""
-        return sorted(name for name in self._storage.names("models") if not name.startswith("_"))
+        return sorted(name for name, size in self._storage.names("models").items() if size == 0 and _fits(name))
 
     def versions(self, name: str) -> list[str]:
         """Every version of a model, in natural order (v2 before v10)."""
-        found = [entry for entry in self._storage.names(f"models/{_checked(name)}") if entry != "aliases"]
+        entries = self._storage.names(f"models/{_checked(name)}")
+        found = [entry for entry, size in entries.items() if size == 0 and _fits(entry)]
         return sorted(found, key=lambda version: [(len(part), part) for part in re.split(r"(\d+)", version)])
 
     def aliases(self, name: str) -> dict[str, LogEntry]:
@@ -154,7 +159,11 @@ def _folder(name: str, version: str) -> str:
     return f"models/{_checked(name)}/{_checked(version)}"
 
 
+def _fits(name: str) -> bool:
+    return bool(re.fullmatch(NAME_PATTERN, name)) and name != "aliases"
+
+
 def _checked(name: str) -> str:
-    if not re.fullmatch(NAME_PATTERN, name) or name == "aliases":
+    if not _fits(name):
         raise NoSuchModel(f"{name!r} cannot be a model's name, version or alias: letters, digits, _ and - only.")
     return name

@@ -17,10 +17,11 @@ from batch_assets.engines.engine import EngineName
 from batch_assets.errors import BatchAssetsError, Blocked, ConfigError
 from batch_assets.orchestration.assets import asset_key, pinned_approval
 from batch_assets.orchestration.catalog import code_location, project_root
-from batch_assets.orchestration.liveness import POOL, bury_dead_runs, process_tags, scoring_elsewhere
+from batch_assets.orchestration.liveness import COMMAND_LINE, POOL, bury_dead_runs, process_tags, scoring_elsewhere
 from batch_assets.orchestration.resources import default_root
 from batch_assets.pipeline.presence import presence
 from batch_assets.pipeline.watch import Watch
+from batch_assets.process import Process
 from batch_assets.scoring.commit import day_folder
 from batch_assets.storage import open_storage
 
@@ -41,15 +42,19 @@ def open_instance() -> Iterator[dg.DagsterInstance]:
 
     Two processes that make the instance's databases in the same moment trip over each other, so one waits for the other.
     """
-    home = Path(os.environ.setdefault("DAGSTER_HOME", str(project_root() / ".dagster_home")))
+    home = Path(os.environ.get("DAGSTER_HOME") or project_root() / ".dagster_home").absolute()
     if not home.is_dir():
         raise ConfigError(f"DAGSTER_HOME names {home}, which is not a folder.")
+    os.environ["DAGSTER_HOME"] = str(home)
     with ExitStack() as stack:
         with (home / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            instance = stack.enter_context(dg.DagsterInstance.get())
-            instance.get_runs(limit=1)
-            instance.event_log_storage.get_maximum_record_id()
+            try:
+                instance = stack.enter_context(dg.DagsterInstance.get())
+                instance.get_runs(limit=1)
+                instance.event_log_storage.get_maximum_record_id()
+            except Exception as error:  # Dagster, YAML and SQLAlchemy each have their own; all of them mean the same here
+                raise ConfigError(f"The Dagster instance in {home} cannot be opened: {str(error).splitlines()[0]}") from error
         yield instance
 
 
@@ -90,12 +95,18 @@ def _own_turn(instance: dg.DagsterInstance, watch: Watch) -> Iterator[None]:
     Dagster would wait too, at the pool, but spinning and deaf to Ctrl-C. Command lines take turns by a file lock, which the
     system drops when its holder dies; for runs of the UI this looks at the pool's slots, after those of the dead were freed.
     """
-    with (Path(instance.root_directory) / ".turn").open("w") as lock:
+    with (Path(instance.root_directory) / ".turn").open("a+") as lock:
+        if not _locked(lock):
+            lock.seek(0)
+            watch.say(f"Another command line is at work on this Dagster instance ({lock.read().strip()}); waiting for it.")
         while not _locked(lock):
             time.sleep(0.2)
+        lock.truncate(0)
+        lock.write(str(Process.current()))
+        lock.flush()
         told: set[str] = set()
         while True:
-            for buried in bury_dead_runs(instance):
+            for buried in bury_dead_runs(instance, command_lines_are_dead=True):
                 watch.say(f"Dagster run {buried} was left by a dead process; it is marked as failed now.")
             holders = set(scoring_elsewhere(instance))
             if not holders:
@@ -137,7 +148,7 @@ def _execute(
             run_config={"ops": options, "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
             instance=instance,
             partition_key=day,
-            tags=process_tags(run_id),
+            tags={**process_tags(run_id), COMMAND_LINE: "yes"},
             resources={**job.resource_defs, "watch": watch},
             run_id=run_id,
         )
@@ -151,7 +162,8 @@ def _execute(
         findings = _blocking_findings(instance, run_id)
         if not findings:
             raise
-        raise Blocked(f"{config.name} {day} is blocked by {'; '.join(findings)}") from None
+        hint = "" if refresh else " (If the query or its tables were corrected since, run with --refresh.)"
+        raise Blocked(f"{config.name} {day} is blocked by {'; '.join(findings)}{hint}") from None
 
 
 def _blocking_findings(instance: dg.DagsterInstance, run_id: str) -> list[str]:

@@ -10,6 +10,9 @@ import dagster as dg
 from batch_assets.process import Process
 
 _TAG = "batch_assets/"
+COMMAND_LINE = "batch_assets/command_line"
+"""The tag of runs that a command line executes itself."""
+
 POOL = "scoring"
 """One run at a time scores; runs that would fight for the same cores or GPU wait for each other."""
 
@@ -20,11 +23,15 @@ def process_tags(run_id: str) -> dict[str, str]:
     return {f"{_TAG}{name}": str(value) for name, value in fields.items()}
 
 
-def bury_dead_runs(instance: dg.DagsterInstance) -> list[str]:
-    """Fail runs whose process is dead, and free the slots of runs that are over; returns the ids of the dead."""
+def bury_dead_runs(instance: dg.DagsterInstance, *, command_lines_are_dead: bool = False) -> list[str]:
+    """Fail runs whose process is dead, and free the slots of runs that are over; returns the ids of the dead.
+
+    `command_lines_are_dead` says that the caller holds the lock that every command line holds while it lives, so theirs are
+    dead even if they were started under another host name, as in a container that was replaced.
+    """
     buried = []
     for run, process in _running(instance):
-        if not process.alive():
+        if not process.alive() or (command_lines_are_dead and COMMAND_LINE in run.tags):
             instance.report_run_failed(run, message=f"The process of this run ({process}) is dead.")
             buried.append(run.run_id)
     for slot in instance.event_log_storage.get_concurrency_info(POOL).claimed_slots:

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from batch_assets.config import PipelineConfig
 from batch_assets.errors import AlreadyExists, LostRace, NotFound, SnapshotChanged
-from batch_assets.features.profile import write_profile
+from batch_assets.features.profile import read_profile, write_profile
 from batch_assets.features.sql_source import rows_of
 from batch_assets.pipeline.watch import Watch
 from batch_assets.snapshot import (
@@ -90,6 +90,7 @@ def _put_in_place(storage: Storage, scratch: Path, folder: str, snapshot: Snapsh
     except AlreadyExists:
         pass
     try:
+        read_profile(storage, folder)
         return _intact(storage, folder, snapshot.digest)
     except SnapshotChanged:
         storage.discard(folder)

@@ -32,10 +32,12 @@ def _living(storage: Storage, active: str) -> Iterator[Process]:
         if not name.endswith(".json"):
             continue
         try:
-            process = Process.from_mapping(json.loads(storage.read(f"{active}/{name}")))
+            process: Process | None = Process.from_mapping(json.loads(storage.read(f"{active}/{name}")))
         except NotFound:
             continue  # it finished between the listing and the reading
-        if process.alive():
+        except (ValueError, KeyError, TypeError):
+            process = None  # not written by a living process: those write whole files
+        if process is not None and process.alive():
             yield process
         else:
             storage.delete(f"{active}/{name}")

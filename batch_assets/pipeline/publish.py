@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from batch_assets.config import PipelineConfig
 from batch_assets.digest import hash_keys
-from batch_assets.errors import CommitBroken, NotFound, NotPublishable, ServingError
+from batch_assets.errors import CommitBroken, NotPublishable, ServingError
 from batch_assets.models.registry import ModelVersion
 from batch_assets.pipeline.judge import finished_run, read_verdict
 from batch_assets.pipeline.score import BYTES_PER_ROW, SPARE_BYTES
@@ -20,10 +20,9 @@ from batch_assets.serving.release import (
     Release,
     build_release,
     current_log,
-    digest_of,
     go_live,
-    read_release,
-    release_name,
+    live_release,
+    require_release,
 )
 from batch_assets.storage import Storage, require_space
 
@@ -74,13 +73,11 @@ def published_matches(config: PipelineConfig, storage: Storage, day: str, model:
     entry = current_log(storage, config.name).latest()
     live = entry.body["release"] if entry else "nothing"
     try:
-        found = digest_of(storage, read_release(storage, config.name, release_name(day, run.run_id)))
-        same = found == manifest.values
-        message = (
-            f"{found.count:,} records of {manifest.scored:,}, digests {'are equal' if same else 'differ'}; live is {live}."
-        )
-    except (ServingError, NotFound) as error:
-        same, message = False, str(error)
+        release = require_release(storage, manifest, config.features.contract.key, model.card.outputs.labels)
+        live_release(storage, config.name)
+        same, message = True, f"{release.rows:,} records of {manifest.scored:,}, digests are equal; live is {live}."
+    except ServingError as error:
+        same, message = False, f"Run {run.run_id}: {error}"
     newest = entry is not None and entry.body["partition"] >= day
     return CheckOutcome(
         name="published_matches", asset="serving_table", passed=same and newest, severity="error", message=message

@@ -28,6 +28,7 @@ class RejectsFile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
+    size: int
     sha256: str
 
 
@@ -76,7 +77,7 @@ def write_rejects(storage: Storage, folder: str, chunk: Chunk, rejects: pa.Table
     data = _parquet(rejects)
     name = f"{chunk.name}.rejects.{uuid.uuid4().hex[:12]}.parquet"
     storage.create(f"{folder}/{name}", data)
-    return RejectsFile(name=name, sha256=hashlib.sha256(data).hexdigest())
+    return RejectsFile(name=name, size=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
 def write_commit(storage: Storage, folder: str, chunk: Chunk, predictions: pa.Table, commit: ChunkCommit) -> ChunkCommit:
@@ -111,9 +112,22 @@ def read_commit(storage: Storage, folder: str, chunk: Chunk, run_id: str) -> Chu
 
 
 def read_commits(storage: Storage, folder: str, plan: Sequence[Chunk], run_id: str) -> dict[int, ChunkCommit]:
-    """The commits that are there, by chunk number: one listing and their footers, never rows."""
+    """The commits that are there, by chunk number: one listing and their footers, never rows.
+
+    A commit whose rejects file was lost or cut since is none: its predictions file is removed, so that the chunk is scored
+    again.
+    """
     names = storage.names(folder)
-    return {chunk.number: read_commit(storage, folder, chunk, run_id) for chunk in plan if f"{chunk.name}.parquet" in names}
+    commits = {}
+    for chunk in plan:
+        if f"{chunk.name}.parquet" not in names:
+            continue
+        commit = read_commit(storage, folder, chunk, run_id)
+        if commit.rejects and names.get(commit.rejects.name) != commit.rejects.size:
+            storage.delete(f"{folder}/{chunk.name}.parquet")
+        else:
+            commits[chunk.number] = commit
+    return commits
 
 
 def _parquet(table: pa.Table) -> pa.Buffer:

@@ -93,8 +93,8 @@ def damage(storage: Storage, manifest: Manifest) -> list[str]:
             found.append(f"{file.name} is missing")
         elif sizes[file.name] != file.size:
             found.append(f"{file.name} has {sizes[file.name]:,} bytes instead of {file.size:,}")
-        if file.rejects and file.rejects.name not in sizes:
-            found.append(f"{file.rejects.name} is missing")
+        if file.rejects and sizes.get(file.rejects.name) != file.rejects.size:
+            found.append(f"{file.rejects.name} is missing or was cut")
     return found
 
 

@@ -34,7 +34,7 @@ class Predictions(NamedTuple):
 
 
 RECORD_DTYPE = np.dtype([("probability", "<f4"), ("decile", "i1"), ("label", "i1")])
-"""One prediction as it is stored by key: 6 bytes, without padding."""
+"""One prediction as a store keeps it: 6 bytes, without padding."""
 
 
 def probability_of(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -69,7 +69,9 @@ def _reread(storage: Storage, folder: str, chunk: Chunk, key: str, commits: Mapp
     if commit.rejects is not None:
         path = f"{folder}/{commit.rejects.name}"
         if hashlib.sha256(storage.read(path)).hexdigest() != commit.rejects.sha256:
-            raise CommitBroken(f"{path} was changed after it was committed (other sha256).")
+            raise CommitBroken(
+                f"{path} was changed after it was committed: remove it and run again, then its chunk is scored again."
+            )
         found = found + _keys(storage, path, key)
     if found != commit.keys:
         raise ProofFailed(f"{chunk.name} of {folder} holds other keys than its footer says: missing, doubled or foreign.")

@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 import numpy as np
 import pyarrow as pa
 
-from batch_assets.errors import ReleaseBroken
+from batch_assets.errors import ReleaseBroken, ReleaseBusy
 from batch_assets.scoring.postprocess import RECORD_DTYPE, Predictions
 from batch_assets.snapshot import LONGEST_KEY
 
@@ -41,7 +42,8 @@ def build(folder: Path, batches: Iterable[tuple[pa.Array, Predictions]]) -> None
     try:
         with lmdb.open(str(folder), map_size=_ADDRESS_SPACE, sync=False, lock=False) as environment:
             for keys, predictions in batches:
-                items = list(zip(_encoded(keys), _records(predictions), strict=True))
+                encoded = _encoded(keys)
+                items = list(zip(encoded, _records(encoded, predictions), strict=True))
                 with environment.begin(write=True) as transaction, transaction.cursor() as cursor:
                     _, added = cursor.putmulti(items, dupdata=False, overwrite=False, append=True)
                 if added != len(items):
@@ -61,8 +63,9 @@ def scan(folder: Path, key_type: str) -> Iterator[tuple[pa.Array, Predictions]]:
     ):
         entries = iter(cursor)
         while batch := list(islice(entries, _ROWS_AT_ONCE)):
-            keys, values = zip(*batch, strict=True)
-            yield _decoded(keys, key_type), _predictions(values)
+            keys = [key for key, _ in batch]
+            records = [_checked(key, value, folder) for key, value in batch]
+            yield _decoded(keys, key_type, folder), _predictions(records)
 
 
 class LmdbTable:
@@ -83,7 +86,7 @@ class LmdbTable:
             value = transaction.get(encoded)
         if value is None:
             return None
-        record = np.frombuffer(value, dtype=RECORD_DTYPE)[0]
+        record = np.frombuffer(_checked(encoded, value, self._folder), dtype=RECORD_DTYPE)[0]
         return {name: record[name].item() for name in RECORD_DTYPE.names or ()}
 
     def close(self) -> None:
@@ -99,15 +102,26 @@ def _told(folder: Path) -> Iterator[Callable[[], "lmdb.Environment"]]:
     try:
         yield lambda: lmdb.open(str(folder), readonly=True, lock=False)
     except lmdb.Error as error:
+        if "already open in this process" in str(error):
+            raise ReleaseBusy(f"The release in {folder} is open in this process already; share that reader.") from error
         raise ReleaseBroken(f"The release in {folder} cannot be read: {error}; publish the partition again.") from error
 
 
-def _records(predictions: Predictions) -> list[bytes]:
-    records = np.empty(len(predictions.probability), dtype=RECORD_DTYPE)
+def _records(keys: Sequence[bytes], predictions: Predictions) -> list[bytes]:
+    records = np.empty(len(keys), dtype=RECORD_DTYPE)
     for name, column in zip(RECORD_DTYPE.names or (), predictions, strict=True):
         records[name] = column
     data, width = records.tobytes(), RECORD_DTYPE.itemsize
-    return [data[start : start + width] for start in range(0, len(data), width)]
+    rows = [data[start : start + width] for start in range(0, len(data), width)]
+    return [row + crc32(row, crc32(key)).to_bytes(4, "little") for key, row in zip(keys, rows, strict=True)]
+
+
+def _checked(key: bytes, value: bytes, folder: Path) -> bytes:
+    """The record of a value whose CRC is right. Raises ReleaseBroken."""
+    record, check = value[: RECORD_DTYPE.itemsize], value[RECORD_DTYPE.itemsize :]
+    if crc32(record, crc32(key)).to_bytes(4, "little") != check:
+        raise ReleaseBroken(f"The release in {folder} has a damaged record; publish the partition again.")
+    return record
 
 
 def _encoded(keys: pa.Array) -> list[bytes]:
@@ -118,13 +132,16 @@ def _encoded(keys: pa.Array) -> list[bytes]:
     return [data[start : start + 8] for start in range(0, len(data), 8)]
 
 
-def _decoded(keys: Sequence[bytes], key_type: str) -> pa.Array:
-    if key_type == "string":
-        return pa.array([key.decode() for key in keys], pa.string())
-    numbers = np.frombuffer(b"".join(keys), dtype=">u8").astype(np.uint64) ^ _SIGN
+def _decoded(keys: Sequence[bytes], key_type: str, folder: Path) -> pa.Array:
+    try:
+        if key_type == "string":
+            return pa.array([key.decode() for key in keys], pa.string())
+        numbers = np.frombuffer(b"".join(keys), dtype=">u8").astype(np.uint64) ^ _SIGN
+    except ValueError as error:
+        raise ReleaseBroken(f"The release in {folder} has a damaged key; publish the partition again.") from error
     return pa.array(numbers.view(np.int64))
 
 
-def _predictions(values: Sequence[bytes]) -> Predictions:
-    records = np.frombuffer(b"".join(values), dtype=RECORD_DTYPE)
-    return Predictions(*(np.ascontiguousarray(records[name]) for name in RECORD_DTYPE.names or ()))
+def _predictions(records: Sequence[bytes]) -> Predictions:
+    joined = np.frombuffer(b"".join(records), dtype=RECORD_DTYPE)
+    return Predictions(*(np.ascontiguousarray(joined[name]) for name in RECORD_DTYPE.names or ()))

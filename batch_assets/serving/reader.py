@@ -6,7 +6,7 @@ from typing import Any
 
 from batch_assets.errors import NoPrediction
 from batch_assets.serving.lmdb_store import LmdbTable
-from batch_assets.serving.release import Release, current_log, read_release, release_folder
+from batch_assets.serving.release import Release, live_release, release_folder
 from batch_assets.storage import Storage
 
 
@@ -30,10 +30,10 @@ class Reader:
     @classmethod
     def live(cls, storage: Storage, pipeline: str) -> "Reader":
         """A reader of what is live now. Raises NoPrediction if nothing was ever published."""
-        entry = current_log(storage, pipeline).latest()
-        if entry is None:
+        release = live_release(storage, pipeline)
+        if release is None:
             raise NoPrediction(f"Nothing of {pipeline} has been published under {storage.location} yet.")
-        return cls(storage, read_release(storage, pipeline, entry.body["release"]))
+        return cls(storage, release)
 
     def lookup(self, key: int | str) -> Answer:
         """One key's prediction. Raises NoPrediction."""

@@ -5,6 +5,7 @@ A release is a folder that holds what one run predicted. Which release is live i
 does not replace what is live.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -41,6 +42,10 @@ class Release(BaseModel):
     values: Digest
     size: int
 
+    def fingerprint(self) -> str:
+        """A sha256 of everything the description says."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
 
 def release_name(partition: str, run_id: str) -> str:
     """A run has one release."""
@@ -53,7 +58,7 @@ def release_folder(pipeline: str, name: str) -> str:
 
 
 def current_log(storage: Storage, pipeline: str) -> NumberedLog:
-    """Which release is live: entries with `release`, `partition` and `approval`."""
+    """Which release is live: entries with `release`, the `description` of it, `partition` and `approval`."""
     return NumberedLog(storage, f"{pipeline}/serving/_current")
 
 
@@ -67,10 +72,21 @@ def read_release(storage: Storage, pipeline: str, name: str) -> Release:
     try:
         release = Release.model_validate_json(storage.read(f"{folder}/{_DOCUMENT}"))
     except (NotFound, ValidationError) as error:
-        raise ReleaseBroken(f"{folder}/{_DOCUMENT} cannot be read: {str(error).splitlines()[0].rstrip('.')}.") from error
+        raise ReleaseBroken(f"{folder}/{_DOCUMENT} cannot be read: publish the partition again.") from error
     size = storage.names(folder).get(lmdb_store.FILE, 0)
     if size != release.size:
         raise ReleaseBroken(f"{folder}/{lmdb_store.FILE} has {size:,} bytes instead of {release.size:,}: publish it again.")
+    return release
+
+
+def live_release(storage: Storage, pipeline: str) -> Release | None:
+    """What readers see, or None if nothing was ever published. Raises ReleaseBroken if it is not what went live."""
+    entry = current_log(storage, pipeline).latest()
+    if entry is None:
+        return None
+    release = read_release(storage, pipeline, entry.body["release"])
+    if release.fingerprint() != entry.body["description"]:
+        raise ReleaseBroken(f"The description of release {release.name} is not the one that went live: publish it again.")
     return release
 
 
@@ -88,37 +104,55 @@ def build_release(
     Raises:
         ReleaseBroken: what was read back is not what the manifest says; nothing is published then.
     """
-    name = release_name(manifest.partition, manifest.run_id)
-    folder = release_folder(manifest.pipeline, name)
+    expected = _expected(manifest, key, labels)
+    folder = release_folder(manifest.pipeline, expected.name)
     if storage.names(folder):
         try:
-            release = read_release(storage, manifest.pipeline, name)
-            _require_equal(digest_of(storage, release), manifest, name)
-            return release
+            release = require_release(storage, manifest, key, labels)
         except ReleaseBroken:
             storage.discard(folder)
+        else:
+            for _ in batches():
+                pass  # the predictions files are compared with the manifest whether or not they are needed
+            return release
     with storage.scratch() as scratch:
         new = scratch / "release"
         new.mkdir()
         lmdb_store.build(new, batches())
-        _require_equal(_digest(new, key.dtype), manifest, name)
-        release = Release(
-            name=name,
-            pipeline=manifest.pipeline,
-            partition=manifest.partition,
-            run_id=manifest.run_id,
-            snapshot=manifest.snapshot,
-            model=manifest.model,
-            key=key,
-            labels=labels,
-            rows=manifest.scored,
-            values=manifest.values,
-            size=(new / lmdb_store.FILE).stat().st_size,
-        )
+        _require_equal(_digest(new, key.dtype), manifest, expected.name)
+        release = expected.model_copy(update={"size": (new / lmdb_store.FILE).stat().st_size})
         (new / _DOCUMENT).write_text(release.model_dump_json(indent=1))
         with suppress(AlreadyExists):  # another process built the same release in the same moment
             storage.adopt(new, folder)
-    return read_release(storage, manifest.pipeline, name)
+    return read_release(storage, manifest.pipeline, expected.name)
+
+
+def require_release(storage: Storage, manifest: Manifest, key: Key, labels: tuple[str, str]) -> Release:
+    """A run's release, if description and records, read back one by one, are what the manifest says. Raises ReleaseBroken."""
+    expected = _expected(manifest, key, labels)
+    release = read_release(storage, manifest.pipeline, expected.name)
+    if release.model_copy(update={"size": expected.size}) != expected:
+        raise ReleaseBroken(f"The description of release {release.name} is not what its manifest says: publish it again.")
+    folder = storage.local_path(release_folder(release.pipeline, release.name))
+    _require_equal(_digest(folder, release.key.dtype), manifest, release.name)
+    return release
+
+
+def _expected(manifest: Manifest, key: Key, labels: tuple[str, str]) -> Release:
+    """What a run's release must say of itself, but for the size of its file."""
+    return Release(
+        name=release_name(manifest.partition, manifest.run_id),
+        pipeline=manifest.pipeline,
+        partition=manifest.partition,
+        run_id=manifest.run_id,
+        snapshot=manifest.snapshot,
+        model=manifest.model,
+        key=key,
+        labels=labels,
+        rows=manifest.scored,
+        values=manifest.values,
+        size=0,
+    )
 
 
 def _require_equal(found: Digest, manifest: Manifest, name: str) -> None:
@@ -127,11 +161,6 @@ def _require_equal(found: Digest, manifest: Manifest, name: str) -> None:
             f"The release {name} holds {found.count:,} records with digest {found.hex()}, its manifest says "
             f"{manifest.values.count:,} with {manifest.values.hex()}; publish again."
         )
-
-
-def digest_of(storage: Storage, release: Release) -> Digest:
-    """The digest of everything that a release holds, read back record by record. Raises ReleaseBroken."""
-    return _digest(storage.local_path(release_folder(release.pipeline, release.name)), release.key.dtype)
 
 
 def _digest(folder: Path, key_type: str) -> Digest:
@@ -146,11 +175,17 @@ def go_live(storage: Storage, release: Release, approval: int) -> LogEntry:
     log = current_log(storage, release.pipeline)
     while True:
         live = log.latest()
-        if live and live.body["release"] == release.name and live.body["approval"] >= approval:
+        same = live is not None and live.body["description"] == release.fingerprint()
+        if live and same and live.body["approval"] >= approval:
             return live
         if live and (live.body["partition"], live.body["approval"]) > (release.partition, approval):
             return live
-        body = {"release": release.name, "partition": release.partition, "approval": approval}
+        body = {
+            "release": release.name,
+            "description": release.fingerprint(),
+            "partition": release.partition,
+            "approval": approval,
+        }
         try:
             return log.append(body, after=live.number if live else 0, why=f"run {release.run_id} was accepted")
         except LostRace:

@@ -1,3 +1,4 @@
+import time
 from collections.abc import Callable, Iterator
 
 import pyarrow.parquet as pq
@@ -8,7 +9,7 @@ from batch_assets.engines.local_engine import LocalEngine
 from batch_assets.engines.ray_engine import RayEngine
 from batch_assets.errors import ModelChanged, SnapshotChanged
 from batch_assets.pipeline.freeze import freeze
-from batch_assets.pipeline.score import plan_run, score
+from batch_assets.pipeline.score import _task, plan_run, score
 from batch_assets_tests.small import DAY, Small
 
 Make = Callable[..., Small]
@@ -69,17 +70,18 @@ class EngineBehaviour:
         assert "Traceback" not in str(raised.value)
 
     def test_input_that_changes_under_it_is_noticed(self, engine: Engine, small: Small) -> None:
-        frozen = freeze(small.config, small.storage, DAY, small.watch)
-        path = small.storage.local_path(f"{frozen.folder}/part-00000.parquet")
+        freeze(small.config, small.storage, DAY, small.watch)
+        run = plan_run(small.config, small.storage, DAY, small.model)
+        task = _task(small.config, small.storage, run)
+        path = small.storage.local_path(f"{run.frozen.folder}/part-00000.parquet")
         path.write_bytes(path.read_bytes()[:-1])
         with pytest.raises(SnapshotChanged):
-            score(small.config, small.storage, DAY, small.model, engine, small.watch)
+            list(engine.score(task, run.plan))
+        assert not list(small.storage.local_path("small").glob("predictions/*/*/chunk-*"))
 
     def test_nothing_to_do_is_done_at_once(self, engine: Engine, small: Small) -> None:
         freeze(small.config, small.storage, DAY, small.watch)
         run = plan_run(small.config, small.storage, DAY, small.model)
-        from batch_assets.pipeline.score import _task
-
         assert list(engine.score(_task(small.config, small.storage, run), [])) == []
 
 
@@ -123,7 +125,10 @@ class TestRayEngine(EngineBehaviour):
 
         freeze(small.config, small.storage, DAY, small.watch)
         score(small.config, small.storage, DAY, small.model, RayEngine(workers=1), small.watch)
-        assert ray.available_resources()["CPU"] <= ray.cluster_resources()["CPU"] == 2.0
+        deadline = time.monotonic() + 30
+        while ray.available_resources().get("CPU") != 2.0 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert ray.available_resources().get("CPU") == 2.0
 
 
 class TestRayConnection:

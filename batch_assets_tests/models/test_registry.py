@@ -1,9 +1,12 @@
+import hashlib
 import json
 from pathlib import Path
 
 import pytest
+import torch
 
-from batch_assets.errors import LostRace, ModelChanged, NoSuchModel, VersionExists
+from batch_assets.errors import LostRace, ModelChanged, ModelMisfit, NoSuchModel, VersionExists
+from batch_assets.models.predictor import export_model
 from batch_assets.models.registry import ModelSettings
 from batch_assets_tests.small import Small, small_model
 
@@ -83,6 +86,23 @@ def test_versions_are_in_natural_order(small: Small, model_bytes: bytes) -> None
     for version in ("v10", "v2"):
         small.registry.register("small", version, small.model.card, model_bytes)
     assert small.registry.versions("small") == ["v1", "v2", "v10"]
+
+
+def test_a_model_that_does_not_fit_its_contract_is_not_registered(small: Small) -> None:
+    """One column too many, and two outputs a row."""
+    for model in (export_model(torch.nn.Linear(4, 1), 4), export_model(torch.nn.Linear(3, 2), 3)):
+        card = small.model.card.model_copy(update={"model_sha256": hashlib.sha256(model).hexdigest()})
+        with pytest.raises(ModelMisfit, match="small v7 does not map 3 float32 columns"):
+            small.registry.register("small", "v7", card, model)
+    assert small.registry.versions("small") == ["v1"]
+
+
+def test_strangers_in_the_folder_are_no_models(small: Small) -> None:
+    small.storage.create("models/README", b"hello")
+    small.storage.create("models/.cache dir/x", b"")
+    small.storage.create("models/small/notes.txt", b"hello")
+    assert small.registry.names() == ["small"]
+    assert small.registry.versions("small") == ["v1"]
 
 
 def test_two_approvals_cannot_take_the_same_number(small: Small) -> None:

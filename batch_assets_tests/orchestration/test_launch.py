@@ -12,7 +12,7 @@ import pytest
 
 from batch_assets.config import PipelineConfig
 from batch_assets.demo import train as training
-from batch_assets.errors import Blocked, NoSuchModel
+from batch_assets.errors import Blocked, ConfigError, NoSuchModel
 from batch_assets.orchestration import launch
 from batch_assets.orchestration.catalog import pipeline
 from batch_assets.orchestration.launch import materialize, open_instance
@@ -173,6 +173,33 @@ def test_launched_by_dagster_it_is_the_same_night(instance: dg.DagsterInstance, 
     again = materialize(config, DAY, instance, Quiet(), engine="local")
     assert again.resumed_chunks == 24
     assert last(instance, "predictions").metadata["digest"].value == by_dagster
+
+
+def test_command_lines_of_a_former_host_are_dead_for_whoever_holds_their_lock(
+    instance: dg.DagsterInstance, config: PipelineConfig
+) -> None:
+    """A container was killed and replaced by one with another host name; the Dagster home was kept."""
+    instance.event_log_storage.set_concurrency_slots(POOL, 1)
+    run_id = str(uuid.uuid4())
+    fields = {"host": "old-container", "pid": 1, "started": 0.0, "run": run_id, "command_line": "yes"}
+    tags = {f"batch_assets/{name}": str(value) for name, value in fields.items()}
+    instance.add_run(dg.DagsterRun(run_id=run_id, job_name=config.name, status=dg.DagsterRunStatus.STARTED, tags=tags))
+    instance.event_log_storage.claim_concurrency_slot(POOL, run_id, "step")
+    watch = Quiet()
+    materialize(config, DAY, instance, watch, engine="local")
+    assert f"Dagster run {run_id} was left by a dead process" in watch.said[0]
+
+
+@pytest.mark.parametrize("content", [None, "concurrency: [", "nonsense: true"])
+def test_an_instance_that_cannot_be_opened_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
+    if content is not None:
+        (tmp_path / "home").mkdir()
+        (tmp_path / "home" / "dagster.yaml").write_text(content)
+    with pytest.raises(ConfigError, match="home"), open_instance():
+        pass
 
 
 def test_a_run_that_waits_for_the_pool_says_so_and_can_be_interrupted(

@@ -240,6 +240,13 @@ class TestPresence:
             assert others == []
         assert [name for name in small.storage.names("x/_active") if name != "_tmp"] == []
 
+    @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"host": "x"}'])
+    def test_a_file_that_nobody_can_read_is_swept_away(self, small: Small, damage: bytes) -> None:
+        small.storage.create("x/_active/odd.json", damage)
+        with presence(small.storage, "x") as others:
+            assert others == []
+        assert [name for name in small.storage.names("x/_active") if name != "_tmp"] == []
+
     def test_who_scores_the_same_run_is_told(self, small: Small) -> None:
         freeze(small.config, small.storage, DAY, small.watch)
         run = plan_run(small.config, small.storage, DAY, small.model)

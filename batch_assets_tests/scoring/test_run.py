@@ -215,6 +215,21 @@ class TestCommits:
         assert len(working.rejects()) == 1
         assert working.prove().rows == 600
 
+    @pytest.mark.parametrize("cut", [True, False])
+    def test_a_commit_that_lost_its_rejects_is_scored_again(self, make_small: Make, cut: bool) -> None:
+        working = Working(make_small(with_values(rows(600), "x", {0: math.nan})))
+        rejects = working.score_all()[0].rejects
+        assert rejects
+        path = working.path(0).parent / rejects.name
+        if cut:
+            path.write_bytes(path.read_bytes()[:50])
+        else:
+            path.unlink()
+        assert sorted(working.commits()) == [1, 2]
+        LocalEngine().score(working.task, working.run.plan[:1]).__next__()
+        assert len(working.rejects()) == 1
+        assert working.prove().rows == 600
+
     def test_resume_is_the_plan_minus_the_commits(self, working: Working) -> None:
         working.score_all()
         for number in (1, 6):
@@ -294,7 +309,9 @@ class TestBrokenProof:
         commit = working.score_all()[0]
         assert commit.rejects
         path = working.path(0).parent / commit.rejects.name
-        pq.write_table(pq.read_table(path).slice(1), path)
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
         with pytest.raises(CommitBroken, match="rejects"):
             working.prove()
 

@@ -4,15 +4,16 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from batch_assets.digest import hash_keys
 from batch_assets.engines.local_engine import LocalEngine
-from batch_assets.errors import CommitBroken, NoPrediction, NotPublishable, ReleaseBroken
+from batch_assets.errors import CommitBroken, NoPrediction, NotPublishable, ReleaseBroken, ReleaseBusy
 from batch_assets.pipeline.freeze import freeze
 from batch_assets.pipeline.judge import judge
 from batch_assets.pipeline.publish import Published, publish, published_matches
-from batch_assets.pipeline.score import score
+from batch_assets.pipeline.score import plan_run, score
 from batch_assets.scoring.postprocess import Predictions
 from batch_assets.serving import lmdb_store
 from batch_assets.serving.reader import Reader
@@ -138,8 +139,6 @@ class TestRelease:
 
     def test_a_record_that_differs_is_never_shown(self, small: Small) -> None:
         """A predictions file is replaced after the manifest was written, by one of the same size with two values swapped."""
-        import pyarrow.parquet as pq
-
         freeze(small.config, small.storage, DAY, small.watch)
         manifest = score(small.config, small.storage, DAY, small.model, LocalEngine(), small.watch).manifest
         judge(small.config, small.storage, DAY, small.model)
@@ -186,31 +185,87 @@ class TestRelease:
         assert published_matches(small.config, small.storage, DAY, small.model).passed
 
     def test_readers_never_see_a_mixture(self, make_small: Make) -> None:
-        """While releases of two days are published in turn, every look-up is answered from one of them, whole."""
-        small = make_small(rows(300))
-        night(small, "2024-03-01")
-        stop, seen, wrong = threading.Event(), set(), []
+        """While days with other scores are published in turn, the look-ups of one reader all come from one of them."""
+        small = make_small(rows(300), quality={"drift": {"warn": 100, "block": 100}})
+        expected: dict[str, list[float]] = {}
+
+        def publish_day(day: str) -> None:
+            small.replace_rows(rows(300, seed=int(day[-2:])))
+            published = night(small, day)
+            folder = plan_run(small.config, small.storage, day, small.model).folder
+            table = pq.read_table(small.storage.local_path(f"{folder}/chunk-00000.parquet"))
+            expected[published.release.partition] = table["probability"].to_pylist()[:3]
+
+        publish_day("2024-03-01")
+        stop, seen = threading.Event(), []
 
         def look() -> None:
             while not stop.is_set():
-                reader = Reader.live(small.storage, "small")
-                answers = [reader.lookup(key) for key in (1, 150, 300)]
+                try:
+                    reader = Reader.live(small.storage, "small")
+                except ReleaseBusy:
+                    continue  # the check of the publisher, in this process too, has it open
+                answers = [reader.lookup(key).record for key in (1, 2, 3)]
                 reader.close()
-                days = {answer.record["partition"] for answer in answers} | {
-                    answer.lineage["release"][:10] for answer in answers
-                }
-                seen.update(days)
-                if len(days) != 1:
-                    wrong.append(days)
+                seen.append(({answer["partition"] for answer in answers}, [answer["probability"] for answer in answers]))
 
-        reader = threading.Thread(target=look)
-        reader.start()
+        looking = threading.Thread(target=look)
+        looking.start()
         for day in range(2, 8):
-            night(small, f"2024-03-0{day}")
+            publish_day(f"2024-03-0{day}")
         stop.set()
-        reader.join()
-        assert wrong == []
+        looking.join()
         assert seen
+        for partitions, probabilities in seen:
+            assert len(partitions) == 1
+            assert probabilities == expected[partitions.pop()]
+
+    def test_an_open_reader_is_no_damage(self, small: Small) -> None:
+        """LMDB opens a file once per process: the check says so, and nothing is thrown away."""
+        published = night(small)
+        path = small.storage.local_path(f"small/serving/releases/{published.release.name}/data.mdb")
+        before = path.stat().st_ino
+        reader = Reader.live(small.storage, "small")
+        assert "open in this process already" in published_matches(small.config, small.storage, DAY, small.model).message
+        with pytest.raises(ReleaseBusy):
+            publish(small.config, small.storage, DAY, small.model, small.watch)
+        reader.close()
+        assert night(small).is_live
+        assert path.stat().st_ino == before
+
+    def test_a_changed_description_is_never_believed(self, small: Small) -> None:
+        published = night(small)
+        path = small.storage.local_path(f"small/serving/releases/{published.release.name}/_release.json")
+        path.write_text(path.read_text().replace('"no"', '"maybe"'))
+        with pytest.raises(ReleaseBroken, match="not the one that went live"):
+            Reader.live(small.storage, "small")
+        assert published_matches(small.config, small.storage, DAY, small.model).blocks
+        night(small)
+        assert Reader.live(small.storage, "small").lookup(1).record["label"] in ("no", "yes")
+
+    def test_no_look_up_answers_with_damaged_bytes(self, small: Small) -> None:
+        published = night(small)
+        reader = Reader.live(small.storage, "small")
+        probability = np.float32(reader.lookup(42).record["probability"]).tobytes()
+        reader.close()
+        path = small.storage.local_path(f"small/serving/releases/{published.release.name}/data.mdb")
+        data = bytearray(path.read_bytes())
+        assert data.count(probability) == 1
+        data[data.index(probability)] ^= 1
+        path.write_bytes(data)
+        with pytest.raises(ReleaseBroken, match="damaged record"):
+            Reader.live(small.storage, "small").lookup(42)
+
+    @pytest.mark.parametrize("seed", range(30))
+    def test_no_flipped_bit_is_served_or_crashes(self, small: Small, seed: int) -> None:
+        published = night(small)
+        path = small.storage.local_path(f"small/serving/releases/{published.release.name}/data.mdb")
+        data = bytearray(path.read_bytes())
+        data[np.random.default_rng(seed).integers(len(data))] ^= 1 << (seed % 8)
+        path.write_bytes(data)
+        published_matches(small.config, small.storage, DAY, small.model)
+        night(small)
+        assert published_matches(small.config, small.storage, DAY, small.model).passed
 
 
 def test_what_was_not_judged_is_not_published(small: Small) -> None:
