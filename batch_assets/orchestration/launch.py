@@ -148,7 +148,7 @@ def _execute(
             run_config={"ops": options, "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
             instance=instance,
             partition_key=day,
-            tags={**process_tags(run_id), COMMAND_LINE: "yes"},
+            tags={**process_tags(run_id), COMMAND_LINE: run_id},
             resources={**job.resource_defs, "watch": watch},
             run_id=run_id,
         )

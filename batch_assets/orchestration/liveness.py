@@ -11,7 +11,7 @@ from batch_assets.process import Process
 
 _TAG = "batch_assets/"
 COMMAND_LINE = "batch_assets/command_line"
-"""The tag of runs that a command line executes itself."""
+"""The tag of a run that a command line executes itself; its value is the run's id, because a re-execution inherits tags."""
 
 POOL = "scoring"
 """One run at a time scores; runs that would fight for the same cores or GPU wait for each other."""
@@ -31,7 +31,7 @@ def bury_dead_runs(instance: dg.DagsterInstance, *, command_lines_are_dead: bool
     """
     buried = []
     for run, process in _running(instance):
-        if not process.alive() or (command_lines_are_dead and COMMAND_LINE in run.tags):
+        if not process.alive() or (command_lines_are_dead and run.tags.get(COMMAND_LINE) == run.run_id):
             instance.report_run_failed(run, message=f"The process of this run ({process}) is dead.")
             buried.append(run.run_id)
     for slot in instance.event_log_storage.get_concurrency_info(POOL).claimed_slots:

@@ -106,11 +106,12 @@ def build_release(
     """
     expected = _expected(manifest, key, labels)
     folder = release_folder(manifest.pipeline, expected.name)
+    damaged = False
     if storage.names(folder):
         try:
             release = require_release(storage, manifest, key, labels)
         except ReleaseBroken:
-            storage.discard(folder)
+            damaged = True
         else:
             for _ in batches():
                 pass  # the predictions files are compared with the manifest whether or not they are needed
@@ -122,6 +123,8 @@ def build_release(
         _require_equal(_digest(new, key.dtype), manifest, expected.name)
         release = expected.model_copy(update={"size": (new / lmdb_store.FILE).stat().st_size})
         (new / _DOCUMENT).write_text(release.model_dump_json(indent=1))
+        if damaged:
+            storage.discard(folder)  # only now that another is ready
         with suppress(AlreadyExists):  # another process built the same release in the same moment
             storage.adopt(new, folder)
     return read_release(storage, manifest.pipeline, expected.name)

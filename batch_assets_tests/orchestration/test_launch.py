@@ -181,13 +181,22 @@ def test_command_lines_of_a_former_host_are_dead_for_whoever_holds_their_lock(
     """A container was killed and replaced by one with another host name; the Dagster home was kept."""
     instance.event_log_storage.set_concurrency_slots(POOL, 1)
     run_id = str(uuid.uuid4())
-    fields = {"host": "old-container", "pid": 1, "started": 0.0, "run": run_id, "command_line": "yes"}
+    fields = {"host": "old-container", "pid": 1, "started": 0.0, "run": run_id, "command_line": run_id}
     tags = {f"batch_assets/{name}": str(value) for name, value in fields.items()}
     instance.add_run(dg.DagsterRun(run_id=run_id, job_name=config.name, status=dg.DagsterRunStatus.STARTED, tags=tags))
     instance.event_log_storage.claim_concurrency_slot(POOL, run_id, "step")
     watch = Quiet()
     materialize(config, DAY, instance, watch, engine="local")
     assert f"Dagster run {run_id} was left by a dead process" in watch.said[0]
+
+
+def test_a_re_execution_from_the_ui_inherits_tags_and_is_left_alone(instance: dg.DagsterInstance) -> None:
+    parent, run_id = str(uuid.uuid4()), str(uuid.uuid4())
+    fields = {**Process.current().as_mapping(), "run": run_id, "command_line": parent}
+    tags = {f"batch_assets/{name}": str(value) for name, value in fields.items()}
+    instance.add_run(dg.DagsterRun(run_id=run_id, job_name="job", status=dg.DagsterRunStatus.STARTED, tags=tags))
+    assert bury_dead_runs(instance, command_lines_are_dead=True) == []
+    assert instance.get_run_by_id(run_id).status == dg.DagsterRunStatus.STARTED
 
 
 @pytest.mark.parametrize("content", [None, "concurrency: [", "nonsense: true"])

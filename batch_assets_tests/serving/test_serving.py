@@ -173,6 +173,21 @@ class TestRelease:
         night(small)
         assert published_matches(small.config, small.storage, DAY, small.model).passed
 
+    def test_a_damaged_release_stays_until_another_is_ready(self, small: Small) -> None:
+        """One record is damaged and so is a predictions file: the other keys are still answered."""
+        published = night(small)
+        folder = plan_run(small.config, small.storage, DAY, small.model).folder
+        chunk = small.storage.local_path(f"{folder}/chunk-00001.parquet")
+        value = pq.ParquetFile(chunk).read()["probability"].to_numpy()[:1].tobytes()
+        for path in (small.storage.local_path(f"small/serving/releases/{published.release.name}/data.mdb"), chunk):
+            data = bytearray(path.read_bytes())
+            assert data.count(value) == 1
+            data[data.index(value)] ^= 1
+            path.write_bytes(data)
+        with pytest.raises(CommitBroken, match="chunk-00001"):
+            publish(small.config, small.storage, DAY, small.model, small.watch)
+        assert Reader.live(small.storage, "small").lookup(1).record["user"] == 1
+
     def test_a_release_with_a_damaged_page_is_noticed_and_replaced(self, small: Small) -> None:
         published = night(small)
         path = small.storage.local_path(f"small/serving/releases/{published.release.name}/data.mdb")
