@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from batch_assets.errors import BatchAssetsError, LostRace
+from batch_assets.pipeline.pace import Pace, in_words
 from batch_assets.storage import Storage, open_storage
 
 if TYPE_CHECKING:
@@ -87,12 +88,13 @@ class TerminalWatch:
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
+            TaskProgressColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[pace]}"),
         )
         self._bars = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
-        self._stages: dict[str, TaskID] = {}
+        self._stages: dict[str, tuple[TaskID, Pace]] = {}
 
     def say(self, message: str) -> None:
         """One line on stderr."""
@@ -101,8 +103,11 @@ class TerminalWatch:
     def progress(self, stage: str, done: int, total: int | None) -> None:
         """Move the stage's bar; the first call makes it."""
         if stage not in self._stages:
-            self._stages[stage] = self._bars.add_task(stage, total=total)
-        self._bars.update(self._stages[stage], completed=done, total=total)
+            self._stages[stage] = (self._bars.add_task(stage, total=total, pace=""), Pace())
+        bar, pace = self._stages[stage]
+        pace.see(done)
+        words = in_words(pace.estimate(total - done)) if total is not None and done < total else ""
+        self._bars.update(bar, completed=done, total=total, pace=words)
 
     def __enter__(self) -> "TerminalWatch":
         self._bars.start()

@@ -15,7 +15,7 @@ from batch_assets.models.registry import ModelSettings
 from batch_assets.quality.completeness import CompletenessSettings
 from batch_assets.quality.drift import DriftSettings
 from batch_assets.quality.expectations import ExpectationSettings
-from batch_assets.scoring.scorer import ScoringSettings
+from batch_assets.scoring.settings import ScoringSettings
 
 
 class PartitionSettings(BaseModel):
@@ -83,12 +83,13 @@ class PipelineConfig(BaseModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "PipelineConfig":
-        if self.name == "models":
-            raise ValueError("a pipeline cannot be called models: that folder holds the registry")
-        reserved = {"probability", "decile", "label", "model_version", "partition", "kind", "reason", "file", "row"}
+        if self.name in ("models", "sweeps"):
+            raise ValueError(f"a pipeline cannot be called {self.name}: that folder holds something else")
+        reserved = {"probability", "decile", "label", "model_version", "partition", "kind", "reason", "error", "file", "row"}
         if self.features.contract.key.name in reserved:
             raise ValueError(f"the key cannot be called {self.features.contract.key.name}: predictions have such a column")
-        unknown = {rule.column for rule in self.scoring.exclude} - set(self.features.contract.names)
+        single = {column.name for column in self.features.contract.columns if column.length is None}
+        unknown = {rule.column for rule in self.scoring.exclude} - single
         if unknown:
-            raise ValueError(f"exclude names columns that the contract does not: {', '.join(sorted(unknown))}")
+            raise ValueError(f"exclude names columns that the contract does not, or lists: {', '.join(sorted(unknown))}")
         return self

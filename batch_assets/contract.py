@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from batch_assets.errors import ContractBroken
 
@@ -22,12 +22,17 @@ _ARROW_NAMES = {"float": "float32", "double": "float64", "large_string": "string
 
 
 class Column(BaseModel):
-    """One feature: its name, type and permitted values."""
+    """One feature: its name, type, permitted values, and which of the model's inputs it is a part of."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(description="Column name in the snapshot.", min_length=1)
-    dtype: FeatureType = Field("float32", description="Type in the snapshot's Parquet files.")
+    dtype: FeatureType = Field("float32", description="Type in the snapshot's Parquet files; of a list, its elements' type.")
+    length: int | Literal["variable"] | None = Field(
+        None, description="None: one value. A number: a list of exactly so many. variable: a list of any length."
+    )
+    input: str = Field("features", description="The model input that takes the column.", min_length=1)
+    nullable: bool = Field(False, description="Whether null, NaN and infinite values go to the model, as NaN or infinity.")
     min: float | None = Field(None, description="Smallest permitted value.")
     max: float | None = Field(None, description="Largest permitted value.")
 
@@ -41,23 +46,56 @@ class Key(BaseModel):
     dtype: KeyType = Field(description="Type in the snapshot's Parquet files.")
 
 
+class ModelInput(BaseModel):
+    """One tensor that the model takes.
+
+    Of single values and lists of fixed length it is a matrix of shape (rows, width), the columns side by side. Of one list of
+    variable length it is a matrix of shape (rows, longest), shorter lists padded.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(min_length=1)
+    dtype: Literal["float32", "int64"] = "float32"
+    max_length: int = Field(512, description="Of lists of variable length: a longer one is dead-lettered.", ge=1)
+    pad: float = Field(0.0, description="What shorter lists are padded with.")
+
+
 class FeatureContract(BaseModel):
-    """Key and ordered features. A row with a missing or non-finite feature is dead-lettered, never filled in."""
+    """Key and ordered features. A missing or non-finite value that is not permitted dead-letters its row; none is filled in."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     key: Key
     columns: tuple[Column, ...] = Field(description="Features in the order in which the model takes them.", min_length=1)
+    inputs: tuple[ModelInput, ...] = Field(
+        (ModelInput(name="features"),), description="What the model takes, in its order; by default one float32 matrix."
+    )
     strict: bool = Field(True, description="Whether a column that the contract does not name is an error.")
 
-    @field_validator("columns")
-    @classmethod
-    def _names_are_unique(cls, columns: tuple[Column, ...]) -> tuple[Column, ...]:
-        names = [column.name for column in columns]
+    @model_validator(mode="after")
+    def _fits_together(self) -> "FeatureContract":
+        names = self.names
         doubled = sorted({name for name in names if names.count(name) > 1})
         if doubled:
             raise ValueError(f"columns are named twice: {', '.join(doubled)}")
-        return columns
+        known = {model_input.name: model_input for model_input in self.inputs}
+        for column in self.columns:
+            if column.input not in known:
+                raise ValueError(f"{column.name} is for the input {column.input}, which is not among inputs")
+            if column.nullable and known[column.input].dtype != "float32":
+                raise ValueError(f"{column.name} cannot be nullable: its input {column.input} has whole numbers")
+        for name in known:
+            columns = self.columns_of(name)
+            if not columns:
+                raise ValueError(f"no column is for the input {name}")
+            if len(columns) > 1 and any(column.length == "variable" for column in columns):
+                raise ValueError(f"the input {name} takes a list of variable length and must have no other column")
+        return self
+
+    def columns_of(self, model_input: str) -> list[Column]:
+        """The columns of one input, in order."""
+        return [column for column in self.columns if column.input == model_input]
 
     @property
     def names(self) -> list[str]:
@@ -70,8 +108,8 @@ class FeatureContract(BaseModel):
 
     def differences(self, schema: "pa.Schema") -> list[str]:
         """Each way in which a schema differs from the contract, as a phrase; empty if it fits."""
-        expected = [(self.key.name, self.key.dtype), *((column.name, column.dtype) for column in self.columns)]
-        found = [(field.name, _ARROW_NAMES.get(str(field.type), str(field.type))) for field in schema]
+        expected = [(self.key.name, self.key.dtype), *((column.name, _type_name(column)) for column in self.columns)]
+        found = [(field.name, _arrow_name(field.type)) for field in schema]
         return _differences([(name, str(dtype)) for name, dtype in expected], found, self.strict)
 
     def require(self, schema: "pa.Schema", where: str) -> None:
@@ -79,6 +117,20 @@ class FeatureContract(BaseModel):
         differences = self.differences(schema)
         if differences:
             raise ContractBroken(f"{where} breaks the feature contract: {'; '.join(differences)}.")
+
+
+def _type_name(column: Column) -> str:
+    if column.length is None:
+        return column.dtype
+    return f"list of {column.dtype}" if column.length == "variable" else f"list of {column.length} {column.dtype}"
+
+
+def _arrow_name(dtype: "pa.DataType") -> str:
+    if hasattr(dtype, "list_size"):
+        return f"list of {dtype.list_size} {_arrow_name(dtype.value_type)}"
+    if str(dtype).startswith(("list<", "large_list<")):
+        return f"list of {_arrow_name(dtype.value_type)}"
+    return _ARROW_NAMES.get(str(dtype), str(dtype))
 
 
 def _differences(expected: Sequence[tuple[str, str]], found: Sequence[tuple[str, str]], strict: bool) -> list[str]:

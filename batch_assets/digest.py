@@ -55,8 +55,8 @@ class RowHashes(NamedTuple):
         """The hashes of (key, values): each column's bits are folded in, in this order; every column of shape (rows,)."""
         a, b = self
         for column in columns:
-            bits = _bits(column)
-            a, b = _splitmix64(a ^ bits), _splitmix64(b ^ bits)
+            word = bits(column)
+            a, b = _splitmix64(a ^ word), _splitmix64(b ^ word)
         return RowHashes(a, b)
 
 
@@ -92,7 +92,8 @@ def _hash_text(texts: "pa.LargeStringArray", seed: np.uint64) -> UInt64Array:
     return _splitmix64(hashes ^ lengths.astype(np.uint64))
 
 
-def _bits(column: npt.NDArray[Any]) -> UInt64Array:
+def bits(column: npt.NDArray[Any]) -> UInt64Array:
+    """The bits of each value of a column of shape (rows,): equal where the values are bit for bit the same."""
     column = np.ascontiguousarray(column)
     return column.view(f"u{column.dtype.itemsize}").astype(np.uint64)
 

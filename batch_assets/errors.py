@@ -21,10 +21,15 @@ BatchAssetsError
 │   ├── VersionExists       a version is immutable
 │   ├── ModelChanged        bytes differ from those that were approved
 │   ├── UnsafeModel         loading would execute a pickle
-│   └── ModelMisfit         it does not take or give what its card says
+│   ├── ModelMisfit         it does not take or give what its card says
+│   └── ModelFails          it raises on more rows than single bad ones
 ├── ScoringError            a run
 │   ├── CommitBroken        a committed chunk cannot be read or belongs to another plan
 │   ├── ProofFailed         rows are missing, doubled or foreign; names the chunk
+│   ├── OutOfMemory         not even the smallest batch fits
+│   ├── StillFailing        an error that should pass by itself did not
+│   ├── PrecisionRejected   a lower precision gives other scores than was allowed
+│   ├── NewRunNeeded        what is asked for is not the work of the run that is there
 │   └── EngineError         the engine gave up
 ├── Blocked                 a blocking check failed; nothing after it was done
 └── ServingError            the serving table
@@ -123,6 +128,10 @@ class ModelMisfit(ModelError):
     """The model does not take or give what its card says."""
 
 
+class ModelFails(ModelError):
+    """The model raises on more rows than single bad ones."""
+
+
 class ScoringError(BatchAssetsError):
     """A run cannot go on."""
 
@@ -133,6 +142,22 @@ class CommitBroken(ScoringError):
 
 class ProofFailed(ScoringError):
     """Rows are missing, doubled or foreign."""
+
+
+class OutOfMemory(ScoringError):
+    """Not even the smallest batch fits into the memory."""
+
+
+class StillFailing(ScoringError):
+    """An error that should pass by itself did not."""
+
+
+class PrecisionRejected(ScoringError):
+    """A lower precision gives other scores than was allowed."""
+
+
+class NewRunNeeded(ScoringError):
+    """What is asked for is not the work of the run that is there."""
 
 
 class EngineError(ScoringError):

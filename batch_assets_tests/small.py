@@ -11,11 +11,17 @@ import pyarrow.parquet as pq
 import torch
 
 from batch_assets.config import PipelineConfig
+from batch_assets.engines.local_engine import LocalEngine
 from batch_assets.histogram import Histogram
 from batch_assets.models.card import Card
 from batch_assets.models.predictor import export_model
 from batch_assets.models.registry import ModelVersion, Registry
+from batch_assets.pipeline.freeze import freeze
+from batch_assets.pipeline.score import Run, plan_run, scoring_task
+from batch_assets.scoring.commit import ChunkCommit, read_commits
 from batch_assets.scoring.postprocess import Outputs
+from batch_assets.scoring.proof import Proof, prove
+from batch_assets.scoring.scorer import Scorer
 from batch_assets.storage import LocalStorage
 
 DAY = "2024-03-10"
@@ -76,7 +82,7 @@ class Small:
                     "contract": {"key": key, "columns": [{"name": name} for name in ("x", "y", "z")]},
                 },
                 "model": {"name": "small"},
-                "scoring": {"chunk_rows": 256, "batch_rows": 64},
+                "scoring": {"chunk_rows": 256, "batch_size": 64},
                 **settings,
             }
         )
@@ -111,4 +117,44 @@ class Small:
 
 def small_model(weights: Iterable[float] = (1.0, -0.5, 0.25)) -> bytes:
     """The bytes of an exported logistic model."""
-    return export_model(Logistic(weights), columns=3)
+    return export_model(Logistic(weights), 3)
+
+
+class Working:
+    """A run of a small pipeline, chunk by chunk."""
+
+    def __init__(self, small: Small) -> None:
+        freeze(small.config, small.storage, DAY, small.watch)
+        self.small = small
+        self.run: Run = plan_run(small.config, small.storage, DAY, small.model)
+        self.task = scoring_task(small.config, small.storage, self.run)
+
+    def score_all(self) -> dict[int, ChunkCommit]:
+        with LocalEngine(1).open(self.task, self.small.watch.say) as workers:
+            return {commit.number: commit for commit in workers.map(Scorer.score, self.run.plan)}
+
+    def commits(self) -> dict[int, ChunkCommit]:
+        return read_commits(self.small.storage, self.run.folder, self.run.plan, self.run.run_id)
+
+    def prove(self) -> Proof:
+        frozen = self.run.frozen
+        return prove(self.small.storage, frozen.snapshot, frozen.folder, self.run.folder, self.run.plan, self.commits())
+
+    def path(self, chunk: int) -> Path:
+        return self.small.storage.local_path(f"{self.run.folder}/chunk-{chunk:05d}.parquet")
+
+    def rejects(self) -> list[dict[str, object]]:
+        """Every reject that a footer names."""
+        named = [commit.rejects.name for commit in self.commits().values() if commit.rejects]
+        return [
+            row
+            for name in named
+            for row in pq.read_table(self.small.storage.local_path(f"{self.run.folder}/{name}")).to_pylist()
+        ]
+
+
+def with_values(table: pa.Table, column: str, values: dict[int, float | None]) -> pa.Table:
+    changed = table[column].to_pylist()
+    for row, value in values.items():
+        changed[row] = value
+    return table.set_column(table.schema.get_field_index(column), column, pa.array(changed, pa.float32()))

@@ -56,7 +56,7 @@ def train(config: PipelineConfig, registry: Registry, watch: Watch, version: str
         np.concatenate([days[day].features for day in TRAINING_DAYS]),
         np.concatenate([days[day].bought for day in TRAINING_DAYS]),
     )
-    model = export_model(_fit(training, seed, watch), columns=training.features.shape[1])
+    model = export_model(_fit(training, seed, watch), takes=training.features.shape[1])
     probabilities = {day: predict_probabilities(model, data.features) for day, data in days.items()}
     card = make_card(
         model,

@@ -1,15 +1,28 @@
 """What every engine does, and what can be set about it. Nothing here changes a value: an engine is no part of a run id."""
 
-from collections.abc import Iterator, Sequence
-from typing import Literal, Protocol
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from batch_assets.scoring.chunks import Chunk
-from batch_assets.scoring.commit import ChunkCommit
-from batch_assets.scoring.scorer import ScoringTask
+from batch_assets.scoring.scorer import Scorer, ScoringTask
 
 EngineName = Literal["ray", "local"]
+Notice = Callable[[str], None]
+
+
+class Named(Protocol):
+    """What is handed out: it has a name for messages."""
+
+    @property
+    def name(self) -> str:
+        """How messages call it."""
+
+
+Item = TypeVar("Item", bound=Named)
+Result = TypeVar("Result")
 
 
 class EngineSettings(BaseModel):
@@ -17,12 +30,39 @@ class EngineSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: EngineName = Field("ray", description="ray: actors of a Ray cluster. local: this process, one chunk after another.")
-    workers: int | None = Field(None, description="How many Ray actors; by default one per CPU of the cluster.", ge=1)
+    kind: EngineName = Field("ray", description="ray: actors of a Ray cluster. local: threads of this process.")
+    workers: int | None = Field(
+        None, description="How many; by default one per CPU (or per GPU, if the model runs there).", ge=1
+    )
+    stall_seconds: float = Field(
+        300.0,
+        description="A Ray worker that makes no progress for so long is replaced, and its chunks are given to others.",
+        gt=0,
+    )
+    max_attempts: int = Field(5, description="How often a chunk is tried before the run stops and names it.", ge=1)
+
+
+@dataclass(frozen=True)
+class WorkTimes:
+    """Seconds of the workers by stage, summed; `wall` is how long the engine was open."""
+
+    workers: int
+    wall: float
+    seconds: dict[str, float]
+
+
+class Workers(Protocol):
+    """Workers that have loaded one task's model."""
+
+    def map(self, work: Callable[[Scorer, Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """Do picklable work on every item, in any order; yields each result when it is there. Raises what the work raised."""
+
+    def times(self) -> WorkTimes:
+        """What the workers' time went into until now."""
 
 
 class Engine(Protocol):
-    """Scores chunks somewhere."""
+    """Has workers somewhere."""
 
-    def score(self, task: ScoringTask, chunks: Sequence[Chunk]) -> Iterator[ChunkCommit]:
-        """Score and commit every chunk, in any order; yields each commit once it is durable. Raises what a chunk raised."""
+    def open(self, task: ScoringTask, notice: Notice) -> AbstractContextManager[Workers]:
+        """A context manager: workers for a task. `notice` is told when one is lost or replaced."""

@@ -1,22 +1,59 @@
-"""The reference engine: the same work in this process, one chunk after another."""
+"""The reference engine: the same work in this process, on threads."""
 
-from collections.abc import Iterator, Sequence
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from itertools import islice
 
 from typing_extensions import override
 
-from batch_assets.engines.engine import Engine
-from batch_assets.scoring.chunks import Chunk
-from batch_assets.scoring.commit import ChunkCommit
-from batch_assets.scoring.scorer import ScoringTask
+from batch_assets.engines.engine import Engine, Item, Notice, Result, Workers, WorkTimes
+from batch_assets.scoring.scorer import Scorer, ScoringTask
 
 
 class LocalEngine(Engine):
     """Scores in the calling process; what the other engines are compared with."""
 
+    def __init__(self, workers: int | None = None) -> None:
+        self._lanes = workers or len(os.sched_getaffinity(0))
+
     @override
-    def score(self, task: ScoringTask, chunks: Sequence[Chunk]) -> Iterator[ChunkCommit]:
-        if not chunks:
+    @contextmanager
+    def open(self, task: ScoringTask, notice: Notice) -> Iterator[Workers]:
+        yield _Threads(task, self._lanes)
+
+
+class _Threads(Workers):
+    """One scorer, shared by threads: as many run the model as there are lanes, one more reads, one more writes."""
+
+    def __init__(self, task: ScoringTask, lanes: int) -> None:
+        self._opened = time.perf_counter()
+        self._task = task
+        self._lanes = lanes
+        self._scorer: Scorer | None = None
+
+    @override
+    def map(self, work: Callable[[Scorer, Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        remaining = iter(items)
+        first = list(islice(remaining, self._lanes + 2))
+        if not first:
             return
-        scorer = task.open()
-        for chunk in chunks:
-            yield scorer.score(chunk)
+        scorer = self._scorer = self._scorer or self._task.open(self._lanes)
+        with ThreadPoolExecutor(self._lanes + 2, thread_name_prefix="scoring") as pool:
+            running: set[Future[Result]] = {pool.submit(work, scorer, item) for item in first}
+            try:
+                while running:
+                    done, running = wait(running, return_when=FIRST_COMPLETED)
+                    running |= {pool.submit(work, scorer, item) for item in islice(remaining, len(done))}
+                    yield from (future.result() for future in done)
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    @override
+    def times(self) -> WorkTimes:
+        wall = time.perf_counter() - self._opened
+        seconds = self._scorer.ledger.seconds() if self._scorer else {}
+        before = max(0.0, wall - sum(seconds.values()))
+        return WorkTimes(1, wall, {**seconds, "start-up": seconds.get("start-up", 0.0) + before})

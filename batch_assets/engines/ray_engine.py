@@ -1,42 +1,71 @@
 """Scoring on Ray actors. The only room that knows Ray.
 
-Each actor loads the model once. A driver sends descriptors of chunks and gets commits back; rows never pass it. An actor has at
-most two chunks in hand, so that a slow one does not hold work that a fast one could do.
+Each actor loads the model once and scores a few chunks at a time, so that its disk waits while its model works. The
+driver sends descriptors of chunks and gets commits back; rows never pass it. A chunk goes to whichever worker has a place
+free. A worker that dies or makes no progress is replaced and its chunks are handed out again; a chunk that lost two
+workers is looked at alone, until the row that kills is found.
 """
 
 import logging
-from collections import deque
-from collections.abc import Iterator, Sequence
-from functools import cached_property
+import signal
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 from typing_extensions import override
 
-from batch_assets.engines.engine import Engine
+from batch_assets.engines.engine import Engine, EngineSettings, Item, Named, Notice, Result, Workers, WorkTimes
 from batch_assets.errors import BatchAssetsError, EngineError
 from batch_assets.scoring.chunks import Chunk
-from batch_assets.scoring.commit import ChunkCommit
 from batch_assets.scoring.scorer import Scorer, ScoringTask
 
-_IN_HAND = 2
+_IN_HAND = 3
+"""Chunks per worker: one being read, one in the model, one being written."""
+
 _PATIENCE_SECONDS = 120
+_IDLE_SECONDS = 5.0
+_TICK_SECONDS = 1.0
+_DEATHS = 2
+"""After so many lost workers a chunk is looked at alone."""
+
+
+class _Lost(Exception):
+    """A worker died."""
 
 
 class _Worker:
-    """Runs in an actor: one model, loaded with the first chunk (an error then reaches the driver as itself)."""
+    """Runs in an actor: one model, and the threads that Ray gives it."""
 
     def __init__(self, task: ScoringTask) -> None:
         self._task = task
-
-    @cached_property
-    def _scorer(self) -> Scorer:
-        return self._task.open()
+        self._lock = threading.Lock()
+        self._scorer: Scorer | None = None
+        self._born = time.time()
 
     def ready(self) -> None:
-        """Answers once the actor has its place in the cluster."""
+        """Loads the model; what goes wrong then reaches the driver as itself."""
+        self._open()
 
-    def score(self, chunk: Chunk) -> ChunkCommit:
-        return self._scorer.score(chunk)
+    def work(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return function(self._open(), *arguments)
+
+    def probe(self, chunk: Chunk, batch: int | None) -> Iterator[int]:
+        yield from self._open().probe(chunk, batch)
+
+    def progress(self) -> int:
+        return self._scorer.passes if self._scorer else 0
+
+    def seconds(self) -> tuple[float, dict[str, float]]:
+        return self._born, self._open().ledger.seconds()
+
+    def _open(self) -> Scorer:
+        with self._lock:
+            self._scorer = self._scorer or self._task.open()
+            return self._scorer
 
 
 class RayEngine(Engine):
@@ -45,31 +74,26 @@ class RayEngine(Engine):
     `close` ends only what this object started.
     """
 
-    def __init__(self, address: str | None = None, workers: int | None = None) -> None:
+    def __init__(self, address: str | None = None, settings: EngineSettings | None = None) -> None:
         self._address = address
-        self._workers = workers
+        self._settings = settings or EngineSettings()
         self._connected_here = False
 
     @override
-    def score(self, task: ScoringTask, chunks: Sequence[Chunk]) -> Iterator[ChunkCommit]:
-        if not chunks:
-            return
+    @contextmanager
+    def open(self, task: ScoringTask, notice: Notice) -> Iterator[Workers]:
         import ray
 
-        self._connect()
-        wanted = self._workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
-        actor = ray.remote(num_cpus=1, max_restarts=2, max_task_retries=2)(_Worker)
-        workers = [actor.remote(task) for _ in range(min(wanted, len(chunks)))]
+        crew = _Crew(task, self._settings, notice, self._connect)
         try:
-            yield from _dispatch(workers, chunks)
+            yield crew
         except ray.exceptions.RayTaskError as error:
             cause = error.cause
             raise cause if isinstance(cause, BatchAssetsError) else EngineError(f"A worker failed: {cause!r}.") from error
         except ray.exceptions.RayError as error:
             raise EngineError(f"Ray could not score: {str(error).splitlines()[0]}") from error
         finally:
-            for worker in workers:
-                ray.kill(worker)
+            crew.dismiss()
 
     def close(self) -> None:
         """Disconnect, and stop the local Ray, if this object connected or started it."""
@@ -85,35 +109,234 @@ class RayEngine(Engine):
         if ray.is_initialized():
             return
         try:
-            ray.init(
-                address=self._address or "local",
-                include_dashboard=None if self._address else False,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-            )
+            with _signals_kept():
+                ray.init(
+                    address=self._address or "local",
+                    include_dashboard=None if self._address else False,
+                    logging_level=logging.ERROR,
+                    log_to_driver=False,
+                )
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise EngineError(f"Ray cannot be reached at {self._address or 'this machine'}: {error}") from error
         self._connected_here = True
 
 
-def _dispatch(workers: Sequence[Any], chunks: Sequence[Chunk]) -> Iterator[ChunkCommit]:
-    """Hand out chunks to workers that are there, as they become free; yield commits as they come."""
+@dataclass
+class _Hand:
+    """One worker: what it has been given, and when it was last seen to move."""
+
+    actor: Any
+    ready: Any
+    items: dict[Any, Named] = field(default_factory=dict)
+    progress: int = -1
+    pulse: Any = None
+    moved: float = field(default_factory=time.monotonic)
+    idle: float = field(default_factory=time.monotonic)
+
+
+class _Crew(Workers):
+    """The workers of one task."""
+
+    def __init__(self, task: ScoringTask, settings: EngineSettings, notice: Notice, connect: Callable[[], None]) -> None:
+        self._opened = time.time()
+        self._task, self._settings, self._notice, self._connect = task, settings, notice, connect
+        self._hands: list[_Hand] = []
+        self._deaths: Counter[str] = Counter()
+        self._seconds: dict[str, float] = {}
+        self._members = 0
+
+    @override
+    def map(self, work: Callable[[Scorer, Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        waiting, alone = deque(items), list[Item]()
+        if not waiting:
+            return
+        self._connect()
+        size, patient_until = self._size(), time.monotonic() + _PATIENCE_SECONDS
+        while waiting or any(hand.items for hand in self._hands):
+            while len(self._hands) < min(size, len(waiting)):
+                self._hands.append(self._hire(_IN_HAND))
+            for hand, reference in self._finished():
+                try:
+                    yield from self._settled(hand, reference)
+                except _Lost:
+                    for item in self._bury(hand):
+                        (alone if self._deaths[item.name] >= _DEATHS else waiting).append(item)  # type: ignore[arg-type]
+            for hand in self._hands:
+                while waiting and hand.ready is None and len(hand.items) < _IN_HAND:
+                    item = waiting.popleft()
+                    hand.items[hand.actor.work.remote(work, item)] = item
+            if any(hand.ready is None for hand in self._hands):
+                patient_until = time.monotonic() + _PATIENCE_SECONDS
+            elif time.monotonic() > patient_until:
+                raise EngineError(f"No worker got a place in the cluster within {_PATIENCE_SECONDS} s: is there a free one?")
+            self._watch(release=not waiting)
+        for item in alone:
+            yield self._in_isolation(work, item)
+
+    @override
+    def times(self) -> WorkTimes:
+        for hand in self._hands:
+            self._count(hand)
+        seconds, members = dict(self._seconds), self._members
+        self._seconds.clear()
+        return WorkTimes(members, time.time() - self._opened, seconds)
+
+    def dismiss(self) -> None:
+        """End the workers."""
+        while self._hands:
+            self._end(self._hands.pop())
+
+    def _size(self) -> int:
+        import ray
+
+        resource = "GPU" if self._task.settings.device == "cuda" else "CPU"
+        there = int(ray.cluster_resources().get(resource, 0))
+        if not there and resource == "GPU":
+            raise EngineError("The pipeline scores on cuda, but the Ray cluster has no GPU: set `device: cpu`, or add a node.")
+        return self._settings.workers or max(1, there)
+
+    def _hire(self, in_hand: int) -> _Hand:
+        import ray
+
+        needs = {"num_cpus": 1, "num_gpus": 1 if self._task.settings.device == "cuda" else 0}
+        actor = ray.remote(**needs, max_restarts=0, max_concurrency=in_hand, concurrency_groups={"pulse": 1})(_Worker)
+        hired = actor.remote(self._task)
+        return _Hand(hired, hired.ready.remote())
+
+    def _finished(self) -> list[tuple[_Hand, Any]]:
+        """What is there to be settled; waits for a tick at most."""
+        import ray
+
+        waits = {reference: hand for hand in self._hands for reference in ([hand.ready] if hand.ready else hand.items)}
+        done, _ = ray.wait(list(waits), num_returns=1, timeout=_TICK_SECONDS) if waits else ([], [])
+        return [(waits[reference], reference) for reference in done]
+
+    def _settled(self, hand: _Hand, reference: Any) -> Iterator[Any]:
+        result = _get(reference)
+        hand.moved = hand.idle = time.monotonic()
+        if reference == hand.ready:
+            hand.ready = None
+            self._members += 1
+        else:
+            del hand.items[reference]
+            yield result
+
+    def _bury(self, hand: _Hand) -> list[Named]:
+        """Take a lost worker out; returns what it had in hand. Raises EngineError when a chunk was tried too often."""
+        lost = list(hand.items.values())
+        self._hands.remove(hand)
+        self._end(hand)
+        for item in lost:
+            self._deaths[item.name] += 1
+            if self._deaths[item.name] >= self._settings.max_attempts:
+                raise EngineError(
+                    f"{item.name} was given up after {self._deaths[item.name]} attempts; each time its worker was lost."
+                )
+        names = ", ".join(item.name for item in lost) or "nothing"
+        self._notice(f"A worker was lost with {names} in hand; another one takes it over.")
+        return lost
+
+    def _watch(self, *, release: bool) -> None:
+        """Replace workers that make no progress; let idle ones go while others are still busy."""
+        import ray
+
+        now = time.monotonic()
+        for hand in list(self._hands):
+            if hand.pulse is not None and ray.wait([hand.pulse], timeout=0)[0]:
+                with suppress(_Lost):  # it is buried when its chunks come back
+                    progress = _get(hand.pulse)
+                    hand.moved = now if progress != hand.progress else hand.moved
+                    hand.progress, hand.pulse = progress, None
+            if hand.items and hand.pulse is None and now - hand.moved > self._settings.stall_seconds / 4:
+                hand.pulse = hand.actor.progress.options(concurrency_group="pulse").remote()
+            if hand.items and now - hand.moved > self._settings.stall_seconds:
+                self._notice(f"A worker made no progress for {now - hand.moved:.0f} s; it is ended.")
+                ray.kill(hand.actor)
+                hand.moved = now
+            busy = any(other.items for other in self._hands)
+            if release and busy and not hand.items and hand.ready is None and now - hand.idle > _IDLE_SECONDS:
+                self._hands.remove(hand)
+                self._count(hand)
+                self._end(hand)
+
+    def _count(self, hand: _Hand) -> None:
+        """Add a living worker's seconds; what passed before it was born is start-up too."""
+        import ray
+
+        if hand.ready is None:
+            with suppress(_Lost, ray.exceptions.GetTimeoutError):
+                born, seconds = _get(hand.actor.seconds.remote(), timeout=30)
+                seconds["start-up"] = seconds.get("start-up", 0.0) + max(0.0, born - self._opened)
+                for stage, spent in seconds.items():
+                    self._seconds[stage] = self._seconds.get(stage, 0.0) + spent
+
+    def _end(self, hand: _Hand) -> None:
+        import ray
+
+        ray.kill(hand.actor)
+
+    def _in_isolation(self, work: Callable[[Scorer, Item], Result], item: Item) -> Result:
+        """Do the work with nothing else in hand; rows that kill the worker are found and dead-lettered."""
+        self.dismiss()
+        killers: tuple[int, ...] = ()
+        while True:
+            hand = self._hire(1)
+            try:
+                result: Result = _get(hand.actor.work.remote(work, item, *([killers] if killers else [])))
+                return result
+            except _Lost:
+                self._deaths[item.name] += 1
+            finally:
+                self._end(hand)
+            killer = self._killer(item) if isinstance(item, Chunk) else None
+            if killer is not None and killer not in killers:
+                killers = (*killers, killer)
+                self._notice(f"Row {killer} of {item.name} kills the worker that scores it; it is dead-lettered.")
+                allowed = max(1, int(getattr(item, "rows", 0) * self._task.settings.max_failed))
+                if len(killers) > allowed:
+                    raise EngineError(f"More than {allowed} rows of {item.name} kill the worker that scores them.")
+            elif self._deaths[item.name] >= self._settings.max_attempts:
+                raise EngineError(
+                    f"{item.name} was given up after {self._deaths[item.name]} attempts; each time its worker was lost, and "
+                    "no single row kills it: is there enough memory?"
+                )
+
+    def _killer(self, chunk: Chunk) -> int | None:
+        """The place of a row that kills its worker, found by asking what the worker was about when it died."""
+        batch = self._last_said(chunk, None)
+        return None if batch is None else self._last_said(chunk, batch)
+
+    def _last_said(self, chunk: Chunk, batch: int | None) -> int | None:
+        hand, said = self._hire(1), None
+        try:
+            probe = hand.actor.probe.options(num_returns="streaming", _generator_backpressure_num_objects=1)
+            for reference in probe.remote(chunk, batch):
+                said = _get(reference)
+        except _Lost:
+            return said
+        finally:
+            self._end(hand)
+        return None
+
+
+def _get(reference: Any, timeout: float | None = None) -> Any:
+    """A task's result. Raises _Lost if its worker is gone, and what the task raised."""
     import ray
 
-    waiting = deque(chunks)
-    starting = {worker.ready.remote(): worker for worker in workers}
-    running: dict[Any, Any] = {}
-    while waiting or running:
-        patience = None if running else _PATIENCE_SECONDS
-        done, _ = ray.wait([*starting, *running], num_returns=1, timeout=patience)
-        if not done:
-            raise EngineError(f"No worker got a place in the cluster within {patience} s: is there a free CPU for it?")
-        for reference in done:
-            worker = starting.pop(reference, None)
-            places = _IN_HAND if worker else 1
-            worker = worker or running.pop(reference)
-            for _ in range(min(places, len(waiting))):
-                running[worker.score.remote(waiting.popleft())] = worker
-            result = ray.get(reference)
-            if isinstance(result, ChunkCommit):
-                yield result
+    try:
+        return ray.get(reference, timeout=timeout)
+    except (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError) as error:
+        raise _Lost from error
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Ray answers SIGTERM by leaving at once; whoever called decides what it means."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -4,10 +4,12 @@ This is the only room of a night that knows torch.
 The file is a `.pt2` of torch.export. Nothing in it may be a pickle, and nothing in it may tell of the machine that made it.
 """
 
+import ctypes
 import hashlib
 import io
 import json
 import zipfile
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +17,13 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import override
 
+from batch_assets.contract import FeatureContract
 from batch_assets.errors import ModelChanged, ModelMisfit, UnsafeModel
+from batch_assets.models.device import CudaLane, autocast, on_cuda
+from batch_assets.scoring.forward import Logits, Predictor
+from batch_assets.scoring.inputs import SHORTEST_BUCKET, Array
 from batch_assets.scoring.postprocess import probability_of
-from batch_assets.scoring.scorer import Predictor
+from batch_assets.scoring.settings import Device, Precision
 from batch_assets.storage import Storage
 
 if TYPE_CHECKING:
@@ -27,16 +33,30 @@ _SOURCE_NOTES = ("stack_trace", "nn_module_stack", "source_fn_stack", "from_node
 """Node annotations that hold paths and lines of the machine that exported the model."""
 
 
-def export_model(module: "torch.nn.Module", columns: int) -> bytes:
-    """Export a model that maps float32 features of shape (rows, columns) to logits, for any number of rows.
+_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
+
+
+def export_model(module: "torch.nn.Module", takes: "int | FeatureContract") -> bytes:
+    """Export a model that maps features to logits of shape (rows, logits), for any number of rows.
 
     The bytes depend on the model alone: the same model exported in two folders gives the same file.
+
+    Args:
+        module: takes one float32 tensor of shape (rows, columns), or the inputs of a contract in their order.
+        takes: how many columns, or the contract.
     """
     import torch
 
+    example: tuple[torch.Tensor, ...]
+    if isinstance(takes, int):
+        example, lists = (torch.zeros(128, takes, dtype=torch.float32),), [False]
+    else:
+        arrays = _example(takes, rows=128)
+        example = tuple(torch.from_numpy(array).t().contiguous() for array in arrays)
+        lists = [takes.columns_of(one.name)[0].length == "variable" for one in takes.inputs]
     rows = torch.export.Dim("rows", min=1)
-    example = (torch.zeros(128, columns, dtype=torch.float32),)
-    program = torch.export.export(module.eval(), example, dynamic_shapes=({0: rows},))
+    shapes = tuple({0: rows, 1: torch.export.Dim("length", min=1)} if is_list else {0: rows} for is_list in lists)
+    program = torch.export.export(module.eval(), example, dynamic_shapes=shapes)
     for node in program.graph.nodes:
         for note in _SOURCE_NOTES:
             node.meta.pop(note, None)
@@ -47,35 +67,64 @@ def export_model(module: "torch.nn.Module", columns: int) -> bytes:
 
 
 class TorchPredictor(Predictor):
-    """A loaded program on the CPU. Every call of the program sees exactly `batch_rows` rows."""
+    """A loaded program on one device in one precision; may be called by several threads."""
 
-    def __init__(self, program: Any, batch_rows: int) -> None:
+    def __init__(self, program: Any, device: Device = "cpu", precision: Precision = "float32") -> None:
         self._program = program
-        self._batch_rows = batch_rows
+        self._device = device
+        self._precision = precision
+        self._lane = CudaLane() if device == "cuda" else None
 
     @property
     @override
     def environment(self) -> dict[str, str]:
         import torch
 
+        capability = self._lane.capability() if self._lane else torch.backends.cpu.get_cpu_capability()
         return {
-            "device": "cpu",
-            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+            "device": self._device,
+            f"{self._device}_capability": capability,
+            "precision": self._precision,
             "torch": str(torch.__version__),
         }
 
     @override
-    def logits(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def allocate(self, shape: tuple[int, int], dtype: str) -> Array:
+        if self._lane:
+            return self._lane.allocate(shape, dtype)
+        buffer: Array = np.zeros(shape, dtype=dtype)
+        return buffer
+
+    @override
+    def forward(self, batches: Iterable[tuple[Array, ...]]) -> Iterator[Logits]:
+        if self._lane:
+            yield from self._lane.forward(self._outputs, batches)
+            return
         import torch
 
-        staged = torch.from_numpy(features)
-        logits = torch.empty(features.shape[1], dtype=torch.float32)
-        with torch.inference_mode():
-            for start in range(0, features.shape[1], self._batch_rows):
-                batch = staged[:, start : start + self._batch_rows].t()
-                (output,) = self._program(batch)
-                logits[start : start + self._batch_rows] = output.reshape(-1)
-        return logits.numpy()
+        for batch in batches:
+            yield self._outputs([torch.from_numpy(array) for array in batch]).numpy()
+
+    @override
+    def copying(self) -> float:
+        return self._lane.copying() if self._lane else 0.0
+
+    @override
+    def out_of_memory(self, error: Exception) -> bool:
+        said = str(error)
+        return isinstance(error, MemoryError) or (
+            isinstance(error, RuntimeError)
+            and (type(error).__name__ == "OutOfMemoryError" or any(phrase in said for phrase in _OUT_OF_MEMORY))
+        )
+
+    def _outputs(self, inputs: "list[torch.Tensor]") -> "torch.Tensor":
+        """Inputs of shape (width, rows) to float32 logits of shape (logits, rows)."""
+        import torch
+
+        with torch.inference_mode(), autocast(self._device, self._precision):
+            (output,) = self._program(*[tensor.t() for tensor in inputs])
+        logits: torch.Tensor = output.reshape(inputs[0].shape[1], -1).t()
+        return logits.float()
 
 
 @dataclass(frozen=True)
@@ -85,9 +134,8 @@ class PredictorLoader:
     storage: Storage
     path: str
     sha256: str
-    batch_rows: int
 
-    def __call__(self) -> TorchPredictor:
+    def __call__(self, device: Device = "cpu", precision: Precision = "float32") -> TorchPredictor:
         """Read, verify and load.
 
         Raises:
@@ -98,34 +146,48 @@ class PredictorLoader:
         found = hashlib.sha256(data).hexdigest()
         if found != self.sha256:
             raise ModelChanged(f"{self.path} has sha256 {found}, approved was {self.sha256}: the file was changed.")
-        return load_program(data, self.path, self.batch_rows)
+        return load_program(data, self.path, device, precision)
 
 
-def load_program(model: bytes, name: str, batch_rows: int) -> TorchPredictor:
-    """Load an exported program; `name` is for messages. Raises UnsafeModel."""
+def load_program(model: bytes, name: str, device: Device = "cpu", precision: Precision = "float32") -> TorchPredictor:
+    """Load an exported program; `name` is for messages. One thread runs it: parallelism comes from the engine.
+
+    Raises UnsafeModel.
+    """
     import torch
 
     _refuse_pickles(model, name)
-    program = torch.export.load(io.BytesIO(model)).module(check_guards=False)
+    _settle_heap()
+    if torch.get_num_threads() != 1:
+        torch.set_num_threads(1)
+    loaded = torch.export.load(io.BytesIO(model))
+    if device == "cuda":
+        loaded = on_cuda(loaded)
+    program = loaded.module(check_guards=False)
+    _relu_in_place(program)
     # Plain code takes and gives flat tuples; the exported one walks an argument tree at every call.
     program.graph.set_codegen(torch.fx.graph.CodeGen())
     program.recompile()
-    return TorchPredictor(program, batch_rows)
+    return TorchPredictor(program, device, precision)
 
 
-def check_model(model: bytes, columns: int, name: str) -> None:
+def check_model(model: bytes, contract: FeatureContract, logits: int, name: str) -> None:
     """Run one batch through a program, so that a misfit is found before a night is.
 
     Raises:
-        ModelMisfit: it does not take `columns` float32 columns, or does not give one logit a row.
+        ModelMisfit: it does not take the contract's columns, or does not give so many logits a row.
         UnsafeModel: loading it would execute a pickle.
     """
-    predictor = load_program(model, name, batch_rows=64)
+    predictor = load_program(model, name)
+    gives = "one logit" if logits == 1 else f"{logits} logits"
     try:
-        predictor.logits(np.zeros((columns, 128), dtype=np.float32))
-    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+        (output,) = predictor.forward([_example(contract, rows=128)])
+        if output.shape != (logits, 128):
+            raise ValueError(f"it gives an output of shape {output.shape[::-1]} for 128 rows")
+    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
-        raise ModelMisfit(f"{name} does not map {columns} float32 columns to one logit a row: {reason}.") from error
+        takes = f"{len(contract.columns)} columns"
+        raise ModelMisfit(f"{name} does not map {takes} to {gives} a row: {reason}.") from error
 
 
 def predict_probabilities(model: bytes, features: npt.NDArray[np.float32], batch_rows: int = 1_024) -> npt.NDArray[np.float32]:
@@ -133,7 +195,41 @@ def predict_probabilities(model: bytes, features: npt.NDArray[np.float32], batch
     rows, columns = features.shape
     staged = np.zeros((columns, -(-rows // batch_rows) * batch_rows), dtype=np.float32)
     staged[:, :rows] = features.T
-    return probability_of(load_program(model, "the model", batch_rows).logits(staged)[:rows])
+    batches = ((staged[:, start : start + batch_rows],) for start in range(0, staged.shape[1], batch_rows))
+    logits = np.concatenate(list(load_program(model, "the model").forward(batches)), axis=1)
+    return probability_of(logits[:, :rows])
+
+
+def _example(contract: FeatureContract, rows: int) -> tuple[Array, ...]:
+    """Zeros in the shapes that a contract's model takes, each (width, rows); a list of variable length has 16 elements."""
+    shapes = []
+    for one in contract.inputs:
+        lengths = [column.length for column in contract.columns_of(one.name)]
+        width = SHORTEST_BUCKET if "variable" in lengths else sum(n if isinstance(n, int) else 1 for n in lengths)
+        shapes.append(np.zeros((width, rows), dtype=one.dtype))
+    return tuple(shapes)
+
+
+def _relu_in_place(program: Any) -> None:
+    """Let relu overwrite what nobody else reads: the same values without a second buffer."""
+    import torch
+
+    for node in program.graph.nodes:
+        if node.op == "call_function" and node.target is torch.ops.aten.relu.default:
+            before = node.args[0]
+            if len(before.users) == 1 and before.target is torch.ops.aten.linear.default:
+                node.target = torch.ops.aten.relu_.default
+
+
+def _settle_heap() -> None:
+    """Keep freed memory in the process: else every large temporary is mapped, faulted in and unmapped again.
+
+    glibc's mallopt: M_MMAP_THRESHOLD 32 MB, M_TRIM_THRESHOLD off, M_TOP_PAD 64 MB; other C libraries have no such call.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for parameter, value in ((-3, 32 << 20), (-1, (1 << 31) - 1), (-2, 64 << 20)):
+            mallopt(parameter, value)
 
 
 def _refuse_pickles(data: bytes, path: str) -> None:

@@ -64,7 +64,7 @@ class Registry:
         folder = _folder(name, version)
         if card.model_sha256 != hashlib.sha256(model).hexdigest():
             raise ModelChanged(f"The card of {name} {version} names another sha256 than that of the model file.")
-        check_model(model, len(card.contract.columns), f"{name} {version}")
+        check_model(model, card.contract, card.outputs.logits, f"{name} {version}")
         files = {MODEL_FILE: model, CARD_FILE: card.model_dump_json(indent=1).encode()}
         with self._storage.scratch() as scratch:
             for file, data in files.items():

@@ -10,6 +10,7 @@ from batch_assets.config import PipelineConfig
 from batch_assets.models.registry import ModelVersion
 from batch_assets.orchestration import metadata
 from batch_assets.orchestration.liveness import POOL
+from batch_assets.orchestration.observe import ObservingWatch
 from batch_assets.orchestration.resources import RayCluster, StorageRoot
 from batch_assets.pipeline.freeze import freeze
 from batch_assets.pipeline.judge import judge, judge_features
@@ -110,7 +111,9 @@ def build_assets(pipeline: PipelineConfig) -> list[dg.AssetsDefinition]:
         """Every user of the day, scored by one approved model and proven complete."""
         storage, model, day = storage_root.storage(), pinned(context, pipeline, storage_root), context.partition_key
         engine = ray_cluster.engine(pipeline.engine, config.engine.value if config.engine else None)
-        scored = score(pipeline, storage, day, model, engine, watch)
+        scored = score(
+            pipeline, storage, day, model, engine, ObservingWatch(watch, context, asset_key(pipeline, "predictions"))
+        )
         verdict = judge(pipeline, storage, day, model)
         return Result(
             metadata=metadata.of_predictions(scored, verdict, model), data_version=dg.DataVersion(scored.manifest.run_id)

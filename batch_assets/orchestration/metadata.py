@@ -8,10 +8,13 @@ import dagster as dg
 from batch_assets.models.registry import ModelVersion
 from batch_assets.pipeline.freeze import Frozen
 from batch_assets.pipeline.judge import Verdict
+from batch_assets.pipeline.pace import Estimate
 from batch_assets.pipeline.publish import Published
 from batch_assets.pipeline.score import Scored
 from batch_assets.quality.outcome import CheckOutcome
-from batch_assets.quality.plots import plot_scores
+from batch_assets.quality.plots import plot_scores, plot_work
+from batch_assets.scoring.limits import STAGES
+from batch_assets.scoring.manifest import Manifest
 
 Metadata = dict[str, Any]
 
@@ -42,6 +45,11 @@ def of_predictions(scored: Scored, verdict: Verdict, model: ModelVersion) -> Met
         "output_ratio": _observed(verdict.outcome("complete")),
         "rows_per_s": _rate(manifest.scored_here, manifest.wall_seconds),
         "seconds_per_stage": _seconds_table({**manifest.seconds, "wall, with start-up": manifest.wall_seconds}),
+        "workers_time": _picture(plot_work(manifest.work.seconds, STAGES), "The workers' time"),
+        "what_limits_it": manifest.work.sentence(),
+        "audit": f"{manifest.audit.rows} rows scored again, {manifest.audit.bit_equal} of them bit-equal",
+        "batch_rows": manifest.batch_rows,
+        "precision": _precision(manifest),
         "resumed_chunks": scored.resumed_chunks,
         "run_id": manifest.run_id,
         "model_version": f"{model.name} {model.version}",
@@ -79,6 +87,26 @@ def of_outcome(outcome: CheckOutcome) -> Metadata:
     if outcome.table:
         shown["details"] = dg.MetadataValue.md(outcome.table)
     return shown
+
+
+def of_progress(stage: str, done: int, total: int, estimate: Estimate | None) -> Metadata:
+    """A stage under way: rows, and when it will be done."""
+    shown: Metadata = {"stage": stage, "rows_done": done, "rows": total, "share_done": round(done / total, 4) if total else 1.0}
+    if estimate is not None:
+        shown |= {
+            "rows_per_s": round(estimate.rate, 1),
+            "seconds_left_at_least": round(estimate.low, 1),
+            "seconds_left_at_most": round(estimate.high, 1),
+        }
+    return shown
+
+
+def _precision(manifest: Manifest) -> str:
+    precision = manifest.environments[0].get("precision", "float32") if manifest.environments else "float32"
+    if manifest.agreement is None:
+        return precision
+    found = manifest.agreement
+    return f"{precision}: within {found.largest_difference:.3g} of float32, rank agreement {found.rank_agreement:.6f}"
 
 
 def _rate(rows: int, seconds: float) -> Any:

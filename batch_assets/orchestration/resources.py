@@ -54,8 +54,8 @@ class RayCluster(dg.ConfigurableResource):  # type: ignore[type-arg]
     def engine(self, settings: EngineSettings, kind: EngineName | None = None) -> Engine:
         """The engine that scores: the pipeline's own, unless the run asks for another."""
         if (kind or settings.kind) == "local":
-            return LocalEngine()
-        self._engine = RayEngine(self.address or os.environ.get("RAY_ADDRESS"), settings.workers)
+            return LocalEngine(settings.workers)
+        self._engine = RayEngine(self.address or os.environ.get("RAY_ADDRESS"), settings)
         return self._engine
 
     @override

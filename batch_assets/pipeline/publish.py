@@ -14,7 +14,8 @@ from batch_assets.pipeline.judge import finished_run, read_verdict
 from batch_assets.pipeline.score import BYTES_PER_ROW, SPARE_BYTES
 from batch_assets.pipeline.watch import Watch
 from batch_assets.quality.outcome import CheckOutcome
-from batch_assets.scoring.manifest import Manifest, read_predictions
+from batch_assets.scoring.commit import read_committed
+from batch_assets.scoring.manifest import Manifest, ManifestFile
 from batch_assets.scoring.postprocess import Outputs, Predictions, predictions_of
 from batch_assets.serving.release import (
     Release,
@@ -89,14 +90,19 @@ def _batches(
 ) -> Iterator[tuple[pa.Array, Predictions]]:
     """The predictions of each file, after their digest was compared with the manifest's."""
     done = 0
-    for file in manifest.files:
-        table = read_predictions(storage, manifest.folder, file)
-        keys, predictions = table.column(key).combine_chunks(), predictions_of(table, outputs)
-        if hash_keys(keys).with_values(predictions).digest() != file.values:
-            raise CommitBroken(
-                f"{manifest.folder}/{file.name} holds other values than its manifest says: remove it and run again, "
-                "then the chunk is scored again."
-            )
-        yield keys, predictions
-        done += len(keys)
+    for chunk, replays in manifest.by_chunk():
+        tables = [_intact(storage, manifest, file, key, outputs) for file in (chunk, *replays)]
+        table = pa.concat_tables(tables, promote_options="permissive").sort_by(key) if replays else tables[0]
+        yield table.column(key).combine_chunks(), predictions_of(table, outputs)
+        done += len(table)
         watch.progress("publishing", done, manifest.scored)
+
+
+def _intact(storage: Storage, manifest: Manifest, file: ManifestFile, key: str, outputs: Outputs) -> pa.Table:
+    table = read_committed(storage, f"{manifest.folder}/{file.name}")
+    if hash_keys(table.column(key)).with_values(predictions_of(table, outputs)).digest() != file.values:
+        raise CommitBroken(
+            f"{manifest.folder}/{file.name} holds other values than its manifest says: remove it and run again, "
+            "then the chunk is scored again."
+        )
+    return table

@@ -14,7 +14,7 @@ from importlib.metadata import version
 
 from batch_assets.config import PipelineConfig
 from batch_assets.digest import Digest
-from batch_assets.engines.engine import Engine
+from batch_assets.engines.engine import Engine, Workers
 from batch_assets.errors import LostRace, ProofFailed
 from batch_assets.histogram import Histogram
 from batch_assets.models.predictor import PredictorLoader
@@ -22,8 +22,11 @@ from batch_assets.models.registry import ModelVersion
 from batch_assets.pipeline.freeze import Frozen, frozen
 from batch_assets.pipeline.presence import presence
 from batch_assets.pipeline.watch import Watch
+from batch_assets.scoring.audit import Audit, Sample, compare, detection, draw
+from batch_assets.scoring.batch_size import resolved
 from batch_assets.scoring.chunks import Chunk, plan_chunks
 from batch_assets.scoring.commit import ChunkCommit, read_commits, run_folder
+from batch_assets.scoring.limits import WorkTime
 from batch_assets.scoring.manifest import (
     Manifest,
     ModelPin,
@@ -33,8 +36,10 @@ from batch_assets.scoring.manifest import (
     manifest_log,
     read_manifest,
 )
+from batch_assets.scoring.precision import Agreement, agreement
 from batch_assets.scoring.proof import Proof, prove
-from batch_assets.scoring.scorer import SCORING_FORMAT, ScoringTask
+from batch_assets.scoring.scorer import SCORING_FORMAT, Scorer, ScoringTask
+from batch_assets.scoring.settings import ScoringSettings
 from batch_assets.snapshot import SnapshotReader
 from batch_assets.storage import Storage, require_space
 
@@ -47,13 +52,14 @@ SPARE_BYTES = 32 << 20
 
 @dataclass(frozen=True)
 class Run:
-    """The scoring of one snapshot by one model version, whether or not it has begun."""
+    """The scoring of one snapshot by one model version, whether or not it has begun; `settings` have no `auto` any more."""
 
     run_id: str
     folder: str
     day: str
     frozen: Frozen
     model: ModelVersion
+    settings: ScoringSettings
     plan: tuple[Chunk, ...]
 
 
@@ -73,7 +79,8 @@ def plan_run(config: PipelineConfig, storage: Storage, day: str, model: ModelVer
         SnapshotChanged: a frozen file was changed.
     """
     snapshot = frozen(config, storage, day)
-    plan = plan_chunks(snapshot.snapshot, config.scoring.chunk_rows)
+    settings = resolved(storage, config.scoring, model.card.model_sha256, version("torch"))
+    plan = plan_chunks(snapshot.snapshot, settings.chunk_rows)
     identity = {
         "pipeline": config.name,
         "partition": day,
@@ -81,11 +88,11 @@ def plan_run(config: PipelineConfig, storage: Storage, day: str, model: ModelVer
         "model": [model.name, model.version, model.digest],
         "contract": config.features.contract.fingerprint(),
         "plan": [[chunk.file, chunk.start, chunk.rows] for chunk in plan],
-        "settings": config.scoring.model_dump(mode="json"),
+        "settings": settings.deciding(),
         "scoring_format": SCORING_FORMAT,
     }
     run_id = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-    return Run(run_id, run_folder(config.name, day, run_id), day, snapshot, model, plan)
+    return Run(run_id, run_folder(config.name, day, run_id), day, snapshot, model, settings, plan)
 
 
 def score(config: PipelineConfig, storage: Storage, day: str, model: ModelVersion, engine: Engine, watch: Watch) -> Scored:
@@ -106,29 +113,87 @@ def score(config: PipelineConfig, storage: Storage, day: str, model: ModelVersio
     if broken:
         watch.say(f"Run {run.run_id} of {day} was finished, but {'; '.join(broken)}: what is missing is scored again.")
     started = time.perf_counter()
-    task = _task(config, storage, run)
+    task = scoring_task(config, storage, run)
     with presence(storage, run.folder) as others:
         for other in others:
             watch.say(f"Run {run.run_id} of {day} is active elsewhere too ({other}); commits are shared, rows are not doubled.")
         commits = read_commits(storage, run.folder, run.plan, run.run_id)
-        remaining = [chunk for chunk in run.plan if chunk.number not in commits]
         resumed = len(commits)
         if resumed:
             watch.say(f"Run {run.run_id} of {day} resumes: {resumed} of {len(run.plan)} chunks are committed.")
         total = run.frozen.snapshot.rows
         require_space(storage, total * BYTES_PER_ROW + SPARE_BYTES, f"Scoring and publishing {total:,} rows")
-        done = before = sum(commit.rows for commit in commits.values())
-        watch.progress("scoring", done, total)
-        for commit in engine.score(task, remaining):
-            commits[commit.number] = commit
-            done += commit.rows
-            watch.progress("scoring", done, total)
-        proof = prove(storage, run.frozen.snapshot, run.frozen.folder, run.folder, run.plan, commits)
-        manifest = _manifest(config, storage, run, commits, proof, done - before, time.perf_counter() - started)
+        before = sum(commit.rows for commit in commits.values())
+        with engine.open(task, watch.say) as workers:
+            agreed = _agreement(workers, run)
+            _score_rest(workers, run, commits, watch)
+            scored = time.perf_counter()
+            proof = prove(storage, run.frozen.snapshot, run.frozen.folder, run.folder, run.plan, commits)
+            audit = _audit(workers, run, commits)
+            proof_seconds = round(time.perf_counter() - scored, 6)
+            times = workers.times()
+        work = WorkTime(
+            workers=times.workers,
+            wall_seconds=round(times.wall, 6),
+            seconds={stage: round(seconds, 6) for stage, seconds in times.seconds.items()},
+        )
+        done = Done(proof, audit, agreed, work, total - before, round(time.perf_counter() - started, 6), proof_seconds)
+        manifest = _manifest(config, storage, run, commits, done)
     return Scored(manifest, resumed)
 
 
-def _task(config: PipelineConfig, storage: Storage, run: Run) -> ScoringTask:
+@dataclass(frozen=True)
+class Done:
+    """What the process that finishes a run knows beside the commits; `scored_here` rows took `wall_seconds`."""
+
+    proof: Proof
+    audit: Audit
+    agreement: Agreement | None
+    work: WorkTime
+    scored_here: int
+    wall_seconds: float
+    proof_seconds: float
+
+
+def _score_rest(workers: Workers, run: Run, commits: dict[int, ChunkCommit], watch: Watch) -> None:
+    """Score what is not committed yet; adds to `commits`."""
+    total, done = run.frozen.snapshot.rows, sum(commit.rows for commit in commits.values())
+    watch.progress("scoring", done, total)
+    for commit in workers.map(Scorer.score, [chunk for chunk in run.plan if chunk.number not in commits]):
+        commits[commit.number] = commit
+        done += commit.rows
+        watch.progress("scoring", done, total)
+
+
+def _agreement(workers: Workers, run: Run) -> Agreement | None:
+    """For a lower precision: how it compares with float32. Raises PrecisionRejected before a chunk is scored."""
+    if run.settings.precision == "float32" or not run.plan:
+        return None
+    (found,) = workers.map(agreement, run.plan[:1])
+    found.require(run.settings)
+    return found
+
+
+def _audit(workers: Workers, run: Run, commits: dict[int, ChunkCommit]) -> Audit:
+    """Score some rows again. Raises ProofFailed, naming chunk and key, if a value is another."""
+    groups, rows = run.settings.audit_groups, run.settings.audit_rows
+    samples = [
+        Sample(chunk, places, commits[chunk.number].environment, commits[chunk.number].batch_rows)
+        for chunk, places in draw(run.plan, groups, rows)
+    ]
+    compared = list(workers.map(compare, samples))
+    faults = [one.fault for one in compared if one.fault]
+    if faults:
+        raise ProofFailed(f"The audit of {run.folder} failed: {'; '.join(faults)}.")
+    return Audit(
+        chunks=len(compared),
+        rows=sum(one.rows for one in compared),
+        bit_equal=sum(one.bit_equal for one in compared),
+        detects=detection(run.plan, groups, rows),
+    )
+
+
+def scoring_task(config: PipelineConfig, storage: Storage, run: Run) -> ScoringTask:
     """What the workers are told, after the columns were compared with what the model takes."""
     card = run.model.card
     reader = SnapshotReader(storage, run.frozen.folder, run.frozen.snapshot)
@@ -140,25 +205,17 @@ def _task(config: PipelineConfig, storage: Storage, run: Run) -> ScoringTask:
         contract=card.contract,
         outputs=card.outputs,
         histogram_edges=card.baseline.edges,
-        settings=config.scoring,
+        settings=run.settings,
         run_id=run.run_id,
         run_folder=run.folder,
         day=run.day,
         model_version=run.model.version,
         model_sha256=card.model_sha256,
-        load=PredictorLoader(storage, run.model.path, card.model_sha256, config.scoring.batch_rows),
+        load=PredictorLoader(storage, run.model.path, card.model_sha256),
     )
 
 
-def _manifest(
-    config: PipelineConfig,
-    storage: Storage,
-    run: Run,
-    commits: dict[int, ChunkCommit],
-    proof: Proof,
-    scored_here: int,
-    wall_seconds: float,
-) -> Manifest:
+def _manifest(config: PipelineConfig, storage: Storage, run: Run, commits: dict[int, ChunkCommit], done: Done) -> Manifest:
     """Write the run's manifest, or take the one that another process wrote in the same moment.
 
     Raises:
@@ -181,20 +238,26 @@ def _manifest(
         excluded=sum(commit.excluded for commit in ordered),
         dead_lettered=sum(commit.dead_lettered for commit in ordered),
         values=sum((commit.values for commit in ordered), Digest()),
-        proof=proof,
+        proof=done.proof,
+        audit=done.audit,
+        agreement=done.agreement,
         histogram=sum((commit.histogram for commit in ordered), Histogram.empty(card.baseline.edges)),
         files=files,
-        batch_rows=config.scoring.batch_rows,
+        batch_rows=min((commit.batch_rows for commit in ordered), default=run.settings.batch_rows),
         environments=_distinct(commit.environment for commit in ordered),
         seconds=_summed(commit.seconds for commit in ordered),
-        scored_here=scored_here,
-        wall_seconds=round(wall_seconds, 6),
+        work=done.work,
+        scored_here=done.scored_here,
+        wall_seconds=done.wall_seconds,
+        proof_seconds=done.proof_seconds,
         versions={
             "python": sys.version.split()[0],
             **{name: version(name) for name in ("batch-assets", "numpy", "pyarrow", "torch")},
         },
     )
     log, earlier = manifest_log(storage, run.folder), latest_manifest(storage, run.folder)
+    if earlier is not None:
+        manifest = _with_replays_of(earlier, manifest, storage)
     if earlier is not None and earlier.values != manifest.values:
         raise ProofFailed(f"{run.folder}: what was scored again has other values than manifest {log.numbers()[-1]} says.")
     why = "all chunks are committed" if earlier is None else "lost chunks were scored again"
@@ -203,6 +266,21 @@ def _manifest(
     except LostRace:
         return read_manifest(storage, run.folder) or manifest
     return manifest
+
+
+def _with_replays_of(earlier: Manifest, manifest: Manifest, storage: Storage) -> Manifest:
+    """A manifest of the same commits with the replays that an earlier one names, as far as their files are still there."""
+    there = storage.names(earlier.folder)
+    replays = [file for file in earlier.files if file.is_replay]
+    if any(there.get(file.name) != file.size for file in replays):
+        raise ProofFailed(
+            f"{earlier.folder}: files of replayed dead letters are lost; remove its newest manifest and replay them again."
+        )
+    commits = sum((file.values for file in earlier.files if not file.is_replay), Digest())
+    if commits != manifest.values:
+        return manifest  # which the caller refuses
+    scored = Histogram.empty(manifest.histogram.edges)
+    return manifest.with_replays(replays, scored).model_copy(update={"histogram": earlier.histogram})
 
 
 def _distinct(environments: Iterable[dict[str, str]]) -> tuple[dict[str, str], ...]:

@@ -7,7 +7,7 @@ from batch_assets.errors import NotFound
 from batch_assets.models.registry import ModelVersion
 from batch_assets.pipeline.judge import finished_run, read_verdict
 from batch_assets.pipeline.publish import published_matches
-from batch_assets.scoring.manifest import read_predictions
+from batch_assets.scoring.commit import read_committed
 from batch_assets.serving.reader import Reader
 from batch_assets.serving.release import current_log, read_release, release_name
 from batch_assets.storage import Storage
@@ -55,7 +55,7 @@ def _one_lookup(
     scored = next((file for file in files if file.scored), None)
     if scored is None:
         return None
-    key = read_predictions(storage, folder, scored).column(key_column)[0].as_py()
+    key = read_committed(storage, f"{folder}/{scored.name}").column(key_column)[0].as_py()
     reader = Reader(storage, read_release(storage, config.name, release))
     answer = reader.lookup(key)
     reader.close()

@@ -1,6 +1,7 @@
 """Pictures of what was judged, readable on light and dark backgrounds alike."""
 
 import io
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -31,6 +32,37 @@ def plot_scores(observed: Histogram, baseline: Histogram, title: str) -> bytes:
     for spine in axes.spines.values():
         spine.set_color(_INK)
     axes.legend(frameon=False, labelcolor=_INK)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def plot_work(seconds: Mapping[str, float], stages: Sequence[str]) -> bytes:
+    """A PNG of the workers' time by stage, one bar a stage in the order given, as shares of the whole."""
+    from matplotlib.figure import Figure
+
+    shown = [stage for stage in stages if seconds.get(stage)]
+    total = sum(seconds[stage] for stage in shown) or 1.0
+    shares = [seconds[stage] / total for stage in shown]
+    figure = Figure(figsize=(7.2, 0.6 + 0.3 * len(shown)), dpi=110, layout="constrained")
+    figure.patch.set_alpha(0.0)
+    axes = figure.add_subplot()
+    axes.set_facecolor("none")
+    colors = [_OBSERVED if share == max(shares) else _EXPECTED for share in shares]
+    bars = axes.barh(shown, shares, color=colors)
+    axes.bar_label(
+        bars,
+        [f"{share:.1%}, {seconds[stage]:,.1f} s" for stage, share in zip(shown, shares, strict=True)],
+        padding=4,
+        color=_INK,
+    )
+    axes.set_xlim(0, 1.25 * max(shares, default=1.0))
+    axes.invert_yaxis()
+    axes.set_title("The workers' time", color=_INK, fontsize=10)
+    axes.tick_params(colors=_INK, which="both", length=0)
+    axes.xaxis.set_visible(False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()

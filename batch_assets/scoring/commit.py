@@ -35,8 +35,9 @@ class RejectsFile(BaseModel):
 class ChunkCommit(BaseModel):
     """What the footer of a committed chunk says.
 
-    `keys` digests every input row's key, `values` the scored (key, values). `seconds` are by stage; a footer cannot know how
-    long its own file takes to become durable, so the stage `commit` is only in what the writer returns.
+    `keys` digests every input row's key, `values` the scored (key, values). `batch_rows` is the smallest shape that was
+    run. `seconds` are by stage; a footer cannot know how long its own file takes to become durable, so its `write` is
+    what came before.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -74,7 +75,7 @@ def write_rejects(storage: Storage, folder: str, chunk: Chunk, rejects: pa.Table
     """Write the rows that were not scored, if there are any; to be named in the commit that follows."""
     if not len(rejects):
         return None
-    data = _parquet(rejects)
+    data = as_parquet(rejects)
     name = f"{chunk.name}.rejects.{uuid.uuid4().hex[:12]}.parquet"
     storage.create(f"{folder}/{name}", data)
     return RejectsFile(name=name, size=len(data), sha256=hashlib.sha256(data).hexdigest())
@@ -85,7 +86,7 @@ def write_commit(storage: Storage, folder: str, chunk: Chunk, predictions: pa.Ta
     path = f"{folder}/{chunk.name}.parquet"
     metadata = {**(predictions.schema.metadata or {}), _FOOTER: commit.model_dump_json().encode()}
     try:
-        storage.create(path, _parquet(predictions.replace_schema_metadata(metadata)))
+        storage.create(path, as_parquet(predictions.replace_schema_metadata(metadata)))
     except AlreadyExists:
         if commit.rejects:
             storage.delete(f"{folder}/{commit.rejects.name}")
@@ -130,7 +131,20 @@ def read_commits(storage: Storage, folder: str, plan: Sequence[Chunk], run_id: s
     return commits
 
 
-def _parquet(table: pa.Table) -> pa.Buffer:
+def read_committed(storage: Storage, path: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """The rows of a committed file. Raises CommitBroken if it cannot be read."""
+    try:
+        with storage.open(path) as file:
+            return pq.read_table(file, columns=columns, use_threads=False)
+    except (OSError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise CommitBroken(
+            f"{path} cannot be read ({reason}): remove it and run again, then the chunk is scored again."
+        ) from error
+
+
+def as_parquet(table: pa.Table) -> pa.Buffer:
+    """A table as the bytes of a Parquet file: LZ4, dictionaries only where the table has them."""
     sink = pa.BufferOutputStream()
     dictionaries = [field.name for field in table.schema if pa.types.is_dictionary(field.type)]
     pq.write_table(table, sink, compression="lz4", use_dictionary=dictionaries)

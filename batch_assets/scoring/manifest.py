@@ -2,16 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
 from batch_assets.digest import Digest
 from batch_assets.errors import CommitBroken
 from batch_assets.histogram import Histogram
 from batch_assets.numbered_log import NumberedLog
+from batch_assets.scoring.audit import Audit
 from batch_assets.scoring.chunks import Chunk
 from batch_assets.scoring.commit import ChunkCommit, RejectsFile
+from batch_assets.scoring.limits import WorkTime
+from batch_assets.scoring.precision import Agreement
 from batch_assets.scoring.proof import Proof
 from batch_assets.storage import Storage
 
@@ -28,7 +29,7 @@ class ModelPin(BaseModel):
 
 
 class ManifestFile(BaseModel):
-    """One committed predictions file, and the rejects file that belongs to it."""
+    """One committed predictions file and its rejects file, or the file of a replay, which accounts for no rows of its own."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -39,12 +40,23 @@ class ManifestFile(BaseModel):
     values: Digest
     rejects: RejectsFile | None
 
+    @property
+    def chunk(self) -> str:
+        """The name of the chunk that it belongs to."""
+        return self.name.partition(".")[0]
+
+    @property
+    def is_replay(self) -> bool:
+        """Whether it holds rows that were dead letters before."""
+        return ".replay-" in self.name
+
 
 class Manifest(BaseModel):
     """A finished run with its proof.
 
-    `values` digests all scored (key, values); `seconds` are worker seconds by stage. `scored_here` rows took `wall_seconds`
-    in the process that wrote the manifest; the others were committed before.
+    `values` digests all scored (key, values); `seconds` are what the footers say of their chunks, by stage; stages of
+    several chunks overlap. `scored_here` rows took `wall_seconds`, of which `proof_seconds` for proof and audit, in the
+    process that wrote the manifest, and its workers' time is `work`; the other rows were committed before.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,14 +75,39 @@ class Manifest(BaseModel):
     dead_lettered: int
     values: Digest
     proof: Proof
+    audit: Audit
+    agreement: Agreement | None
     histogram: Histogram
     files: tuple[ManifestFile, ...]
     batch_rows: int
     environments: tuple[dict[str, str], ...]
     seconds: dict[str, float]
+    work: WorkTime
     scored_here: int
     wall_seconds: float
+    proof_seconds: float
     versions: dict[str, str]
+
+    def by_chunk(self) -> list[tuple[ManifestFile, list[ManifestFile]]]:
+        """Every chunk's file with the files of its replays, in the order of the snapshot."""
+        replays: dict[str, list[ManifestFile]] = {}
+        for file in self.files:
+            if file.is_replay:
+                replays.setdefault(file.chunk, []).append(file)
+        return [(file, replays.get(file.chunk, [])) for file in self.files if not file.is_replay]
+
+    def with_replays(self, replays: Sequence[ManifestFile], histogram: Histogram) -> "Manifest":
+        """The same run with rows that were dead letters scored; `histogram` is that of their probabilities."""
+        scored = sum(file.scored for file in replays)
+        return self.model_copy(
+            update={
+                "files": (*self.files, *replays),
+                "scored": self.scored + scored,
+                "dead_lettered": self.dead_lettered - scored,
+                "values": sum((file.values for file in replays), start=self.values),
+                "histogram": self.histogram + histogram,
+            }
+        )
 
 
 def manifest_log(storage: Storage, folder: str) -> NumberedLog:
@@ -123,13 +160,3 @@ def manifest_files(
         )
         for chunk in plan
     )
-
-
-def read_predictions(storage: Storage, folder: str, file: ManifestFile) -> pa.Table:
-    """All rows of one file that a manifest names. Raises CommitBroken if it cannot be read."""
-    path = f"{folder}/{file.name}"
-    try:
-        with storage.open(path) as handle:
-            return pq.read_table(handle)
-    except (OSError, pa.ArrowException) as error:
-        raise CommitBroken(f"{path} cannot be read: {str(error).splitlines()[0].rstrip('.')}.") from error

@@ -1,4 +1,8 @@
-"""From raw model outputs to what is served: probability, decile and label, vectorized over a chunk."""
+"""From raw model outputs to what is served: probability, decile and label, vectorized over a chunk.
+
+A binary classifier gives one logit a row; its probability is that of the positive class. A classifier of three or more classes
+gives one logit a class; its probability is that of the most likely class, which is the label.
+"""
 
 from typing import Any, NamedTuple
 
@@ -6,19 +10,34 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Outputs(BaseModel):
-    """What a binary classifier's logit means. It is frozen into the model's card, so no second pass over the data is needed."""
+    """What a classifier's logits mean. It is frozen into the model's card, so no second pass over the data is needed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    labels: tuple[str, str] = Field(description="Names of the negative and the positive class.")
-    threshold: float = Field(description="Probability from which on the positive label is given.", gt=0, lt=1)
+    labels: tuple[str, ...] = Field(
+        description="Names of the classes; of two, the negative one comes first.", min_length=2, max_length=127
+    )
+    threshold: float | None = Field(
+        None, description="Of two classes: the probability from which on the positive label is given.", gt=0, lt=1
+    )
     decile_edges: tuple[float, ...] = Field(
         description="The 0.1 … 0.9 quantiles of the probability on the baseline day.", min_length=9, max_length=9
     )
+
+    @model_validator(mode="after")
+    def _threshold_is_for_two(self) -> "Outputs":
+        if (self.threshold is not None) != (len(self.labels) == 2):
+            raise ValueError("a threshold belongs to two classes, and only to two")
+        return self
+
+    @property
+    def logits(self) -> int:
+        """How many logits the model gives a row."""
+        return 1 if len(self.labels) == 2 else len(self.labels)
 
 
 class Predictions(NamedTuple):
@@ -28,7 +47,7 @@ class Predictions(NamedTuple):
     decile: npt.NDArray[np.int8]
     label: npt.NDArray[np.int8]
 
-    def take(self, rows: "slice | npt.NDArray[np.bool_]") -> "Predictions":
+    def take(self, rows: "slice | npt.NDArray[np.bool_] | npt.NDArray[np.intp]") -> "Predictions":
         """The predictions of some rows."""
         return Predictions(self.probability[rows], self.decile[rows], self.label[rows])
 
@@ -38,19 +57,30 @@ RECORD_DTYPE = np.dtype([("probability", "<f4"), ("decile", "i1"), ("label", "i1
 
 
 def probability_of(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """The logistic function of logits of shape (rows,), in float32."""
-    with np.errstate(over="ignore"):
-        probability: npt.NDArray[np.float32] = np.float32(1) / (np.float32(1) + np.exp(-logits))
-    return probability
+    """The probability in float32, shape (rows,), of logits of shape (logits, rows): logistic of one, largest softmax of more.
+
+    It is NaN where a logit is not finite: an infinite one would look like a good 0 or 1.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        if len(logits) == 1:
+            probability = np.float32(1) / (np.float32(1) + np.exp(-logits[0]))
+        else:
+            largest = logits.max(axis=0)
+            probability = np.float32(1) / np.exp(logits - largest).sum(axis=0)
+        total = logits.sum(axis=0)
+    if not np.isfinite(total.sum()):
+        probability = np.where(np.isfinite(logits).all(axis=0), probability, np.float32(np.nan))
+    found: npt.NDArray[np.float32] = probability.astype(np.float32, copy=False)
+    return found
 
 
 def postprocess(logits: npt.NDArray[np.float32], outputs: Outputs) -> Predictions:
-    """Logits of shape (rows,) to predictions."""
+    """Logits of shape (logits, rows) to predictions; the probability is NaN where a logit is not finite."""
     probability = probability_of(logits)
     edges = np.asarray(outputs.decile_edges, dtype=np.float32)
     decile = (np.searchsorted(edges, probability, side="right") + 1).astype(np.int8)
-    label = (probability >= np.float32(outputs.threshold)).astype(np.int8)
-    return Predictions(probability, decile, label)
+    label = probability >= np.float32(outputs.threshold or 0.5) if len(logits) == 1 else logits.argmax(axis=0)
+    return Predictions(probability, decile, label.astype(np.int8))
 
 
 def prediction_table(keys: pa.Array, key: str, predictions: Predictions, outputs: Outputs, version: str, day: str) -> pa.Table:

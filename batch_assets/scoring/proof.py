@@ -8,14 +8,13 @@ names the chunk.
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
 from batch_assets.digest import Digest, key_digest
 from batch_assets.errors import CommitBroken, ProofFailed
 from batch_assets.scoring.chunks import Chunk
-from batch_assets.scoring.commit import ChunkCommit
+from batch_assets.scoring.commit import ChunkCommit, RejectsFile, read_committed
+from batch_assets.scoring.dead_letters import DEAD_LETTER
 from batch_assets.snapshot import Snapshot, SnapshotReader
 from batch_assets.storage import Storage
 
@@ -58,6 +57,19 @@ def prove(
     return Proof(rows=total.count, chunks=len(plan), keys=total)
 
 
+def prove_replays(
+    storage: Storage, folder: str, key: str, chunk: str, rejects: RejectsFile | None, replays: Sequence[str]
+) -> None:
+    """Show that a chunk's replay files hold only rows that were its dead letters, each at most once. Raises ProofFailed."""
+    scored = [value for name in replays for value in read_committed(storage, f"{folder}/{name}", [key]).column(key).to_pylist()]
+    if not scored:
+        return
+    table = read_committed(storage, f"{folder}/{rejects.name}").to_pylist() if rejects else []
+    dead = {row[key] for row in table if row["kind"] == DEAD_LETTER}
+    if len(set(scored)) != len(scored) or not dead.issuperset(scored):
+        raise ProofFailed(f"The replays of {chunk} of {folder} hold rows that are doubled or were no dead letters.")
+
+
 def _reread(storage: Storage, folder: str, chunk: Chunk, key: str, commits: Mapping[int, ChunkCommit]) -> Digest:
     """The digest of all keys in a chunk's predictions and rejects files."""
     if chunk.number not in commits:
@@ -79,14 +91,7 @@ def _reread(storage: Storage, folder: str, chunk: Chunk, key: str, commits: Mapp
 
 
 def _keys(storage: Storage, path: str, key: str) -> Digest:
-    try:
-        with storage.open(path) as file:
-            return key_digest(pq.read_table(file, columns=[key], use_threads=False).column(key))
-    except (OSError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise CommitBroken(
-            f"{path} cannot be read ({reason}): remove it and run again, then the chunk is scored again."
-        ) from error
+    return key_digest(read_committed(storage, path, [key]).column(key))
 
 
 def _spans(chunks: Sequence[Chunk], groups: Sequence[tuple[int, Digest]]) -> Iterator[tuple[list[Chunk], Digest]]:

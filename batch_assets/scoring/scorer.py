@@ -1,74 +1,47 @@
-"""One chunk: read, convert, forward, post-process, write; timed stage by stage.
+"""One chunk: read | convert | forward | post-process | write, overlapped with the chunks before and after it.
 
 The scorer knows neither Ray nor Dagster nor torch. It gets plain values, opens its own files and writes its own commit, so
-nothing large passes a driver. Every forward pass has the same shape: the last batch is padded, and rows that must not be
-scored are replaced in place, because the same row can give other bits in a batch of another size.
+nothing large passes a driver. Several threads may score a chunk each: one at a time reads, as many as there are lanes run the
+model, one at a time writes, so that a worker's disk waits while its model works. There are lanes + 1 staging buffers: that is
+what bounds a worker's memory.
 """
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+import queue
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field
 
 from batch_assets.contract import FeatureContract
-from batch_assets.digest import hash_keys
+from batch_assets.digest import RowHashes, hash_keys
 from batch_assets.histogram import Histogram
 from batch_assets.scoring.chunks import Chunk
 from batch_assets.scoring.commit import ChunkCommit, write_commit, write_rejects
-from batch_assets.scoring.postprocess import Outputs, postprocess, prediction_table
+from batch_assets.scoring.dead_letters import KILLED_WORKER, MODEL_RAISED, NON_FINITE_OUTPUT, Rejects
+from batch_assets.scoring.forward import ForwardPass, Passed, Predictor
+from batch_assets.scoring.inputs import Batch, Staged, Staging
+from batch_assets.scoring.ledger import Ledger
+from batch_assets.scoring.postprocess import Outputs, Predictions, postprocess, prediction_table
+from batch_assets.scoring.retry import patiently
+from batch_assets.scoring.settings import Device, Precision, ScoringSettings
 from batch_assets.snapshot import Snapshot, SnapshotReader
 from batch_assets.storage import Storage
 
-SCORING_FORMAT = 1
+SCORING_FORMAT = 2
 """Raise it when the code of this room starts to give other values or other files: it is part of every run id."""
 
-Features = npt.NDArray[np.float32]
+TO_DEVICE = "host-to-device"
 
 
-class Exclusion(BaseModel):
-    """A business rule: rows whose feature compares so are not scored, and say why."""
+class Load(Protocol):
+    """Loads the model; picklable."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    reason: str = Field(description="What the excluded row's record says.", min_length=1)
-    column: str = Field(description="A feature of the contract.")
-    op: Literal["<", "<=", "==", "!=", ">=", ">"] = Field(description="How the feature is compared with the value.")
-    value: float
-
-    def applies(self, column: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
-        """Which rows are excluded; NaN never is."""
-        compare = {"<": np.less, "<=": np.less_equal, "==": np.equal}.get(self.op)
-        if compare is None:
-            compare = {"!=": np.not_equal, ">=": np.greater_equal, ">": np.greater}[self.op]
-        excluded: npt.NDArray[np.bool_] = compare(column, np.float32(self.value)) & ~np.isnan(column)
-        return excluded
-
-
-class ScoringSettings(BaseModel):
-    """What decides the values and the files of a run; all of it is part of the run id."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    chunk_rows: int = Field(131_072, description="Rows per chunk: the unit of work, of commit and of resume.", ge=1)
-    batch_rows: int = Field(1_024, description="Rows per forward pass, always padded to this shape.", ge=64, multiple_of=64)
-    exclude: tuple[Exclusion, ...] = Field((), description="Business rules: rows that are not scored, with the reason.")
-
-
-class Predictor(Protocol):
-    """A loaded model. `environment` says what its bits depend on: device, CPU capability, library version."""
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """Part of every commit."""
-
-    def logits(self, features: Features) -> npt.NDArray[np.float32]:
-        """Features of shape (columns, rows), rows a multiple of the batch shape, to raw outputs of shape (rows,)."""
+    def __call__(self, device: Device, precision: Precision) -> Predictor:
+        """The model on a device, computing in a precision."""
 
 
 @dataclass(frozen=True)
@@ -87,133 +60,178 @@ class ScoringTask:
     day: str
     model_version: str
     model_sha256: str
-    load: Callable[[], Predictor]
+    load: Load
 
-    def open(self) -> "Scorer":
-        """Load the model, once per worker."""
-        return Scorer(self, self.load(), SnapshotReader(self.storage, self.snapshot_folder, self.snapshot))
-
-
-class _Sorted(NamedTuple):
-    """Which rows are scored, and for the others: their kind, reason and place."""
-
-    scored: npt.NDArray[np.bool_]
-    reasons: npt.NDArray[np.object_]
-    excluded: npt.NDArray[np.bool_]
+    def open(self, lanes: int = 1) -> "Scorer":
+        """Load the model, once per worker; `lanes` threads may run it at the same time."""
+        return Scorer(self, lanes)
 
 
-@dataclass
-class _Clock:
-    seconds: dict[str, float] = field(default_factory=dict)
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of a chunk as the model is given them, and what is known about them before it runs."""
 
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+    keys: pa.Array
+    hashes: RowHashes
+    rejects: Rejects
 
 
 class Scorer:
-    """Scores chunks of one run, one after another."""
+    """Scores chunks of one run."""
 
-    def __init__(self, task: ScoringTask, predictor: Predictor, reader: SnapshotReader) -> None:
-        self._task = task
-        self._predictor = predictor
-        self._reader = reader
+    def __init__(self, task: ScoringTask, lanes: int = 1) -> None:
+        self.ledger = Ledger()
+        self.task = task
+        with self.ledger.stage("start-up", {}):
+            self.predictor = task.load(task.settings.device, task.settings.precision)
+            settings = task.settings
+            self.forward_pass = ForwardPass(self.predictor, task.outputs.logits, settings.batch_rows, settings.max_failed)
+            self._reader = SnapshotReader(task.storage, task.snapshot_folder, task.snapshot)
+            self._reading, self._writing = threading.Lock(), threading.Lock()
+            self._running = threading.Semaphore(lanes)
+            self._buffers: queue.SimpleQueue[Staging | None] = queue.SimpleQueue()
+            for _ in range(lanes + 1):
+                self._buffers.put(None)  # made when they are first needed
 
-    def score(self, chunk: Chunk) -> ChunkCommit:
-        """Score a chunk and commit it; returns the commit that is in force, which may be another writer's."""
-        task, clock = self._task, _Clock()
-        with clock.stage("read"):
-            table = self._reader.rows(chunk.file, chunk.start, chunk.rows, [task.contract.key.name, *task.contract.names])
-            keys = table.column(task.contract.key.name).combine_chunks()
-        with clock.stage("convert"):
-            features = self._staged(table)
-            rows = self._sort_out(features[:, : len(keys)])
-            features[:, : len(keys)][:, ~rows.scored] = 0.0
-            hashes = hash_keys(keys)
-        with clock.stage("forward"):
-            logits = self._predictor.logits(features)
-        with clock.stage("postprocess"):
-            predictions = postprocess(logits, task.outputs).take(slice(len(keys)))
-            probability = np.where(np.isfinite(logits[: len(keys)]), predictions.probability, np.float32(np.nan))
-            histogram = Histogram.of(probability[rows.scored], task.histogram_edges)
-            rows = _without_non_finite(rows, probability)
-            predictions = predictions.take(rows.scored)
-            values = hashes.take(rows.scored).with_values(predictions).digest()
-        with clock.stage("write"):
-            rejects = write_rejects(task.storage, task.run_folder, chunk, _rejects(task, chunk, keys, rows))
-            scored_keys = keys.filter(pa.array(rows.scored))
-            output = prediction_table(
-                scored_keys, task.contract.key.name, predictions, task.outputs, task.model_version, task.day
+    @property
+    def passes(self) -> int:
+        """How many forward passes were made: what moves while a worker works."""
+        return self.forward_pass.passes
+
+    def score(self, chunk: Chunk, killers: tuple[int, ...] = ()) -> ChunkCommit:
+        """Score a chunk and commit it; returns the commit that is in force, which may be another writer's.
+
+        Args:
+            chunk: what to score.
+            killers: places of rows that are known to kill a worker; they are dead-lettered without being scored.
+
+        Raises:
+            SnapshotChanged: the frozen rows are not what they were.
+            ModelFails: the model raises on too many rows.
+            OutOfMemory, StillFailing, StorageFull: what they say.
+        """
+        task, clock = self.task, dict[str, float]()
+        with self.staged(chunk, clock) as (staged, rows):
+            rows.rejects.bury(dict.fromkeys(killers, KILLED_WORKER))
+            passed = self.passed(staged, rows, chunk, clock)
+        with self._writing:
+            with self.ledger.stage("postprocess", clock):
+                predictions, histogram = self.finished(passed, rows)
+                scored = rows.rejects.scored
+                values = rows.hashes.take(scored).with_values(predictions).digest()
+                keys = rows.keys.filter(pa.array(scored))
+                name, version = task.contract.key.name, task.model_version
+                output = prediction_table(keys, name, predictions, task.outputs, version, task.day)
+            with self.ledger.stage("write", clock):
+                file = task.snapshot.files[chunk.file].name
+                rejected = rows.rejects.table(rows.keys, name, file, chunk.start)
+                rejects = patiently(lambda: write_rejects(task.storage, task.run_folder, chunk, rejected), "Writing rejects")
+            commit = ChunkCommit(
+                run_id=task.run_id,
+                number=chunk.number,
+                file=chunk.file,
+                start=chunk.start,
+                rows=len(rows.keys),
+                scored=len(keys),
+                excluded=len(rows.rejects.excluded),
+                dead_lettered=len(rows.rejects.dead),
+                keys=rows.hashes.digest(),
+                values=values,
+                rejects=rejects,
+                histogram=histogram,
+                model_version=task.model_version,
+                model_sha256=task.model_sha256,
+                batch_rows=passed.smallest,
+                environment=self.predictor.environment,
+                seconds=_rounded(clock),
             )
-        commit = ChunkCommit(
-            run_id=task.run_id,
-            number=chunk.number,
-            file=chunk.file,
-            start=chunk.start,
-            rows=len(keys),
-            scored=int(rows.scored.sum()),
-            excluded=int(rows.excluded.sum()),
-            dead_lettered=int((~rows.scored & ~rows.excluded).sum()),
-            keys=hashes.digest(),
-            values=values,
-            rejects=rejects,
-            histogram=histogram,
-            model_version=task.model_version,
-            model_sha256=task.model_sha256,
-            batch_rows=task.settings.batch_rows,
-            environment=self._predictor.environment,
-            seconds=_rounded(clock),
-        )
-        with clock.stage("commit"):
-            winner = write_commit(task.storage, task.run_folder, chunk, output, commit)
+            with self.ledger.stage("write", clock):
+                winner = patiently(
+                    lambda: write_commit(task.storage, task.run_folder, chunk, output, commit), f"Committing {chunk.name}"
+                )
         return winner.model_copy(update={"seconds": _rounded(clock)}) if winner is commit else winner
 
-    def _staged(self, table: pa.Table) -> Features:
-        """The features, column by column in one buffer of shape (columns, rows padded to whole batches); missing is NaN."""
-        batch = self._task.settings.batch_rows
-        padded = -(-len(table) // batch) * batch
-        buffer = np.zeros((len(self._task.contract.columns), padded), dtype=np.float32)
-        for row, name in enumerate(self._task.contract.names):
-            buffer[row, : len(table)] = table.column(name).cast(pa.float32(), safe=False).to_numpy()
-        return buffer
+    @contextmanager
+    def staged(self, chunk: Chunk, clock: dict[str, float]) -> Iterator[tuple[Staged, Rows]]:
+        """A chunk's features in a staging buffer that is theirs for the time of the block, and its rows."""
+        with ExitStack() as stack:
+            with self._reading:
+                with self.ledger.stage("read", clock):
+                    table = self._read(chunk)
+                staging = stack.enter_context(self._buffer(len(table)))
+                with self.ledger.stage("convert", clock):
+                    staged = staging.fill(table)
+                    rows = self._rows(table, staged)
+            del table
+            yield staged, rows
 
-    def _sort_out(self, features: Features) -> _Sorted:
-        reasons = np.full(features.shape[1], None, dtype=object)
-        excluded = np.zeros(features.shape[1], dtype=bool)
-        for rule in self._task.settings.exclude:
-            applies = rule.applies(features[self._task.contract.names.index(rule.column)]) & ~excluded
-            reasons[applies] = rule.reason
-            excluded |= applies
-        finite = np.isfinite(features).all(axis=0)
-        if not finite.all():
-            for position in np.flatnonzero(~finite & ~excluded):
-                bad = np.flatnonzero(~np.isfinite(features[:, position]))
-                names = ", ".join(self._task.contract.names[index] for index in bad)
-                reasons[position] = f"missing or non-finite feature: {names}"
-        return _Sorted(finite & ~excluded, reasons, excluded)
+    @contextmanager
+    def _buffer(self, rows: int) -> Iterator[Staging]:
+        buffer = self._buffers.get()
+        try:
+            if buffer is None:
+                capacity = max(rows, min(self.task.settings.chunk_rows, self.task.snapshot.rows))
+                buffer = Staging(self.task.contract, capacity, self.predictor.allocate)
+            yield buffer
+        finally:
+            self._buffers.put(buffer)
+
+    def passed(self, staged: Staged, rows: Rows, chunk: Chunk, clock: dict[str, float]) -> Passed:
+        """Run the model over the rows that are to be scored; those on which it raises are dead-lettered."""
+        with self._running, self.ledger.stage("forward", clock):
+            passed = self.forward_pass(staged, rows.rejects.scored, chunk.name)
+            copying = self.predictor.copying()
+        if copying:
+            self.ledger.reassign("forward", TO_DEVICE, copying, clock)
+        rows.rejects.bury(dict.fromkeys(passed.raised, MODEL_RAISED), passed.raised)
+        return passed
+
+    def finished(self, passed: Passed, rows: Rows) -> tuple[Predictions, Histogram]:
+        """Predictions of the rows that are scored after all, and the histogram of what the model gave; the rest is buried."""
+        predictions = postprocess(passed.logits, self.task.outputs)
+        probability = predictions.probability
+        if rows.rejects.scored.all():
+            histogram = Histogram.of(probability, self.task.histogram_edges)
+        else:
+            histogram = Histogram.of(probability[rows.rejects.scored], self.task.histogram_edges)
+        if histogram.non_finite:
+            bad = np.flatnonzero(rows.rejects.scored & np.isnan(probability))
+            rows.rejects.bury(dict.fromkeys(bad.tolist(), NON_FINITE_OUTPUT))
+        return (predictions if rows.rejects.scored.all() else predictions.take(rows.rejects.scored)), histogram
+
+    def probe(self, chunk: Chunk, batch: int | None = None, skip: int = 0) -> Iterator[int]:
+        """Run a chunk's forward passes and say before each one what it is about, to find what kills a worker.
+
+        Without `batch`, yields the numbers of batches; with one, the places of its rows, each of which is run alone. The first
+        `skip` are left out.
+        """
+        with self.staged(chunk, {}) as (staged, rows):
+            batches = staged.batches(rows.rejects.scored, self.task.settings.batch_rows)
+            passes: list[tuple[int, Batch]] = list(enumerate(batches))
+            if batch is not None:
+                one = batches[batch]
+                passes = [(int(place), one.take(slice(n, n + 1))) for n, place in enumerate(one.rows)]
+            for said, each in passes[skip:]:
+                yield said
+                self.forward_pass.alone(staged, each, chunk.name)
+
+    def _read(self, chunk: Chunk) -> pa.Table:
+        columns = [self.task.contract.key.name, *self.task.contract.names]
+        return patiently(
+            lambda: self._reader.rows(chunk.file, chunk.start, chunk.rows, columns), f"Reading the rows of {chunk.name}"
+        )
+
+    def _rows(self, table: pa.Table, staged: Staged) -> Rows:
+        rejects = Rejects(np.ones(len(table), dtype=bool))
+        for rule in self.task.settings.exclude:
+            rejects.exclude(rule.applies(staged.scalars[rule.column]), rule.reason)
+        if staged.faults:
+            faulty = np.logical_or.reduce([mask for _, mask in staged.faults]) & rejects.scored
+            rejects.bury(staged.reasons(faulty))
+        keys = table.column(self.task.contract.key.name).combine_chunks()
+        keys = keys.chunk(0) if isinstance(keys, pa.ChunkedArray) else keys
+        return Rows(keys, hash_keys(keys), rejects)
 
 
-def _rounded(clock: _Clock) -> dict[str, float]:
-    return {name: round(seconds, 6) for name, seconds in clock.seconds.items()}
-
-
-def _without_non_finite(rows: _Sorted, probability: npt.NDArray[np.float32]) -> _Sorted:
-    bad = rows.scored & np.isnan(probability)
-    rows.reasons[bad] = "non-finite output of the model"
-    return _Sorted(rows.scored & ~bad, rows.reasons, rows.excluded)
-
-
-def _rejects(task: ScoringTask, chunk: Chunk, keys: pa.Array, rows: _Sorted) -> pa.Table:
-    """The rows that were not scored: key, kind, reason and where the row stands."""
-    places = np.flatnonzero(~rows.scored)
-    return pa.table(
-        {
-            task.contract.key.name: keys.take(pa.array(places)),
-            "kind": pa.array(np.where(rows.excluded[places], "excluded", "dead_letter").tolist(), pa.string()),
-            "reason": pa.array(rows.reasons[places].tolist(), pa.string()),
-            "file": pa.array([task.snapshot.files[chunk.file].name] * len(places), pa.string()),
-            "row": pa.array(chunk.start + places, pa.int64()),
-        }
-    )
+def _rounded(clock: dict[str, float]) -> dict[str, float]:
+    return {name: round(seconds, 6) for name, seconds in clock.items()}

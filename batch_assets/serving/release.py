@@ -37,7 +37,7 @@ class Release(BaseModel):
     snapshot: str
     model: ModelPin
     key: Key
-    labels: tuple[str, str]
+    labels: tuple[str, ...]
     rows: int
     values: Digest
     size: int
@@ -94,7 +94,7 @@ def build_release(
     storage: Storage,
     manifest: Manifest,
     key: Key,
-    labels: tuple[str, str],
+    labels: tuple[str, ...],
     batches: Callable[[], Iterable[tuple[pa.Array, Predictions]]],
 ) -> Release:
     """Build a run's release beside the live one and read it back before it takes its place.
@@ -130,7 +130,7 @@ def build_release(
     return read_release(storage, manifest.pipeline, expected.name)
 
 
-def require_release(storage: Storage, manifest: Manifest, key: Key, labels: tuple[str, str]) -> Release:
+def require_release(storage: Storage, manifest: Manifest, key: Key, labels: tuple[str, ...]) -> Release:
     """A run's release, if description and records, read back one by one, are what the manifest says. Raises ReleaseBroken."""
     expected = _expected(manifest, key, labels)
     release = read_release(storage, manifest.pipeline, expected.name)
@@ -141,7 +141,7 @@ def require_release(storage: Storage, manifest: Manifest, key: Key, labels: tupl
     return release
 
 
-def _expected(manifest: Manifest, key: Key, labels: tuple[str, str]) -> Release:
+def _expected(manifest: Manifest, key: Key, labels: tuple[str, ...]) -> Release:
     """What a run's release must say of itself, but for the size of its file."""
     return Release(
         name=release_name(manifest.partition, manifest.run_id),

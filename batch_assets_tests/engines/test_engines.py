@@ -4,12 +4,13 @@ from collections.abc import Callable, Iterator
 import pyarrow.parquet as pq
 import pytest
 
-from batch_assets.engines.engine import Engine
+from batch_assets.engines.engine import Engine, EngineSettings
 from batch_assets.engines.local_engine import LocalEngine
 from batch_assets.engines.ray_engine import RayEngine
 from batch_assets.errors import ModelChanged, SnapshotChanged
 from batch_assets.pipeline.freeze import freeze
-from batch_assets.pipeline.score import _task, plan_run, score
+from batch_assets.pipeline.score import plan_run, score, scoring_task
+from batch_assets.scoring.scorer import Scorer
 from batch_assets_tests.small import DAY, Small
 
 Make = Callable[..., Small]
@@ -72,17 +73,18 @@ class EngineBehaviour:
     def test_input_that_changes_under_it_is_noticed(self, engine: Engine, small: Small) -> None:
         freeze(small.config, small.storage, DAY, small.watch)
         run = plan_run(small.config, small.storage, DAY, small.model)
-        task = _task(small.config, small.storage, run)
+        task = scoring_task(small.config, small.storage, run)
         path = small.storage.local_path(f"{run.frozen.folder}/part-00000.parquet")
         path.write_bytes(path.read_bytes()[:-1])
-        with pytest.raises(SnapshotChanged):
-            list(engine.score(task, run.plan))
+        with pytest.raises(SnapshotChanged), engine.open(task, small.watch.say) as workers:
+            list(workers.map(Scorer.score, run.plan))
         assert not list(small.storage.local_path("small").glob("predictions/*/*/chunk-*"))
 
     def test_nothing_to_do_is_done_at_once(self, engine: Engine, small: Small) -> None:
         freeze(small.config, small.storage, DAY, small.watch)
         run = plan_run(small.config, small.storage, DAY, small.model)
-        assert list(engine.score(_task(small.config, small.storage, run), [])) == []
+        with engine.open(scoring_task(small.config, small.storage, run), small.watch.say) as workers:
+            assert list(workers.map(Scorer.score, [])) == []
 
 
 class TestLocalEngine(EngineBehaviour):
@@ -117,14 +119,16 @@ class TestRayEngine(EngineBehaviour):
 
     def test_more_workers_than_cpus_do_not_wait_for_each_other(self, shared_ray: None, small: Small) -> None:
         freeze(small.config, small.storage, DAY, small.watch)
-        manifest = score(small.config, small.storage, DAY, small.model, RayEngine(workers=5), small.watch).manifest
+        manifest = score(
+            small.config, small.storage, DAY, small.model, RayEngine(settings=EngineSettings(workers=5)), small.watch
+        ).manifest
         assert manifest.scored == 2_000
 
     def test_its_workers_go_when_the_work_is_done(self, shared_ray: None, small: Small) -> None:
         import ray
 
         freeze(small.config, small.storage, DAY, small.watch)
-        score(small.config, small.storage, DAY, small.model, RayEngine(workers=1), small.watch)
+        score(small.config, small.storage, DAY, small.model, RayEngine(settings=EngineSettings(workers=1)), small.watch)
         deadline = time.monotonic() + 30
         while ray.available_resources().get("CPU") != 2.0 and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -136,7 +140,7 @@ class TestRayConnection:
         import ray
 
         ray.shutdown()
-        engine = RayEngine(workers=1)
+        engine = RayEngine(settings=EngineSettings(workers=1))
         freeze(small.config, small.storage, DAY, small.watch)
         score(small.config, small.storage, DAY, small.model, engine, small.watch)
         assert ray.is_initialized()

@@ -92,7 +92,7 @@ def test_a_model_that_does_not_fit_its_contract_is_not_registered(small: Small) 
     """One column too many, and two outputs a row."""
     for model in (export_model(torch.nn.Linear(4, 1), 4), export_model(torch.nn.Linear(3, 2), 3)):
         card = small.model.card.model_copy(update={"model_sha256": hashlib.sha256(model).hexdigest()})
-        with pytest.raises(ModelMisfit, match="small v7 does not map 3 float32 columns"):
+        with pytest.raises(ModelMisfit, match="small v7 does not map 3 columns to one logit"):
             small.registry.register("small", "v7", card, model)
     assert small.registry.versions("small") == ["v1"]
 

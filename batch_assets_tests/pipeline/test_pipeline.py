@@ -1,13 +1,14 @@
 """The verbs, one after another, on real files: what a run is, what it refuses, what it remembers."""
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from batch_assets.engines.engine import Notice, Workers
 from batch_assets.engines.local_engine import LocalEngine
 from batch_assets.errors import (
     BadKeys,
@@ -26,10 +27,9 @@ from batch_assets.pipeline.presence import presence
 from batch_assets.pipeline.publish import publish
 from batch_assets.pipeline.score import Scored, plan_run, score
 from batch_assets.process import Process
-from batch_assets.scoring.chunks import Chunk
 from batch_assets.scoring.scorer import ScoringTask
 from batch_assets.storage import LocalStorage
-from batch_assets_tests.small import DAY, Small, rows, small_model
+from batch_assets_tests.small import DAY, Quiet, Small, rows, small_model
 
 Make = Callable[..., Small]
 
@@ -106,10 +106,10 @@ class TestRunId:
     def test_whatever_decides_the_result_is_in_it(self, small: Small) -> None:
         freeze(small.config, small.storage, DAY, small.watch)
         ids = [plan_run(small.config, small.storage, DAY, small.model).run_id]
-        scoring = {"chunk_rows": 256, "batch_rows": 64}
+        scoring = {"chunk_rows": 256, "batch_size": 64}
         for change in (
             {"chunk_rows": 512},
-            {"batch_rows": 128},
+            {"batch_size": 128},
             {"exclude": [{"reason": "r", "column": "x", "op": "<", "value": 0}]},
         ):
             reconfigure(small, scoring={**scoring, **change})
@@ -172,34 +172,37 @@ class TestScore:
         assert judge(small.config, small.storage, DAY, small.model).good
 
     def test_an_engine_that_loses_a_chunk_is_found_out(self, small: Small) -> None:
-        class Forgetful(LocalEngine):
-            def score(self, task: ScoringTask, chunks: Sequence[Chunk]):  # type: ignore[no-untyped-def]
-                return super().score(task, chunks[:-1])
+        class Forgetful:
+            @contextmanager
+            def open(self, task: ScoringTask, notice: Notice) -> Iterator[Workers]:
+                with LocalEngine(1).open(task, notice) as workers:
+                    everything = workers.map
+                    workers.map = lambda work, items: everything(work, list(items)[:-1])  # type: ignore[method-assign]
+                    yield workers
 
         freeze(small.config, small.storage, DAY, small.watch)
         with pytest.raises(ProofFailed, match="chunk-00007"):
             score(small.config, small.storage, DAY, small.model, Forgetful(), small.watch)
 
     def test_a_crash_between_chunks_resumes(self, small: Small) -> None:
-        @dataclass
-        class Crashing:
-            after: int
-
-            def score(self, task: ScoringTask, chunks: Sequence[Chunk]):  # type: ignore[no-untyped-def]
-                for number, commit in enumerate(LocalEngine().score(task, chunks)):
-                    if number == self.after:
-                        raise RuntimeError("the process is gone")
-                    yield commit
+        def crash(stage: str, done: int, total: int | None) -> None:
+            crashes.append(done)
+            if len(crashes) == 3:
+                raise RuntimeError("the process is gone")
 
         undisturbed = scored(small).manifest
         folder = small.storage.local_path(undisturbed.folder)
         for path in [*folder.glob("chunk-*"), *folder.glob("_manifest/*.json")]:
             path.unlink()
         for _ in range(2):
+            crashes: list[int] = []
+            crashing = Quiet()
+            crashing.progress = crash  # type: ignore[method-assign]
             with pytest.raises(RuntimeError):
-                score(small.config, small.storage, DAY, small.model, Crashing(2), small.watch)
+                score(small.config, small.storage, DAY, small.model, LocalEngine(1), crashing)
+        committed = len(list(folder.glob("chunk-*.parquet")))
         resumed = scored(small)
-        assert resumed.resumed_chunks == 6
+        assert resumed.resumed_chunks == committed >= 4
         assert resumed.manifest.values == undisturbed.values
 
     def test_an_empty_partition_is_good_where_that_was_said(self, make_small: Make) -> None:

@@ -3,7 +3,6 @@
 import math
 import shutil
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -11,59 +10,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from batch_assets.digest import key_digest
-from batch_assets.engines.local_engine import LocalEngine
 from batch_assets.errors import CommitBroken, ProofFailed, SnapshotChanged
 from batch_assets.pipeline.freeze import freeze
-from batch_assets.pipeline.score import Run, _task, plan_run
-from batch_assets.scoring.commit import ChunkCommit, read_commits
-from batch_assets.scoring.proof import Proof, prove
-from batch_assets_tests.small import DAY, Small, rows
+from batch_assets_tests.small import DAY, Small, Working, rows, with_values
 
 Make = Callable[..., Small]
-
-
-class Working:
-    """A run of a small pipeline, chunk by chunk."""
-
-    def __init__(self, small: Small) -> None:
-        freeze(small.config, small.storage, DAY, small.watch)
-        self.small = small
-        self.run: Run = plan_run(small.config, small.storage, DAY, small.model)
-        self.task = _task(small.config, small.storage, self.run)
-
-    def score_all(self) -> dict[int, ChunkCommit]:
-        return {commit.number: commit for commit in LocalEngine().score(self.task, self.run.plan)}
-
-    def commits(self) -> dict[int, ChunkCommit]:
-        return read_commits(self.small.storage, self.run.folder, self.run.plan, self.run.run_id)
-
-    def prove(self) -> Proof:
-        frozen = self.run.frozen
-        return prove(self.small.storage, frozen.snapshot, frozen.folder, self.run.folder, self.run.plan, self.commits())
-
-    def path(self, chunk: int) -> Path:
-        return self.small.storage.local_path(f"{self.run.folder}/chunk-{chunk:05d}.parquet")
-
-    def rejects(self) -> list[dict[str, object]]:
-        """Every reject that a footer names."""
-        named = [commit.rejects.name for commit in self.commits().values() if commit.rejects]
-        return [
-            row
-            for name in named
-            for row in pq.read_table(self.small.storage.local_path(f"{self.run.folder}/{name}")).to_pylist()
-        ]
 
 
 @pytest.fixture
 def working(small: Small) -> Working:
     return Working(small)
-
-
-def with_values(table: pa.Table, column: str, values: dict[int, float | None]) -> pa.Table:
-    changed = table[column].to_pylist()
-    for row, value in values.items():
-        changed[row] = value
-    return table.set_column(table.schema.get_field_index(column), column, pa.array(changed, pa.float32()))
 
 
 def test_every_record_says_who_when_and_by_what(working: Working) -> None:
@@ -93,8 +49,8 @@ def test_the_footer_says_everything_about_the_chunk(working: Working) -> None:
     assert (commit.rows, commit.scored, commit.excluded, commit.dead_lettered) == (256, 256, 0, 0)
     assert commit.keys == key_digest(pa.array(range(513, 769)))
     assert commit.histogram.total == 256
-    assert set(commit.seconds) == {"read", "convert", "forward", "postprocess", "write", "commit"}
-    assert set(commit.environment) == {"device", "cpu_capability", "torch"}
+    assert set(commit.seconds) == {"read", "convert", "forward", "postprocess", "write"}
+    assert set(commit.environment) == {"device", "cpu_capability", "precision", "torch"}
     assert commit.model_sha256 == working.small.model.card.model_sha256
 
 
@@ -153,7 +109,7 @@ class TestRowsThatAreNotScored:
     def test_a_business_rule_excludes_with_its_reason(self, make_small: Make, table: pa.Table) -> None:
         scoring = {
             "chunk_rows": 256,
-            "batch_rows": 64,
+            "batch_size": 64,
             "exclude": [{"reason": "opted out", "column": "y", "op": ">", "value": 1.0}],
         }
         working = Working(make_small(table, scoring=scoring))
@@ -226,7 +182,7 @@ class TestCommits:
         else:
             path.unlink()
         assert sorted(working.commits()) == [1, 2]
-        LocalEngine().score(working.task, working.run.plan[:1]).__next__()
+        working.task.open().score(working.run.plan[0])
         assert len(working.rejects()) == 1
         assert working.prove().rows == 600
 

@@ -1,0 +1,120 @@
+"""The value audit: a few random rows are scored again, alone, from the snapshot, and compared with what was committed.
+
+The proof shows that every key is there once; only a second look at values shows that they are the right ones. Which rows
+are looked at is drawn after everything was committed. How likely a fault is to be found is stated with the result.
+"""
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import BaseModel, ConfigDict
+
+from batch_assets.digest import bits
+from batch_assets.scoring.chunks import Chunk
+from batch_assets.scoring.commit import read_committed
+from batch_assets.scoring.dead_letters import Rejects
+from batch_assets.scoring.postprocess import predictions_of
+from batch_assets.scoring.scorer import Rows, Scorer
+
+BOUND = 1e-4
+"""By how much a probability may differ where device, kernels, torch or batch shape are not those of the commit."""
+
+
+class Audit(BaseModel):
+    """What was compared and found equal. `detects` is the probability of finding a fault of a kind."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    chunks: int
+    rows: int
+    bit_equal: int
+    detects: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Places of a chunk to be scored again, and the environment and batch shape of its commit."""
+
+    chunk: Chunk
+    places: tuple[int, ...]
+    environment: dict[str, str]
+    batch_rows: int
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"the audit of {self.chunk.name}"
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One chunk's rows: how many were compared, how many bit for bit, and what was wrong with the first wrong one."""
+
+    chunk: str
+    rows: int
+    bit_equal: int
+    fault: str
+
+
+def draw(plan: Sequence[Chunk], groups: int, rows: int) -> list[tuple[Chunk, tuple[int, ...]]]:
+    """Random places of random chunks, from the system's own randomness."""
+    source = random.SystemRandom()
+    chunks = source.sample(list(plan), min(groups, len(plan)))
+    return [(chunk, tuple(sorted(source.sample(range(chunk.rows), min(rows, chunk.rows))))) for chunk in chunks]
+
+
+def compare(scorer: Scorer, sample: Sample) -> Compared:
+    """Score a sample's rows again and compare them with the commit; rows that were not scored then are left out."""
+    task, chunk = scorer.task, sample.chunk
+    with scorer.staged(chunk, {}) as (staged, rows):
+        chosen = np.zeros(len(rows.keys), dtype=bool)
+        chosen[list(sample.places)] = True
+        rejects = Rejects(rows.rejects.scored & chosen)
+        passed = scorer.passed(staged, Rows(rows.keys, rows.hashes, rejects), chunk, {})
+    again, _ = scorer.finished(passed, Rows(rows.keys, rows.hashes, rejects))
+    keys = rows.keys.filter(pa.array(rejects.scored))
+    table = read_committed(task.storage, f"{task.run_folder}/{chunk.name}.parquet")
+    committed = predictions_of(table, task.outputs)
+    places = pc.index_in(keys, table.column(task.contract.key.name).combine_chunks())
+    there = places.is_valid().to_numpy(zero_copy_only=False)
+    again, places = again.take(there), places.drop_null().to_numpy()
+    same_bits = np.ones(len(places), dtype=bool)
+    for column, ours in enumerate(again):
+        same_bits &= bits(np.asarray(ours)) == bits(np.asarray(committed[column])[places])
+    right = same_bits
+    if scorer.predictor.environment != sample.environment or passed.smallest != sample.batch_rows:
+        right = np.abs(again.probability - committed.probability[places]) <= BOUND
+    fault = ""
+    if not right.all():
+        wrong = int(np.flatnonzero(~right)[0])
+        key = keys.filter(pa.array(there))[wrong].as_py()
+        fault = (
+            f"{chunk.name} says {committed.probability[places[wrong]]:.9g} for {task.contract.key.name} {key!r}, "
+            f"scored again it is {again.probability[wrong]:.9g}"
+        )
+    return Compared(chunk.name, len(places), int(same_bits.sum()), fault)
+
+
+def detection(plan: Sequence[Chunk], groups: int, rows: int) -> dict[str, float]:
+    """The probability that an audit of `groups` chunks x `rows` rows meets a fault, by kind of fault."""
+    if not plan:
+        return {}
+    chunks, length = len(plan), max(chunk.rows for chunk in plan)
+    groups, rows = min(groups, chunks), min(rows, length)
+    return {
+        "one row in a hundred, anywhere": round(1 - 0.99 ** (groups * rows), 6),
+        "one row in a thousand, anywhere": round(1 - 0.999 ** (groups * rows), 6),
+        "one whole chunk": round(groups / chunks, 6),
+        "two rows of one chunk swapped": round(swapped_pair(chunks, length, groups, rows), 9),
+    }
+
+
+def swapped_pair(chunks: int, length: int, groups: int, rows: int) -> float:
+    """The probability that `groups` of the chunks x `rows` of their `length` rows hold one of two rows of one chunk."""
+    missed = math.comb(length - 2, rows) / math.comb(length, rows) if length >= 2 else 0.0
+    return groups / chunks * (1 - missed)

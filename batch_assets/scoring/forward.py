@@ -1,0 +1,135 @@
+"""The forward pass over a chunk: batch by batch, out of memory halved, poison isolated, what passes by itself waited for."""
+
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from batch_assets.errors import BatchAssetsError, OutOfMemory
+from batch_assets.scoring.inputs import SHAPE, SHORTEST_BUCKET, Array, Batch, Staged
+from batch_assets.scoring.poison import Breaker, fails_whole, isolate
+from batch_assets.scoring.retry import is_transient, patiently
+
+Logits = npt.NDArray[np.float32]
+
+
+class Predictor(Protocol):
+    """A loaded model. `environment` says what its bits depend on: device, CPU capability, precision, library version."""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Part of every commit."""
+
+    def allocate(self, shape: tuple[int, int], dtype: str) -> Array:
+        """A staging buffer from which inputs reach the device fast."""
+
+    def forward(self, batches: Iterable[tuple[Array, ...]]) -> Iterator[Logits]:
+        """Batches, each the model's inputs of shape (width, rows), to logits of shape (logits, rows), in order.
+
+        It may look ahead by one batch to overlap copies with work.
+        """
+
+    def copying(self) -> float:
+        """Seconds spent on copies to and from a device since the last call."""
+
+    def out_of_memory(self, error: Exception) -> bool:
+        """Whether an error means that the batch was too large for the memory."""
+
+
+@dataclass(frozen=True)
+class Passed:
+    """What became of a chunk's rows: logits of shape (logits, rows) and what the model raised on which row.
+
+    `smallest` is the smallest shape that was run, in rows; `calls` counts the passes.
+    """
+
+    logits: Logits
+    raised: dict[int, str]
+    smallest: int
+    calls: int
+
+
+class ForwardPass:
+    """Scores chunks with one predictor. A batch size that was too large stays halved for the chunks that follow."""
+
+    def __init__(self, predictor: Predictor, outputs: int, batch_rows: int, max_failed: float) -> None:
+        self._predictor = predictor
+        self._outputs = outputs
+        self._batch_rows = batch_rows
+        self._max_failed = max_failed
+        self.passes = 0
+
+    def __call__(self, staged: Staged, scored: npt.NDArray[np.bool_], chunk: str) -> Passed:
+        """Score the rows of a mask.
+
+        Raises:
+            ModelFails: the model raises on too many of them.
+            OutOfMemory: not even the smallest batch fits.
+            StillFailing: an error that should pass did not.
+        """
+        logits = np.full((self._outputs, staged.rows), np.nan, dtype=np.float32)
+        batches = staged.batches(scored, self._batch_rows)
+        breaker = Breaker(chunk, staged.rows, self._max_failed)
+        raised: dict[int, str] = {}
+        position, calls = 0, 0
+
+        def run(batch: Batch) -> None:
+            nonlocal calls
+            calls += 1
+            try:
+                _keep(logits, batch, *self._predictor.forward([staged.arrays(batch)]))
+            except Exception as error:
+                if not self._predictor.out_of_memory(error):
+                    raise
+                for half in self._halves(batch, chunk, error):
+                    run(half)
+
+        def patient(batch: Batch) -> None:
+            patiently(lambda: run(batch), f"The model's forward pass over {chunk}")
+
+        while position < len(batches):
+            try:
+                for outputs in self._predictor.forward(staged.arrays(batch) for batch in batches[position:]):
+                    _keep(logits, batches[position], outputs)
+                    position, calls = position + 1, calls + 1
+                    self.passes += 1
+            except BatchAssetsError:
+                raise
+            except Exception as error:
+                batch, calls = batches[position], calls + 1
+                if self._predictor.out_of_memory(error):
+                    batches[position:] = [half for one in batches[position:] for half in self._halves(one, chunk, error)]
+                    continue
+                if is_transient(error):
+                    patient(batch)
+                elif position == 0 and self._max_failed < 1 and fails_whole(patient, batch):
+                    raise breaker.whole(error) from error
+                else:
+                    raised |= isolate(patient, batch, error, breaker)
+                position += 1
+        return Passed(logits, raised, self._batch_rows, calls)
+
+    def alone(self, staged: Staged, batch: Batch, chunk: str) -> None:
+        """Run one batch for what it does to the process; its outputs and errors are of no matter here."""
+        try:
+            list(self._predictor.forward([staged.arrays(batch)]))
+        except Exception as error:  # noqa: BLE001 - the worker lives, so this batch is not what is looked for
+            logging.getLogger(__name__).debug("A batch of %s raises while what kills is looked for: %s", chunk, error)
+
+    def _halves(self, batch: Batch, chunk: str, error: Exception) -> list[Batch]:
+        if batch.size <= SHAPE:
+            raise OutOfMemory(f"Not even {SHAPE} rows of {chunk} fit into the memory: {type(error).__name__}.") from error
+        halves = [half for half in batch.halves() if len(half.rows)]
+        rows = max(half.size for half in halves) * max(batch.length, SHORTEST_BUCKET) // SHORTEST_BUCKET
+        self._batch_rows = min(self._batch_rows, max(SHAPE, rows // SHAPE * SHAPE))
+        return halves
+
+
+def _keep(logits: Logits, batch: Batch, outputs: Logits) -> None:
+    if len(batch.rows) == batch.size and batch.rows[-1] - batch.rows[0] + 1 == batch.size:
+        logits[:, batch.rows[0] : batch.rows[0] + batch.size] = outputs
+    else:
+        logits[:, batch.rows] = outputs[:, batch.slots]
