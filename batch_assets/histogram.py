@@ -42,14 +42,16 @@ class Histogram(BaseModel):
     @classmethod
     def of(cls, values: npt.NDArray[np.floating], edges: Sequence[float]) -> "Histogram":
         """The histogram of values of shape (rows,)."""
-        finite = values[np.isfinite(values)]
-        bins = np.searchsorted(np.asarray(edges, dtype=np.float64), finite.astype(np.float64), side="right")
+        ascending = np.sort(values)  # many times faster than a look-up of each value among the edges
+        first = np.searchsorted(ascending, -np.inf, side="right")
+        finite = ascending[first : np.searchsorted(ascending, np.inf, side="left")]
+        below = np.searchsorted(finite, np.asarray(edges, dtype=np.float64), side="left")
         return cls(
             edges=tuple(edges),
-            counts=tuple(np.bincount(bins, minlength=len(edges) + 1).tolist()),
+            counts=tuple(np.diff(below, prepend=0, append=len(finite)).tolist()),
             non_finite=len(values) - len(finite),
-            minimum=float(finite.min()) if len(finite) else None,
-            maximum=float(finite.max()) if len(finite) else None,
+            minimum=float(finite[0]) if len(finite) else None,
+            maximum=float(finite[-1]) if len(finite) else None,
         )
 
     def __add__(self, other: "Histogram") -> "Histogram":

@@ -23,6 +23,11 @@ from batch_assets.storage import Storage
 ROWS_PER_FILE = 1 << 22
 """A new part file is begun after so many rows."""
 
+ROWS_PER_GROUP = 1 << 14
+"""Rows of a row group, or fewer: small, so that an audit or a look at one row reads little, and as fast to read as large
+ones.
+"""
+
 LONGEST_KEY = 511
 """Bytes of a text key; what the embedded store can hold."""
 
@@ -89,7 +94,7 @@ def current_log(storage: Storage, pipeline: str, day: str) -> NumberedLog:
 def write_snapshot(folder: Path, batches: pa.RecordBatchReader, key: str, row_group_rows: int) -> Snapshot:
     """Write rows, which must come in ascending order of their key, to part files in a local folder.
 
-    The files are what reads fastest here: plain encoding without dictionary, LZ4, one row group per chunk to be.
+    The files are what reads fastest here: plain encoding without dictionary, LZ4.
 
     Args:
         folder: an empty local folder.

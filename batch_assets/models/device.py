@@ -82,6 +82,12 @@ class CudaLane:
         for logits in ahead:
             yield logits.cpu().numpy()
 
+    def peak_memory(self) -> int:
+        """The most bytes of the GPU that torch has held."""
+        import torch
+
+        return torch.cuda.max_memory_allocated()
+
     def copying(self) -> float:
         """Seconds of copies to the device since the last call."""
         seconds, self._seconds = self._seconds, 0.0

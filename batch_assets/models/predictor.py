@@ -8,6 +8,7 @@ import ctypes
 import hashlib
 import io
 import json
+import resource
 import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from typing_extensions import override
 from batch_assets.contract import FeatureContract
 from batch_assets.errors import ModelChanged, ModelMisfit, UnsafeModel
 from batch_assets.models.device import CudaLane, autocast, on_cuda
+from batch_assets.models.program import read_program
 from batch_assets.scoring.forward import Logits, Predictor
 from batch_assets.scoring.inputs import SHORTEST_BUCKET, Array
 from batch_assets.scoring.postprocess import probability_of
@@ -110,6 +112,12 @@ class TorchPredictor(Predictor):
         return self._lane.copying() if self._lane else 0.0
 
     @override
+    def peak_memory(self) -> int:
+        if self._lane:
+            return self._lane.peak_memory()
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+    @override
     def out_of_memory(self, error: Exception) -> bool:
         said = str(error)
         return isinstance(error, MemoryError) or (
@@ -160,15 +168,19 @@ def load_program(model: bytes, name: str, device: Device = "cpu", precision: Pre
     _settle_heap()
     if torch.get_num_threads() != 1:
         torch.set_num_threads(1)
+    program = read_program(model, device) or _by_torch_export(model, device)
+    return TorchPredictor(program, device, precision)
+
+
+def _by_torch_export(model: bytes, device: Device) -> Any:
+    import torch
+
     loaded = torch.export.load(io.BytesIO(model))
-    if device == "cuda":
-        loaded = on_cuda(loaded)
-    program = loaded.module(check_guards=False)
-    _relu_in_place(program)
+    program = (on_cuda(loaded) if device == "cuda" else loaded).module(check_guards=False)
     # Plain code takes and gives flat tuples; the exported one walks an argument tree at every call.
     program.graph.set_codegen(torch.fx.graph.CodeGen())
     program.recompile()
-    return TorchPredictor(program, device, precision)
+    return program
 
 
 def check_model(model: bytes, contract: FeatureContract, logits: int, name: str) -> None:
@@ -179,11 +191,14 @@ def check_model(model: bytes, contract: FeatureContract, logits: int, name: str)
         UnsafeModel: loading it would execute a pickle.
     """
     predictor = load_program(model, name)
+    reference = TorchPredictor(_by_torch_export(model, "cpu"))
     gives = "one logit" if logits == 1 else f"{logits} logits"
     try:
-        (output,) = predictor.forward([_example(contract, rows=128)])
+        (output,), (other,) = (one.forward([_example(contract, rows=128)]) for one in (reference, predictor))
         if output.shape != (logits, 128):
             raise ValueError(f"it gives an output of shape {output.shape[::-1]} for 128 rows")
+        if not np.array_equal(output, other, equal_nan=True):
+            raise ValueError("it gives other values than when torch.export loads it")
     except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         takes = f"{len(contract.columns)} columns"
@@ -201,24 +216,15 @@ def predict_probabilities(model: bytes, features: npt.NDArray[np.float32], batch
 
 
 def _example(contract: FeatureContract, rows: int) -> tuple[Array, ...]:
-    """Zeros in the shapes that a contract's model takes, each (width, rows); a list of variable length has 16 elements."""
+    """Small numbers in the shapes that a contract's model takes, each (width, rows); a list of any length has 16 elements."""
     shapes = []
     for one in contract.inputs:
         lengths = [column.length for column in contract.columns_of(one.name)]
         width = SHORTEST_BUCKET if "variable" in lengths else sum(n if isinstance(n, int) else 1 for n in lengths)
-        shapes.append(np.zeros((width, rows), dtype=one.dtype))
-    return tuple(shapes)
-
-
-def _relu_in_place(program: Any) -> None:
-    """Let relu overwrite what nobody else reads: the same values without a second buffer."""
-    import torch
-
-    for node in program.graph.nodes:
-        if node.op == "call_function" and node.target is torch.ops.aten.relu.default:
-            before = node.args[0]
-            if len(before.users) == 1 and before.target is torch.ops.aten.linear.default:
-                node.target = torch.ops.aten.relu_.default
+        shapes.append(
+            np.arange(width * rows).reshape(width, rows) % 7 / 7 if one.dtype == "float32" else np.zeros((width, rows))
+        )
+    return tuple(array.astype(one.dtype) for array, one in zip(shapes, contract.inputs, strict=True))
 
 
 def _settle_heap() -> None:

@@ -58,11 +58,15 @@ class RayCluster(dg.ConfigurableResource):  # type: ignore[type-arg]
         self._engine = RayEngine(self.address or os.environ.get("RAY_ADDRESS"), settings)
         return self._engine
 
+    def close(self) -> None:
+        """End only what this object started."""
+        if self._engine:
+            self._engine.close()
+
     @override
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
         """End only what this run started."""
-        if self._engine:
-            self._engine.close()
+        self.close()
 
 
 class LogWatch:

@@ -130,7 +130,7 @@ def _own_run(config: PipelineConfig, storage: Storage, registry: Registry, manif
     if run.run_id != manifest.run_id:
         raise NewRunNeeded(
             f"Run {manifest.run_id} of {config.name} {manifest.partition} cannot be gone on with: features, model or settings "
-            f"are others now and need a new run, {run.run_id}: `batch-assets run {config.name} --partition {manifest.partition}`."
+            f"are others now, which needs a new run: `batch-assets run {config.name} --partition {manifest.partition}`."
         )
     return run
 

@@ -13,6 +13,7 @@ from batch_assets.features.profile import read_profile, write_profile
 from batch_assets.features.sql_source import rows_of
 from batch_assets.pipeline.watch import Watch
 from batch_assets.snapshot import (
+    ROWS_PER_GROUP,
     Snapshot,
     SnapshotReader,
     current_log,
@@ -67,7 +68,8 @@ def freeze(config: PipelineConfig, storage: Storage, day: str, watch: Watch, *, 
         (scratch / "snapshot").mkdir()
         with rows_of(config.features.source, day, key, spill=scratch) as rows:
             watch.progress("freezing features", 0, None)
-            snapshot = write_snapshot(scratch / "snapshot", rows, key, config.scoring.chunk_rows)
+            row_group_rows = min(config.scoring.chunk_rows, ROWS_PER_GROUP)
+            snapshot = write_snapshot(scratch / "snapshot", rows, key, row_group_rows)
         computed = time.perf_counter()
         write_profile(scratch / "snapshot", _numeric_columns(scratch / "snapshot" / snapshot.files[0].name, key))
         watch.progress("freezing features", snapshot.rows, snapshot.rows)

@@ -179,17 +179,17 @@ def _audit(workers: Workers, run: Run, commits: dict[int, ChunkCommit]) -> Audit
     groups, rows = run.settings.audit_groups, run.settings.audit_rows
     samples = [
         Sample(chunk, places, commits[chunk.number].environment, commits[chunk.number].batch_rows)
-        for chunk, places in draw(run.plan, groups, rows)
+        for chunk, places in draw(run.frozen.snapshot, run.plan, groups, rows)
     ]
     compared = list(workers.map(compare, samples))
     faults = [one.fault for one in compared if one.fault]
     if faults:
         raise ProofFailed(f"The audit of {run.folder} failed: {'; '.join(faults)}.")
     return Audit(
-        chunks=len(compared),
+        row_groups=len(compared),
         rows=sum(one.rows for one in compared),
         bit_equal=sum(one.bit_equal for one in compared),
-        detects=detection(run.plan, groups, rows),
+        detects=detection(run.frozen.snapshot, run.plan, groups, rows),
     )
 
 

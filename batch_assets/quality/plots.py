@@ -68,6 +68,38 @@ def plot_work(seconds: Mapping[str, float], stages: Sequence[str]) -> bytes:
     return buffer.getvalue()
 
 
+def plot_sweep(curve: Sequence[tuple[int, float, int]], picked: int, title: str) -> bytes:
+    """A PNG of rows/s and memory in bytes by batch size, both axes logarithmic; the size that was picked is marked."""
+    from matplotlib.figure import Figure
+
+    sizes, rates, memory = zip(*curve, strict=True)
+    figure = Figure(figsize=(7.2, 3.2), dpi=110, layout="constrained")
+    figure.patch.set_alpha(0.0)
+    axes = figure.add_subplot()
+    other = axes.twinx()
+    for one, values, color, name in (
+        (axes, rates, _OBSERVED, "rows/s"),
+        (other, [n / 1e6 for n in memory], _EXPECTED, "peak MB"),
+    ):
+        one.set_facecolor("none")
+        one.plot(sizes, values, color=color, marker="o", markersize=3, linewidth=1.6)
+        one.set_ylabel(name, color=color)
+        one.set_yscale("log")
+        one.tick_params(colors=_INK, which="both")
+        for spine in one.spines.values():
+            spine.set_color(_INK)
+    axes.set_xscale("log", base=2)
+    axes.axvline(picked, color=_OBSERVED, linestyle=":", linewidth=1.2)
+    axes.annotate(
+        f"{picked:,} rows", (picked, rates[sizes.index(picked)]), xytext=(6, -14), textcoords="offset points", color=_INK
+    )
+    axes.set_xlabel("rows in a batch", color=_INK)
+    axes.set_title(title, color=_INK, fontsize=10)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
 def _shares(histogram: Histogram, observed: Histogram, baseline: Histogram) -> tuple[list[float], list[float]]:
     """The histogram in 40 bins of equal width on the logarithmic axis, a bin's rows spread evenly over its width."""
     low = max(min(h.minimum for h in (observed, baseline) if h.minimum is not None), 1e-6)

@@ -8,6 +8,7 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -17,9 +18,9 @@ from pydantic import BaseModel, ConfigDict
 from batch_assets.digest import bits
 from batch_assets.scoring.chunks import Chunk
 from batch_assets.scoring.commit import read_committed
-from batch_assets.scoring.dead_letters import Rejects
 from batch_assets.scoring.postprocess import predictions_of
-from batch_assets.scoring.scorer import Rows, Scorer
+from batch_assets.scoring.scorer import Scorer
+from batch_assets.snapshot import Snapshot
 
 BOUND = 1e-4
 """By how much a probability may differ where device, kernels, torch or batch shape are not those of the commit."""
@@ -30,7 +31,7 @@ class Audit(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    chunks: int
+    row_groups: int
     rows: int
     bit_equal: int
     detects: dict[str, float]
@@ -61,23 +62,23 @@ class Compared:
     fault: str
 
 
-def draw(plan: Sequence[Chunk], groups: int, rows: int) -> list[tuple[Chunk, tuple[int, ...]]]:
-    """Random places of random chunks, from the system's own randomness."""
+def draw(snapshot: Snapshot, plan: Sequence[Chunk], groups: int, rows: int) -> list[tuple[Chunk, tuple[int, ...]]]:
+    """Random places of random row groups, as places of their chunks, from the system's own randomness."""
     source = random.SystemRandom()
-    chunks = source.sample(list(plan), min(groups, len(plan)))
-    return [(chunk, tuple(sorted(source.sample(range(chunk.rows), min(rows, chunk.rows))))) for chunk in chunks]
+    windows = _windows(snapshot, plan)
+    return [
+        (chunk, tuple(sorted(source.sample(range(first, end), min(rows, end - first)))))
+        for chunk, first, end in source.sample(windows, min(groups, len(windows)))
+    ]
 
 
 def compare(scorer: Scorer, sample: Sample) -> Compared:
     """Score a sample's rows again and compare them with the commit; rows that were not scored then are left out."""
     task, chunk = scorer.task, sample.chunk
-    with scorer.staged(chunk, {}) as (staged, rows):
-        chosen = np.zeros(len(rows.keys), dtype=bool)
-        chosen[list(sample.places)] = True
-        rejects = Rejects(rows.rejects.scored & chosen)
-        passed = scorer.passed(staged, Rows(rows.keys, rows.hashes, rejects), chunk, {})
-    again, _ = scorer.finished(passed, Rows(rows.keys, rows.hashes, rejects))
-    keys = rows.keys.filter(pa.array(rejects.scored))
+    staged, rows = scorer.sampled(chunk, sample.places)
+    passed = scorer.passed(staged, rows, chunk, {})
+    again, _ = scorer.finished(passed, rows)
+    keys = rows.keys.filter(pa.array(rows.rejects.scored))
     table = read_committed(task.storage, f"{task.run_folder}/{chunk.name}.parquet")
     committed = predictions_of(table, task.outputs)
     places = pc.index_in(keys, table.column(task.contract.key.name).combine_chunks())
@@ -100,21 +101,35 @@ def compare(scorer: Scorer, sample: Sample) -> Compared:
     return Compared(chunk.name, len(places), int(same_bits.sum()), fault)
 
 
-def detection(plan: Sequence[Chunk], groups: int, rows: int) -> dict[str, float]:
-    """The probability that an audit of `groups` chunks x `rows` rows meets a fault, by kind of fault."""
-    if not plan:
+def detection(snapshot: Snapshot, plan: Sequence[Chunk], groups: int, rows: int) -> dict[str, float]:
+    """The probability that an audit of `groups` row groups x `rows` rows meets a fault, by kind of fault."""
+    windows = _windows(snapshot, plan)
+    if not windows:
         return {}
-    chunks, length = len(plan), max(chunk.rows for chunk in plan)
-    groups, rows = min(groups, chunks), min(rows, length)
+    length = max(end - first for _, first, end in windows)
+    groups, rows = min(groups, len(windows)), min(rows, length)
     return {
         "one row in a hundred, anywhere": round(1 - 0.99 ** (groups * rows), 6),
         "one row in a thousand, anywhere": round(1 - 0.999 ** (groups * rows), 6),
-        "one whole chunk": round(groups / chunks, 6),
-        "two rows of one chunk swapped": round(swapped_pair(chunks, length, groups, rows), 9),
+        "one whole row group": round(groups / len(windows), 6),
+        "two rows of one row group swapped": round(swapped_pair(len(windows), length, groups, rows), 9),
     }
 
 
-def swapped_pair(chunks: int, length: int, groups: int, rows: int) -> float:
-    """The probability that `groups` of the chunks x `rows` of their `length` rows hold one of two rows of one chunk."""
+def swapped_pair(windows: int, length: int, groups: int, rows: int) -> float:
+    """The probability that `rows` of `length` rows of each of `groups` row groups hold one of two rows of one of them."""
     missed = math.comb(length - 2, rows) / math.comb(length, rows) if length >= 2 else 0.0
-    return groups / chunks * (1 - missed)
+    return groups / windows * (1 - missed)
+
+
+def _windows(snapshot: Snapshot, plan: Sequence[Chunk]) -> list[tuple[Chunk, int, int]]:
+    """Every row group, or its part in a chunk: the chunk, and the first place and the end in it."""
+    found = []
+    for index, file in enumerate(snapshot.files):
+        ends = list(accumulate(group.rows for group in file.row_groups))
+        for chunk in (chunk for chunk in plan if chunk.file == index):
+            marks = sorted(
+                {0, chunk.rows, *(end - chunk.start for end in ends if chunk.start < end < chunk.start + chunk.rows)}
+            )
+            found += [(chunk, first, end) for first, end in pairwise(marks)]
+    return found

@@ -1,12 +1,68 @@
-"""How many rows a forward pass should have: remembered from sweeps, per model, device, precision and version of torch."""
+"""How many rows a forward pass should have: measured by a sweep on real rows, and remembered.
+
+A sweep is remembered per model sha256, device, precision and version of torch. It runs in a process of its own whose memory is
+limited, so that the boundary is an error that can be caught and not the end of somebody's work.
+"""
+
+import multiprocessing
+import resource
+import time
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING
+
+import numpy as np
+import psutil
+from pydantic import BaseModel, ConfigDict
 
 from batch_assets.numbered_log import NumberedLog
+from batch_assets.scoring.chunks import Chunk
+from batch_assets.scoring.forward import Predictor
+from batch_assets.scoring.inputs import SHAPE, Batch, Mask, Staged
 from batch_assets.scoring.settings import ScoringSettings
 from batch_assets.storage import Storage
 
+if TYPE_CHECKING:
+    from batch_assets.scoring.scorer import ScoringTask
+
+KNEE = 0.97
+"""The smallest size that reaches this share of the best rate is picked: larger ones buy nothing."""
+
+MEMORY_SHARE = 0.8
+"""A size that needs more of the memory than this is not picked."""
+
+_SECONDS = 0.2
+_REPEATS = 3
+_SLOW_SECONDS = 2.0
+
+
+class Measured(BaseModel):
+    """One batch size: its rate, and the most memory that the process had held when it was done, in bytes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    batch_rows: int
+    rows_per_s: float
+    memory: int
+
+
+class Sweep(BaseModel):
+    """What a sweep found; `ended` says why no larger size was tried."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model_sha256: str
+    device: str
+    precision: str
+    torch: str
+    memory_limit: int
+    measured: tuple[Measured, ...]
+    ended: str
+    batch_rows: int
+
 
 def sweep_log(storage: Storage, model_sha256: str, settings: ScoringSettings, torch: str) -> NumberedLog:
-    """What sweeps of a model found: entries with `batch_rows` and what was measured."""
+    """What sweeps of a model found: entries as `Sweep`."""
     return NumberedLog(storage, f"sweeps/{model_sha256[:16]}-{settings.device}-{settings.precision}-{torch}")
 
 
@@ -16,3 +72,91 @@ def resolved(storage: Storage, settings: ScoringSettings, model_sha256: str, tor
         return settings
     entry = sweep_log(storage, model_sha256, settings, torch).latest()
     return settings.model_copy(update={"batch_size": int(entry.body["batch_rows"]) if entry else settings.batch_rows})
+
+
+def pick(measured: Sequence[Measured], memory_limit: int) -> int:
+    """The knee: the smallest permitted shape within 3 % of the best rate of those that need at most 80 % of the memory."""
+    fitting = [one for one in measured if one.batch_rows % SHAPE == 0 and one.memory <= MEMORY_SHARE * memory_limit]
+    if not fitting:
+        return SHAPE
+    best = max(one.rows_per_s for one in fitting)
+    return min(one.batch_rows for one in fitting if one.rows_per_s >= KNEE * best)
+
+
+def measure(task: "ScoringTask", chunk: Chunk, memory_limit: int) -> Iterator[Measured | str]:
+    """Measure batches of 1, 2, 4, … rows of a chunk until the memory limit is met; ends with a sentence that says why.
+
+    Args:
+        task: what to load; nothing is written.
+        chunk: where the rows are from; a batch that is larger repeats them.
+        memory_limit: bytes that the measuring process may use.
+    """
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_measure, args=(task, chunk, memory_limit, sender), daemon=True)
+    process.start()
+    sender.close()
+    try:
+        while True:
+            try:
+                found: Measured | str = receiver.recv()
+            except EOFError:
+                process.join()
+                yield f"the measuring process was ended by the system (exit status {process.exitcode})"
+                return
+            yield found
+            if isinstance(found, str):
+                return
+    finally:
+        process.terminate()
+        process.join()
+
+
+def _measure(task: "ScoringTask", chunk: Chunk, memory_limit: int, sender: Connection) -> None:
+    """Runs in a process of its own."""
+    scorer = task.open()
+    predictor = scorer.predictor
+    with scorer.staged(chunk, {}) as (staged, rows):
+        if task.settings.device == "cpu":
+            held = psutil.Process().memory_info()
+            bound = held.data + max(0, memory_limit - held.rss)  # what is reserved and not used does not count
+            resource.setrlimit(resource.RLIMIT_DATA, (bound, bound))
+        size = 1
+        while True:
+            try:
+                rate = _rate(predictor, staged, rows.rejects.scored, size)
+            except Exception as error:
+                if not (isinstance(error, MemoryError) or predictor.out_of_memory(error)):
+                    raise
+                sender.send(f"{size:,} rows do not fit into {memory_limit / 1e9:,.1f} GB")
+                return
+            sender.send(Measured(batch_rows=size, rows_per_s=rate, memory=predictor.peak_memory()))
+            size *= 2
+
+
+def _rate(predictor: Predictor, staged: Staged, scored: Mask, size: int) -> float:
+    """Rows per second, the best of a few times; inputs are made beforehand, as a worker's other thread makes them."""
+    batches = _batches(staged, scored, size)
+    arrays = [staged.arrays(batch) for batch in batches]
+    rows = sum(len(batch.rows) for batch in batches)
+    rates = []
+    for _ in range(_REPEATS):
+        calls, started = 0, time.perf_counter()
+        while not calls or time.perf_counter() - started < _SECONDS:
+            for _ in predictor.forward(arrays):
+                pass
+            calls += 1
+        seconds = time.perf_counter() - started
+        rates.append(calls * rows / seconds)
+        if seconds > _SLOW_SECONDS:
+            break
+    return max(rates)
+
+
+def _batches(staged: Staged, scored: Mask, size: int) -> list[Batch]:
+    """A few batches of a size, of different rows as far as there are so many."""
+    if staged.sequences:
+        return staged.batches(scored, max(size, SHAPE))[:8]
+    places = np.flatnonzero(scored)
+    count = max(1, min(8, len(places) // size))
+    return [Batch(np.resize(np.roll(places, -number * size), size), np.arange(size), size) for number in range(count)]

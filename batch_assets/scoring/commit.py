@@ -147,5 +147,5 @@ def as_parquet(table: pa.Table) -> pa.Buffer:
     """A table as the bytes of a Parquet file: LZ4, dictionaries only where the table has them."""
     sink = pa.BufferOutputStream()
     dictionaries = [field.name for field in table.schema if pa.types.is_dictionary(field.type)]
-    pq.write_table(table, sink, compression="lz4", use_dictionary=dictionaries)
+    pq.write_table(table, sink, compression="lz4", use_dictionary=dictionaries, write_statistics=False)
     return sink.getvalue()

@@ -35,6 +35,9 @@ class Predictor(Protocol):
     def copying(self) -> float:
         """Seconds spent on copies to and from a device since the last call."""
 
+    def peak_memory(self) -> int:
+        """The most bytes that the device (or, on a CPU, the process) has held."""
+
     def out_of_memory(self, error: Exception) -> bool:
         """Whether an error means that the batch was too large for the memory."""
 

@@ -77,10 +77,16 @@ def probability_of(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 def postprocess(logits: npt.NDArray[np.float32], outputs: Outputs) -> Predictions:
     """Logits of shape (logits, rows) to predictions; the probability is NaN where a logit is not finite."""
     probability = probability_of(logits)
-    edges = np.asarray(outputs.decile_edges, dtype=np.float32)
-    decile = (np.searchsorted(edges, probability, side="right") + 1).astype(np.int8)
-    label = probability >= np.float32(outputs.threshold or 0.5) if len(logits) == 1 else logits.argmax(axis=0)
-    return Predictions(probability, decile, label.astype(np.int8))
+    decile = np.ones(len(probability), dtype=np.int8)
+    for edge in outputs.decile_edges:
+        decile += probability >= np.float32(edge)
+    if len(logits) == 1:
+        return Predictions(probability, decile, (probability >= np.float32(outputs.threshold or 0.5)).astype(np.int8))
+    label, largest = np.zeros(len(probability), dtype=np.int8), logits[0]
+    for number, one in enumerate(logits[1:], start=1):
+        label = np.where(one > largest, np.int8(number), label)
+        largest = np.maximum(largest, one)
+    return Predictions(probability, decile, label)
 
 
 def prediction_table(keys: pa.Array, key: str, predictions: Predictions, outputs: Outputs, version: str, day: str) -> pa.Table:

@@ -14,7 +14,7 @@ from batch_assets.scoring.chunks import Chunk
 from batch_assets.scoring.commit import RejectsFile, as_parquet, read_committed
 from batch_assets.scoring.dead_letters import DEAD_LETTER, Rejects
 from batch_assets.scoring.postprocess import prediction_table
-from batch_assets.scoring.scorer import Rows, Scorer
+from batch_assets.scoring.scorer import Scorer
 from batch_assets.storage import Storage
 
 
@@ -47,15 +47,11 @@ class Replayed:
 def replay_chunk(scorer: Scorer, replay: Replay) -> Replayed:
     """Score a chunk's dead rows again, and write those that succeed to a file that counts once a manifest names it."""
     task, chunk = scorer.task, replay.chunk
-    with scorer.staged(chunk, {}) as (staged, rows):
-        chosen = np.zeros(len(rows.keys), dtype=bool)
-        chosen[list(replay.places)] = True
-        permitted = Rejects(rows.rejects.scored & chosen, dead={**rows.rejects.dead}, errors={**rows.rejects.errors})
-        again = Rows(rows.keys, rows.hashes, permitted)
-        passed = scorer.passed(staged, again, chunk, {})
-    predictions, histogram = scorer.finished(passed, again)
-    scored = permitted.scored
-    still_dead = {place: _why(permitted, place) for place in replay.places if not scored[place]}
+    staged, rows = scorer.sampled(chunk, replay.places)
+    passed = scorer.passed(staged, rows, chunk, {})
+    predictions, histogram = scorer.finished(passed, rows)
+    scored = rows.rejects.scored
+    still_dead = {place: _why(rows.rejects, number) for number, place in enumerate(replay.places) if not scored[number]}
     values = rows.hashes.take(scored).with_values(predictions).digest()
     if not scored.any():
         return Replayed(chunk, "", 0, 0, values, histogram, still_dead)

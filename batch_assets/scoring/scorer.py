@@ -8,9 +8,9 @@ what bounds a worker's memory.
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -150,6 +150,15 @@ class Scorer:
                     lambda: write_commit(task.storage, task.run_folder, chunk, output, commit), f"Committing {chunk.name}"
                 )
         return winner.model_copy(update={"seconds": _rounded(clock)}) if winner is commit else winner
+
+    def sampled(self, chunk: Chunk, places: Sequence[int]) -> tuple[Staged, Rows]:
+        """A few rows of a chunk, by their places; what is said of them counts from 0 in this order."""
+        first, last = min(places), max(places)
+        with self._reading:
+            table = self._read(replace(chunk, start=chunk.start + first, rows=last - first + 1))
+        table = table.take(pa.array([place - first for place in places], pa.int64()))
+        staged = Staging(self.task.contract, len(places), self.predictor.allocate).fill(table)
+        return staged, self._rows(table, staged)
 
     @contextmanager
     def staged(self, chunk: Chunk, clock: dict[str, float]) -> Iterator[tuple[Staged, Rows]]:

@@ -1,0 +1,119 @@
+"""Ray workers that die, hang or kill themselves on a row: nothing is lost, and the row is found."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from batch_assets.engines.engine import EngineSettings
+from batch_assets.engines.ray_engine import RayEngine
+from batch_assets.errors import EngineError, ModelFails
+from batch_assets.scoring.chunks import Chunk
+from batch_assets.scoring.commit import ChunkCommit
+from batch_assets.scoring.scorer import Scorer
+from batch_assets_tests.faulty import Faulty
+from batch_assets_tests.small import Small, Working, rows, with_values
+
+Make = Callable[..., Small]
+POISON = 77.0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shared_ray() -> Iterator[None]:
+    import ray
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def poisoned(make_small: Make) -> Working:
+    """Row 700, in chunk 2, has a value at which the faulty models stumble."""
+    return Working(make_small(with_values(rows(2_000), "x", {700: POISON})))
+
+
+def score(working: Working, **settings: Any) -> tuple[dict[int, ChunkCommit], list[str]]:
+    said: list[str] = []
+    engine = RayEngine(settings=EngineSettings(workers=2, **settings))
+    with engine.open(working.task, said.append) as workers:
+        return {commit.number: commit for commit in workers.map(Scorer.score, working.run.plan)}, said
+
+
+def with_fault(working: Working, fault: str, flag: Path | None = None) -> Working:
+    if flag:
+        flag.touch()
+    working.task = replace(working.task, load=Faulty(working.task.load, fault, POISON, str(flag or "")))
+    return working
+
+
+def everybody(working: Working) -> list[dict[str, Any]]:
+    names = [working.path(chunk.number) for chunk in working.run.plan]
+    return [row for path in names for row in pq.read_table(path, columns=["user", "probability"]).to_pylist()]
+
+
+def test_what_a_dead_worker_had_in_hand_is_scored_by_another(poisoned: Working, tmp_path: Path, make_small: Make) -> None:
+    healthy = Working(make_small(with_values(rows(2_000), "x", {700: POISON})))
+    healthy.score_all()
+    commits, said = score(with_fault(poisoned, "kill once", tmp_path / "flag"))
+    assert len(commits) == 8
+    assert any("A worker was lost with " in line for line in said)
+    assert everybody(poisoned) == everybody(healthy)
+    assert poisoned.prove().rows == 2_000
+
+
+def test_a_worker_that_hangs_is_replaced(poisoned: Working, tmp_path: Path) -> None:
+    commits, said = score(with_fault(poisoned, "stop once", tmp_path / "flag"), stall_seconds=2.0)
+    assert len(commits) == 8
+    assert any("made no progress" in line for line in said)
+    assert poisoned.prove().rows == 2_000
+
+
+def test_a_row_that_kills_its_worker_is_found_and_dead_lettered(poisoned: Working, make_small: Make) -> None:
+    healthy = Working(make_small(with_values(rows(2_000), "x", {700: POISON})))
+    healthy.score_all()
+    commits, said = score(with_fault(poisoned, "kill"))
+    assert len(commits) == 8
+    (letter,) = poisoned.rejects()
+    assert (letter["user"], letter["row"], letter["kind"]) == (701, 700, "dead_letter")
+    assert letter["reason"] == "the row kills the worker that scores it"
+    assert any(f"Row {700 - 512} of chunk-00002 kills" in line for line in said)
+    assert everybody(poisoned) == [row for row in everybody(healthy) if row["user"] != 701]
+    assert poisoned.prove().rows == 2_000
+
+
+def test_a_chunk_that_loses_every_worker_is_named_in_the_end(poisoned: Working) -> None:
+    with pytest.raises(EngineError, match=r"chunk-.* was given up after 2 attempts"):
+        score(with_fault(poisoned, "kill"), max_attempts=2)
+    assert 2 not in poisoned.commits()
+
+
+def test_what_the_model_says_comes_out_as_itself(make_small: Make) -> None:
+    working = Working(make_small(with_values(rows(600), "x", dict.fromkeys(range(256), POISON))))
+    with pytest.raises(ModelFails, match="whole first batch of chunk-00000"):
+        score(with_fault(working, "broken weights"))
+
+
+def test_idle_workers_are_let_go_while_others_work(poisoned: Working, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One slow chunk: the worker without work leaves, so that its place in the cluster is free."""
+    import ray
+
+    from batch_assets.engines import ray_engine
+
+    monkeypatch.setattr(ray_engine, "_IDLE_SECONDS", 0.2)
+    monkeypatch.setattr(ray_engine, "_TICK_SECONDS", 0.1)
+    slow: list[Chunk] = [poisoned.run.plan[2], poisoned.run.plan[3]]
+    with RayEngine(settings=EngineSettings(workers=2)).open(poisoned.task, str) as workers:
+        free = set()
+        for _ in workers.map(_slowly, slow):
+            free.add(ray.available_resources().get("CPU", 0.0))
+        assert 1.0 in free
+
+
+def _slowly(scorer: Scorer, chunk: Chunk) -> int:
+    time.sleep(4.0 if chunk.number == 2 else 0.0)
+    return chunk.number

@@ -1,0 +1,86 @@
+"""Loaders that wrap a real model so that it fails on purpose: what a model or its machine does once in a thousand nights."""
+
+import os
+import signal
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from batch_assets.scoring.forward import Logits, Predictor
+from batch_assets.scoring.inputs import Array
+from batch_assets.scoring.scorer import Load
+from batch_assets.scoring.settings import Device, Precision
+
+
+@dataclass(frozen=True)
+class Faulty:
+    """Does something to every batch that holds a row whose first feature is `value`, as long as the file `while_there` is
+    there.
+    """
+
+    load: Load
+    fault: str
+    value: float = 0.0
+    while_there: str = ""
+
+    def __call__(self, device: Device = "cpu", precision: Precision = "float32") -> "FaultyPredictor":
+        return FaultyPredictor(self.load(device, precision), self)
+
+
+class FaultyPredictor(Predictor):
+    def __init__(self, predictor: Predictor, faulty: Faulty) -> None:
+        self._predictor = predictor
+        self._faulty = faulty
+        self.calls = 0
+        self.raised = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._predictor, name)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return self._predictor.environment
+
+    def allocate(self, shape: tuple[int, int], dtype: str) -> Array:
+        return self._predictor.allocate(shape, dtype)
+
+    def copying(self) -> float:
+        return self._predictor.copying()
+
+    def peak_memory(self) -> int:
+        return self._predictor.peak_memory()
+
+    def out_of_memory(self, error: Exception) -> bool:
+        return self._predictor.out_of_memory(error)
+
+    def forward(self, batches: Iterable[tuple[Array, ...]]) -> Iterator[Logits]:
+        for batch in batches:
+            self.calls += 1
+            fault, path = self._faulty.fault, self._faulty.while_there
+            if self._hit(batch) and (not path or Path(path).exists()):
+                self.raised += 1
+                if fault == "kill":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                elif fault == "kill once":
+                    Path(path).unlink()
+                    os.kill(os.getpid(), signal.SIGKILL)
+                elif fault == "stop once":
+                    Path(path).unlink()
+                    os.kill(os.getpid(), signal.SIGSTOP)
+                elif fault == "lose connection once":
+                    Path(path).unlink()
+                    raise ConnectionResetError("the model server hung up")
+                elif fault == "lose connection":
+                    raise ConnectionResetError("the model server hung up")
+                elif fault == "slow":
+                    time.sleep(0.05)
+                else:
+                    raise ValueError(fault)
+            yield from self._predictor.forward([batch])
+
+    def _hit(self, batch: tuple[Array, ...]) -> bool:
+        return bool(np.any(batch[0][0] == np.float32(self._faulty.value)))

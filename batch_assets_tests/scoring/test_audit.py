@@ -1,0 +1,97 @@
+"""The value audit finds values that the proof cannot know to be wrong, as often as it says."""
+
+import random
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from batch_assets.engines.local_engine import LocalEngine
+from batch_assets.errors import ProofFailed
+from batch_assets.pipeline.score import score
+from batch_assets.scoring import audit
+from batch_assets.scoring.audit import Sample, compare, detection, draw, swapped_pair
+from batch_assets_tests.small import DAY, Small, Working, rows, with_values
+
+Make = Callable[..., Small]
+
+
+def swap(working: Working, chunk: int, one: int, other: int) -> None:
+    """Swap two rows' values in a committed file, its footer left as it was."""
+    table = pq.read_table(working.path(chunk))
+    probability = table["probability"].to_numpy().copy()
+    probability[[one, other]] = probability[[other, one]]
+    changed = table.set_column(1, "probability", pa.array(probability)).replace_schema_metadata(table.schema.metadata)
+    pq.write_table(changed, working.path(chunk))
+
+
+def audited(working: Working, groups: int, count: int) -> list[str]:
+    """The faults that one audit finds."""
+    scorer, commits = working.task.open(), working.commits()
+    samples = [
+        Sample(chunk, places, commits[chunk.number].environment, commits[chunk.number].batch_rows)
+        for chunk, places in draw(working.run.frozen.snapshot, working.run.plan, groups, count)
+    ]
+    return [found.fault for found in (compare(scorer, sample) for sample in samples) if found.fault]
+
+
+def test_what_was_committed_is_found_again_bit_for_bit(small: Small) -> None:
+    from batch_assets.pipeline.freeze import freeze
+
+    freeze(small.config, small.storage, DAY, small.watch)
+    found = score(small.config, small.storage, DAY, small.model, LocalEngine(), small.watch).manifest.audit
+    assert (found.row_groups, found.rows, found.bit_equal) == (8, 320, 320)
+    assert found.detects["one row in a hundred, anywhere"] == pytest.approx(1 - 0.99**320, abs=1e-6)
+
+
+def test_a_swapped_pair_passes_the_proof_and_not_the_audit(make_small: Make) -> None:
+    working = Working(make_small(with_values(rows(2_000), "x", {3: None})))
+    working.score_all()
+    swap(working, 5, 10, 200)
+    assert working.prove().rows == 2_000
+    (fault,) = audited(working, 8, 256)
+    assert fault.startswith("chunk-00005 says ")
+    assert "scored again it is" in fault
+
+
+def test_the_run_is_not_finished_then(make_small: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = make_small()
+    working = Working(small)
+    working.score_all()
+    swap(working, 5, 10, 200)
+    everything = {"audit_groups": 8, "audit_rows": 256}
+    small.config = small.config.model_copy(update={"scoring": small.config.scoring.model_copy(update=everything)})
+    with pytest.raises(ProofFailed, match=r"The audit of .* chunk-00005 says"):
+        score(small.config, small.storage, DAY, small.model, LocalEngine(), small.watch)
+    assert not (working.path(0).parent / "_manifest").exists()
+
+
+def test_it_finds_a_swapped_pair_as_often_as_it_states(make_small: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """200 audits with a fixed seed, 4 of 8 row groups x 40 of 256 rows: P = 4/8 (1 - C(254,40)/C(256,40)) = 0.144."""
+    working = Working(make_small())
+    working.score_all()
+    swap(working, 5, 10, 200)
+    source = random.Random(1)
+    monkeypatch.setattr(audit.random, "SystemRandom", lambda: source)
+    stated = detection(working.run.frozen.snapshot, working.run.plan, 4, 40)["two rows of one row group swapped"]
+    assert stated == pytest.approx(swapped_pair(8, 256, 4, 40)) == pytest.approx(0.1439, abs=1e-3)
+    drawn = [draw(working.run.frozen.snapshot, working.run.plan, 4, 40) for _ in range(20_000)]
+    hits = np.mean([any(chunk.number == 5 and {10, 200} & set(places) for chunk, places in one) for one in drawn])
+    assert hits == pytest.approx(stated, abs=0.01)
+    found = [bool(audited(working, 4, 40)) for _ in range(60)]
+    assert 0 < sum(found) < 30
+
+
+@pytest.mark.parametrize("chunk_rows", [64, 100, 256, 300, 5_000])
+def test_row_groups_are_drawn_however_chunks_lie_on_them(make_small: Make, chunk_rows: int) -> None:
+    small = make_small()
+    Working(small)
+    small.config = small.config.model_copy(
+        update={"scoring": small.config.scoring.model_copy(update={"chunk_rows": chunk_rows})}
+    )
+    working = Working(small)
+    drawn = draw(working.run.frozen.snapshot, working.run.plan, 10_000, 10_000)
+    places = sorted(chunk.start + place for chunk, places in drawn for place in places)
+    assert places == list(range(2_000))

@@ -1,0 +1,221 @@
+"""From tables to the model's inputs: shapes, padding, what is not permitted; and that a row's bits do not depend on its
+place.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from batch_assets.contract import FeatureContract
+from batch_assets.models.predictor import export_model, load_program
+from batch_assets.scoring.forward import ForwardPass
+from batch_assets.scoring.inputs import SHORTEST_BUCKET, Array, Staged, Staging
+from batch_assets_tests.small import Small
+
+Make = Callable[..., Small]
+CONTRACT = FeatureContract.model_validate(
+    {
+        "key": {"name": "user", "dtype": "int64"},
+        "columns": [
+            {"name": "x"},
+            {"name": "n", "dtype": "int16"},
+            {"name": "maybe", "nullable": True},
+            {"name": "vector", "length": 4},
+            {"name": "item", "dtype": "int32", "input": "ids"},
+            {"name": "seen", "dtype": "int64", "length": "variable", "input": "history"},
+        ],
+        "inputs": [
+            {"name": "features"},
+            {"name": "ids", "dtype": "int64"},
+            {"name": "history", "dtype": "int64", "max_length": 100, "pad": -1},
+        ],
+    }
+)
+
+
+def allocate(shape: tuple[int, int], dtype: str) -> Array:
+    buffer: Array = np.zeros(shape, dtype=dtype)
+    return buffer
+
+
+def table(count: int, seed: int = 0, longest: int = 100) -> pa.Table:
+    random = np.random.default_rng(seed)
+    return pa.table(
+        {
+            "user": np.arange(count),
+            "x": random.standard_normal(count, dtype=np.float32),
+            "n": random.integers(0, 9, count).astype(np.int16),
+            "maybe": pa.array([None if n % 3 == 0 else float(n) for n in range(count)], pa.float32()),
+            "vector": pa.FixedSizeListArray.from_arrays(pa.array(random.standard_normal(count * 4, dtype=np.float32)), 4),
+            "item": random.integers(0, 50, count).astype(np.int32),
+            "seen": pa.array(
+                [random.integers(1, 50, random.integers(0, longest + 1)).tolist() for _ in range(count)], pa.list_(pa.int64())
+            ),
+        }
+    )
+
+
+def staged(rows: pa.Table) -> Staged:
+    return Staging(CONTRACT, len(rows), allocate).fill(rows)
+
+
+def replaced(rows: pa.Table, column: str, values: list[Any]) -> pa.Table:
+    index = rows.schema.get_field_index(column)
+    return rows.set_column(index, column, pa.array(values, rows.schema.field(column).type))
+
+
+def test_columns_stand_side_by_side_in_the_order_of_the_contract() -> None:
+    rows = table(10)
+    features = staged(rows).matrices["features"]
+    assert features.shape == (7, 10)
+    np.testing.assert_array_equal(features[0], rows["x"].to_numpy())
+    np.testing.assert_array_equal(features[1], rows["n"].to_numpy())
+    np.testing.assert_array_equal(np.isnan(features[2]), [n % 3 == 0 for n in range(10)])
+    np.testing.assert_array_equal(features[3:].T, rows["vector"].to_pylist())
+    assert staged(rows).matrices["ids"].dtype == np.int64
+    assert staged(rows).faults == ()
+
+
+def test_several_record_batches_are_one_table() -> None:
+    rows = table(50)
+    cut = pa.concat_tables([rows.slice(0, 7), rows.slice(7, 20), rows.slice(27)])
+    for name, matrix in staged(rows).matrices.items():
+        np.testing.assert_array_equal(matrix, staged(cut).matrices[name])
+    whole, parts = (one.batches(np.ones(50, dtype=bool), 64) for one in (staged(rows), staged(cut)))
+    for ours, theirs in zip(whole, parts, strict=True):
+        np.testing.assert_array_equal(staged(rows).arrays(ours)[2], staged(cut).arrays(theirs)[2])
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "reason"),
+    [
+        ("x", None, "missing or non-finite feature: x"),
+        ("x", math.nan, "missing or non-finite feature: x"),
+        ("x", math.inf, "missing or non-finite feature: x"),
+        ("n", None, "missing or non-finite feature: n"),
+        ("vector", None, "missing or non-finite feature: vector"),
+        ("vector", [1.0, 2.0, math.nan, 3.0], "missing or non-finite feature: vector"),
+        ("item", None, "missing or non-finite feature: item"),
+        ("seen", None, "missing or non-finite feature: seen"),
+        ("seen", [1, None], "missing or non-finite feature: seen"),
+        ("seen", list(range(101)), "list of more than 100 elements: seen"),
+    ],
+)
+def test_what_is_not_permitted_is_told_with_its_column(column: str, value: Any, reason: str) -> None:
+    rows = table(9)
+    values = rows[column].to_pylist()
+    values[4] = value
+    found = staged(replaced(rows, column, values))
+    (mask,) = (mask for _, mask in found.faults)
+    assert np.flatnonzero(mask).tolist() == [4]
+    assert found.reasons(mask) == {4: reason}
+
+
+def test_what_is_nullable_is_permitted() -> None:
+    rows = replaced(table(4), "maybe", [math.nan, math.inf, None, 1.0])
+    assert staged(rows).faults == ()
+
+
+def test_several_faults_of_a_row_are_told_together() -> None:
+    rows = replaced(replaced(table(3), "x", [1.0, None, 2.0]), "item", [1, None, 2])
+    found = staged(rows)
+    assert found.reasons(np.array([False, True, False])) == {1: "missing or non-finite feature: x, item"}
+
+
+@settings(max_examples=40)
+@given(st.integers(1, 300), st.integers(0, 1_000), st.sampled_from([64, 128, 256]))
+def test_batches_cover_the_scored_rows_once_in_bounded_shapes(count: int, seed: int, batch_rows: int) -> None:
+    scored = np.random.default_rng(seed).random(count) < 0.8
+    one = staged(table(count, seed))
+    lengths = np.diff(one.sequences["history"].offsets)
+    batches = one.batches(scored, batch_rows)
+    covered = np.concatenate([batch.rows for batch in batches]) if batches else np.array([], dtype=int)
+    assert sorted(covered.tolist()) == np.flatnonzero(scored).tolist()
+    for batch in batches:
+        assert batch.size % 64 == 0
+        assert batch.size * batch.length <= max(batch_rows * SHORTEST_BUCKET, 64 * batch.length)
+        assert batch.length // 2 < max(lengths[batch.rows].max(), SHORTEST_BUCKET // 2 + 1) <= batch.length
+        features, ids, history = one.arrays(batch)
+        assert (features.shape, ids.shape, history.shape) == ((7, batch.size), (1, batch.size), (batch.length, batch.size))
+
+
+def test_lists_are_padded_at_their_end() -> None:
+    rows = replaced(table(3), "seen", [[5, 6], [], [7]])
+    one = staged(rows)
+    (batch,) = one.batches(np.array([True, True, True]), 64)
+    history = one.arrays(batch)[2]
+    assert history[:3, :3].T.tolist() == [[5, 6, -1], [-1, -1, -1], [7, -1, -1]]
+
+
+class Taste(torch.nn.Module):
+    """Features, an embedded id, and the mean of embedded ids of a list whose padding is left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.items = torch.nn.Embedding(50, 8)
+        self.layer = torch.nn.Linear(7 + 8 + 8, 32)
+        self.out = torch.nn.Linear(32, 1)
+
+    def forward(self, features: torch.Tensor, ids: torch.Tensor, history: torch.Tensor) -> torch.Tensor:
+        there = (history >= 0).unsqueeze(-1)
+        seen = (self.items(history.clamp(min=0)) * there).sum(1) / there.sum(1).clamp(min=1)
+        everything = torch.cat([torch.nan_to_num(features), self.items(ids[:, 0]), seen], dim=1)
+        return self.out(torch.relu(self.layer(everything)))
+
+
+def test_a_row_with_lists_has_the_same_bits_wherever_it_stands() -> None:
+    """Alone, in another order, among other rows: its bucket and so its shape depend on the row alone."""
+    predictor = load_program(export_model(Taste(), CONTRACT), "taste")
+    rows = table(700)
+
+    def logits(some: pa.Table, scored: np.ndarray | None = None) -> np.ndarray:
+        run = ForwardPass(predictor, 1, 256, 0.0)
+        return run(staged(some), np.ones(len(some), dtype=bool) if scored is None else scored, "chunk").logits[0]
+
+    everything = logits(rows)
+    order = np.random.default_rng(1).permutation(700)
+    np.testing.assert_array_equal(logits(rows.take(order)), everything[order])
+    some = np.random.default_rng(2).random(700) < 0.3
+    np.testing.assert_array_equal(logits(rows, some)[some], everything[some])
+    np.testing.assert_array_equal(logits(rows.slice(123, 1)), everything[123:124])
+    reference = Taste().eval()
+    for place in (0, 200, 699):
+        row = rows.slice(place, 1)
+        features = torch.tensor(staged(row).matrices["features"].T)
+        history = torch.tensor([row["seen"].to_pylist()[0] or [-1]])
+        with torch.inference_mode():
+            expected = reference(features, torch.tensor([[row["item"].to_pylist()[0]]]), history)
+        assert everything[place] == pytest.approx(expected.item(), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"columns": [{"name": "x", "input": "other"}]}, "x is for the input other"),
+        ({"columns": [{"name": "x"}], "inputs": [{"name": "features"}, {"name": "more"}]}, "no column is for the input more"),
+        ({"columns": [{"name": "x"}, {"name": "l", "length": "variable"}]}, "must have no other column"),
+        (
+            {"columns": [{"name": "x", "nullable": True}], "inputs": [{"name": "features", "dtype": "int64"}]},
+            "x cannot be nullable",
+        ),
+    ],
+)
+def test_a_contract_that_does_not_fit_together_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        FeatureContract.model_validate({"key": {"name": "k", "dtype": "int64"}, **change})
+
+
+def test_a_pipeline_with_lists_goes_all_the_way(make_small: Make) -> None:
+    """Freeze, score, prove and judge; the schema of every column survives the snapshot."""
+    assert CONTRACT.differences(table(3).schema) == []
+    broken = table(3).set_column(4, "vector", pa.array([[1.0]] * 3, pa.list_(pa.float32())))
+    assert CONTRACT.differences(broken.schema) == ["vector is list of float32 instead of list of 4 float32"]

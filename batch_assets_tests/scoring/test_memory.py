@@ -1,0 +1,140 @@
+"""Out of memory: a real limit on a real process. The batch is halved, no row is dead-lettered, the run goes on."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from batch_assets.errors import OutOfMemory
+from batch_assets.models.predictor import export_model
+from batch_assets.pipeline.freeze import freeze
+from batch_assets.pipeline.sweep import newest_frozen_day, sweep
+from batch_assets.scoring.batch_size import Measured, pick, resolved, sweep_log
+from batch_assets.scoring.inputs import Batch
+from batch_assets_tests.small import DAY, Small, Working, rows
+
+Make = Callable[..., Small]
+
+PROGRAM = """
+import json, resource, sys
+from pathlib import Path
+import numpy as np
+from batch_assets.models.predictor import load_program
+from batch_assets.scoring.forward import ForwardPass
+from batch_assets.scoring.inputs import Staged, Staging
+from batch_assets.contract import FeatureContract
+import pyarrow as pa
+
+columns = [{"name": name} for name in ("x", "y", "z")]
+contract = FeatureContract.model_validate({"key": {"name": "k", "dtype": "int64"}, "columns": columns})
+random = np.random.default_rng(0)
+table = pa.table({name: random.standard_normal(40_000, dtype=np.float32) for name in ("k", "x", "y", "z")})
+predictor = load_program(Path(sys.argv[1]).read_bytes(), "wide")
+staged = Staging(contract, 40_000, predictor.allocate).fill(table)
+small = ForwardPass(predictor, 1, 1024, 0.01)(staged, np.ones(40_000, dtype=bool), "chunk")
+used = int(next(line for line in open("/proc/self/status") if line.startswith("VmData")).split()[1]) * 1024
+limit = used + int(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+run = ForwardPass(predictor, 1, 32_768, 0.01)
+passed = run(staged, np.ones(40_000, dtype=bool), "chunk")
+again = run(staged, np.ones(40_000, dtype=bool), "chunk")
+print(json.dumps({
+    "equal": bool(np.array_equal(passed.logits, small.logits)), "raised": len(passed.raised), "smallest": passed.smallest,
+    "calls": passed.calls, "calls_again": again.calls,
+}))
+"""
+
+
+def wide_model() -> bytes:
+    """Takes 8 kB of memory a row: 268 MB for 32,768 rows."""
+    import torch
+
+    torch.manual_seed(0)
+    return export_model(torch.nn.Sequential(torch.nn.Linear(3, 2_048), torch.nn.ReLU(), torch.nn.Linear(2_048, 1)), 3)
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_stays_halved(tmp_path: Path) -> None:
+    (tmp_path / "wide.pt2").write_bytes(wide_model())
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(tmp_path / "wide.pt2"), str(100 << 20)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["equal"], found["raised"]) == (True, 0)
+    assert found["smallest"] in (4_096, 8_192)
+    assert found["calls_again"] == -(-40_000 // found["smallest"])
+
+
+def test_what_does_not_fit_at_all_is_said(small: Small) -> None:
+    working = Working(small)
+    scorer = working.task.open()
+
+    def never(batches: object) -> object:
+        raise MemoryError
+
+    scorer.predictor.forward = never  # type: ignore[method-assign,assignment]
+    with pytest.raises(OutOfMemory, match="Not even 64 rows of chunk-00000"):
+        scorer.score(working.run.plan[0])
+
+
+def test_halves_keep_every_row_in_whole_shapes() -> None:
+    slots = np.array([0, 5, 63, 64, 100, 191])
+    for size in (192, 256, 1_024):
+        first, second = Batch(slots + 1_000, slots, size).halves()
+        assert first.size + second.size == size
+        assert first.size % 64 == second.size % 64 == 0
+        assert np.concatenate([first.rows, second.rows]).tolist() == (slots + 1_000).tolist()
+        assert (first.slots < first.size).all()
+        assert (second.slots < second.size).all()
+
+
+class TestPick:
+    def measured(self, *rates: tuple[int, float, int]) -> list[Measured]:
+        return [Measured(batch_rows=size, rows_per_s=rate, memory=memory) for size, rate, memory in rates]
+
+    def test_the_smallest_within_three_percent_of_the_best(self) -> None:
+        found = self.measured((32, 1e6, 1), (64, 500, 1), (128, 900, 1), (256, 972, 1), (512, 1_000, 1), (1_024, 990, 1))
+        assert pick(found, 100) == 256
+
+    def test_what_takes_too_much_memory_is_not_picked(self) -> None:
+        assert pick(self.measured((64, 500, 10), (128, 700, 79), (256, 1_000, 81)), 100) == 128
+
+    def test_something_is_picked_where_nothing_fits(self) -> None:
+        assert pick(self.measured((64, 500, 99)), 100) == 64
+
+
+class TestSweep:
+    @pytest.fixture
+    def wide(self, make_small: Make) -> Small:
+        small = make_small(rows(4_000), scoring={"chunk_rows": 4_096})
+        small.register("v2", wide_model())
+        freeze(small.config, small.storage, DAY, small.watch)
+        return small
+
+    def test_it_goes_to_the_end_of_the_memory_and_auto_means_what_it_found(self, wide: Small) -> None:
+        assert newest_frozen_day(wide.config, wide.storage) == DAY
+        found = sweep(wide.config, wide.storage, DAY, wide.model, wide.watch, memory_limit=1_200_000_000)
+        sizes = [one.batch_rows for one in found.sweep.measured]
+        assert sizes == [2**n for n in range(len(sizes))]
+        assert found.sweep.ended == f"{2 * sizes[-1]:,} rows do not fit into 1.2 GB"
+        assert 2**12 <= sizes[-1] <= 2**17
+        assert found.sweep.batch_rows == pick(found.sweep.measured, 1_200_000_000)
+        assert wide.storage.read(found.picture).startswith(b"\x89PNG")
+        import torch
+
+        card = wide.model.card
+        settings = resolved(wide.storage, wide.config.scoring, card.model_sha256, torch.__version__.partition("+")[0])
+        log = sweep_log(wide.storage, card.model_sha256, wide.config.scoring, found.sweep.torch)
+        assert settings.batch_size in (found.sweep.batch_rows, 1_024)
+        assert (
+            resolved(wide.storage, wide.config.scoring, card.model_sha256, found.sweep.torch).batch_size
+            == found.sweep.batch_rows
+        )
+        assert log.latest() is not None
+
+    def test_a_size_that_was_set_is_used_whatever_was_found(self, small: Small) -> None:
+        assert resolved(small.storage, small.config.scoring, "0" * 64, "2.0").batch_size == 64

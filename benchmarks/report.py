@@ -1,0 +1,69 @@
+"""What was measured, for people: a table and a picture."""
+
+from pathlib import Path
+from typing import Any
+
+_INK, _OURS, _OTHER = "#7d8590", "#2f81f7", "#9a9fa6"
+_TITLES = {
+    "ours_ray": "batch-assets (ray)",
+    "ours_local": "batch-assets (local)",
+    "ray_data": "Ray Data",
+    "spark": "Spark mapInArrow",
+    "one_get_per_batch": "one ray.get per batch",
+    "forward_only": "model alone",
+    "stages": "five stages alone",
+}
+
+
+def print_table(report: dict[str, Any]) -> None:
+    """Rows per second and how many times as fast `ours_ray` is."""
+    from rich.console import Console
+    from rich.table import Table
+
+    first = report.get("ours_ray", {})
+    rows, small = report["rows"], report["rows"] // 5
+    table = Table(title=f"{rows:,} rows x 64 float32, MLP 64-256-256-3, medians of {report['rounds']} rounds", box=None)
+    table.add_column("")
+    for heading in ("steady rows/s", f"s for {rows:,}", f"s for {small:,}"):
+        table.add_column(heading, justify="right")
+        table.add_column("ours : it", justify="right")
+    for name, title in _TITLES.items():
+        found = report.get(name)
+        if found is None:
+            continue
+        cells = []
+        for key in ("steady_rows_per_s", "total_rows_per_s", "total_rows_per_s_small"):
+            rate, ours = found.get(key, found.get("rows_per_s") if key == "steady_rows_per_s" else None), first.get(key)
+            seconds = found.get(key.replace("rows_per_s", "s").removeprefix("steady_"))
+            shown = f"{rate:,.0f}" if rate and key == "steady_rows_per_s" else f"{seconds:,.1f}" if rate else ""
+            cells += [shown, f"{ours / rate:.2f}" if ours and rate else ""]
+        note = f" ({found['rows']:,} and {found['rows'] // 5:,} rows)" if found.get("rows", rows) != rows else ""
+        table.add_row(title + note, *cells)
+    console = Console(width=150)
+    console.print(table)
+    for key in ("memory", "resume"):
+        if key in report:
+            console.print(key, report[key])
+    console.print(report["machine"])
+
+
+def draw(report: dict[str, Any], path: Path) -> None:
+    """A PNG of rows per second in steady work, readable on light and dark backgrounds."""
+    from matplotlib.figure import Figure
+
+    rates = {name: report[name].get("steady_rows_per_s", report[name].get("rows_per_s")) for name in _TITLES if name in report}
+    names = list(reversed(rates))
+    figure = Figure(figsize=(7.2, 0.6 + 0.4 * len(names)), dpi=150, layout="constrained")
+    figure.patch.set_alpha(0.0)
+    axes = figure.add_subplot()
+    axes.set_facecolor("none")
+    colors = [_OURS if name.startswith("ours") else _OTHER for name in names]
+    bars = axes.barh([_TITLES[name] for name in names], [rates[name] for name in names], color=colors, height=0.62)
+    axes.bar_label(bars, labels=[f"{rates[name]:,.0f}" for name in names], color=_INK, padding=4, fontsize=9)
+    axes.margins(x=0.14)
+    axes.set_title(f"rows per second, steady, {report['machine']['cores']} cores", color=_INK, fontsize=10)
+    axes.tick_params(colors=_INK, which="both", length=0)
+    axes.xaxis.set_visible(False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    figure.savefig(path, format="png")
