@@ -83,8 +83,9 @@ class PipelineConfig(BaseModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "PipelineConfig":
-        if self.name in ("models", "sweeps"):
-            raise ValueError(f"a pipeline cannot be called {self.name}: that folder holds something else")
+        taken = {"models": "the registry", "sweeps": "what sweeps measured"}
+        if self.name in taken:
+            raise ValueError(f"a pipeline cannot be called {self.name}: that folder holds {taken[self.name]}")
         reserved = {"probability", "decile", "label", "model_version", "partition", "kind", "reason", "error", "file", "row"}
         if self.features.contract.key.name in reserved:
             raise ValueError(f"the key cannot be called {self.features.contract.key.name}: predictions have such a column")

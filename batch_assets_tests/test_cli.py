@@ -3,6 +3,7 @@
 import contextlib
 import json
 import shutil
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -166,13 +167,13 @@ def test_two_runs_at_once_give_one_result(
     assert len(releases) == 1
 
 
-def test_an_interrupted_run_says_that_it_resumes(command: Command) -> None:
-    import signal
-
-    process = command.start(*RUN, "--engine", "local")
+@pytest.mark.parametrize(("number", "engine"), [(signal.SIGINT, "local"), (signal.SIGTERM, "local"), (signal.SIGTERM, "ray")])
+def test_an_interrupted_run_says_that_it_resumes(command: Command, number: signal.Signals, engine: str) -> None:
+    """Ctrl-C, or what a scheduler sends before it takes the machine away."""
+    process = command.start(*RUN, "--engine", engine)
     while process.poll() is None and not chunks(command.root):
         time.sleep(0.001)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     stdout, stderr = process.communicate(timeout=60)
     if process.returncode == 0:
         pytest.skip("the run was faster than the interrupt")
@@ -180,6 +181,40 @@ def test_an_interrupted_run_says_that_it_resumes(command: Command) -> None:
     assert "the same command resumes" in stderr
     assert json.loads(stdout)["kind"] == "Interrupted"
     assert answer(command, *RUN, "--engine", "local")["resumed_chunks"] >= 1
+
+
+class TestDeadLetters:
+    def test_a_night_without_any(self, undisturbed: tuple[Command, dict[str, Any]]) -> None:
+        command, run = undisturbed
+        found = answer(command, "dead-letters", "list", PIPELINE, "--partition", DAY, "--json")
+        assert (found["run_id"], found["total"], found["dead_letters"]) == (run["run_id"], 0, [])
+        assert "0 dead letters" in command.run("dead-letters", "list", PIPELINE, "--partition", DAY).stdout
+        replayed = answer(command, "dead-letters", "replay", PIPELINE, "--partition", DAY, "--engine", "local", "--json")
+        assert (replayed["replayed"], replayed["scored"], replayed["still_dead"]) == (0, 0, {})
+
+    def test_a_key_that_is_none(self, undisturbed: tuple[Command, dict[str, Any]]) -> None:
+        done = undisturbed[0].run("dead-letters", "show", PIPELINE, "42", "--partition", DAY)
+        assert done.returncode == 1
+        assert "42 is not a dead letter of run" in done.stderr
+
+    @pytest.mark.parametrize("run", [[], ["--run", "0123456789abcdef"], ["--run", "../../escape"]])
+    def test_a_run_that_is_not_there(self, undisturbed: tuple[Command, dict[str, Any]], run: list[str]) -> None:
+        day = DAY if run else "1998-06-01"
+        done = undisturbed[0].run("dead-letters", "list", PIPELINE, "--partition", day, *run)
+        assert done.returncode == 1
+        assert "Traceback" not in done.stderr
+
+
+def test_a_sweep_finds_a_batch_size_and_the_next_run_would_use_it(command: Command) -> None:
+    answer(command, *RUN, "--engine", "local")
+    found = answer(command, "sweep", PIPELINE, "--max-memory", "1.5", "--json")
+    assert [one["batch_rows"] for one in found["measured"]][:4] == [1, 2, 4, 8]
+    assert found["batch_rows"] % 64 == 0
+    assert "do not fit into 1.5 GB" in found["ended"]
+    assert Path(found["picture"]).read_bytes().startswith(b"\x89PNG")
+    table = command.run("sweep", PIPELINE, "--partition", DAY, "--max-memory", "1.5").stdout
+    assert "picked" in table
+    assert "rows/s" in table
 
 
 class TestBadInput:

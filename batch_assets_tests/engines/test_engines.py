@@ -8,10 +8,11 @@ from batch_assets.engines.engine import Engine, EngineSettings
 from batch_assets.engines.local_engine import LocalEngine
 from batch_assets.engines.ray_engine import RayEngine
 from batch_assets.errors import ModelChanged, SnapshotChanged
+from batch_assets.pipeline.dead_letters import replay
 from batch_assets.pipeline.freeze import freeze
 from batch_assets.pipeline.score import plan_run, score, scoring_task
 from batch_assets.scoring.scorer import Scorer
-from batch_assets_tests.small import DAY, Small
+from batch_assets_tests.small import DAY, Small, rows, with_values
 
 Make = Callable[..., Small]
 
@@ -79,6 +80,26 @@ class EngineBehaviour:
         with pytest.raises(SnapshotChanged), engine.open(task, small.watch.say) as workers:
             list(workers.map(Scorer.score, run.plan))
         assert not list(small.storage.local_path("small").glob("predictions/*/*/chunk-*"))
+
+    def test_the_workers_time_is_accounted_for(self, engine: Engine, small: Small) -> None:
+        freeze(small.config, small.storage, DAY, small.watch)
+        work = score(small.config, small.storage, DAY, small.model, engine, small.watch).manifest.work
+        assert {"start-up", "read", "convert", "forward", "postprocess", "write", "waiting"} <= set(work.seconds)
+        assert work.accounted == pytest.approx(1.0, abs=0.05)
+
+    def test_a_lower_precision_is_compared_where_the_rows_are_scored(self, engine: Engine, make_small: Make) -> None:
+        small = make_small(scoring={"chunk_rows": 256, "batch_size": 64, "precision": "bfloat16"})
+        freeze(small.config, small.storage, DAY, small.watch)
+        manifest = score(small.config, small.storage, DAY, small.model, engine, small.watch).manifest
+        assert manifest.agreement is not None
+        assert manifest.environments[0]["precision"] == "bfloat16"
+
+    def test_dead_letters_are_replayed(self, engine: Engine, make_small: Make) -> None:
+        small = make_small(with_values(rows(600), "x", {3: None}))
+        freeze(small.config, small.storage, DAY, small.watch)
+        manifest = score(small.config, small.storage, DAY, small.model, engine, small.watch).manifest
+        outcome = replay(small.config, small.storage, small.registry, manifest.folder, engine, small.watch)
+        assert (outcome.replayed, outcome.scored) == (1, 0)
 
     def test_nothing_to_do_is_done_at_once(self, engine: Engine, small: Small) -> None:
         freeze(small.config, small.storage, DAY, small.watch)

@@ -1,5 +1,6 @@
 """Materialized through Dagster in this process, on the real pipeline and a real instance."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -64,6 +65,16 @@ class TestWhatTheUiShows:
         assert all(
             stage in shown["seconds_per_stage"].value for stage in ("read", "convert", "forward", "postprocess", "write")
         )
+        assert shown["workers_time"].value.startswith("![The workers' time](data:image/png;base64,")
+        assert "of the workers' time is" in shown["what_limits_it"].value
+        assert re.fullmatch(r"(\d+) rows scored again, \1 of them bit-equal", shown["audit"].value)
+        assert shown["precision"].value == "float32"
+        observed = (
+            instance.fetch_observations(dg.AssetKey([training.PIPELINE, "predictions"]), limit=1).records[0].asset_observation
+        )
+        assert observed is not None
+        assert observed.partition == DAY
+        assert (observed.metadata["rows_done"].value, observed.metadata["rows"].value) == (23_570, 23_570)
         assert shown["psi_baseline"].value > 0
         assert str(shown["psi_trailing"].value).startswith("not_compared")
         assert shown["scores"].value.startswith(

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -10,12 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batch_assets.engines.local_engine import LocalEngine
 from batch_assets.errors import ModelFails, StillFailing
 from batch_assets.scoring import retry
 from batch_assets.scoring.inputs import Batch
 from batch_assets.scoring.poison import Breaker, isolate
 from batch_assets.scoring.scorer import Scorer
 from batch_assets_tests.faulty import Faulty, FaultyPredictor
+from batch_assets_tests.poison_night import compare
 from batch_assets_tests.small import Small, Working, rows, with_values
 
 Make = Callable[..., Small]
@@ -134,3 +137,10 @@ class TestTransientErrors:
         assert retry.is_transient(sentence)
         assert not retry.is_transient(ValueError("x"))
         assert retry.is_transient(OSError(16, "busy"))
+
+
+def test_poison_of_six_kinds_and_nothing_else_is_dead_lettered(tmp_path: Path) -> None:
+    """The short version of benchmarks/poison.py, which does the same with 1,000 rows in a million."""
+    found = compare(tmp_path, rows=20_000, poison=60, chunk_rows=4_096, engine=LocalEngine())
+    assert (found["poison_rows"], found["others_bit_equal"], found["proven_rows"]) == (60, 19_940, 20_000)
+    assert sorted(found["dead_letters_by_reason"].values()) == [10] * 6  # type: ignore[attr-defined]

@@ -1,0 +1,18 @@
+"""The `batch-assets` command: thin, one function per verb, one file per group of verbs."""
+
+import click
+
+from batch_assets.cli.dead_letters import dead_letters
+from batch_assets.cli.models import models
+from batch_assets.cli.run import demo, lookup, run
+from batch_assets.cli.sweep import sweep
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="batch-assets")
+def main() -> None:
+    """The nightly batch inference job: features -> predictions -> serving table."""
+
+
+for _command in (demo, run, lookup, sweep, dead_letters, models):
+    main.add_command(_command)

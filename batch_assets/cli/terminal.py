@@ -1,0 +1,125 @@
+"""What every verb of the command shares: JSON or a picture, errors that are sentences, progress in a terminal.
+
+Exit status: 0 done, 1 not done (the reason is one sentence on stderr), 2 the command line itself is wrong, 130
+interrupted. With `--json` stdout holds one JSON object and nothing else, `{"error": …}` if it was not done.
+"""
+
+import functools
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from batch_assets.errors import BatchAssetsError
+from batch_assets.pipeline.pace import Pace, in_words
+from batch_assets.storage import Storage, open_storage
+
+Verb = Callable[..., dict[str, Any]]
+Show = Callable[[Console, dict[str, Any]], None]
+
+
+def verb(show: Show) -> Callable[[Verb], Callable[..., None]]:
+    """Give a function that returns plain values a `--json` flag, a picture for people, and errors that are sentences."""
+
+    def decorate(function: Verb) -> Callable[..., None]:
+        @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else.")
+        @functools.wraps(function)
+        def command(*args: Any, as_json: bool, **options: Any) -> None:
+            signal.signal(signal.SIGTERM, _interrupt)
+            with _stdout_for_the_answer() as answer:
+                try:
+                    found = function(*args, **options)
+                except (BatchAssetsError, OSError) as error:
+                    if as_json:
+                        print(json.dumps({"error": str(error), "kind": type(error).__name__}), file=answer)
+                    raise click.ClickException(str(error)) from None
+                except KeyboardInterrupt:
+                    message = "Interrupted; what is committed stays, the same command resumes."
+                    if as_json:
+                        print(json.dumps({"error": message, "kind": "Interrupted"}), file=answer)
+                    print(message, file=sys.stderr)
+                    raise SystemExit(130) from None
+                if as_json:
+                    print(json.dumps(found), file=answer)
+                else:
+                    show(Console(file=answer, highlight=False, width=None if answer.isatty() else 140), found)
+
+        return command
+
+    return decorate
+
+
+def _interrupt(*_: object) -> None:
+    """A preempted machine or a scheduler says SIGTERM: what is in flight is dropped, as with Ctrl-C."""
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def _stdout_for_the_answer() -> Iterator[Any]:
+    """Keep stdout for the answer alone: whatever libraries and their processes print goes to stderr."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with os.fdopen(kept, "w", closefd=False) as answer:
+            yield answer
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+class TerminalWatch:
+    """Tells a person at a terminal: sentences as they come, and a bar for each stage."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False, markup=False)
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[pace]}"),
+        )
+        self._bars = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
+        self._stages: dict[str, tuple[TaskID, Pace]] = {}
+
+    def say(self, message: str) -> None:
+        """One line on stderr."""
+        self._console.print(message, soft_wrap=True)
+
+    def progress(self, stage: str, done: int, total: int | None) -> None:
+        """Move the stage's bar; the first call makes it."""
+        if stage not in self._stages:
+            self._stages[stage] = (self._bars.add_task(stage, total=total, pace=""), Pace())
+        bar, pace = self._stages[stage]
+        pace.see(done)
+        words = in_words(pace.estimate(total - done)) if total is not None and done < total else ""
+        self._bars.update(bar, completed=done, total=total, pace=words)
+
+    def __enter__(self) -> "TerminalWatch":
+        self._bars.start()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._bars.stop()
+
+
+def storage() -> Storage:
+    """The storage root of this command."""
+    from batch_assets.orchestration.resources import default_root
+
+    return open_storage(default_root())
+
+
+def shown(value: Any) -> str:
+    """A value for people: six digits of a float."""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
