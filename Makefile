@@ -30,8 +30,9 @@ ui: install ## Open the Dagster UI on http://127.0.0.1:3000
 test: install ## Run every test
 	@$(BIN)/python -m pytest
 
-bench: install ## Measure how fast snapshots are read, by encoding
-	@$(BIN)/python benchmarks/feature_encoding.py
+bench: install ## Compare with Ray Data, Spark and the limit of the hardware (about ten minutes; see BENCHMARKS.md)
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	@$(BIN)/python benchmarks/compare.py
 
 check: install ## Formatting, lint, the arrows between rooms, types
 	@$(BIN)/ruff format --check .

@@ -14,6 +14,8 @@ import numpy.typing as npt
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
+from batch_assets.arrow import as_numpy
+
 UInt64Array = npt.NDArray[np.uint64]
 
 _SEEDS = (np.uint64(0x8E9D5AAB4C1F7A35), np.uint64(0x3C79AC492BA7B653))
@@ -65,7 +67,7 @@ def hash_keys(keys: "pa.Array | pa.ChunkedArray") -> RowHashes:
     if isinstance(keys, pa.ChunkedArray):
         keys = keys.combine_chunks()
     if pa.types.is_integer(keys.type):
-        words = keys.cast(pa.int64()).to_numpy(zero_copy_only=False).view(np.uint64)
+        words = as_numpy(keys.cast(pa.int64())).view(np.uint64)
         return RowHashes(*(_splitmix64(words ^ seed) for seed in _SEEDS))
     return RowHashes(*(_hash_text(keys.cast(pa.large_string()), seed) for seed in _SEEDS))
 

@@ -120,6 +120,10 @@ def small_model(weights: Iterable[float] = (1.0, -0.5, 0.25)) -> bytes:
     return export_model(Logistic(weights), 3)
 
 
+def _number(commit: ChunkCommit) -> int:
+    return commit.number
+
+
 class Working:
     """A run of a small pipeline, chunk by chunk."""
 
@@ -131,7 +135,7 @@ class Working:
 
     def score_all(self) -> dict[int, ChunkCommit]:
         with LocalEngine(1).open(self.task, self.small.watch.say) as workers:
-            return {commit.number: commit for commit in workers.map(Scorer.score, self.run.plan)}
+            return {commit.number: commit for commit in sorted(workers.map(Scorer.score, self.run.plan), key=_number)}
 
     def commits(self) -> dict[int, ChunkCommit]:
         return read_commits(self.small.storage, self.run.folder, self.run.plan, self.run.run_id)

@@ -1,12 +1,13 @@
 """Batch inference side by side: batch-assets, Ray Data, Spark, one `ray.get` per batch, and what the hardware could do.
 
     python benchmarks/compare.py [--rows 5000000] [--rounds 3] [--subjects ours_ray,spark] [--json] [--png FILE]
-    python benchmarks/compare.py --stages --memory --resume
+    python benchmarks/compare.py --stages --proof --memory --resume
 
 Every subject runs in a fresh process and is timed from its start to its end, start-up included, on the same snapshot files
 from the page cache, at N and at N/5 rows in alternating rounds. Steady is (t(N) - t(N/5)) over the 4N/5 rows between, from the
 medians. After each run its predictions are counted and then removed; subjects that disagree are an error. `--stages`,
-`--memory` and `--resume` measure only that unless `--subjects` is given too. Not compared: GPUs, clusters, object stores.
+`--proof`, `--memory` and `--resume` measure only that unless `--subjects` is given too. Not compared: GPUs, clusters, object
+stores.
 """
 
 import argparse
@@ -50,13 +51,15 @@ def main() -> None:
 
 def _measure(options: argparse.Namespace, bench: Bench) -> dict[str, Any]:
     found: dict[str, Any] = {"rows": options.rows, "rounds": options.rounds, "machine": _machine()}
-    only = options.stages or options.memory or options.resume
+    only = options.stages or options.proof or options.memory or options.resume
     chosen = options.subjects or ([] if only else [*PIPELINES, "forward_only"])
     found |= bench.compare([name for name in chosen if name in PIPELINES], options.rows, options.rounds)
     if "forward_only" in chosen:
         found["forward_only"] = bench.calculated("forward_only", options.rows, limit=min(options.rows, 1_000_000))
     if options.stages:
         found["stages"] = bench.calculated("stages", options.rows)
+    if options.proof:
+        found["proof"] = bench.calculated("ours_proof", options.rows)
     if options.memory:
         found["memory"] = experiments.memory(bench, options.memory_rows)
     if options.resume:
@@ -72,6 +75,7 @@ def _options() -> argparse.Namespace:
     add("--rounds", type=int, default=3)
     add("--subjects", type=_subjects, help=f"some of {', '.join(PIPELINES)}, forward_only; by default all")
     add("--stages", action="store_true", help="each stage of scoring alone")
+    add("--proof", action="store_true", help="what hashing, counting, rereading and the audit cost")
     add("--memory", action="store_true", help="peak memory of batch-assets at 2M and 20M rows")
     add("--memory-rows", type=int, nargs=2, default=(2_000_000, 20_000_000), help="other sizes for --memory")
     add("--resume", action="store_true", help="killed when all but the last percent is written, then run again")

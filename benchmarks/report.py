@@ -16,32 +16,33 @@ _TITLES = {
 
 
 def print_table(report: dict[str, Any]) -> None:
-    """Rows per second and how many times as fast `ours_ray` is."""
+    """Rows per second, and how many times as fast batch-assets is on either engine (ray, local)."""
     from rich.console import Console
     from rich.table import Table
 
-    first = report.get("ours_ray", {})
+    ours = [report[name] for name in ("ours_ray", "ours_local") if name in report]
     rows, small = report["rows"], report["rows"] // 5
     table = Table(title=f"{rows:,} rows x 64 float32, MLP 64-256-256-3, medians of {report['rounds']} rounds", box=None)
     table.add_column("")
     for heading in ("steady rows/s", f"s for {rows:,}", f"s for {small:,}"):
         table.add_column(heading, justify="right")
-        table.add_column("ours : it", justify="right")
+        table.add_column("ray, local : it", justify="right")
     for name, title in _TITLES.items():
         found = report.get(name)
         if found is None:
             continue
         cells = []
         for key in ("steady_rows_per_s", "total_rows_per_s", "total_rows_per_s_small"):
-            rate, ours = found.get(key, found.get("rows_per_s") if key == "steady_rows_per_s" else None), first.get(key)
+            rate = found.get(key, found.get("rows_per_s") if key == "steady_rows_per_s" else None)
             seconds = found.get(key.replace("rows_per_s", "s").removeprefix("steady_"))
             shown = f"{rate:,.0f}" if rate and key == "steady_rows_per_s" else f"{seconds:,.1f}" if rate else ""
-            cells += [shown, f"{ours / rate:.2f}" if ours and rate else ""]
+            comparable = rate and (key == "steady_rows_per_s" or found.get("rows", rows) == rows)
+            cells += [shown, ", ".join(f"{one[key] / rate:.2f}" for one in ours) if comparable else ""]
         note = f" ({found['rows']:,} and {found['rows'] // 5:,} rows)" if found.get("rows", rows) != rows else ""
         table.add_row(title + note, *cells)
     console = Console(width=150)
     console.print(table)
-    for key in ("memory", "resume"):
+    for key in ("stages", "proof", "memory", "resume"):
         if key in report:
             console.print(key, report[key])
     console.print(report["machine"])

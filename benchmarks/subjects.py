@@ -105,6 +105,13 @@ def all_stages(job: Job) -> dict[str, Any]:
     return stages.measure(job.workload.files, job.workload.model_file, job.output)
 
 
+def proof_cost(job: Job) -> dict[str, Any]:
+    """See `proof.measure`."""
+    import proof
+
+    return proof.measure(lambda: ours_local(job))
+
+
 def prepare(job: Job) -> dict[str, Any]:
     """No subject: makes the workload, in a process of its own because it takes torch."""
     job.workload.prepare()
@@ -120,7 +127,7 @@ PIPELINES: dict[str, Callable[[Job], dict[str, Any]]] = {
 }
 """Subjects that read files and write files; the others only calculate."""
 
-SUBJECTS = {**PIPELINES, "forward_only": forward_only, "stages": all_stages, "prepare": prepare}
+SUBJECTS = {**PIPELINES, "forward_only": forward_only, "stages": all_stages, "ours_proof": proof_cost, "prepare": prepare}
 
 
 class _Silent:

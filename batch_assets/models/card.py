@@ -33,21 +33,21 @@ def make_card(
     probabilities: npt.NDArray[np.float32],
     *,
     partition: str,
-    labels: tuple[str, str],
-    threshold: float,
+    labels: tuple[str, ...],
+    threshold: float | None = None,
     description: str,
     metrics: dict[str, dict[str, float]],
     training: dict[str, Any],
 ) -> Card:
-    """The card of a binary classifier, with deciles and baseline taken from its probabilities on one day.
+    """The card of a classifier, with deciles and baseline taken from its probabilities on one day.
 
     Args:
         model: the exported program.
         contract: what the model takes.
         probabilities: shape (rows,), of a day that the model was not trained on; see `predictor.predict_probabilities`.
         partition: that day.
-        labels: names of the negative and the positive class.
-        threshold: the probability from which on the positive label is given.
+        labels: names of the classes; of two, the negative one comes first.
+        threshold: of two classes, the probability from which on the positive label is given.
         description: one sentence for people.
         metrics: partition -> what was measured on it after training.
         training: how it was trained.

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict
 
+from batch_assets.arrow import as_arrow, as_numpy
 from batch_assets.digest import bits
 from batch_assets.scoring.chunks import Chunk
 from batch_assets.scoring.commit import read_committed
@@ -78,12 +78,12 @@ def compare(scorer: Scorer, sample: Sample) -> Compared:
     staged, rows = scorer.sampled(chunk, sample.places)
     passed = scorer.passed(staged, rows, chunk, {})
     again, _ = scorer.finished(passed, rows)
-    keys = rows.keys.filter(pa.array(rows.rejects.scored))
+    keys = rows.keys.filter(as_arrow(rows.rejects.scored))
     table = read_committed(task.storage, f"{task.run_folder}/{chunk.name}.parquet")
     committed = predictions_of(table, task.outputs)
     places = pc.index_in(keys, table.column(task.contract.key.name).combine_chunks())
-    there = places.is_valid().to_numpy(zero_copy_only=False)
-    again, places = again.take(there), places.drop_null().to_numpy()
+    there = as_numpy(places.is_valid())
+    again, places = again.take(there), as_numpy(places.drop_null())
     same_bits = np.ones(len(places), dtype=bool)
     for column, ours in enumerate(again):
         same_bits &= bits(np.asarray(ours)) == bits(np.asarray(committed[column])[places])
@@ -93,7 +93,7 @@ def compare(scorer: Scorer, sample: Sample) -> Compared:
     fault = ""
     if not right.all():
         wrong = int(np.flatnonzero(~right)[0])
-        key = keys.filter(pa.array(there))[wrong].as_py()
+        key = keys.filter(as_arrow(there))[wrong].as_py()
         fault = (
             f"{chunk.name} says {committed.probability[places[wrong]]:.9g} for {task.contract.key.name} {key!r}, "
             f"scored again it is {again.probability[wrong]:.9g}"

@@ -7,6 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from batch_assets.arrow import as_arrow
+
 EXCLUDED = "excluded"
 DEAD_LETTER = "dead_letter"
 
@@ -41,11 +43,11 @@ class Rejects:
         listed = places.tolist()
         return pa.table(
             {
-                key: keys.take(pa.array(places)),
+                key: keys.take(as_arrow(places)),
                 "kind": pa.array([EXCLUDED if place in self.excluded else DEAD_LETTER for place in listed], pa.string()),
                 "reason": pa.array([self.excluded.get(place) or self.dead[place] for place in listed], pa.string()),
                 "error": pa.array([self.errors.get(place) for place in listed], pa.string()),
                 "file": pa.array([file] * len(listed), pa.string()),
-                "row": pa.array(first_row + places, pa.int64()),
+                "row": as_arrow(first_row + places),
             }
         )

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from batch_assets.arrow import as_numpy
 from batch_assets.contract import Column, FeatureContract, ModelInput
 
 Array = npt.NDArray[np.float32] | npt.NDArray[np.int64]
@@ -189,12 +190,12 @@ def _copy(values: pa.ChunkedArray, target: Array, column: Column) -> Mask | None
         start += len(piece)
         if piece.null_count:
             missing = np.zeros(target.shape[1], dtype=bool) if missing is None else missing
-            missing[place] = piece.is_null().to_numpy(zero_copy_only=False)
+            missing[place] = as_numpy(piece.is_null())
         with np.errstate(over="ignore", invalid="ignore"):
             if column.length is None:
                 target[0, place] = _numbers(piece, target.dtype)
             elif piece.null_count:
-                present = np.flatnonzero(~piece.is_null().to_numpy(zero_copy_only=False))
+                present = np.flatnonzero(~as_numpy(piece.is_null()))
                 target[:, place] = 0
                 target[:, place.start + present] = _numbers(piece.flatten(), target.dtype).reshape(len(present), -1).T
             else:
@@ -218,11 +219,10 @@ def _sums_up(values: npt.NDArray[Any]) -> bool:
 
 def _numbers(piece: pa.Array, dtype: "np.dtype[np.float32] | np.dtype[np.int64]") -> npt.NDArray[np.generic]:
     """An Arrow array's values; null is NaN where there is one, else 0."""
-    if piece.null_count and dtype != np.float32:
-        piece = piece.fill_null(False if pa.types.is_boolean(piece.type) else 0)
-    elif piece.null_count:
-        piece = piece.cast(pa.float32(), safe=False)
-    values: npt.NDArray[np.generic] = piece.to_numpy(zero_copy_only=False)
+    if piece.null_count:
+        wider = piece.cast(pa.float32() if dtype == np.float32 else pa.int64(), safe=False)
+        piece = wider.fill_null(np.nan if dtype == np.float32 else 0)
+    values: npt.NDArray[np.generic] = as_numpy(piece)
     return values
 
 
@@ -231,11 +231,11 @@ def _sequence_of(column: pa.ChunkedArray, meaning: Column, model_input: ModelInp
     joined = column.combine_chunks()
     lists = pa.concat_arrays(joined.chunks) if isinstance(joined, pa.ChunkedArray) else joined
     dtype = np.dtype(model_input.dtype)
-    lengths = lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+    lengths = as_numpy(lists.value_lengths().fill_null(0)).astype(np.int64)
     values = _numbers(lists.flatten(), dtype).astype(dtype)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    bad = lists.is_null().to_numpy(zero_copy_only=False)
-    elements = lists.flatten().is_null().to_numpy(zero_copy_only=False)
+    bad = as_numpy(lists.is_null())
+    elements = as_numpy(lists.flatten().is_null())
     if dtype == np.float32 and not meaning.nullable:
         elements = elements | ~np.isfinite(values)
     if not meaning.nullable and elements.any():

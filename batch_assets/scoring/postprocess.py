@@ -4,13 +4,15 @@ A binary classifier gives one logit a row; its probability is that of the positi
 gives one logit a class; its probability is that of the most likely class, which is the label.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from batch_assets.arrow import as_arrow, as_numpy
 
 
 class Outputs(BaseModel):
@@ -92,15 +94,15 @@ def postprocess(logits: npt.NDArray[np.float32], outputs: Outputs) -> Prediction
 def prediction_table(keys: pa.Array, key: str, predictions: Predictions, outputs: Outputs, version: str, day: str) -> pa.Table:
     """The rows of a predictions file; every record carries the model version and the partition."""
     rows = len(keys)
-    constant = pa.array(np.zeros(rows, dtype=np.int8))
+    constant = as_arrow(np.zeros(rows, dtype=np.int8))
     return pa.table(
         {
             key: keys,
-            "probability": pa.array(predictions.probability),
-            "decile": pa.array(predictions.decile),
-            "label": pa.DictionaryArray.from_arrays(pa.array(predictions.label), list(outputs.labels)),
-            "model_version": pa.DictionaryArray.from_arrays(constant, [version]),
-            "partition": pa.DictionaryArray.from_arrays(constant, [day]),
+            "probability": as_arrow(predictions.probability),
+            "decile": as_arrow(predictions.decile),
+            "label": _named(as_arrow(predictions.label), list(outputs.labels)),
+            "model_version": _named(constant, [version]),
+            "partition": _named(constant, [day]),
         }
     )
 
@@ -110,12 +112,11 @@ def predictions_of(table: pa.Table, outputs: Outputs) -> Predictions:
     labels = pa.array(outputs.labels, pa.string())
     label = table.column("label").combine_chunks().cast(pa.string())
     return Predictions(
-        _numpy(table.column("probability")),
-        _numpy(table.column("decile")),
-        _numpy(pc.index_in(label, labels)).astype(np.int8),
+        as_numpy(table.column("probability")),
+        as_numpy(table.column("decile")),
+        as_numpy(pc.index_in(label, labels)).astype(np.int8),
     )
 
 
-def _numpy(column: "pa.Array | pa.ChunkedArray") -> npt.NDArray[Any]:
-    array: npt.NDArray[Any] = pa.chunked_array([column]).to_numpy() if isinstance(column, pa.Array) else column.to_numpy()
-    return array
+def _named(places: pa.Array, names: list[str]) -> pa.DictionaryArray:
+    return pa.DictionaryArray.from_arrays(places, pa.array(names, pa.string()))

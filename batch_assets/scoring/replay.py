@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from batch_assets.arrow import as_arrow
 from batch_assets.digest import Digest
 from batch_assets.errors import AlreadyExists, CommitBroken
 from batch_assets.histogram import Histogram
@@ -55,7 +56,7 @@ def replay_chunk(scorer: Scorer, replay: Replay) -> Replayed:
     values = rows.hashes.take(scored).with_values(predictions).digest()
     if not scored.any():
         return Replayed(chunk, "", 0, 0, values, histogram, still_dead)
-    keys = rows.keys.filter(pa.array(scored))
+    keys = rows.keys.filter(as_arrow(scored))
     table = prediction_table(keys, task.contract.key.name, predictions, task.outputs, task.model_version, task.day)
     data = as_parquet(table)
     number = 1
@@ -84,7 +85,7 @@ def dead_letters(storage: Storage, folder: str, rejects: RejectsFile, replays: I
     dead = np.array([kind == DEAD_LETTER for kind in table.column("kind").to_pylist()], dtype=bool)
     scored = {value for name in replays for value in read_committed(storage, f"{folder}/{name}", [key]).column(key).to_pylist()}
     dead &= np.array([value not in scored for value in table.column(key).to_pylist()], dtype=bool)
-    return table.filter(pa.array(dead))
+    return table.filter(as_arrow(dead))
 
 
 def _why(rejects: Rejects, place: int) -> str:

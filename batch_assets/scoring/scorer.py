@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
+from batch_assets.arrow import as_arrow
 from batch_assets.contract import FeatureContract
 from batch_assets.digest import RowHashes, hash_keys
 from batch_assets.histogram import Histogram
@@ -119,7 +120,7 @@ class Scorer:
                 predictions, histogram = self.finished(passed, rows)
                 scored = rows.rejects.scored
                 values = rows.hashes.take(scored).with_values(predictions).digest()
-                keys = rows.keys.filter(pa.array(scored))
+                keys = rows.keys.filter(as_arrow(scored))
                 name, version = task.contract.key.name, task.model_version
                 output = prediction_table(keys, name, predictions, task.outputs, version, task.day)
             with self.ledger.stage("write", clock):

@@ -119,6 +119,23 @@ def test_what_is_not_permitted_is_told_with_its_column(column: str, value: Any, 
     assert found.reasons(mask) == {4: reason}
 
 
+@pytest.mark.parametrize("dtype", ["float32", "int64"])
+@pytest.mark.parametrize("column", ["bool", "int8", "int64"])
+def test_a_null_of_any_type_is_told_and_the_others_keep_their_values(dtype: str, column: str) -> None:
+    contract = FeatureContract.model_validate(
+        {
+            "key": {"name": "k", "dtype": "int64"},
+            "columns": [{"name": "x", "dtype": column}],
+            "inputs": [{"name": "features", "dtype": dtype}],
+        }
+    )
+    arrow = pa.bool_() if column == "bool" else pa.type_for_alias(column)
+    rows = pa.table({"k": [1, 2, 3], "x": pa.array([1, None, 0], pa.int64()).cast(arrow)})
+    found = Staging(contract, 3, allocate).fill(rows)
+    assert found.reasons(np.array([False, True, False])) == {1: "missing or non-finite feature: x"}
+    assert found.matrices["features"][0, [0, 2]].tolist() == [1, 0]
+
+
 def test_what_is_nullable_is_permitted() -> None:
     rows = replaced(table(4), "maybe", [math.nan, math.inf, None, 1.0])
     assert staged(rows).faults == ()

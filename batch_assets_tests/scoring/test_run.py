@@ -1,7 +1,10 @@
 """Scorer, commits and proof together, on real files: what is committed, who wins, what resumes, what breaks the proof."""
 
 import math
+import pickle
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -151,6 +154,20 @@ def _overflowing_model() -> bytes:
             return torch.where(torch.isinf(huge), strange, features[:, 0])
 
     return export_model(Overflowing(), 3)
+
+
+def test_a_worker_loads_neither_dagster_nor_pandas_nor_torch_export(make_small: Make, tmp_path: Path) -> None:
+    """It starts a second earlier without them."""
+    working = Working(make_small(with_values(rows(600), "x", {3: None})))
+    (tmp_path / "task").write_bytes(pickle.dumps((working.task, working.run.plan[0])))
+    program = (
+        "import pickle, sys\n"
+        "task, chunk = pickle.load(open(sys.argv[1], 'rb'))\n"
+        "assert task.open().score(chunk).dead_lettered == 1\n"
+        "print([name for name in ('dagster', 'pandas', 'torch.export', 'sympy', 'ray') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "task")], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 class TestCommits:

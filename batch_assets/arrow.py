@@ -1,0 +1,37 @@
+"""Between numpy and Arrow, over the same memory.
+
+`pa.array` and `to_numpy` import pandas to see whether they were given, or should give, something of it. A worker that
+starts has no time for that.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+
+def as_arrow(values: npt.NDArray[Any]) -> pa.Array:
+    """Numbers or booleans of shape (rows,) as an Arrow array without nulls; numbers are not copied."""
+    values = np.ascontiguousarray(values)
+    if values.dtype == np.bool_:
+        return pa.Array.from_buffers(pa.bool_(), len(values), [None, pa.py_buffer(np.packbits(values, bitorder="little"))])
+    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, pa.py_buffer(values)])
+
+
+def as_numpy(array: "pa.Array | pa.ChunkedArray") -> npt.NDArray[Any]:
+    """A column of numbers or booleans as an array of shape (rows,); what stands where it is null is not defined."""
+    if isinstance(array, pa.ChunkedArray):
+        pieces = [as_numpy(piece) for piece in array.chunks]
+        return pieces[0] if len(pieces) == 1 else np.concatenate([np.empty(0, dtype=_numpy_type(array.type)), *pieces])
+    buffer = array.buffers()[1]
+    if pa.types.is_boolean(array.type):
+        packed = np.frombuffer(buffer, dtype=np.uint8) if buffer else np.empty(0, dtype=np.uint8)
+        return np.unpackbits(packed, bitorder="little")[array.offset : array.offset + len(array)].astype(bool)
+    values = np.frombuffer(buffer, dtype=_numpy_type(array.type)) if buffer else np.empty(0, dtype=_numpy_type(array.type))
+    return values[array.offset : array.offset + len(array)]
+
+
+def _numpy_type(dtype: pa.DataType) -> Any:
+    """The numpy type of an Arrow type; `to_pandas_dtype` does not import pandas for numbers."""
+    return np.dtype(bool) if pa.types.is_boolean(dtype) else np.dtype(dtype.to_pandas_dtype())
