@@ -4,6 +4,7 @@
 starts has no time for that.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,13 @@ def as_arrow(values: npt.NDArray[Any]) -> pa.Array:
     if values.dtype == np.bool_:
         return pa.Array.from_buffers(pa.bool_(), len(values), [None, pa.py_buffer(np.packbits(values, bitorder="little"))])
     return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, pa.py_buffer(values)])
+
+
+def as_text(values: Sequence[str]) -> pa.StringArray:
+    """Texts as an Arrow array."""
+    encoded = [value.encode() for value in values]
+    offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int32)
+    return pa.StringArray.from_buffers(len(encoded), pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded)))
 
 
 def as_numpy(array: "pa.Array | pa.ChunkedArray") -> npt.NDArray[Any]:

@@ -6,7 +6,7 @@ the schema of each snapshot before a single row is scored. Nothing is ever fille
 
 import hashlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -28,7 +28,7 @@ class Column(BaseModel):
 
     name: str = Field(description="Column name in the snapshot.", min_length=1)
     dtype: FeatureType = Field("float32", description="Type in the snapshot's Parquet files; of a list, its elements' type.")
-    length: int | Literal["variable"] | None = Field(
+    length: Annotated[int, Field(ge=1)] | Literal["variable"] | None = Field(
         None, description="None: one value. A number: a list of exactly so many. variable: a list of any length."
     )
     input: str = Field("features", description="The model input that takes the column.", min_length=1)
@@ -79,10 +79,17 @@ class FeatureContract(BaseModel):
         doubled = sorted({name for name in names if names.count(name) > 1})
         if doubled:
             raise ValueError(f"columns are named twice: {', '.join(doubled)}")
+        if self.key.name in names:
+            raise ValueError(f"the key {self.key.name} cannot be a feature too")
+        inputs = [model_input.name for model_input in self.inputs]
+        if len(set(inputs)) != len(inputs):
+            raise ValueError(f"inputs are named twice: {', '.join(inputs)}")
         known = {model_input.name: model_input for model_input in self.inputs}
         for column in self.columns:
             if column.input not in known:
                 raise ValueError(f"{column.name} is for the input {column.input}, which is not among inputs")
+            if column.dtype.startswith("float") and known[column.input].dtype == "int64":
+                raise ValueError(f"{column.name} is {column.dtype}, but its input {column.input} takes whole numbers")
             if column.nullable and known[column.input].dtype != "float32":
                 raise ValueError(f"{column.name} cannot be nullable: its input {column.input} has whole numbers")
         for name in known:

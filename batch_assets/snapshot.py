@@ -179,6 +179,7 @@ class SnapshotReader:
         try:
             table = parquet.read_row_groups(groups, columns=columns, use_threads=False)
         except (OSError, pa.ArrowException) as error:
+            self._parquet = None  # the next attempt opens the file anew
             raise SnapshotChanged(f"{path} cannot be read: {_first_line(error)}.") from error
         if self._storage.stamp(path).token != self._open_token:
             raise SnapshotChanged(f"{path} was changed while it was read; freeze the partition again with --refresh.")

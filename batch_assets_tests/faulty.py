@@ -28,6 +28,8 @@ class Faulty:
     while_there: str = ""
 
     def __call__(self, device: Device = "cpu", precision: Precision = "float32") -> "FaultyPredictor":
+        if self.fault == "kill at load":
+            os.kill(os.getpid(), signal.SIGKILL)
         return FaultyPredictor(self.load(device, precision), self)
 
 
@@ -44,9 +46,6 @@ class FaultyPredictor(Predictor):
     @property
     def environment(self) -> dict[str, str]:
         return self._predictor.environment
-
-    def allocate(self, shape: tuple[int, int], dtype: str) -> Array:
-        return self._predictor.allocate(shape, dtype)
 
     def copying(self) -> float:
         return self._predictor.copying()
@@ -68,6 +67,8 @@ class FaultyPredictor(Predictor):
                 elif fault == "kill once":
                     Path(path).unlink()
                     os.kill(os.getpid(), signal.SIGKILL)
+                elif fault == "stop":
+                    os.kill(os.getpid(), signal.SIGSTOP)
                 elif fault == "stop once":
                     Path(path).unlink()
                     os.kill(os.getpid(), signal.SIGSTOP)

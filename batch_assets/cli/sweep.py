@@ -29,7 +29,10 @@ def _show_sweep(console: Console, found: dict[str, Any]) -> None:
 @click.argument("pipeline")
 @click.option("--partition", metavar="DAY", help="The frozen day whose rows are used; by default the newest.")
 @click.option(
-    "--max-memory", type=click.FloatRange(min=0.1), metavar="GB", help="How much may be used; by default what is free."
+    "--max-memory",
+    type=click.FloatRange(min=0.1),
+    metavar="GB",
+    help="How much may be used; by default a worker's share of what is free.",
 )
 @verb(_show_sweep)
 def sweep(pipeline: str, partition: str | None, max_memory: float | None) -> dict[str, Any]:

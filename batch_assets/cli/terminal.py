@@ -6,6 +6,7 @@ interrupted. With `--json` stdout holds one JSON object and nothing else, `{"err
 
 import functools
 import json
+import math
 import os
 import signal
 import sys
@@ -47,13 +48,22 @@ def verb(show: Show) -> Callable[[Verb], Callable[..., None]]:
                     print(message, file=sys.stderr)
                     raise SystemExit(130) from None
                 if as_json:
-                    print(json.dumps(found), file=answer)
+                    print(json.dumps(_finite(found), allow_nan=False), file=answer)
                 else:
                     show(Console(file=answer, highlight=False, width=None if answer.isatty() else 140), found)
 
         return command
 
     return decorate
+
+
+def _finite(value: Any) -> Any:
+    """A value as JSON can say it: NaN and infinity, which it cannot, as text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    return [_finite(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def _interrupt(*_: object) -> None:

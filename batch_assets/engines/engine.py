@@ -44,10 +44,11 @@ class EngineSettings(BaseModel):
 
 @dataclass(frozen=True)
 class WorkTimes:
-    """Seconds of the workers by stage, summed; `wall` is how long the engine was open."""
+    """Seconds of the workers by stage, summed, and of their lifetimes; `wall` is how long the engine was open."""
 
     workers: int
     wall: float
+    lifetimes: float
     seconds: dict[str, float]
 
 

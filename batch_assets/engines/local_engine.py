@@ -56,4 +56,4 @@ class _Threads(Workers):
         wall = time.perf_counter() - self._opened
         seconds = self._scorer.ledger.seconds() if self._scorer else {}
         before = max(0.0, wall - sum(seconds.values()))
-        return WorkTimes(1, wall, {**seconds, "start-up": seconds.get("start-up", 0.0) + before})
+        return WorkTimes(1, wall, wall, {**seconds, "start-up": seconds.get("start-up", 0.0) + before})

@@ -29,6 +29,9 @@ _IN_HAND = 3
 _PATIENCE_SECONDS = 120
 _IDLE_SECONDS = 5.0
 _TICK_SECONDS = 1.0
+_FEW_KILLERS = 5
+"""Rows of a chunk that may always kill: a share of a small chunk is less than one row."""
+
 _DEATHS = 2
 """After so many lost workers a chunk is looked at alone."""
 
@@ -46,6 +49,9 @@ class _Worker:
         self._scorer: Scorer | None = None
         self._born = time.time()
 
+    def here(self) -> None:
+        """Answers as soon as the actor has its place in the cluster."""
+
     def ready(self) -> None:
         """Loads the model; what goes wrong then reaches the driver as itself."""
         self._open()
@@ -53,8 +59,8 @@ class _Worker:
     def work(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return function(self._open(), *arguments)
 
-    def probe(self, chunk: Chunk, batch: int | None) -> Iterator[int]:
-        yield from self._open().probe(chunk, batch)
+    def probe(self, chunk: Chunk, killers: tuple[int, ...], batch: int | None) -> Iterator[int]:
+        yield from self._open().probe(chunk, killers, batch)
 
     def progress(self) -> int:
         return self._scorer.passes if self._scorer else 0
@@ -126,6 +132,7 @@ class _Hand:
     """One worker: what it has been given, and when it was last seen to move."""
 
     actor: Any
+    here: Any
     ready: Any
     items: dict[Any, Named] = field(default_factory=dict)
     progress: int = -1
@@ -142,8 +149,9 @@ class _Crew(Workers):
         self._task, self._settings, self._notice, self._connect = task, settings, notice, connect
         self._hands: list[_Hand] = []
         self._deaths: Counter[str] = Counter()
+        self._stillborn = 0
         self._seconds: dict[str, float] = {}
-        self._members = 0
+        self._lifetimes: list[float] = []
 
     @override
     def map(self, work: Callable[[Scorer, Item], Result], items: Iterable[Item]) -> Iterator[Result]:
@@ -163,13 +171,17 @@ class _Crew(Workers):
                         (alone if self._deaths[item.name] >= _DEATHS else waiting).append(item)  # type: ignore[arg-type]
             for hand in self._hands:
                 while waiting and hand.ready is None and len(hand.items) < _IN_HAND:
+                    hand.moved = hand.moved if hand.items else time.monotonic()
                     item = waiting.popleft()
                     hand.items[hand.actor.work.remote(work, item)] = item
-            if any(hand.ready is None for hand in self._hands):
+            if any(hand.here is None for hand in self._hands):
                 patient_until = time.monotonic() + _PATIENCE_SECONDS
             elif time.monotonic() > patient_until:
                 raise EngineError(f"No worker got a place in the cluster within {_PATIENCE_SECONDS} s: is there a free one?")
-            self._watch(release=not waiting)
+            for hand in list(self._hands):
+                self._watch(hand)
+            if not waiting:
+                self._release_idle()
         for item in alone:
             yield self._in_isolation(work, item)
 
@@ -177,14 +189,15 @@ class _Crew(Workers):
     def times(self) -> WorkTimes:
         for hand in self._hands:
             self._count(hand)
-        seconds, members = dict(self._seconds), self._members
+        found = WorkTimes(len(self._lifetimes), time.time() - self._opened, sum(self._lifetimes), dict(self._seconds))
         self._seconds.clear()
-        return WorkTimes(members, time.time() - self._opened, seconds)
+        self._lifetimes.clear()
+        return found
 
     def dismiss(self) -> None:
         """End the workers."""
         while self._hands:
-            self._end(self._hands.pop())
+            _end(self._hands.pop())
 
     def _size(self) -> int:
         import ray
@@ -201,31 +214,41 @@ class _Crew(Workers):
         needs = {"num_cpus": 1, "num_gpus": 1 if self._task.settings.device == "cuda" else 0}
         actor = ray.remote(**needs, max_restarts=0, max_concurrency=in_hand, concurrency_groups={"pulse": 1})(_Worker)
         hired = actor.remote(self._task)
-        return _Hand(hired, hired.ready.remote())
+        return _Hand(hired, hired.here.options(concurrency_group="pulse").remote(), hired.ready.remote())
 
     def _finished(self) -> list[tuple[_Hand, Any]]:
         """What is there to be settled; waits for a tick at most."""
         import ray
 
-        waits = {reference: hand for hand in self._hands for reference in ([hand.ready] if hand.ready else hand.items)}
+        waits: dict[Any, _Hand] = {}
+        for hand in self._hands:
+            waits |= {reference: hand for reference in (hand.here, hand.ready, *hand.items) if reference is not None}
         done, _ = ray.wait(list(waits), num_returns=1, timeout=_TICK_SECONDS) if waits else ([], [])
         return [(waits[reference], reference) for reference in done]
 
     def _settled(self, hand: _Hand, reference: Any) -> Iterator[Any]:
         result = _get(reference)
         hand.moved = hand.idle = time.monotonic()
-        if reference == hand.ready:
+        if reference == hand.here:
+            hand.here = None
+        elif reference == hand.ready:
             hand.ready = None
-            self._members += 1
         else:
             del hand.items[reference]
             yield result
 
     def _bury(self, hand: _Hand) -> list[Named]:
-        """Take a lost worker out; returns what it had in hand. Raises EngineError when a chunk was tried too often."""
+        """Take a lost worker out; returns what it had in hand. Raises EngineError when something was tried too often."""
         lost = list(hand.items.values())
         self._hands.remove(hand)
-        self._end(hand)
+        self._lose(time.time() - self._opened)
+        _end(hand)
+        if hand.ready is not None:
+            self._stillborn += 1
+            if self._stillborn >= self._settings.max_attempts:
+                raise EngineError(
+                    f"{self._stillborn} workers were lost before they had loaded the model: is there enough memory for it?"
+                )
         for item in lost:
             self._deaths[item.name] += 1
             if self._deaths[item.name] >= self._settings.max_attempts:
@@ -236,63 +259,75 @@ class _Crew(Workers):
         self._notice(f"A worker was lost with {names} in hand; another one takes it over.")
         return lost
 
-    def _watch(self, *, release: bool) -> None:
-        """Replace workers that make no progress; let idle ones go while others are still busy."""
+    def _watch(self, hand: _Hand) -> None:
+        """End a worker that has made no progress for too long; it is buried when its chunks come back as lost."""
         import ray
 
-        now = time.monotonic()
+        now, limit = time.monotonic(), self._settings.stall_seconds
+        if hand.pulse is not None and ray.wait([hand.pulse], timeout=0)[0]:
+            with suppress(_Lost):
+                progress = _get(hand.pulse)
+                hand.moved = now if progress != hand.progress else hand.moved
+                hand.progress, hand.pulse = progress, None
+        if hand.items and hand.pulse is None and now - hand.moved > limit / 4:
+            hand.pulse = hand.actor.progress.options(concurrency_group="pulse").remote()
+        if hand.items and now - hand.moved > limit:
+            self._notice(f"A worker made no progress for {now - hand.moved:.0f} s; it is ended.")
+            _end(hand)
+            hand.moved = now
+
+    def _release_idle(self) -> None:
+        """Let workers without work go while others are still busy."""
+        busy = any(hand.items for hand in self._hands)
         for hand in list(self._hands):
-            if hand.pulse is not None and ray.wait([hand.pulse], timeout=0)[0]:
-                with suppress(_Lost):  # it is buried when its chunks come back
-                    progress = _get(hand.pulse)
-                    hand.moved = now if progress != hand.progress else hand.moved
-                    hand.progress, hand.pulse = progress, None
-            if hand.items and hand.pulse is None and now - hand.moved > self._settings.stall_seconds / 4:
-                hand.pulse = hand.actor.progress.options(concurrency_group="pulse").remote()
-            if hand.items and now - hand.moved > self._settings.stall_seconds:
-                self._notice(f"A worker made no progress for {now - hand.moved:.0f} s; it is ended.")
-                ray.kill(hand.actor)
-                hand.moved = now
-            busy = any(other.items for other in self._hands)
-            if release and busy and not hand.items and hand.ready is None and now - hand.idle > _IDLE_SECONDS:
+            if busy and not hand.items and hand.ready is None and time.monotonic() - hand.idle > _IDLE_SECONDS:
                 self._hands.remove(hand)
                 self._count(hand)
-                self._end(hand)
+                _end(hand)
 
     def _count(self, hand: _Hand) -> None:
         """Add a living worker's seconds; what passed before it was born is start-up too."""
         import ray
 
-        if hand.ready is None:
-            with suppress(_Lost, ray.exceptions.GetTimeoutError):
-                born, seconds = _get(hand.actor.seconds.remote(), timeout=30)
-                seconds["start-up"] = seconds.get("start-up", 0.0) + max(0.0, born - self._opened)
-                for stage, spent in seconds.items():
-                    self._seconds[stage] = self._seconds.get(stage, 0.0) + spent
+        lifetime = time.time() - self._opened
+        try:
+            born, seconds = _get(hand.actor.seconds.options(concurrency_group="pulse").remote(), timeout=30)
+        except (_Lost, ray.exceptions.GetTimeoutError):
+            self._lose(lifetime)
+            return
+        self._lifetimes.append(lifetime)
+        for stage, spent in (*seconds.items(), ("start-up", max(0.0, born - self._opened))):
+            self._seconds[stage] = self._seconds.get(stage, 0.0) + spent
 
-    def _end(self, hand: _Hand) -> None:
-        import ray
-
-        ray.kill(hand.actor)
+    def _lose(self, lifetime: float) -> None:
+        """Add a worker that took what it knew with it."""
+        self._lifetimes.append(lifetime)
+        self._seconds["lost"] = self._seconds.get("lost", 0.0) + lifetime
 
     def _in_isolation(self, work: Callable[[Scorer, Item], Result], item: Item) -> Result:
-        """Do the work with nothing else in hand; rows that kill the worker are found and dead-lettered."""
-        self.dismiss()
+        """Do the work with nothing else in hand; rows that kill or hang the worker are found and dead-lettered."""
+        while self._hands:
+            hand = self._hands.pop()
+            self._count(hand)
+            _end(hand)
         killers: tuple[int, ...] = ()
         while True:
             hand = self._hire(1)
             try:
-                result: Result = _get(hand.actor.work.remote(work, item, *([killers] if killers else [])))
+                self._settle_in(hand)
+                reference = hand.actor.work.remote(work, item, *([killers] if killers else []))
+                result: Result = self._awaited(hand, item, reference)
                 return result
             except _Lost:
                 self._deaths[item.name] += 1
             finally:
-                self._end(hand)
-            killer = self._killer(item) if isinstance(item, Chunk) else None
-            if killer is not None and killer not in killers:
+                _end(hand)
+            killer = self._killer(item, killers) if isinstance(item, Chunk) else None
+            if killer is not None:
                 killers = (*killers, killer)
-                self._notice(f"Row {killer} of {item.name} kills the worker that scores it; it is dead-lettered.")
-                allowed = max(1, int(getattr(item, "rows", 0) * self._task.settings.max_failed))
+                self._deaths[item.name] -= 1  # this death is explained
+                self._notice(f"Row {killer} of {item.name} kills or hangs the worker that scores it; it is dead-lettered.")
+                allowed = max(_FEW_KILLERS, int(getattr(item, "rows", 0) * self._task.settings.max_failed))
                 if len(killers) > allowed:
                     raise EngineError(f"More than {allowed} rows of {item.name} kill the worker that scores them.")
             elif self._deaths[item.name] >= self._settings.max_attempts:
@@ -301,22 +336,55 @@ class _Crew(Workers):
                     "no single row kills it: is there enough memory?"
                 )
 
-    def _killer(self, chunk: Chunk) -> int | None:
-        """The place of a row that kills its worker, found by asking what the worker was about when it died."""
-        batch = self._last_said(chunk, None)
-        return None if batch is None else self._last_said(chunk, batch)
+    def _awaited(self, hand: _Hand, item: Named, reference: Any) -> Any:
+        """One result of a worker that is watched meanwhile. Raises _Lost."""
+        import ray
 
-    def _last_said(self, chunk: Chunk, batch: int | None) -> int | None:
+        hand.items[reference] = item
+        while not ray.wait([reference], timeout=_TICK_SECONDS)[0]:
+            self._watch(hand)
+        return _get(reference)
+
+    def _killer(self, chunk: Chunk, killers: tuple[int, ...]) -> int | None:
+        """The place of a row that kills its worker, found by asking what the worker was about when it died."""
+        batch = self._last_said(chunk, killers, None)
+        return None if batch is None else self._last_said(chunk, killers, batch)
+
+    def _last_said(self, chunk: Chunk, killers: tuple[int, ...], batch: int | None) -> int | None:
+        """What a probe was about when it lost its worker or came to a stand, or None if it went through."""
+        import ray
+
         hand, said = self._hire(1), None
         try:
             probe = hand.actor.probe.options(num_returns="streaming", _generator_backpressure_num_objects=1)
-            for reference in probe.remote(chunk, batch):
-                said = _get(reference)
+            self._settle_in(hand)
+            answers = probe.remote(chunk, killers, batch)
+            while ray.wait([answers], timeout=self._settings.stall_seconds)[0]:
+                said = _get(next(answers))
+            return said
+        except StopIteration:
+            return None
         except _Lost:
             return said
         finally:
-            self._end(hand)
-        return None
+            _end(hand)
+
+    def _settle_in(self, hand: _Hand) -> None:
+        """Wait until a worker has its place and its model. Raises _Lost, EngineError."""
+        import ray
+
+        try:
+            _get(hand.here, timeout=_PATIENCE_SECONDS)
+        except ray.exceptions.GetTimeoutError:
+            raise EngineError(f"No worker got a place in the cluster within {_PATIENCE_SECONDS} s.") from None
+        _get(hand.ready)
+        hand.moved = time.monotonic()
+
+
+def _end(hand: _Hand) -> None:
+    import ray
+
+    ray.kill(hand.actor)
 
 
 def _get(reference: Any, timeout: float | None = None) -> Any:

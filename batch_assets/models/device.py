@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from batch_assets.scoring.forward import Logits
 from batch_assets.scoring.inputs import Array
 from batch_assets.scoring.settings import Device, Precision
@@ -47,6 +45,7 @@ class CudaLane:
         import torch
 
         self._copies = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self._slots: list[list[torch.Tensor]] = [[], []]
         self._seconds = 0.0
 
     def capability(self) -> str:
@@ -56,22 +55,15 @@ class CudaLane:
         major, minor = torch.cuda.get_device_capability()
         return f"{torch.cuda.get_device_name()} {major}.{minor}"
 
-    def allocate(self, shape: tuple[int, int], dtype: str) -> Array:
-        """A pinned buffer: copies from it do not wait for the CPU."""
-        import torch
-
-        pinned: Array = torch.zeros(shape, dtype=getattr(torch, dtype), pin_memory=True).numpy()
-        return pinned
-
     def forward(self, outputs: Outputs, batches: Iterable[tuple[Array, ...]]) -> Iterator[Logits]:
         """Logits of each batch in order, while the next one is on its way to the device."""
         import torch
 
         ahead: deque[torch.Tensor] = deque()
-        for batch in batches:
+        for number, batch in enumerate(batches):
             started = time.perf_counter()
             with torch.cuda.stream(self._copies):
-                inputs = [torch.from_numpy(np.ascontiguousarray(array)).to("cuda", non_blocking=True) for array in batch]
+                inputs = [tensor.to("cuda", non_blocking=True) for tensor in self._pinned(number % 2, batch)]
             self._seconds += time.perf_counter() - started
             torch.cuda.current_stream().wait_stream(self._copies)
             for tensor in inputs:
@@ -81,6 +73,18 @@ class CudaLane:
                 yield ahead.popleft().cpu().numpy()
         for logits in ahead:
             yield logits.cpu().numpy()
+
+    def _pinned(self, slot: int, batch: tuple[Array, ...]) -> "list[torch.Tensor]":
+        """A batch in pinned memory; the slot's last batch has left it, because its outputs were waited for."""
+        import torch
+
+        tensors = [torch.from_numpy(array) for array in batch]
+        kept = self._slots[slot]
+        if [one.shape for one in kept] != [one.shape for one in tensors]:
+            kept = self._slots[slot] = [torch.empty(one.shape, dtype=one.dtype, pin_memory=True) for one in tensors]
+        for place, tensor in zip(kept, tensors, strict=True):
+            place.copy_(tensor)
+        return kept
 
     def peak_memory(self) -> int:
         """The most bytes of the GPU that torch has held."""

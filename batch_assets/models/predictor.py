@@ -91,13 +91,6 @@ class TorchPredictor(Predictor):
         }
 
     @override
-    def allocate(self, shape: tuple[int, int], dtype: str) -> Array:
-        if self._lane:
-            return self._lane.allocate(shape, dtype)
-        buffer: Array = np.zeros(shape, dtype=dtype)
-        return buffer
-
-    @override
     def forward(self, batches: Iterable[tuple[Array, ...]]) -> Iterator[Logits]:
         if self._lane:
             yield from self._lane.forward(self._outputs, batches)
@@ -190,19 +183,26 @@ def check_model(model: bytes, contract: FeatureContract, logits: int, name: str)
         ModelMisfit: it does not take the contract's columns, or does not give so many logits a row.
         UnsafeModel: loading it would execute a pickle.
     """
-    predictor = load_program(model, name)
-    reference = TorchPredictor(_by_torch_export(model, "cpu"))
+    predictor, reference = load_program(model, name), TorchPredictor(_by_torch_export(model, "cpu"))
     gives = "one logit" if logits == 1 else f"{logits} logits"
+    inputs = _example(contract, rows=128)
+    before = [array.copy() for array in inputs]
     try:
-        (output,), (other,) = (one.forward([_example(contract, rows=128)]) for one in (reference, predictor))
-        if output.shape != (logits, 128):
-            raise ValueError(f"it gives an output of shape {output.shape[::-1]} for 128 rows")
-        if not np.array_equal(output, other, equal_nan=True):
-            raise ValueError("it gives other values than when torch.export loads it")
+        output, again, other = (next(iter(one.forward([inputs]))) for one in (reference, reference, predictor))
     except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
-        takes = f"{len(contract.columns)} columns"
-        raise ModelMisfit(f"{name} does not map {takes} to {gives} a row: {reason}.") from error
+        raise ModelMisfit(f"{name} does not map {len(contract.columns)} columns to {gives} a row: {reason}.") from error
+    if output.shape != (logits, 128):
+        shape = output.shape[::-1]
+        raise ModelMisfit(
+            f"{name} does not map {len(contract.columns)} columns to {gives} a row: it gives shape {shape} for 128 rows."
+        )
+    if not all(np.array_equal(array, copy) for array, copy in zip(inputs, before, strict=True)):
+        raise ModelMisfit(f"{name} writes into its inputs: copy them before changing them in place.")
+    if not np.array_equal(output, again, equal_nan=True):
+        raise ModelMisfit(f"{name} gives other values the second time: it must not keep state or draw random numbers.")
+    if not np.array_equal(output, other, equal_nan=True):
+        raise ModelMisfit(f"{name} is read otherwise by batch_assets.models.program than by torch.export: please report it.")
 
 
 def predict_probabilities(model: bytes, features: npt.NDArray[np.float32], batch_rows: int = 1_024) -> npt.NDArray[np.float32]:

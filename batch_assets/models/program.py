@@ -10,6 +10,7 @@ import io
 import json
 import operator
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ _DTYPES = (
     "bool", "bfloat16",
 )  # fmt: skip
 _MEMORY_FORMATS = ("", "contiguous_format", "channels_last", "channels_last_3d", "preserve_format")
-_PLAIN = ("as_int", "as_float", "as_bool", "as_string", "as_ints", "as_floats", "as_bools", "as_strings")
+_PLAIN = ("as_int", "as_bool", "as_string", "as_ints", "as_bools", "as_strings")
 _ARITHMETIC: dict[str, Callable[..., Any]] = {
     f"_operator.{name}": getattr(operator, name) for name in ("add", "sub", "mul", "floordiv", "mod")
 }
@@ -142,8 +143,8 @@ class _Reader:
             return _Slot(self._places[body["name"]])
         if kind == "as_tensors":
             return [_Slot(self._places[one["name"]]) for one in body]
-        if kind in ("as_sym_int", "as_sym_float"):
-            return _Slot(self._places[body["as_name"]]) if "as_name" in body else next(iter(body.values()))
+        if kind == "as_sym_int":
+            return _Slot(self._places[body["as_name"]]) if "as_name" in body else body["as_int"]
         if kind == "as_sym_ints":
             return [_Slot(self._places[one["as_name"]]) if "as_name" in one else one["as_int"] for one in body]
         if kind == "as_none":
@@ -156,6 +157,10 @@ class _Reader:
             return torch.strided
         if kind == "as_device" and body["type"] == "cpu":
             return torch.device(self._device)
+        if kind == "as_float":
+            return float(body)  # an infinite one is written as text
+        if kind == "as_floats":
+            return [float(one) for one in body]
         if kind in _PLAIN:
             return body
         raise _Unknown
@@ -204,6 +209,7 @@ def _with_frees(calls: list[_Step], kept: set[int]) -> list[_Step]:
             last[place] = number
     steps: list[_Step] = []
     made_by = {place: call.function for call in calls for place in call.results}
+    readers = Counter(place for call in calls for place in _places((call.arguments, *call.keywords.values())))
     for number, call in enumerate(calls):
         function, frees = (
             call.function,
@@ -211,7 +217,11 @@ def _with_frees(calls: list[_Step], kept: set[int]) -> list[_Step]:
         )
         if function is torch.ops.aten.relu.default:
             (before,) = call.arguments
-            if before.place in frees and made_by.get(before.place) is torch.ops.aten.linear.default:
+            if (
+                before.place in frees
+                and readers[before.place] == 1
+                and made_by.get(before.place) is torch.ops.aten.linear.default
+            ):
                 function = torch.ops.aten.relu_.default
         steps.append(_Step(function, call.arguments, call.keywords, call.results, call.tupled, frees))
     return steps
@@ -228,6 +238,6 @@ def _places(argument: Any) -> list[int]:
 def _valued(argument: Any, values: list[Any]) -> Any:
     if type(argument) is _Slot:
         return values[argument.place]
-    if type(argument) is list and argument and type(argument[0]) is _Slot:
+    if type(argument) is list and any(type(one) is _Slot for one in argument):
         return [_valued(one, values) for one in argument]
     return argument

@@ -15,10 +15,11 @@ from batch_assets.models.registry import Registry
 from batch_assets.pipeline.score import Run, plan_run, scoring_task
 from batch_assets.pipeline.watch import Watch
 from batch_assets.scoring.commit import day_folder, run_folder
+from batch_assets.scoring.dead_letters import KILLED_WORKER
 from batch_assets.scoring.manifest import Manifest, ManifestFile, manifest_log, read_manifest
 from batch_assets.scoring.proof import prove_replays
 from batch_assets.scoring.replay import Replay, Replayed, dead_letters, replay_chunk
-from batch_assets.snapshot import SnapshotReader
+from batch_assets.snapshot import SnapshotReader, read_snapshot
 from batch_assets.storage import Storage
 
 
@@ -81,10 +82,11 @@ def show_dead_letter(config: PipelineConfig, storage: Storage, manifest: Manifes
     """One dead letter with its features as they were frozen. Raises NoPrediction if the key is not a dead letter."""
     for letter in list_dead_letters(config, storage, manifest):
         if str(letter.key) == key:
-            run = _own_run(config, storage, Registry(storage), manifest)
-            reader = SnapshotReader(storage, manifest.snapshot_folder, run.frozen.snapshot)
-            file = next(n for n, one in enumerate(run.frozen.snapshot.files) if one.name == letter.file)
-            features = reader.rows(file, letter.row, 1, config.features.contract.names).to_pylist()[0]
+            snapshot = read_snapshot(storage, manifest.snapshot_folder, manifest.snapshot)
+            file = next(n for n, one in enumerate(snapshot.files) if one.name == letter.file)
+            reader = SnapshotReader(storage, manifest.snapshot_folder, snapshot)
+            columns = [name for name in reader.schema().names if name != snapshot.key]
+            features = reader.rows(file, letter.row, 1, columns).to_pylist()[0]
             return {**letter.__dict__, "run_id": manifest.run_id, "features": features}
     raise NoPrediction(f"{key} is not a dead letter of run {manifest.run_id} of {config.name} {manifest.partition}.")
 
@@ -107,20 +109,23 @@ def replay(config: PipelineConfig, storage: Storage, registry: Registry, folder:
     task = scoring_task(config, storage, run)
     task = replace(task, settings=task.settings.model_copy(update={"max_failed": 1.0}))
     chunks = {f"{chunk.name}": chunk for chunk in run.plan}
-    replays = [
-        Replay(chunks[name], tuple(row - chunks[name].start for row in table.column("row").to_pylist()))
-        for name, table in _tables(storage, manifest, config.features.contract.key.name)
-    ]
+    replays, still = [], Counter[str]()
+    for name, table in _tables(storage, manifest, config.features.contract.key.name):
+        rows = [row["row"] for row in table.to_pylist() if row["reason"] != KILLED_WORKER]
+        replays += [Replay(chunks[name], tuple(row - chunks[name].start for row in rows))] if rows else []
+        still.update({f"{KILLED_WORKER} (not tried again)": len(table) - len(rows)})
     found: list[Replayed] = []
     total = sum(len(one.places) for one in replays)
-    with engine.open(task, watch.say) as workers:
-        for one in workers.map(replay_chunk, replays):
-            found.append(one)
-            watch.progress("replaying", sum(len(each.still_dead) + each.scored for each in found), total)
-    still = Counter(why for one in found for why in one.still_dead.values())
-    if any(one.scored for one in found):
-        _add(config, storage, entry.number, manifest, [one for one in found if one.scored])
-    return Outcome(manifest.run_id, total, sum(one.scored for one in found), dict(still.most_common()))
+    try:
+        with engine.open(task, watch.say) as workers:
+            for one in workers.map(replay_chunk, replays):
+                found.append(one)
+                watch.progress("replaying", sum(len(each.still_dead) + each.scored for each in found), total)
+    finally:  # what one chunk raises does not undo what others have done
+        if any(one.scored for one in found):
+            _add(config, storage, entry.number, manifest, [one for one in found if one.scored])
+    still.update(why for one in found for why in one.still_dead.values())
+    return Outcome(manifest.run_id, total, sum(one.scored for one in found), dict((+still).most_common()))
 
 
 def _own_run(config: PipelineConfig, storage: Storage, registry: Registry, manifest: Manifest) -> Run:

@@ -19,13 +19,14 @@ from batch_assets.errors import LostRace, ProofFailed
 from batch_assets.histogram import Histogram
 from batch_assets.models.predictor import PredictorLoader
 from batch_assets.models.registry import ModelVersion
+from batch_assets.numbered_log import NumberedLog
 from batch_assets.pipeline.freeze import Frozen, frozen
 from batch_assets.pipeline.presence import presence
 from batch_assets.pipeline.watch import Watch
 from batch_assets.scoring.audit import Audit, Sample, compare, detection, draw
-from batch_assets.scoring.batch_size import resolved
+from batch_assets.scoring.batch_size import pin, resolved
 from batch_assets.scoring.chunks import Chunk, plan_chunks
-from batch_assets.scoring.commit import ChunkCommit, read_commits, run_folder
+from batch_assets.scoring.commit import ChunkCommit, day_folder, read_commits, run_folder
 from batch_assets.scoring.limits import WorkTime
 from batch_assets.scoring.manifest import (
     Manifest,
@@ -79,7 +80,7 @@ def plan_run(config: PipelineConfig, storage: Storage, day: str, model: ModelVer
         SnapshotChanged: a frozen file was changed.
     """
     snapshot = frozen(config, storage, day)
-    settings = resolved(storage, config.scoring, model.card.model_sha256, version("torch"))
+    settings = _settings(config, storage, day, model)
     plan = plan_chunks(snapshot.snapshot, settings.chunk_rows)
     identity = {
         "pipeline": config.name,
@@ -95,6 +96,18 @@ def plan_run(config: PipelineConfig, storage: Storage, day: str, model: ModelVer
     return Run(run_id, run_folder(config.name, day, run_id), day, snapshot, model, settings, plan)
 
 
+def _settings(
+    config: PipelineConfig, storage: Storage, day: str, model: ModelVersion, *, begin: bool = False
+) -> ScoringSettings:
+    """Settings with a number for `auto`: the one that the day was begun with, else what a sweep found, else the default."""
+    if config.scoring.batch_size != "auto":
+        return config.scoring
+    key = f"{model.card.model_sha256[:16]}-{config.scoring.device}-{config.scoring.precision}"
+    begun = NumberedLog(storage, f"{day_folder(config.name, day)}/_batch_size/{key}")
+    found = resolved(storage, config.scoring, model.card.model_sha256, version("torch"))
+    return pin(begun, found) if begin or begun.latest() else found
+
+
 def score(config: PipelineConfig, storage: Storage, day: str, model: ModelVersion, engine: Engine, watch: Watch) -> Scored:
     """Score a day, or what is missing of it, and write the manifest with the proof.
 
@@ -104,6 +117,7 @@ def score(config: PipelineConfig, storage: Storage, day: str, model: ModelVersio
         ProofFailed: rows are missing, doubled or foreign.
         BatchAssetsError: whatever a chunk raised.
     """
+    _settings(config, storage, day, model, begin=True)
     run = plan_run(config, storage, day, model)
     finished = latest_manifest(storage, run.folder)
     broken = damage(storage, finished) if finished else []
@@ -135,6 +149,7 @@ def score(config: PipelineConfig, storage: Storage, day: str, model: ModelVersio
         work = WorkTime(
             workers=times.workers,
             wall_seconds=round(times.wall, 6),
+            lifetimes=round(times.lifetimes, 6),
             seconds={stage: round(seconds, 6) for stage, seconds in times.seconds.items()},
         )
         done = Done(proof, audit, agreed, work, total - before, round(time.perf_counter() - started, 6), proof_seconds)
@@ -169,17 +184,21 @@ def _agreement(workers: Workers, run: Run) -> Agreement | None:
     """For a lower precision: how it compares with float32. Raises PrecisionRejected before a chunk is scored."""
     if run.settings.precision == "float32" or not run.plan:
         return None
-    (found,) = workers.map(agreement, run.plan[:1])
-    found.require(run.settings)
-    return found
+    for chunk in run.plan:
+        (found,) = workers.map(agreement, [chunk])
+        if found.rows:
+            found.require(run.settings)
+            return found
+    return None  # not a single row is to be scored
 
 
 def _audit(workers: Workers, run: Run, commits: dict[int, ChunkCommit]) -> Audit:
     """Score some rows again. Raises ProofFailed, naming chunk and key, if a value is another."""
     groups, rows = run.settings.audit_groups, run.settings.audit_rows
     samples = [
-        Sample(chunk, places, commits[chunk.number].environment, commits[chunk.number].batch_rows)
+        Sample(chunk, places, commit.environment, commit.batch_rows, commit.rejects)
         for chunk, places in draw(run.frozen.snapshot, run.plan, groups, rows)
+        for commit in [commits[chunk.number]]
     ]
     compared = list(workers.map(compare, samples))
     faults = [one.fault for one in compared if one.fault]

@@ -12,6 +12,7 @@ from batch_assets.pipeline.score import plan_run, scoring_task
 from batch_assets.pipeline.watch import Watch
 from batch_assets.quality.plots import plot_sweep
 from batch_assets.scoring.batch_size import Measured, Sweep, measure, pick, sweep_log
+from batch_assets.scoring.inputs import SHAPE
 from batch_assets.snapshot import partition_folder
 from batch_assets.storage import Storage
 
@@ -27,7 +28,7 @@ class Swept:
 def sweep(
     config: PipelineConfig, storage: Storage, day: str, model: ModelVersion, watch: Watch, memory_limit: int | None = None
 ) -> Swept:
-    """Measure batch sizes on a day's frozen rows, up to a memory limit in bytes (by default what is available).
+    """Measure batch sizes on a day's frozen rows, up to a memory limit in bytes (by default a worker's share of what is free).
 
     Raises:
         NotFound: the day is not frozen, or has no rows.
@@ -36,7 +37,8 @@ def sweep(
     run = plan_run(config, storage, day, model)
     if not run.plan:
         raise NotFound(f"{config.name} {day} has no rows to measure with.")
-    limit = memory_limit or psutil.virtual_memory().available
+    workers = config.engine.workers or psutil.cpu_count() or 1
+    limit = memory_limit or psutil.virtual_memory().available // workers
     measured: list[Measured] = []
     ended = ""
     for found in measure(scoring_task(config, storage, run), run.plan[0], limit):
@@ -47,8 +49,8 @@ def sweep(
             watch.say(
                 f"{found.batch_rows:>12,} rows a batch: {found.rows_per_s:>12,.0f} rows/s, {found.memory / 1e6:>8,.0f} MB"
             )
-    if not measured:
-        raise OutOfMemory(f"Not even one row could be scored: {ended}.")
+    if not any(one.batch_rows % SHAPE == 0 for one in measured):
+        raise OutOfMemory(f"No batch of {SHAPE} rows or more could be measured: {ended}.")
     torch, settings, sha256 = version("torch"), run.settings, model.card.model_sha256
     result = Sweep(
         model_sha256=sha256,
@@ -60,6 +62,8 @@ def sweep(
         ended=ended,
         batch_rows=pick(measured, limit),
     )
+    curve = [(one.batch_rows, one.rows_per_s, one.memory) for one in measured]
+    picture_bytes = plot_sweep(curve, result.batch_rows, f"{model.name} {model.version} on {settings.device}")
     log = sweep_log(storage, sha256, settings, torch)
     while True:
         number = max(log.numbers(), default=0)
@@ -69,8 +73,7 @@ def sweep(
         except LostRace:
             continue  # somebody swept the same model in the same moment; the later one counts
     picture = f"{log.folder}/{entry.number:06d}.png"
-    curve = [(one.batch_rows, one.rows_per_s, one.memory) for one in measured]
-    storage.create(picture, plot_sweep(curve, result.batch_rows, f"{model.name} {model.version} on {settings.device}"))
+    storage.create(picture, picture_bytes)
     return Swept(result, picture)
 
 

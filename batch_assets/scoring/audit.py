@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from batch_assets.arrow import as_arrow, as_numpy
 from batch_assets.digest import bits
 from batch_assets.scoring.chunks import Chunk
-from batch_assets.scoring.commit import read_committed
+from batch_assets.scoring.commit import RejectsFile, read_committed
 from batch_assets.scoring.postprocess import predictions_of
 from batch_assets.scoring.scorer import Scorer
 from batch_assets.snapshot import Snapshot
@@ -39,12 +39,13 @@ class Audit(BaseModel):
 
 @dataclass(frozen=True)
 class Sample:
-    """Places of a chunk to be scored again, and the environment and batch shape of its commit."""
+    """Places of a chunk to be scored again; environment, batch shape and rejects file of its commit."""
 
     chunk: Chunk
     places: tuple[int, ...]
     environment: dict[str, str]
     batch_rows: int
+    rejects: RejectsFile | None = None
 
     @property
     def name(self) -> str:
@@ -76,6 +77,10 @@ def compare(scorer: Scorer, sample: Sample) -> Compared:
     """Score a sample's rows again and compare them with the commit; rows that were not scored then are left out."""
     task, chunk = scorer.task, sample.chunk
     staged, rows = scorer.sampled(chunk, sample.places)
+    if sample.rejects is not None:  # a row that was not scored may be one that stops or kills
+        table = read_committed(task.storage, f"{task.run_folder}/{sample.rejects.name}", [task.contract.key.name])
+        rejected = as_numpy(pc.is_in(rows.keys, value_set=table.column(task.contract.key.name).combine_chunks()))
+        rows.rejects.scored[rejected] = False
     passed = scorer.passed(staged, rows, chunk, {})
     again, _ = scorer.finished(passed, rows)
     keys = rows.keys.filter(as_arrow(rows.rejects.scored))

@@ -15,10 +15,12 @@ import numpy as np
 import psutil
 from pydantic import BaseModel, ConfigDict
 
+from batch_assets.errors import LostRace, OutOfMemory
 from batch_assets.numbered_log import NumberedLog
 from batch_assets.scoring.chunks import Chunk
 from batch_assets.scoring.forward import Predictor
 from batch_assets.scoring.inputs import SHAPE, Batch, Mask, Staged
+from batch_assets.scoring.poison import first_line
 from batch_assets.scoring.settings import ScoringSettings
 from batch_assets.storage import Storage
 
@@ -74,11 +76,31 @@ def resolved(storage: Storage, settings: ScoringSettings, model_sha256: str, tor
     return settings.model_copy(update={"batch_size": int(entry.body["batch_rows"]) if entry else settings.batch_rows})
 
 
+def pin(log: NumberedLog, settings: ScoringSettings) -> ScoringSettings:
+    """Settings with the batch size that a log says, after it was written there if it was not.
+
+    A day keeps the size that it was first scored with: a later sweep would make another run of it in the middle of the night.
+    """
+    entry = log.latest()
+    if entry is None:
+        try:
+            entry = log.append({"batch_rows": settings.batch_rows}, after=0, why="the day is scored for the first time")
+        except LostRace:
+            return pin(log, settings)
+    return settings.model_copy(update={"batch_size": int(entry.body["batch_rows"])})
+
+
 def pick(measured: Sequence[Measured], memory_limit: int) -> int:
-    """The knee: the smallest permitted shape within 3 % of the best rate of those that need at most 80 % of the memory."""
+    """The knee: the smallest permitted shape within 3 % of the best rate of those that need at most 80 % of the memory.
+
+    Raises:
+        OutOfMemory: none does.
+    """
     fitting = [one for one in measured if one.batch_rows % SHAPE == 0 and one.memory <= MEMORY_SHARE * memory_limit]
     if not fitting:
-        return SHAPE
+        raise OutOfMemory(
+            f"No batch of {SHAPE} rows or more was scored within {MEMORY_SHARE:.0%} of {memory_limit / 1e9:,.1f} GB."
+        )
     best = max(one.rows_per_s for one in fitting)
     return min(one.batch_rows for one in fitting if one.rows_per_s >= KNEE * best)
 
@@ -117,6 +139,9 @@ def _measure(task: "ScoringTask", chunk: Chunk, memory_limit: int, sender: Conne
     scorer = task.open()
     predictor = scorer.predictor
     with scorer.staged(chunk, {}) as (staged, rows):
+        if not rows.rejects.scored.any():
+            sender.send(f"{chunk.name} has no row that can be scored")
+            return
         if task.settings.device == "cpu":
             held = psutil.Process().memory_info()
             bound = held.data + max(0, memory_limit - held.rss)  # what is reserved and not used does not count
@@ -126,10 +151,11 @@ def _measure(task: "ScoringTask", chunk: Chunk, memory_limit: int, sender: Conne
             try:
                 rate = _rate(predictor, staged, rows.rejects.scored, size)
             except Exception as error:
-                if not (isinstance(error, MemoryError) or predictor.out_of_memory(error)):
-                    raise
-                sender.send(f"{size:,} rows do not fit into {memory_limit / 1e9:,.1f} GB")
-                return
+                if isinstance(error, MemoryError) or predictor.out_of_memory(error):
+                    sender.send(f"{size:,} rows do not fit into {memory_limit / 1e9:,.1f} GB")
+                    return
+                sender.send(f"the model raises on {size:,} rows ({type(error).__name__}: {first_line(error)})")
+                raise
             sender.send(Measured(batch_rows=size, rows_per_s=rate, memory=predictor.peak_memory()))
             size *= 2
 

@@ -71,10 +71,8 @@ def run_folder(pipeline: str, day: str, run_id: str) -> str:
     return f"{day_folder(pipeline, day)}/run={run_id}"
 
 
-def write_rejects(storage: Storage, folder: str, chunk: Chunk, rejects: pa.Table) -> RejectsFile | None:
-    """Write the rows that were not scored, if there are any; to be named in the commit that follows."""
-    if not len(rejects):
-        return None
+def write_rejects(storage: Storage, folder: str, chunk: Chunk, rejects: pa.Table) -> RejectsFile:
+    """Write the rows that were not scored; to be named in the commit that follows."""
     data = as_parquet(rejects)
     name = f"{chunk.name}.rejects.{uuid.uuid4().hex[:12]}.parquet"
     storage.create(f"{folder}/{name}", data)
@@ -88,9 +86,10 @@ def write_commit(storage: Storage, folder: str, chunk: Chunk, predictions: pa.Ta
     try:
         storage.create(path, as_parquet(predictions.replace_schema_metadata(metadata)))
     except AlreadyExists:
-        if commit.rejects:
+        winner = read_commit(storage, folder, chunk, commit.run_id)
+        if commit.rejects and commit.rejects != winner.rejects:  # the winner may be this writer's own first attempt
             storage.delete(f"{folder}/{commit.rejects.name}")
-        return read_commit(storage, folder, chunk, commit.run_id)
+        return winner
     return commit
 
 

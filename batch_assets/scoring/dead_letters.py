@@ -13,7 +13,7 @@ EXCLUDED = "excluded"
 DEAD_LETTER = "dead_letter"
 
 MODEL_RAISED = "the model raised"
-KILLED_WORKER = "the row kills the worker that scores it"
+KILLED_WORKER = "the row kills or hangs the worker that scores it"
 NON_FINITE_OUTPUT = "non-finite output of the model"
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from batch_assets.errors import BatchAssetsError, OutOfMemory
 from batch_assets.scoring.inputs import SHAPE, SHORTEST_BUCKET, Array, Batch, Staged
-from batch_assets.scoring.poison import Breaker, fails_whole, isolate
+from batch_assets.scoring.poison import Breaker, fails_whole, isolate, raised_by
 from batch_assets.scoring.retry import is_transient, patiently
 
 Logits = npt.NDArray[np.float32]
@@ -22,9 +22,6 @@ class Predictor(Protocol):
     @property
     def environment(self) -> dict[str, str]:
         """Part of every commit."""
-
-    def allocate(self, shape: tuple[int, int], dtype: str) -> Array:
-        """A staging buffer from which inputs reach the device fast."""
 
     def forward(self, batches: Iterable[tuple[Array, ...]]) -> Iterator[Logits]:
         """Batches, each the model's inputs of shape (width, rows), to logits of shape (logits, rows), in order.
@@ -46,7 +43,7 @@ class Predictor(Protocol):
 class Passed:
     """What became of a chunk's rows: logits of shape (logits, rows) and what the model raised on which row.
 
-    `smallest` is the smallest shape that was run, in rows; `calls` counts the passes.
+    `smallest` is the batch size in the end, in rows: the setting, or less if that did not fit; `calls` counts the passes.
     """
 
     logits: Logits
@@ -74,20 +71,23 @@ class ForwardPass:
             StillFailing: an error that should pass did not.
         """
         logits = np.full((self._outputs, staged.rows), np.nan, dtype=np.float32)
-        batches = staged.batches(scored, self._batch_rows)
+        batch_rows = self._batch_rows
+        batches = staged.batches(scored, batch_rows)
         breaker = Breaker(chunk, staged.rows, self._max_failed)
         raised: dict[int, str] = {}
         position, calls = 0, 0
 
         def run(batch: Batch) -> None:
-            nonlocal calls
+            nonlocal calls, batch_rows
             calls += 1
+            self.passes += 1
             try:
                 _keep(logits, batch, *self._predictor.forward([staged.arrays(batch)]))
             except Exception as error:
                 if not self._predictor.out_of_memory(error):
                     raise
-                for half in self._halves(batch, chunk, error):
+                batch_rows = min(batch_rows, self._too_large(batch, chunk, error))
+                for half in _halves(batch):
                     run(half)
 
         def patient(batch: Batch) -> None:
@@ -101,19 +101,20 @@ class ForwardPass:
                     self.passes += 1
             except BatchAssetsError:
                 raise
-            except Exception as error:
-                batch, calls = batches[position], calls + 1
+            except Exception as error:  # noqa: BLE001 - what the model raises: its row is dead-lettered, or the run stops
+                batch, calls, first = batches[position], calls + 1, position == 0
                 if self._predictor.out_of_memory(error):
-                    batches[position:] = [half for one in batches[position:] for half in self._halves(one, chunk, error)]
+                    batch_rows = min(batch_rows, self._too_large(batch, chunk, error))
+                    batches[position:] = [half for one in batches[position:] for half in _halves(one)]
                     continue
-                if is_transient(error):
-                    patient(batch)
-                elif position == 0 and self._max_failed < 1 and fails_whole(patient, batch):
-                    raise breaker.whole(error) from error
-                else:
-                    raised |= isolate(patient, batch, error, breaker)
                 position += 1
-        return Passed(logits, raised, self._batch_rows, calls)
+                found = raised_by(patient, batch) if is_transient(error) else error
+                if found is None:
+                    continue
+                if first and self._max_failed < 1 and fails_whole(patient, batch):
+                    raise breaker.whole(found) from found
+                raised |= isolate(patient, batch, found, breaker)
+        return Passed(logits, raised, batch_rows, calls)
 
     def alone(self, staged: Staged, batch: Batch, chunk: str) -> None:
         """Run one batch for what it does to the process; its outputs and errors are of no matter here."""
@@ -122,13 +123,18 @@ class ForwardPass:
         except Exception as error:  # noqa: BLE001 - the worker lives, so this batch is not what is looked for
             logging.getLogger(__name__).debug("A batch of %s raises while what kills is looked for: %s", chunk, error)
 
-    def _halves(self, batch: Batch, chunk: str, error: Exception) -> list[Batch]:
+    def _too_large(self, batch: Batch, chunk: str, error: Exception) -> int:
+        """Remember that a batch did not fit; the batch size from now on. Raises OutOfMemory if it is the smallest shape."""
         if batch.size <= SHAPE:
             raise OutOfMemory(f"Not even {SHAPE} rows of {chunk} fit into the memory: {type(error).__name__}.") from error
-        halves = [half for half in batch.halves() if len(half.rows)]
-        rows = max(half.size for half in halves) * max(batch.length, SHORTEST_BUCKET) // SHORTEST_BUCKET
+        rows = max(half.size for half in batch.halves()) * max(batch.length, SHORTEST_BUCKET) // SHORTEST_BUCKET
         self._batch_rows = min(self._batch_rows, max(SHAPE, rows // SHAPE * SHAPE))
-        return halves
+        return self._batch_rows
+
+
+def _halves(batch: Batch) -> list[Batch]:
+    """The halves of a batch that have rows; the smallest shape stays as it is."""
+    return [half for half in batch.halves() if len(half.rows)] if batch.size > SHAPE else [batch]
 
 
 def _keep(logits: Logits, batch: Batch, outputs: Logits) -> None:

@@ -7,7 +7,7 @@ batch is made: rows of similar length share a batch, so its padded size is bound
 Rows that must not be scored are replaced in place by a row that is, so a batch keeps its shape and the others keep their bits.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,6 @@ from batch_assets.contract import Column, FeatureContract, ModelInput
 Array = npt.NDArray[np.float32] | npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 Places = npt.NDArray[np.intp]
-Allocate = Callable[[tuple[int, int], str], Array]
 
 SHAPE = 64
 """Every forward pass has a multiple of so many rows: a row's bits were seen to depend on other shapes."""
@@ -54,10 +53,10 @@ class Batch:
 class Staging:
     """Preallocated buffers for the features of one chunk at a time."""
 
-    def __init__(self, contract: FeatureContract, rows: int, allocate: Allocate) -> None:
+    def __init__(self, contract: FeatureContract, rows: int) -> None:
         self._contract = contract
         self._buffers = {
-            model_input.name: allocate((_width(contract, model_input), rows), model_input.dtype)
+            model_input.name: np.zeros((_width(contract, model_input), rows), dtype=model_input.dtype)
             for model_input in contract.inputs
             if not _sequence(contract, model_input)
         }
@@ -141,7 +140,7 @@ class Staged:
         rows = np.full(batch.size, batch.rows[0])
         rows[batch.slots] = batch.rows
         return tuple(
-            self.matrices[one.name][:, rows]
+            _columns(self.matrices[one.name], rows)
             if one.name in self.matrices
             else self.sequences[one.name].padded(rows, batch.length)
             for one in self.contract.inputs
@@ -156,6 +155,12 @@ class Staged:
         kinds, which = np.unique(pattern, axis=1, return_inverse=True)
         texts = [_joined([phrase for (phrase, _), hit in zip(self.faults, kind, strict=True) if hit]) for kind in kinds.T]
         return dict(zip(places.tolist(), (texts[index] for index in which.ravel()), strict=True))
+
+
+def _columns(matrix: Array, rows: Places) -> Array:
+    """Some columns of a matrix in C order, as a view of it is: in another order the matrix product has other bits."""
+    chosen: npt.NDArray[Any] = np.take(matrix, rows, axis=1)
+    return chosen
 
 
 def _window(scored: Mask, start: int, end: int, size: int, whole: bool) -> Batch:
@@ -200,6 +205,11 @@ def _copy(values: pa.ChunkedArray, target: Array, column: Column) -> Mask | None
                 target[:, place.start + present] = _numbers(piece.flatten(), target.dtype).reshape(len(present), -1).T
             else:
                 target[:, place] = _numbers(piece.flatten(), target.dtype).reshape(len(piece), -1).T
+            if column.length is not None and target.dtype != np.float32 and piece.flatten().null_count:
+                holes = as_numpy(piece.flatten().is_null()).reshape(-1, target.shape[0]).any(axis=1)
+                missing = np.zeros(target.shape[1], dtype=bool) if missing is None else missing
+                present = np.flatnonzero(~as_numpy(piece.is_null()))
+                missing[place.start + present[holes]] = True
     if column.nullable:
         if missing is not None and column.length is not None:
             target[:, missing] = np.nan

@@ -4,7 +4,7 @@ from pydantic import BaseModel, ConfigDict
 
 from batch_assets.scoring.ledger import WAITING
 
-STAGES = ("start-up", "read", "convert", "host-to-device", "forward", "postprocess", "write", WAITING)
+STAGES = ("start-up", "read", "convert", "host-to-device", "forward", "postprocess", "write", WAITING, "lost")
 
 _ADVICE = {
     "start-up": "score more rows per run, or keep workers warm",
@@ -14,23 +14,29 @@ _ADVICE = {
     "forward": "take a smaller model, a lower precision, the batch size that `batch-assets sweep` finds, or more workers",
     "postprocess": "have fewer classes or business rules",
     "write": "put the storage root on a faster disk, or make chunks larger",
+    "lost": "find out what ends the workers, whose work is done again",
     WAITING: "make chunks smaller, so that every worker has some until the end, or use fewer workers",
 }
 
 
 class WorkTime(BaseModel):
-    """Seconds of all workers by stage; together they are `wall_seconds` x `workers`, but for what could not be seen."""
+    """Seconds of all workers by stage.
+
+    Together they are the workers' lifetimes, but for what could not be seen; these are `wall_seconds` x `workers` unless
+    workers were replaced or let go early.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     workers: int
     wall_seconds: float
+    lifetimes: float
     seconds: dict[str, float]
 
     @property
     def accounted(self) -> float:
-        """The share of wall time x workers that the stages explain."""
-        return sum(self.seconds.values()) / (self.wall_seconds * self.workers) if self.workers and self.wall_seconds else 1.0
+        """The share of the workers' lifetimes that the stages explain."""
+        return sum(self.seconds.values()) / self.lifetimes if self.lifetimes else 1.0
 
     def sentence(self) -> str:
         """Which stage limits the run, and what would help."""

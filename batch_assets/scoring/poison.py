@@ -10,11 +10,14 @@ from collections.abc import Callable
 
 import numpy as np
 
-from batch_assets.errors import ModelFails
+from batch_assets.errors import BatchAssetsError, ModelFails
 from batch_assets.scoring.inputs import Batch
 
 _PROBES = 16
 """Rows, evenly spread, that must all raise alone before a first batch counts as failing whole."""
+
+_FEW = 5
+"""Rows of a chunk that may always raise: a share of a small chunk is less than one row."""
 
 
 class Breaker:
@@ -22,7 +25,7 @@ class Breaker:
 
     def __init__(self, chunk: str, rows: int, max_failed: float) -> None:
         self._chunk = chunk
-        self._allowed = max(1, math.floor(rows * max_failed))
+        self._allowed = max(_FEW, math.floor(rows * max_failed)) if max_failed else 0
         self._share = max_failed
         self._failed = 0
 
@@ -31,7 +34,7 @@ class Breaker:
         self._failed += 1
         if self._failed > self._allowed:
             raise ModelFails(
-                f"The model raises on more than {self._share:.2%} of the rows of {self._chunk} "
+                f"The model raises on more than {self._allowed:,} rows ({self._share:.2%}) of {self._chunk} "
                 f"({type(error).__name__}: {first_line(error)}): that is not a matter of single rows."
             ) from error
 
@@ -43,9 +46,11 @@ class Breaker:
 
 
 def fails_whole(run: Callable[[Batch], None], batch: Batch) -> bool:
-    """Whether each of some evenly spread rows of a batch raises alone."""
+    """Whether each of some evenly spread rows of a batch raises alone; a batch of fewer rows says nothing about the model."""
+    if len(batch.rows) < _PROBES:
+        return False
     probes = np.unique(np.linspace(0, len(batch.rows) - 1, _PROBES).astype(int))
-    return all(_raises(run, batch.take(slice(probe, probe + 1))) is not None for probe in probes.tolist())
+    return all(raised_by(run, batch.take(slice(probe, probe + 1))) is not None for probe in probes.tolist())
 
 
 def isolate(run: Callable[[Batch], None], batch: Batch, error: Exception, breaker: Breaker) -> dict[int, str]:
@@ -73,7 +78,7 @@ def isolate(run: Callable[[Batch], None], batch: Batch, error: Exception, breake
             continue
         middle = -(-len(suspect.rows) // 2)
         for half in (suspect.take(slice(middle)), suspect.take(slice(middle, None))):
-            raised = _raises(run, half)
+            raised = raised_by(run, half)
             if raised is not None:
                 suspects.append((half, raised))
     return found
@@ -84,10 +89,11 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [""])[0].rstrip(".")[:300]
 
 
-def _raises(run: Callable[[Batch], None], batch: Batch) -> Exception | None:
+def raised_by(run: Callable[[Batch], None], batch: Batch) -> Exception | None:
+    """What the model raises on a batch, if it does; errors of ours are not the model's and are passed on."""
     try:
         run(batch)
-    except ModelFails:
+    except BatchAssetsError:
         raise
     except Exception as error:  # noqa: BLE001 - whatever the model raises; the row that it is about is dead-lettered
         return error

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from batch_assets.arrow import as_arrow, as_numpy
+from batch_assets.arrow import as_arrow, as_numpy, as_text
 
 
 class Outputs(BaseModel):
@@ -109,7 +109,7 @@ def prediction_table(keys: pa.Array, key: str, predictions: Predictions, outputs
 
 def predictions_of(table: pa.Table, outputs: Outputs) -> Predictions:
     """The inverse of `prediction_table`, for reading files back."""
-    labels = pa.array(outputs.labels, pa.string())
+    labels = as_text(outputs.labels)
     label = table.column("label").combine_chunks().cast(pa.string())
     return Predictions(
         as_numpy(table.column("probability")),
@@ -119,4 +119,4 @@ def predictions_of(table: pa.Table, outputs: Outputs) -> Predictions:
 
 
 def _named(places: pa.Array, names: list[str]) -> pa.DictionaryArray:
-    return pa.DictionaryArray.from_arrays(places, pa.array(names, pa.string()))
+    return pa.DictionaryArray.from_arrays(places, as_text(names))

@@ -51,6 +51,7 @@ def replay_chunk(scorer: Scorer, replay: Replay) -> Replayed:
     staged, rows = scorer.sampled(chunk, replay.places)
     passed = scorer.passed(staged, rows, chunk, {})
     predictions, histogram = scorer.finished(passed, rows)
+    histogram = histogram.model_copy(update={"non_finite": 0})  # those were counted when they were dead-lettered first
     scored = rows.rejects.scored
     still_dead = {place: _why(rows.rejects, number) for number, place in enumerate(replay.places) if not scored[number]}
     values = rows.hashes.take(scored).with_values(predictions).digest()

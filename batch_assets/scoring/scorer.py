@@ -21,7 +21,7 @@ from batch_assets.contract import FeatureContract
 from batch_assets.digest import RowHashes, hash_keys
 from batch_assets.histogram import Histogram
 from batch_assets.scoring.chunks import Chunk
-from batch_assets.scoring.commit import ChunkCommit, write_commit, write_rejects
+from batch_assets.scoring.commit import ChunkCommit, RejectsFile, write_commit, write_rejects
 from batch_assets.scoring.dead_letters import KILLED_WORKER, MODEL_RAISED, NON_FINITE_OUTPUT, Rejects
 from batch_assets.scoring.forward import ForwardPass, Passed, Predictor
 from batch_assets.scoring.inputs import Batch, Staged, Staging
@@ -124,9 +124,7 @@ class Scorer:
                 name, version = task.contract.key.name, task.model_version
                 output = prediction_table(keys, name, predictions, task.outputs, version, task.day)
             with self.ledger.stage("write", clock):
-                file = task.snapshot.files[chunk.file].name
-                rejected = rows.rejects.table(rows.keys, name, file, chunk.start)
-                rejects = patiently(lambda: write_rejects(task.storage, task.run_folder, chunk, rejected), "Writing rejects")
+                rejects = None if scored.all() else self._write_rejects(chunk, rows)
             commit = ChunkCommit(
                 run_id=task.run_id,
                 number=chunk.number,
@@ -158,7 +156,7 @@ class Scorer:
         with self._reading:
             table = self._read(replace(chunk, start=chunk.start + first, rows=last - first + 1))
         table = table.take(pa.array([place - first for place in places], pa.int64()))
-        staged = Staging(self.task.contract, len(places), self.predictor.allocate).fill(table)
+        staged = Staging(self.task.contract, len(places)).fill(table)
         return staged, self._rows(table, staged)
 
     @contextmanager
@@ -181,7 +179,7 @@ class Scorer:
         try:
             if buffer is None:
                 capacity = max(rows, min(self.task.settings.chunk_rows, self.task.snapshot.rows))
-                buffer = Staging(self.task.contract, capacity, self.predictor.allocate)
+                buffer = Staging(self.task.contract, capacity)
             yield buffer
         finally:
             self._buffers.put(buffer)
@@ -209,21 +207,29 @@ class Scorer:
             rows.rejects.bury(dict.fromkeys(bad.tolist(), NON_FINITE_OUTPUT))
         return (predictions if rows.rejects.scored.all() else predictions.take(rows.rejects.scored)), histogram
 
-    def probe(self, chunk: Chunk, batch: int | None = None, skip: int = 0) -> Iterator[int]:
+    def probe(self, chunk: Chunk, killers: tuple[int, ...] = (), batch: int | None = None) -> Iterator[int]:
         """Run a chunk's forward passes and say before each one what it is about, to find what kills a worker.
 
-        Without `batch`, yields the numbers of batches; with one, the places of its rows, each of which is run alone. The first
-        `skip` are left out.
+        Without `batch`, yields the numbers of batches; with one, the places of its rows, each of which is run alone. Rows
+        that are known to kill are left out.
         """
         with self.staged(chunk, {}) as (staged, rows):
+            rows.rejects.bury(dict.fromkeys(killers, KILLED_WORKER))
             batches = staged.batches(rows.rejects.scored, self.task.settings.batch_rows)
             passes: list[tuple[int, Batch]] = list(enumerate(batches))
             if batch is not None:
                 one = batches[batch]
                 passes = [(int(place), one.take(slice(n, n + 1))) for n, place in enumerate(one.rows)]
-            for said, each in passes[skip:]:
+            for said, each in passes:
                 yield said
                 self.forward_pass.alone(staged, each, chunk.name)
+
+    def _write_rejects(self, chunk: Chunk, rows: Rows) -> RejectsFile:
+        task = self.task
+        table = rows.rejects.table(rows.keys, task.contract.key.name, task.snapshot.files[chunk.file].name, chunk.start)
+        return patiently(
+            lambda: write_rejects(task.storage, task.run_folder, chunk, table), f"Writing the rejects of {chunk.name}"
+        )
 
     def _read(self, chunk: Chunk) -> pa.Table:
         columns = [self.task.contract.key.name, *self.task.contract.names]

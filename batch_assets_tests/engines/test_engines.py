@@ -86,6 +86,7 @@ class EngineBehaviour:
         work = score(small.config, small.storage, DAY, small.model, engine, small.watch).manifest.work
         assert {"start-up", "read", "convert", "forward", "postprocess", "write", "waiting"} <= set(work.seconds)
         assert work.accounted == pytest.approx(1.0, abs=0.05)
+        assert work.lifetimes == pytest.approx(work.wall_seconds * work.workers, rel=0.05)
 
     def test_a_lower_precision_is_compared_where_the_rows_are_scored(self, engine: Engine, make_small: Make) -> None:
         small = make_small(scoring={"chunk_rows": 256, "batch_size": 64, "precision": "bfloat16"})

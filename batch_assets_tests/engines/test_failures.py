@@ -80,10 +80,37 @@ def test_a_row_that_kills_its_worker_is_found_and_dead_lettered(poisoned: Workin
     assert len(commits) == 8
     (letter,) = poisoned.rejects()
     assert (letter["user"], letter["row"], letter["kind"]) == (701, 700, "dead_letter")
-    assert letter["reason"] == "the row kills the worker that scores it"
+    assert letter["reason"] == "the row kills or hangs the worker that scores it"
     assert any(f"Row {700 - 512} of chunk-00002 kills" in line for line in said)
     assert everybody(poisoned) == [row for row in everybody(healthy) if row["user"] != 701]
     assert poisoned.prove().rows == 2_000
+
+
+def test_several_rows_of_a_chunk_that_kill_are_all_found(make_small: Make) -> None:
+    working = Working(make_small(with_values(rows(600), "x", {10: POISON, 20: POISON, 200: POISON})))
+    commits, _ = score(with_fault(working, "kill"))
+    assert [commit.dead_lettered for _, commit in sorted(commits.items())] == [3, 0, 0]
+    assert {letter["row"] for letter in working.rejects()} == {10, 20, 200}
+
+
+def test_a_row_that_hangs_its_worker_is_found_like_one_that_kills_it(poisoned: Working) -> None:
+    commits, _ = score(with_fault(poisoned, "stop"), stall_seconds=3.0)
+    assert len(commits) == 8
+    assert [letter["row"] for letter in poisoned.rejects()] == [700]
+
+
+def test_a_worker_that_was_idle_for_long_is_not_stalled(poisoned: Working) -> None:
+    said: list[str] = []
+    with RayEngine(settings=EngineSettings(workers=2, stall_seconds=1.5)).open(poisoned.task, said.append) as workers:
+        assert len(list(workers.map(Scorer.score, poisoned.run.plan[:4]))) == 4
+        time.sleep(2.0)
+        assert len(list(workers.map(Scorer.score, poisoned.run.plan[4:]))) == 4
+    assert said == []
+
+
+def test_workers_that_die_while_they_load_the_model_say_so(poisoned: Working) -> None:
+    with pytest.raises(EngineError, match="5 workers were lost before they had loaded the model"):
+        score(with_fault(poisoned, "kill at load"))
 
 
 def test_a_chunk_that_loses_every_worker_is_named_in_the_end(poisoned: Working) -> None:

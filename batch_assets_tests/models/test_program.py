@@ -51,6 +51,45 @@ def test_its_values_are_those_of_torch_export(model: torch.nn.Module) -> None:
         np.testing.assert_allclose(ours.T, model.eval()(torch.from_numpy(features.T)).numpy(), rtol=1e-4, atol=1e-5)
 
 
+class Views(torch.nn.Module):
+    """relu must not overwrite what a view of it is read from later."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = torch.nn.Linear(6, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.layer(x)
+        other = hidden.view(-1, 4, 2)
+        return torch.relu(hidden)[:, :2] + other.sum(dim=1)
+
+
+class Recurrent(torch.nn.Module):
+    """Its zero state has a size that is partly the number of rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.input, self.state = torch.nn.Linear(1, 5), torch.nn.Linear(5, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        state = torch.zeros(2, x.shape[0], 5)
+        for step in range(x.shape[1]):
+            state = torch.tanh(self.input(x[:, step : step + 1]) + self.state(state))
+        return state.sum(dim=0)[:, :2].masked_fill(x[:, :1] > 2, -torch.inf).clamp(max=torch.inf)
+
+
+@pytest.mark.parametrize("model", [Views(), Recurrent()])
+def test_views_sizes_and_infinities(model: torch.nn.Module) -> None:
+    data = export_model(model, 6)
+    features = np.random.default_rng(0).standard_normal((6, 256)).astype(np.float32)
+    assert read_program(data, "cpu") is not None
+    (ours,) = load_program(data, "model").forward([(features,)])
+    (theirs,) = TorchPredictor(module._by_torch_export(data, "cpu")).forward([(features,)])
+    np.testing.assert_array_equal(ours, theirs)
+
+
 def test_straight_programs_need_no_torch_export() -> None:
     assert read_program(export_model(Mixed(), 6), "cpu") is not None
 

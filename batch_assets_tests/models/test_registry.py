@@ -108,3 +108,28 @@ def test_strangers_in_the_folder_are_no_models(small: Small) -> None:
 def test_two_approvals_cannot_take_the_same_number(small: Small) -> None:
     with pytest.raises(LostRace):
         small.registry.alias_log("small", "batch").append({"version": "v1"}, after=0, why="late")
+
+
+class Writing(torch.nn.Module):
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return features.mul_(2).sum(dim=1)
+
+
+class Counting(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(1))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        self.seen.add_(1)
+        return features.sum(dim=1) + self.seen
+
+
+@pytest.mark.parametrize(("model", "message"), [(Writing(), "writes into its inputs"), (Counting(), "other values the second")])
+def test_a_model_whose_values_depend_on_what_ran_before_is_not_registered(
+    small: Small, model: torch.nn.Module, message: str
+) -> None:
+    data = export_model(model, 3)
+    card = small.model.card.model_copy(update={"model_sha256": hashlib.sha256(data).hexdigest()})
+    with pytest.raises(ModelMisfit, match=message):
+        small.registry.register("small", "v8", card, data)

@@ -150,6 +150,12 @@ def test_a_file_that_no_manifest_names_is_left_alone(broken: tuple[Small, Manife
     }
 
 
+def test_a_dead_letter_is_shown_whatever_the_settings_are_now(broken: tuple[Small, Manifest, Path]) -> None:
+    small, manifest, _ = broken
+    small.config = small.config.model_copy(update={"scoring": small.config.scoring.model_copy(update={"chunk_rows": 512})})
+    assert show_dead_letter(small.config, small.storage, manifest, "701")["features"]["x"] == POISON
+
+
 @pytest.mark.parametrize("change", [{"batch_size": 128}, {"chunk_rows": 512}, {"precision": "bfloat16"}])
 def test_other_settings_need_a_new_run(broken: tuple[Small, Manifest, Path], change: dict[str, object]) -> None:
     small, manifest, _ = broken

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from batch_assets.contract import FeatureContract
 from batch_assets.models.predictor import export_model, load_program
 from batch_assets.scoring.forward import ForwardPass
-from batch_assets.scoring.inputs import SHORTEST_BUCKET, Array, Staged, Staging
+from batch_assets.scoring.inputs import SHORTEST_BUCKET, Staged, Staging
 from batch_assets_tests.small import Small
 
 Make = Callable[..., Small]
@@ -41,11 +41,6 @@ CONTRACT = FeatureContract.model_validate(
 )
 
 
-def allocate(shape: tuple[int, int], dtype: str) -> Array:
-    buffer: Array = np.zeros(shape, dtype=dtype)
-    return buffer
-
-
 def table(count: int, seed: int = 0, longest: int = 100) -> pa.Table:
     random = np.random.default_rng(seed)
     return pa.table(
@@ -64,7 +59,7 @@ def table(count: int, seed: int = 0, longest: int = 100) -> pa.Table:
 
 
 def staged(rows: pa.Table) -> Staged:
-    return Staging(CONTRACT, len(rows), allocate).fill(rows)
+    return Staging(CONTRACT, len(rows)).fill(rows)
 
 
 def replaced(rows: pa.Table, column: str, values: list[Any]) -> pa.Table:
@@ -131,7 +126,7 @@ def test_a_null_of_any_type_is_told_and_the_others_keep_their_values(dtype: str,
     )
     arrow = pa.bool_() if column == "bool" else pa.type_for_alias(column)
     rows = pa.table({"k": [1, 2, 3], "x": pa.array([1, None, 0], pa.int64()).cast(arrow)})
-    found = Staging(contract, 3, allocate).fill(rows)
+    found = Staging(contract, 3).fill(rows)
     assert found.reasons(np.array([False, True, False])) == {1: "missing or non-finite feature: x"}
     assert found.matrices["features"][0, [0, 2]].tolist() == [1, 0]
 
@@ -139,6 +134,39 @@ def test_a_null_of_any_type_is_told_and_the_others_keep_their_values(dtype: str,
 def test_what_is_nullable_is_permitted() -> None:
     rows = replaced(table(4), "maybe", [math.nan, math.inf, None, 1.0])
     assert staged(rows).faults == ()
+
+
+def test_a_hole_in_a_list_of_whole_numbers_is_told() -> None:
+    contract = FeatureContract.model_validate(
+        {
+            "key": {"name": "k", "dtype": "int64"},
+            "columns": [{"name": "v", "dtype": "int64", "length": 2}],
+            "inputs": [{"name": "features", "dtype": "int64"}],
+        }
+    )
+    rows = pa.table({"k": [1, 2, 3], "v": pa.array([[1, 2], [3, None], [5, 6]], pa.list_(pa.int64(), 2))})
+    assert Staging(contract, 3).fill(rows).reasons(np.array([False, True, False])) == {1: "missing or non-finite feature: v"}
+
+
+@pytest.mark.parametrize(("width", "hidden"), [(13, 1), (20, 1), (20, 7), (64, 256)])
+def test_a_row_has_the_same_bits_in_full_batches_and_in_others(width: int, hidden: int) -> None:
+    """A full batch is a view of the staging buffer, another one is gathered from it."""
+    torch.manual_seed(0)
+    layers = [torch.nn.Linear(width, hidden)] if hidden == 1 else [torch.nn.Linear(width, hidden), torch.nn.Linear(hidden, 1)]
+    predictor = load_program(export_model(torch.nn.Sequential(*layers), width), "wide")
+    names = [f"f{number}" for number in range(width)]
+    contract = FeatureContract.model_validate(
+        {"key": {"name": "k", "dtype": "int64"}, "columns": [{"name": name} for name in names]}
+    )
+    random = np.random.default_rng(0)
+    rows = pa.table({"k": np.arange(1_000), **{name: random.standard_normal(1_000, dtype=np.float32) for name in names}})
+    run = ForwardPass(predictor, 1, 256, 0.0)
+    staged = Staging(contract, 1_000).fill(rows)
+    everything = run(staged, np.ones(1_000, dtype=bool), "chunk").logits[0]
+    some = random.random(1_000) < 0.9
+    np.testing.assert_array_equal(run(staged, some, "chunk").logits[0][some], everything[some])
+    sample = Staging(contract, 40).fill(rows.slice(300, 40))
+    np.testing.assert_array_equal(run(sample, np.ones(40, dtype=bool), "chunk").logits[0], everything[300:340])
 
 
 def test_several_faults_of_a_row_are_told_together() -> None:
@@ -221,9 +249,13 @@ def test_a_row_with_lists_has_the_same_bits_wherever_it_stands() -> None:
         ({"columns": [{"name": "x"}], "inputs": [{"name": "features"}, {"name": "more"}]}, "no column is for the input more"),
         ({"columns": [{"name": "x"}, {"name": "l", "length": "variable"}]}, "must have no other column"),
         (
-            {"columns": [{"name": "x", "nullable": True}], "inputs": [{"name": "features", "dtype": "int64"}]},
+            {"columns": [{"name": "x", "dtype": "int8", "nullable": True}], "inputs": [{"name": "features", "dtype": "int64"}]},
             "x cannot be nullable",
         ),
+        ({"columns": [{"name": "x"}], "inputs": [{"name": "features", "dtype": "int64"}]}, "takes whole numbers"),
+        ({"columns": [{"name": "x", "length": 0}]}, "greater than or equal to 1"),
+        ({"columns": [{"name": "k"}]}, "the key k cannot be a feature too"),
+        ({"columns": [{"name": "x"}], "inputs": [{"name": "features"}, {"name": "features"}]}, "inputs are named twice"),
     ],
 )
 def test_a_contract_that_does_not_fit_together_is_refused(change: dict[str, Any], message: str) -> None:

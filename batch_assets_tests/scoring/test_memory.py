@@ -4,16 +4,22 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from batch_assets.engines.local_engine import LocalEngine
 from batch_assets.errors import OutOfMemory
 from batch_assets.models.predictor import export_model
 from batch_assets.pipeline.freeze import freeze
+from batch_assets.pipeline.judge import judge
+from batch_assets.pipeline.score import plan_run, score
 from batch_assets.pipeline.sweep import newest_frozen_day, sweep
 from batch_assets.scoring.batch_size import Measured, pick, resolved, sweep_log
+from batch_assets.scoring.forward import ForwardPass
 from batch_assets.scoring.inputs import Batch
 from batch_assets_tests.small import DAY, Small, Working, rows
 
@@ -22,6 +28,7 @@ Make = Callable[..., Small]
 PROGRAM = """
 import json, resource, sys
 from pathlib import Path
+from typing import Any
 import numpy as np
 from batch_assets.models.predictor import load_program
 from batch_assets.scoring.forward import ForwardPass
@@ -34,7 +41,7 @@ contract = FeatureContract.model_validate({"key": {"name": "k", "dtype": "int64"
 random = np.random.default_rng(0)
 table = pa.table({name: random.standard_normal(40_000, dtype=np.float32) for name in ("k", "x", "y", "z")})
 predictor = load_program(Path(sys.argv[1]).read_bytes(), "wide")
-staged = Staging(contract, 40_000, predictor.allocate).fill(table)
+staged = Staging(contract, 40_000).fill(table)
 small = ForwardPass(predictor, 1, 1024, 0.01)(staged, np.ones(40_000, dtype=bool), "chunk")
 used = int(next(line for line in open("/proc/self/status") if line.startswith("VmData")).split()[1]) * 1024
 limit = used + int(sys.argv[2])
@@ -81,6 +88,34 @@ def test_what_does_not_fit_at_all_is_said(small: Small) -> None:
         scorer.score(working.run.plan[0])
 
 
+def test_a_batch_that_fits_is_left_alone_when_another_one_does_not(small: Small) -> None:
+    """Short and long lists: the long ones have the smallest shape already; only the short ones' batches are halved."""
+    working = Working(small)
+    scorer = working.task.open()
+    real = scorer.predictor.forward
+
+    def at_most_64(batches: Any) -> Any:
+        for batch in batches:
+            if batch[0].shape[1] > 64:
+                raise MemoryError
+            yield from real([batch])
+
+    scorer.predictor.forward = at_most_64  # type: ignore[method-assign]
+    run = ForwardPass(scorer.predictor, 1, 256, 0.0)
+    with scorer.staged(working.run.plan[0], {}) as (staged, rows):
+        whole = staged.batches(rows.rejects.scored, 256)
+        object.__setattr__(
+            staged, "batches", lambda *_: [whole[0].take(slice(192)), *staged_in_64(whole[0].take(slice(192, None)))]
+        )
+        passed = run(staged, rows.rejects.scored, "chunk-00000")
+    assert np.isfinite(passed.logits).all()
+    assert passed.smallest == 64
+
+
+def staged_in_64(batch: Batch) -> list[Batch]:
+    return [Batch(batch.rows, batch.slots - 192, 64)]
+
+
 def test_halves_keep_every_row_in_whole_shapes() -> None:
     slots = np.array([0, 5, 63, 64, 100, 191])
     for size in (192, 256, 1_024):
@@ -103,8 +138,9 @@ class TestPick:
     def test_what_takes_too_much_memory_is_not_picked(self) -> None:
         assert pick(self.measured((64, 500, 10), (128, 700, 79), (256, 1_000, 81)), 100) == 128
 
-    def test_something_is_picked_where_nothing_fits(self) -> None:
-        assert pick(self.measured((64, 500, 99)), 100) == 64
+    def test_nothing_is_picked_where_nothing_fits(self) -> None:
+        with pytest.raises(OutOfMemory, match="No batch of 64 rows or more"):
+            pick(self.measured((32, 500, 1), (64, 500, 99)), 100)
 
 
 class TestSweep:
@@ -124,17 +160,27 @@ class TestSweep:
         assert 2**12 <= sizes[-1] <= 2**17
         assert found.sweep.batch_rows == pick(found.sweep.measured, 1_200_000_000)
         assert wide.storage.read(found.picture).startswith(b"\x89PNG")
-        import torch
-
         card = wide.model.card
-        settings = resolved(wide.storage, wide.config.scoring, card.model_sha256, torch.__version__.partition("+")[0])
+        assert plan_run(wide.config, wide.storage, DAY, wide.model).settings.batch_size == found.sweep.batch_rows
         log = sweep_log(wide.storage, card.model_sha256, wide.config.scoring, found.sweep.torch)
-        assert settings.batch_size in (found.sweep.batch_rows, 1_024)
         assert (
             resolved(wide.storage, wide.config.scoring, card.model_sha256, found.sweep.torch).batch_size
             == found.sweep.batch_rows
         )
         assert log.latest() is not None
+
+    def test_a_day_that_was_begun_keeps_its_size(self, make_small: Make) -> None:
+        """A sweep between two steps of a night, or before a resume, does not make another run of it."""
+        small = make_small(scoring={"chunk_rows": 256})
+        freeze(small.config, small.storage, DAY, small.watch)
+        run = score(small.config, small.storage, DAY, small.model, LocalEngine(), small.watch).manifest.run_id
+        log = sweep_log(small.storage, small.model.card.model_sha256, small.config.scoring, version("torch"))
+        log.append({"batch_rows": 64}, after=0, why="test")
+        assert plan_run(small.config, small.storage, DAY, small.model).run_id == run
+        assert judge(small.config, small.storage, DAY, small.model).subject == run
+        later = "2024-03-11"
+        freeze(small.config, small.storage, later, small.watch)
+        assert plan_run(small.config, small.storage, later, small.model).settings.batch_size == 64
 
     def test_a_size_that_was_set_is_used_whatever_was_found(self, small: Small) -> None:
         assert resolved(small.storage, small.config.scoring, "0" * 64, "2.0").batch_size == 64

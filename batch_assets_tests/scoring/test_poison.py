@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -14,6 +15,8 @@ from hypothesis import strategies as st
 from batch_assets.engines.local_engine import LocalEngine
 from batch_assets.errors import ModelFails, StillFailing
 from batch_assets.scoring import retry
+from batch_assets.scoring.audit import Sample
+from batch_assets.scoring.audit import compare as compare_values
 from batch_assets.scoring.inputs import Batch
 from batch_assets.scoring.poison import Breaker, isolate
 from batch_assets.scoring.scorer import Scorer
@@ -87,7 +90,7 @@ def test_a_model_that_fails_on_the_whole_first_batch_stops_the_run_at_once(make_
 def test_too_many_rows_stop_the_run_with_the_models_own_error(make_small: Make) -> None:
     working = poisoned(make_small, list(range(0, 1_024, 8)))
     scorer, predictor = faulty(working, "no such id")
-    with pytest.raises(ModelFails, match=r"more than 1.00% of the rows of chunk-00000 \(ValueError: no such id\)"):
+    with pytest.raises(ModelFails, match=r"more than 10 rows \(1.00%\) of chunk-00000 \(ValueError: no such id\)"):
         scorer.score(working.run.plan[0])
     assert predictor.raised < 11 * 9
 
@@ -96,6 +99,33 @@ def test_how_many_are_too_many_can_be_set(make_small: Make) -> None:
     working = poisoned(make_small, list(range(0, 1_024, 8)), max_failed=0.2)
     scorer, _ = faulty(working, "no such id")
     assert scorer.score(working.run.plan[0]).dead_lettered == 128
+
+
+def test_a_few_rows_say_nothing_about_the_model(make_small: Make) -> None:
+    """The last chunk has one row, and it is poison."""
+    working = poisoned(make_small, [1_024], count=1_025)
+    scorer, _ = faulty(working, "no such id")
+    assert [scorer.score(chunk).dead_lettered for chunk in working.run.plan] == [0, 1]
+
+
+def test_none_at_all_may_raise_where_that_was_said(make_small: Make) -> None:
+    working = poisoned(make_small, [3], max_failed=0.0)
+    scorer, _ = faulty(working, "no such id")
+    with pytest.raises(ModelFails, match="more than 0 rows"):
+        scorer.score(working.run.plan[0])
+
+
+def test_what_the_audit_draws_may_be_poison(make_small: Make) -> None:
+    """Rows that were dead-lettered are not scored again."""
+    working = poisoned(make_small, [3, 40, 500], max_failed=0.2)
+    scorer, predictor = faulty(working, "no such id")
+    commit = scorer.score(working.run.plan[0])
+    raised = predictor.raised
+    found = compare_values(
+        scorer, Sample(working.run.plan[0], tuple(range(1_024)), commit.environment, commit.batch_rows, commit.rejects)
+    )
+    assert (found.rows, found.bit_equal, found.fault) == (1_021, 1_021, "")
+    assert predictor.raised == raised
 
 
 class TestTransientErrors:
@@ -119,6 +149,54 @@ class TestTransientErrors:
             scorer.score(working.run.plan[0])
         assert predictor.raised == 4
         assert not working.commits()
+
+    @pytest.mark.parametrize("rest", [[], [5, 130, 700]])
+    def test_a_blip_while_poison_is_looked_for_costs_no_good_row(self, make_small: Make, rest: list[int]) -> None:
+        """The connection is lost at the second pass that raises, in the middle of a bisection."""
+        working = poisoned(make_small, [3, *rest])
+        scorer, predictor = faulty(working, "no such id")
+        real, calls = predictor.forward, []
+
+        def forward(batches: Any) -> Any:
+            for batch in batches:
+                calls.append(1)
+                if len(calls) in (2, 3):
+                    raise ConnectionResetError("blip")
+                yield from real([batch])
+
+        predictor.forward = forward  # type: ignore[method-assign]
+        assert scorer.score(working.run.plan[0]).dead_lettered == 1 + len(rest)
+
+    def test_a_blip_and_then_poison_in_one_batch(self, make_small: Make) -> None:
+        working = poisoned(make_small, [3])
+        scorer, predictor = faulty(working, "no such id")
+        real, calls = predictor.forward, []
+
+        def forward(batches: Any) -> Any:
+            for batch in batches:
+                calls.append(1)
+                if len(calls) == 1:
+                    raise ConnectionResetError("blip")
+                yield from real([batch])
+
+        predictor.forward = forward  # type: ignore[method-assign]
+        assert scorer.score(working.run.plan[0]).dead_lettered == 1
+
+    def test_one_that_stays_lost_in_the_middle_is_no_dead_letter(self, make_small: Make) -> None:
+        working = poisoned(make_small, [3])
+        scorer, predictor = faulty(working, "no such id")
+        real, calls = predictor.forward, []
+
+        def forward(batches: Any) -> Any:
+            for batch in batches:
+                calls.append(1)
+                if len(calls) > 3:
+                    raise ConnectionResetError("gone")
+                yield from real([batch])
+
+        predictor.forward = forward  # type: ignore[method-assign]
+        with pytest.raises(StillFailing, match="gone"):
+            scorer.score(working.run.plan[0])
 
     def test_what_does_not_pass_is_not_tried_again(self) -> None:
         calls = []

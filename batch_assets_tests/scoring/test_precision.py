@@ -11,7 +11,7 @@ from batch_assets.errors import PrecisionRejected
 from batch_assets.pipeline.freeze import freeze
 from batch_assets.pipeline.score import plan_run, score
 from batch_assets.scoring.precision import spearman
-from batch_assets_tests.small import DAY, Small
+from batch_assets_tests.small import DAY, Small, rows, with_values
 
 Make = Callable[..., Small]
 
@@ -39,6 +39,16 @@ def test_one_that_does_not_agree_is_refused_before_a_chunk_is_scored(make_small:
     with pytest.raises(PrecisionRejected, match=r"bfloat16 differs from float32 by up to 0\.00.* allowed are 1e-06"):
         score(small.config, small.storage, DAY, small.model, LocalEngine(), small.watch)
     assert not list(small.storage.local_path("small/predictions").glob("*/*/chunk-*"))
+
+
+def test_a_chunk_without_a_row_to_score_is_no_evidence(make_small: Make) -> None:
+    small = make_small(
+        with_values(rows(600), "x", dict.fromkeys(range(256))),
+        scoring={"chunk_rows": 256, "batch_size": 64, "precision": "bfloat16", "max_difference": 1e-6},
+    )
+    freeze(small.config, small.storage, DAY, small.watch)
+    with pytest.raises(PrecisionRejected):
+        score(small.config, small.storage, DAY, small.model, LocalEngine(), small.watch)
 
 
 def test_it_is_part_of_the_run_id_and_its_bounds_are_not(make_small: Make) -> None:
