@@ -129,10 +129,10 @@ def test_idle_workers_are_let_go_while_others_work(poisoned: Working, monkeypatc
     """One slow chunk: the worker without work leaves, so that its place in the cluster is free."""
     import ray
 
-    from batch_assets.engines import ray_engine
+    from batch_assets.engines import ray_crew
 
-    monkeypatch.setattr(ray_engine, "_IDLE_SECONDS", 0.2)
-    monkeypatch.setattr(ray_engine, "_TICK_SECONDS", 0.1)
+    monkeypatch.setattr(ray_crew, "_IDLE_SECONDS", 0.2)
+    monkeypatch.setattr(ray_crew, "_TICK_SECONDS", 0.1)
     slow: list[Chunk] = [poisoned.run.plan[2], poisoned.run.plan[3]]
     with RayEngine(settings=EngineSettings(workers=2)).open(poisoned.task, str) as workers:
         free = set()

@@ -1,0 +1,340 @@
+"""The workers of one task on Ray: hired, given chunks, watched, replaced.
+
+A chunk goes to whichever worker has a place free. A worker that dies or makes no progress is replaced and its chunks are
+handed out again; a chunk that lost two workers is looked at alone, until the row that kills is found.
+"""
+
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from typing_extensions import override
+
+from batch_assets.engines.engine import EngineSettings, Item, Named, Notice, Result, Workers, WorkTimes
+from batch_assets.errors import EngineError
+from batch_assets.scoring.chunks import Chunk
+from batch_assets.scoring.scorer import Scorer, ScoringTask
+
+_IN_HAND = 3
+"""Chunks per worker: one being read, one in the model, one being written."""
+
+_PATIENCE_SECONDS = 120
+_IDLE_SECONDS = 5.0
+_TICK_SECONDS = 1.0
+_FEW_KILLERS = 5
+"""Rows of a chunk that may always kill: a share of a small chunk is less than one row."""
+
+_DEATHS = 2
+"""After so many lost workers a chunk is looked at alone."""
+
+
+class _Lost(Exception):
+    """A worker died."""
+
+
+class _Worker:
+    """Runs in an actor: one model, and the threads that Ray gives it."""
+
+    def __init__(self, task: ScoringTask) -> None:
+        self._task = task
+        self._lock = threading.Lock()
+        self._scorer: Scorer | None = None
+        self._born = time.time()
+
+    def here(self) -> None:
+        """Answers as soon as the actor has its place in the cluster."""
+
+    def ready(self) -> None:
+        """Loads the model; what goes wrong then reaches the driver as itself."""
+        self._open()
+
+    def work(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return function(self._open(), *arguments)
+
+    def probe(self, chunk: Chunk, killers: tuple[int, ...], batch: int | None) -> Iterator[int]:
+        yield from self._open().probe(chunk, killers, batch)
+
+    def progress(self) -> int:
+        return self._scorer.passes if self._scorer else 0
+
+    def seconds(self) -> tuple[float, dict[str, float]]:
+        return self._born, self._open().ledger.seconds()
+
+    def _open(self) -> Scorer:
+        with self._lock:
+            self._scorer = self._scorer or self._task.open()
+            return self._scorer
+
+
+@dataclass
+class _Hand:
+    """One worker: what it has been given, and when it was last seen to move."""
+
+    actor: Any
+    here: Any
+    ready: Any
+    items: dict[Any, Named] = field(default_factory=dict)
+    progress: int = -1
+    pulse: Any = None
+    moved: float = field(default_factory=time.monotonic)
+    idle: float = field(default_factory=time.monotonic)
+
+
+class Crew(Workers):
+    """The workers of one task."""
+
+    def __init__(self, task: ScoringTask, settings: EngineSettings, notice: Notice, connect: Callable[[], None]) -> None:
+        self._opened = time.time()
+        self._task, self._settings, self._notice, self._connect = task, settings, notice, connect
+        self._hands: list[_Hand] = []
+        self._deaths: Counter[str] = Counter()
+        self._stillborn = 0
+        self._seconds: dict[str, float] = {}
+        self._lifetimes: list[float] = []
+
+    @override
+    def map(self, work: Callable[[Scorer, Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        waiting, alone = deque(items), list[Item]()
+        if not waiting:
+            return
+        self._connect()
+        size, patient_until = self._size(), time.monotonic() + _PATIENCE_SECONDS
+        while waiting or any(hand.items for hand in self._hands):
+            while len(self._hands) < min(size, len(waiting)):
+                self._hands.append(self._hire(_IN_HAND))
+            for hand, reference in self._finished():
+                try:
+                    yield from self._settled(hand, reference)
+                except _Lost:
+                    for item in self._bury(hand):
+                        (alone if self._deaths[item.name] >= _DEATHS else waiting).append(item)  # type: ignore[arg-type]
+            for hand in self._hands:
+                while waiting and hand.ready is None and len(hand.items) < _IN_HAND:
+                    hand.moved = hand.moved if hand.items else time.monotonic()
+                    item = waiting.popleft()
+                    hand.items[hand.actor.work.remote(work, item)] = item
+            if any(hand.here is None for hand in self._hands):
+                patient_until = time.monotonic() + _PATIENCE_SECONDS
+            elif time.monotonic() > patient_until:
+                raise EngineError(f"No worker got a place in the cluster within {_PATIENCE_SECONDS} s: is there a free one?")
+            for hand in list(self._hands):
+                self._watch(hand)
+            if not waiting:
+                self._release_idle()
+        for item in alone:
+            yield self._in_isolation(work, item)
+
+    @override
+    def times(self) -> WorkTimes:
+        for hand in self._hands:
+            self._count(hand)
+        found = WorkTimes(len(self._lifetimes), time.time() - self._opened, sum(self._lifetimes), dict(self._seconds))
+        self._seconds.clear()
+        self._lifetimes.clear()
+        return found
+
+    def dismiss(self) -> None:
+        """End the workers."""
+        while self._hands:
+            _end(self._hands.pop())
+
+    def _size(self) -> int:
+        import ray
+
+        resource = "GPU" if self._task.settings.device == "cuda" else "CPU"
+        there = int(ray.cluster_resources().get(resource, 0))
+        if not there and resource == "GPU":
+            raise EngineError("The pipeline scores on cuda, but the Ray cluster has no GPU: set `device: cpu`, or add a node.")
+        return self._settings.workers or max(1, there)
+
+    def _hire(self, in_hand: int) -> _Hand:
+        import ray
+
+        needs = {"num_cpus": 1, "num_gpus": 1 if self._task.settings.device == "cuda" else 0}
+        actor = ray.remote(**needs, max_restarts=0, max_concurrency=in_hand, concurrency_groups={"pulse": 1})(_Worker)
+        hired = actor.remote(self._task)
+        return _Hand(hired, hired.here.options(concurrency_group="pulse").remote(), hired.ready.remote())
+
+    def _finished(self) -> list[tuple[_Hand, Any]]:
+        """What is there to be settled; waits for a tick at most."""
+        import ray
+
+        waits: dict[Any, _Hand] = {}
+        for hand in self._hands:
+            waits |= {reference: hand for reference in (hand.here, hand.ready, *hand.items) if reference is not None}
+        done, _ = ray.wait(list(waits), num_returns=1, timeout=_TICK_SECONDS) if waits else ([], [])
+        return [(waits[reference], reference) for reference in done]
+
+    def _settled(self, hand: _Hand, reference: Any) -> Iterator[Any]:
+        result = _get(reference)
+        hand.moved = hand.idle = time.monotonic()
+        if reference == hand.here:
+            hand.here = None
+        elif reference == hand.ready:
+            hand.ready = None
+        else:
+            del hand.items[reference]
+            yield result
+
+    def _bury(self, hand: _Hand) -> list[Named]:
+        """Take a lost worker out; returns what it had in hand. Raises EngineError when something was tried too often."""
+        lost = list(hand.items.values())
+        self._hands.remove(hand)
+        self._lose(time.time() - self._opened)
+        _end(hand)
+        if hand.ready is not None:
+            self._stillborn += 1
+            if self._stillborn >= self._settings.max_attempts:
+                raise EngineError(
+                    f"{self._stillborn} workers were lost before they had loaded the model: is there enough memory for it?"
+                )
+        for item in lost:
+            self._deaths[item.name] += 1
+            if self._deaths[item.name] >= self._settings.max_attempts:
+                raise EngineError(
+                    f"{item.name} was given up after {self._deaths[item.name]} attempts; each time its worker was lost."
+                )
+        names = ", ".join(item.name for item in lost) or "nothing"
+        self._notice(f"A worker was lost with {names} in hand; another one takes it over.")
+        return lost
+
+    def _watch(self, hand: _Hand) -> None:
+        """End a worker that has made no progress for too long; it is buried when its chunks come back as lost."""
+        import ray
+
+        now, limit = time.monotonic(), self._settings.stall_seconds
+        if hand.pulse is not None and ray.wait([hand.pulse], timeout=0)[0]:
+            with suppress(_Lost):
+                progress = _get(hand.pulse)
+                hand.moved = now if progress != hand.progress else hand.moved
+                hand.progress, hand.pulse = progress, None
+        if hand.items and hand.pulse is None and now - hand.moved > limit / 4:
+            hand.pulse = hand.actor.progress.options(concurrency_group="pulse").remote()
+        if hand.items and now - hand.moved > limit:
+            self._notice(f"A worker made no progress for {now - hand.moved:.0f} s; it is ended.")
+            _end(hand)
+            hand.moved = now
+
+    def _release_idle(self) -> None:
+        """Let workers without work go while others are still busy."""
+        busy = any(hand.items for hand in self._hands)
+        for hand in list(self._hands):
+            if busy and not hand.items and hand.ready is None and time.monotonic() - hand.idle > _IDLE_SECONDS:
+                self._hands.remove(hand)
+                self._count(hand)
+                _end(hand)
+
+    def _count(self, hand: _Hand) -> None:
+        """Add a living worker's seconds; what passed before it was born is start-up too."""
+        import ray
+
+        lifetime = time.time() - self._opened
+        try:
+            born, seconds = _get(hand.actor.seconds.options(concurrency_group="pulse").remote(), timeout=30)
+        except (_Lost, ray.exceptions.GetTimeoutError):
+            self._lose(lifetime)
+            return
+        self._lifetimes.append(lifetime)
+        for stage, spent in (*seconds.items(), ("start-up", max(0.0, born - self._opened))):
+            self._seconds[stage] = self._seconds.get(stage, 0.0) + spent
+
+    def _lose(self, lifetime: float) -> None:
+        """Add a worker that took what it knew with it."""
+        self._lifetimes.append(lifetime)
+        self._seconds["lost"] = self._seconds.get("lost", 0.0) + lifetime
+
+    def _in_isolation(self, work: Callable[[Scorer, Item], Result], item: Item) -> Result:
+        """Do the work with nothing else in hand; rows that kill or hang the worker are found and dead-lettered."""
+        while self._hands:
+            hand = self._hands.pop()
+            self._count(hand)
+            _end(hand)
+        killers: tuple[int, ...] = ()
+        while True:
+            hand = self._hire(1)
+            try:
+                self._settle_in(hand)
+                reference = hand.actor.work.remote(work, item, *([killers] if killers else []))
+                result: Result = self._awaited(hand, item, reference)
+                return result
+            except _Lost:
+                self._deaths[item.name] += 1
+            finally:
+                _end(hand)
+            killer = self._killer(item, killers) if isinstance(item, Chunk) else None
+            if killer is not None:
+                killers = (*killers, killer)
+                self._deaths[item.name] -= 1  # this death is explained
+                self._notice(f"Row {killer} of {item.name} kills or hangs the worker that scores it; it is dead-lettered.")
+                allowed = max(_FEW_KILLERS, int(getattr(item, "rows", 0) * self._task.settings.max_failed))
+                if len(killers) > allowed:
+                    raise EngineError(f"More than {allowed} rows of {item.name} kill the worker that scores them.")
+            elif self._deaths[item.name] >= self._settings.max_attempts:
+                raise EngineError(
+                    f"{item.name} was given up after {self._deaths[item.name]} attempts; each time its worker was lost, and "
+                    "no single row kills it: is there enough memory?"
+                )
+
+    def _awaited(self, hand: _Hand, item: Named, reference: Any) -> Any:
+        """One result of a worker that is watched meanwhile. Raises _Lost."""
+        import ray
+
+        hand.items[reference] = item
+        while not ray.wait([reference], timeout=_TICK_SECONDS)[0]:
+            self._watch(hand)
+        return _get(reference)
+
+    def _killer(self, chunk: Chunk, killers: tuple[int, ...]) -> int | None:
+        """The place of a row that kills its worker, found by asking what the worker was about when it died."""
+        batch = self._last_said(chunk, killers, None)
+        return None if batch is None else self._last_said(chunk, killers, batch)
+
+    def _last_said(self, chunk: Chunk, killers: tuple[int, ...], batch: int | None) -> int | None:
+        """What a probe was about when it lost its worker or came to a stand, or None if it went through."""
+        import ray
+
+        hand, said = self._hire(1), None
+        try:
+            probe = hand.actor.probe.options(num_returns="streaming", _generator_backpressure_num_objects=1)
+            self._settle_in(hand)
+            answers = probe.remote(chunk, killers, batch)
+            while ray.wait([answers], timeout=self._settings.stall_seconds)[0]:
+                said = _get(next(answers))
+            return said
+        except StopIteration:
+            return None
+        except _Lost:
+            return said
+        finally:
+            _end(hand)
+
+    def _settle_in(self, hand: _Hand) -> None:
+        """Wait until a worker has its place and its model. Raises _Lost, EngineError."""
+        import ray
+
+        try:
+            _get(hand.here, timeout=_PATIENCE_SECONDS)
+        except ray.exceptions.GetTimeoutError:
+            raise EngineError(f"No worker got a place in the cluster within {_PATIENCE_SECONDS} s.") from None
+        _get(hand.ready)
+        hand.moved = time.monotonic()
+
+
+def _end(hand: _Hand) -> None:
+    import ray
+
+    ray.kill(hand.actor)
+
+
+def _get(reference: Any, timeout: float | None = None) -> Any:
+    """A task's result. Raises _Lost if its worker is gone, and what the task raised."""
+    import ray
+
+    try:
+        return ray.get(reference, timeout=timeout)
+    except (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError) as error:
+        raise _Lost from error
