@@ -67,7 +67,7 @@ def list_dead_letters(config: PipelineConfig, storage: Storage, manifest: Manife
     key = config.features.contract.key.name
     for chunk, table in _tables(storage, manifest, key):
         for row in table.to_pylist():
-            yield DeadLetter(row[key], row["reason"], row["error"], chunk, row["file"], row["row"])
+            yield DeadLetter(row[key], row["reason"], row.get("error"), chunk, row["file"], row["row"])
 
 
 def count_dead_letters(config: PipelineConfig, storage: Storage, manifest: Manifest) -> dict[str, int]:

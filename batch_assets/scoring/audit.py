@@ -31,10 +31,10 @@ class Audit(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    row_groups: int
-    rows: int
-    bit_equal: int
-    detects: dict[str, float]
+    row_groups: int = 0
+    rows: int = 0
+    bit_equal: int = 0
+    detects: dict[str, float] = {}
 
 
 @dataclass(frozen=True)

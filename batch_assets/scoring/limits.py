@@ -28,10 +28,10 @@ class WorkTime(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    workers: int
-    wall_seconds: float
-    lifetimes: float
-    seconds: dict[str, float]
+    workers: int = 0
+    wall_seconds: float = 0.0
+    lifetimes: float = 0.0
+    seconds: dict[str, float] = {}
 
     @property
     def accounted(self) -> float:

@@ -56,7 +56,8 @@ class Manifest(BaseModel):
 
     `values` digests all scored (key, values); `seconds` are what the footers say of their chunks, by stage; stages of
     several chunks overlap. `scored_here` rows took `wall_seconds`, of which `proof_seconds` for proof and audit, in the
-    process that wrote the manifest, and its workers' time is `work`; the other rows were committed before.
+    process that wrote the manifest, and its workers' time is `work`; the other rows were committed before. What has a
+    default was not written by the first versions, whose manifests are still compared with.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -75,17 +76,17 @@ class Manifest(BaseModel):
     dead_lettered: int
     values: Digest
     proof: Proof
-    audit: Audit
-    agreement: Agreement | None
+    audit: Audit = Audit()
+    agreement: Agreement | None = None
     histogram: Histogram
     files: tuple[ManifestFile, ...]
     batch_rows: int
     environments: tuple[dict[str, str], ...]
     seconds: dict[str, float]
-    work: WorkTime
+    work: WorkTime = WorkTime()
     scored_here: int
     wall_seconds: float
-    proof_seconds: float
+    proof_seconds: float = 0.0
     versions: dict[str, str]
 
     def by_chunk(self) -> list[tuple[ManifestFile, list[ManifestFile]]]:
