@@ -31,7 +31,7 @@ class _Threads(Workers):
     def __init__(self, task: ScoringTask, lanes: int) -> None:
         self._opened = time.perf_counter()
         self._task = task
-        self._lanes = lanes
+        self._lanes = lanes if task.settings.device == "cpu" else 1  # a GPU's lane belongs to one thread
         self._scorer: Scorer | None = None
 
     @override
