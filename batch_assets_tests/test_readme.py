@@ -73,7 +73,7 @@ def test_the_summary_has_the_lines_that_are_explained() -> None:
 
 
 def test_every_command_that_is_named_exists() -> None:
-    verbs = set(re.findall(r"bin/batch-assets ([a-z]+(?: list| show)?)", README))
+    verbs = set(re.findall(r"bin/batch-assets ([a-z-]+(?: list| show| replay)?)", README))
     for verb in verbs:
         done = subprocess.run(
             [str(Path(sys.executable).parent / "batch-assets"), *verb.split(), "--help"], capture_output=True, check=False
