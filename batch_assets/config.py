@@ -25,6 +25,7 @@ class PartitionSettings(BaseModel):
 
     start: date = Field(description="The first day.")
     end: date | None = Field(None, description="The last day, included; without it every day until yesterday.")
+    timezone: str = Field("UTC", description="The time zone whose days they are, as in the tz database.")
 
     @model_validator(mode="after")
     def _ends_after_it_starts(self) -> "PartitionSettings":
@@ -46,6 +47,13 @@ class PartitionSettings(BaseModel):
         if not self.start <= found <= self.last():
             raise PartitionOutOfRange(f"{pipeline} has partitions from {self.start} to {self.last()}, not {found}.")
         return found.isoformat()
+
+    def between(self, first: str, last: str, pipeline: str) -> list[str]:
+        """Every day from one to another, both included, oldest first. Raises PartitionOutOfRange."""
+        start, end = (date.fromisoformat(self.require(day, pipeline)) for day in (first, last))
+        if end < start:
+            raise PartitionOutOfRange(f"{last} is before {first}; say the older day first.")
+        return [(start + timedelta(days=n)).isoformat() for n in range((end - start).days + 1)]
 
 
 class FeatureSettings(BaseModel):

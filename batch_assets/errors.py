@@ -20,6 +20,10 @@ BatchAssetsError
 │   ├── NoSuchModel
 │   ├── VersionExists       a version is immutable
 │   ├── ModelChanged        bytes differ from those that were approved
+│   ├── ApprovalInvalid     an approval without a reason or a name
+│   ├── Retired             the version may not be approved any more
+│   ├── Withdrawn           the approval was rolled back
+│   ├── InUse               an alias or a live release needs the version
 │   ├── UnsafeModel         loading would execute a pickle
 │   ├── ModelMisfit         it does not take or give what its card says
 │   └── ModelFails          it raises on more rows than single bad ones
@@ -118,6 +122,22 @@ class VersionExists(ModelError):
 
 class ModelChanged(ModelError):
     """The bytes differ from those that were approved."""
+
+
+class ApprovalInvalid(ModelError):
+    """An approval without a reason or a name."""
+
+
+class Retired(ModelError):
+    """The version was retired: it cannot be approved any more."""
+
+
+class Withdrawn(ModelError):
+    """The approval was rolled back: nothing is scored or published with it."""
+
+
+class InUse(ModelError):
+    """An alias or a live release needs the version."""
 
 
 class UnsafeModel(ModelError):

@@ -91,6 +91,12 @@ def current_log(storage: Storage, pipeline: str, day: str) -> NumberedLog:
     return NumberedLog(storage, f"{partition_folder(pipeline, day)}/_current")
 
 
+def days_of(storage: Storage, pipeline: str) -> list[str]:
+    """Every day of which something is kept, ascending."""
+    folders = storage.names(f"{pipeline}/user_features")
+    return sorted(name.removeprefix("date=") for name in folders if name.startswith("date="))
+
+
 def write_snapshot(folder: Path, batches: pa.RecordBatchReader, key: str, row_group_rows: int) -> Snapshot:
     """Write rows, which must come in ascending order of their key, to part files in a local folder.
 

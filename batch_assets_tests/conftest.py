@@ -48,7 +48,7 @@ def trained_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("trained")
     config, registry = pipeline(training.PIPELINE), Registry(LocalStorage(str(root)))
     training.train(config, registry, Quiet())
-    registry.set_alias(config.model.name, config.model.alias, training.VERSION, why="test")
+    registry.approve(config.model.name, config.model.alias, training.VERSION, why="test", by="the test")
     return root
 
 

@@ -126,7 +126,7 @@ def _night(root: Path, rows: int, poison: dict[int, str], chunk_rows: int, engin
         training={},
     )
     registry.register("taste", "v1", card, model)
-    registry.set_alias("taste", "batch", "v1", why="made up")
+    registry.approve("taste", "batch", "v1", why="made up", by="the test")
     manifest = score(config, storage, DAY, registry.resolve(config.model), engine, Quiet()).manifest
     assert (manifest.scored + manifest.dead_lettered, manifest.dead_lettered) == (rows, len(poison))
     table = pa.concat_tables(

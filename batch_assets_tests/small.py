@@ -102,7 +102,7 @@ class Small:
             training={},
         )
         self.registry.register("small", version, card, model)
-        self.registry.set_alias("small", "batch", version, why="test")
+        self.registry.approve("small", "batch", version, why="test", by="the test")
         return self.model
 
     @property

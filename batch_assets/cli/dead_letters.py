@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from batch_assets.cli.terminal import TerminalWatch, storage, verb
+from batch_assets.cli.terminal import TerminalWatch, registry, storage, verb
 
 if TYPE_CHECKING:
     from batch_assets.config import PipelineConfig
@@ -104,7 +104,6 @@ def _show_replay(console: Console, found: dict[str, Any]) -> None:
 @verb(_show_replay)
 def replay_letters(pipeline: str, partition: str, run_id: str | None, engine: "EngineName | None") -> dict[str, Any]:
     """Score the dead letters of a day of PIPELINE again, with the run's own model and settings."""
-    from batch_assets.models.registry import Registry
     from batch_assets.orchestration.resources import RayCluster
     from batch_assets.pipeline.dead_letters import replay
 
@@ -112,17 +111,16 @@ def replay_letters(pipeline: str, partition: str, run_id: str | None, engine: "E
     cluster, root = RayCluster(), storage()
     try:
         with TerminalWatch() as watch:
-            outcome = replay(config, root, Registry(root), manifest.folder, cluster.engine(config.engine, engine), watch)
+            outcome = replay(config, root, registry(), manifest.folder, cluster.engine(config.engine, engine), watch)
     finally:
         cluster.close()
     return {"pipeline": pipeline, "partition": manifest.partition, **asdict(outcome)}
 
 
 def _finished(pipeline: str, partition: str, run_id: str | None) -> "tuple[PipelineConfig, Manifest]":
-    from batch_assets.models.registry import Registry
     from batch_assets.orchestration.catalog import pipeline as known
     from batch_assets.pipeline.dead_letters import finished
 
     config, root = known(pipeline), storage()
     day = config.partitions.require(partition, pipeline)
-    return config, finished(config, root, Registry(root), day, run_id)
+    return config, finished(config, root, registry(), day, run_id)

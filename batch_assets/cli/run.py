@@ -8,11 +8,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from batch_assets.cli.terminal import TerminalWatch, shown, storage, verb
+from batch_assets.cli.terminal import TerminalWatch, registry, shown, storage, verb
 from batch_assets.errors import LostRace
 
 if TYPE_CHECKING:
+    from batch_assets.config import PipelineConfig
     from batch_assets.engines.engine import EngineName
+    from batch_assets.models.registry import ModelVersion
 
 
 def _show_run(console: Console, found: dict[str, Any]) -> None:
@@ -40,23 +42,35 @@ def _show_run(console: Console, found: dict[str, Any]) -> None:
     console.print(table, soft_wrap=True)
 
 
-def _run(name: str, day: str, engine: "EngineName | None", refresh: bool, watch: TerminalWatch) -> dict[str, Any]:
-    from batch_assets.models.registry import Registry
+def _run(name: str, day: str, engine: "EngineName | None", refresh: bool, as_of: bool, watch: TerminalWatch) -> dict[str, Any]:
     from batch_assets.orchestration.catalog import pipeline
     from batch_assets.orchestration.launch import materialize, open_instance
     from batch_assets.pipeline.summary import summarize
 
-    config, root = pipeline(name), storage()
-    registry, day = Registry(root), config.partitions.require(day, name)
-    registry.resolve(config.model)  # before anything is begun
+    config = pipeline(name)
+    day = config.partitions.require(day, name)
+    model = _models(config, [day], as_of)[day]  # before anything is begun
     with open_instance() as instance:
-        launched = materialize(config, day, instance, watch, engine=engine, refresh=refresh)
+        launched = materialize(config, day, instance, watch, model=model, engine=engine, refresh=refresh)
     return {
-        **summarize(config, root, day, registry.resolve(config.model, launched.approval)),
+        **summarize(config, storage(), day, model),
         "seconds": launched.seconds,
         "resumed_chunks": launched.resumed_chunks,
         "dagster_run_id": launched.dagster_run_id,
     }
+
+
+def _models(config: "PipelineConfig", days: list[str], as_of: bool) -> "dict[str, ModelVersion]":
+    """Which version scores which day: the one that is approved now, or, as of a day, the one that was approved at its end."""
+    from batch_assets.orchestration.pins import end_of
+
+    known, model = registry(), config.model
+    if not as_of:
+        return dict.fromkeys(days, known.resolve(model))
+    approvals = known.approvals(model.name, model.alias)
+    numbers = {day: approvals.as_of(end_of(config, day)).number for day in days}
+    versions = {number: known.resolve(model, number) for number in set(numbers.values())}
+    return {day: versions[number] for day, number in numbers.items()}
 
 
 @click.command()
@@ -64,32 +78,101 @@ def _run(name: str, day: str, engine: "EngineName | None", refresh: bool, watch:
 def demo() -> dict[str, Any]:
     """Score every CDNOW customer for the last day of the data; trains the model first if there is none."""
     from batch_assets.demo import train as training
-    from batch_assets.models.registry import Registry
     from batch_assets.orchestration.catalog import pipeline
 
-    config, registry = pipeline(training.PIPELINE), Registry(storage())
+    config, known = pipeline(training.PIPELINE), registry()
     with TerminalWatch() as watch:
-        if training.VERSION not in registry.versions(config.model.name):
+        if training.VERSION not in known.versions(config.model.name):
             watch.say(f"Training {config.model.name} {training.VERSION} …")
-            training.train(config, registry, watch)
+            training.train(config, known, watch)
         else:
             watch.say(f"Model {config.model.name} {training.VERSION} is registered; training is skipped.")
-        if config.model.alias not in registry.aliases(config.model.name):
+        if config.model.alias not in known.aliases(config.model.name):
             with suppress(LostRace):  # another first demo gave the alias in the same moment
-                registry.set_alias(config.model.name, config.model.alias, training.VERSION, why="the demo's first model")
-        return _run(training.PIPELINE, training.PARTITION, None, refresh=False, watch=watch)
+                name, alias, why = config.model.name, config.model.alias, "the demo's first model"
+                known.approve(name, alias, training.VERSION, why=why, by="batch-assets demo", after=0)
+        return _run(training.PIPELINE, training.PARTITION, None, refresh=False, as_of=False, watch=watch)
+
+
+def _show(console: Console, found: dict[str, Any]) -> None:
+    (_show_range if "days" in found else _show_run)(console, found)
+
+
+def _show_range(console: Console, found: dict[str, Any]) -> None:
+    table = Table(title=found["pipeline"], title_justify="left", box=None)
+    for name in ("day", "model", "approval", "scored", "dead letters", "seconds", "result"):
+        table.add_column(name, justify="right" if name in ("approval", "scored", "dead letters", "seconds") else "left")
+    for day in found["days"]:
+        counts = [f"{day[name]:,}" if day[name] is not None else "" for name in ("scored_rows", "dead_letter_rows")]
+        result = "[green]published[/]" if not day["error"] else f"[red]failed[/] {escape(day['error'])}"
+        seconds = f"{day['seconds']:.1f}" if day["seconds"] else ""
+        table.add_row(day["partition"], day["model"], str(day["approval"]), *counts, seconds, result)
+    console.print(table, soft_wrap=True)
+    console.print(f"Live: {found['live_release'] or 'nothing'}.", soft_wrap=True)
+
+
+def _run_range(
+    name: str, first: str, last: str, engine: "EngineName | None", refresh: bool, as_of: bool, watch: TerminalWatch
+) -> dict[str, Any]:
+    from batch_assets.orchestration.catalog import pipeline
+    from batch_assets.orchestration.launch import materialize_days, open_instance
+    from batch_assets.pipeline.judge import finished_run
+    from batch_assets.serving.release import current_log
+
+    config, root = pipeline(name), storage()
+    models = _models(config, config.partitions.between(first, last, name), as_of)
+    for model in {model.approval: model for model in models.values()}.values():
+        days = [day for day, used in models.items() if used.approval == model.approval]
+        watch.say(f"{days[0]} to {days[-1]}: {model.name} {model.version} (approval {model.approval}), {len(days)} day(s).")
+    found = []
+    with open_instance() as instance:
+        for done in materialize_days(config, models, instance, watch, engine=engine, refresh=refresh):
+            model = models[done.day]
+            manifest = finished_run(config, root, done.day, model)[1] if done.launched else None
+            watch.say(f"{done.day}: {done.error or 'published'}")
+            found.append(
+                {
+                    "partition": done.day,
+                    "model": model.version,
+                    "approval": model.approval,
+                    "run_id": manifest.run_id if manifest else None,
+                    "scored_rows": manifest.scored if manifest else None,
+                    "dead_letter_rows": manifest.dead_lettered if manifest else None,
+                    "seconds": done.launched.seconds["total"] if done.launched else None,
+                    "error": done.error,
+                }
+            )
+    live = current_log(root, name).latest()
+    failed = [day["partition"] for day in found if day["error"]]
+    error = {"error": f"{len(failed)} of {len(found)} days failed: {', '.join(failed)}."} if failed else {}
+    return {"pipeline": name, "days": found, "live_release": live.body["release"] if live else None, **error}
 
 
 @click.command()
 @click.argument("pipeline")
-@click.option("--partition", required=True, metavar="DAY", help="The day to score, YYYY-MM-DD.")
+@click.option("--partition", metavar="DAY", help="The day to score, YYYY-MM-DD.")
+@click.option("--from", "first", metavar="DAY", help="The first of several days, oldest first; with --to.")
+@click.option("--to", "last", metavar="DAY", help="The last of several days.")
+@click.option("--as-of", is_flag=True, help="Score each day with the version that was approved at its end, not with today's.")
 @click.option("--engine", type=click.Choice(["ray", "local"]), help="Where to score; by default as the pipeline says.")
 @click.option("--refresh", is_flag=True, help="Compute the features again although the day has a snapshot.")
-@verb(_show_run)
-def run(pipeline: str, partition: str, engine: "EngineName | None", refresh: bool) -> dict[str, Any]:
-    """Materialize a day of PIPELINE: features, predictions, serving table. Resumes what was begun."""
+@verb(_show)
+def run(
+    pipeline: str,
+    partition: str | None,
+    first: str | None,
+    last: str | None,
+    as_of: bool,
+    engine: "EngineName | None",
+    refresh: bool,
+) -> dict[str, Any]:
+    """Materialize one day of PIPELINE, or several: features, predictions, serving table. Resumes what was begun."""
+    if bool(partition) == bool(first or last) or bool(first) != bool(last):
+        raise click.UsageError("Say either --partition DAY, or --from DAY --to DAY.")
     with TerminalWatch() as watch:
-        return _run(pipeline, partition, engine, refresh, watch)
+        if partition:
+            return _run(pipeline, partition, engine, refresh, as_of, watch)
+        return _run_range(pipeline, str(first), str(last), engine, refresh, as_of, watch)
 
 
 def _show_pairs(console: Console, found: dict[str, Any]) -> None:

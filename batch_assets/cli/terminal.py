@@ -1,7 +1,7 @@
 """What every verb of the command shares: JSON or a picture, errors that are sentences, progress in a terminal.
 
 Exit status: 0 done, 1 not done (the reason is one sentence on stderr), 2 the command line itself is wrong, 130
-interrupted. With `--json` stdout holds one JSON object and nothing else, `{"error": …}` if it was not done.
+interrupted. With `--json` stdout holds one JSON object and nothing else, with an `error` if it was not done, or not all of it.
 """
 
 import functools
@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -21,6 +21,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TaskP
 from batch_assets.errors import BatchAssetsError
 from batch_assets.pipeline.pace import Pace, in_words
 from batch_assets.storage import Storage, open_storage
+
+if TYPE_CHECKING:
+    from batch_assets.models.registry import Registry
 
 Verb = Callable[..., dict[str, Any]]
 Show = Callable[[Console, dict[str, Any]], None]
@@ -51,6 +54,8 @@ def verb(show: Show) -> Callable[[Verb], Callable[..., None]]:
                     print(json.dumps(_finite(found), allow_nan=False), file=answer)
                 else:
                     show(Console(file=answer, highlight=False, width=None if answer.isatty() else 140), found)
+                if found.get("error"):
+                    raise click.ClickException(found["error"])
 
         return command
 
@@ -121,6 +126,13 @@ class TerminalWatch:
 
     def __exit__(self, *raised: object) -> None:
         self._bars.stop()
+
+
+def registry() -> "Registry":
+    """The models of this command."""
+    from batch_assets.orchestration.resources import StorageRoot
+
+    return StorageRoot().registry()
 
 
 def storage() -> Storage:

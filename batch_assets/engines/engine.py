@@ -25,6 +25,15 @@ Item = TypeVar("Item", bound=Named)
 Result = TypeVar("Result")
 
 
+class Price(BaseModel):
+    """What scoring costs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    per_hour: float = Field(description="What all workers together cost in an hour.", gt=0)
+    currency: str = Field("EUR", description="In which currency.")
+
+
 class EngineSettings(BaseModel):
     """Where a pipeline is scored."""
 
@@ -40,6 +49,10 @@ class EngineSettings(BaseModel):
         gt=0,
     )
     max_attempts: int = Field(5, description="How often a chunk is tried before the run stops and names it.", ge=1)
+    keep_seconds: float = Field(
+        300.0, description="How long Ray workers without work stay for the next run; 0 ends them with their run.", ge=0
+    )
+    price: Price | None = Field(None, description="What scoring costs, for the plans of roll-outs.")
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ class RayEngine(Engine):
     def open(self, task: ScoringTask, notice: Notice) -> Iterator[Workers]:
         import ray
 
-        crew = Crew(task, self._settings, notice, self._connect)
+        crew = Crew(task, self._settings, notice, self.connect)
         try:
             yield crew
         except ray.exceptions.RayTaskError as error:
@@ -53,7 +53,8 @@ class RayEngine(Engine):
             ray.shutdown()
             self._connected_here = False
 
-    def _connect(self) -> None:
+    def connect(self) -> None:
+        """Connect, or start a local Ray, unless this process is connected already. Raises EngineError."""
         import ray
 
         if ray.is_initialized():

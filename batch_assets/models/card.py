@@ -1,13 +1,15 @@
 """The model card: what a version says of itself. It is immutable and part of the version's digest."""
 
 import hashlib
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from batch_assets.contract import FeatureContract
+from batch_assets.errors import ModelMisfit
 from batch_assets.histogram import Histogram
 from batch_assets.scoring.postprocess import Outputs
 
@@ -64,3 +66,30 @@ def make_card(
         metrics=metrics,
         training=training,
     )
+
+
+def read_card(data: bytes, name: str) -> Card:
+    """A card from its JSON; `name` is for messages. Raises ModelMisfit."""
+    try:
+        return Card.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ModelMisfit(f"{name} is not a model card: {where + ': ' if where else ''}{first['msg']}.") from error
+
+
+def differences(before: Card, after: Card) -> dict[str, tuple[Any, Any]]:
+    """What two cards say differently, as path -> (before, after); None where one says nothing."""
+    one, other = _leaves(before.model_dump(mode="json")), _leaves(after.model_dump(mode="json"))
+    return {path: (one.get(path), other.get(path)) for path in {**one, **other} if one.get(path) != other.get(path)}
+
+
+def _leaves(value: Any, path: str = "") -> dict[str, Any]:
+    """Every plain value by its path; a long list of numbers counts as one value."""
+    if isinstance(value, dict):
+        items: Iterable[tuple[Any, Any]] = value.items()
+    elif isinstance(value, list) and any(isinstance(one, dict | list) for one in value):
+        items = enumerate(value)
+    else:
+        return {path: value}
+    return {name: leaf for key, one in items for name, leaf in _leaves(one, f"{path}.{key}".lstrip(".")).items()}

@@ -1,16 +1,26 @@
-"""Immutable model versions in plain folders, and aliases as numbered logs.
+"""Immutable model versions in plain folders, and the aliases that name them.
 
-A version is its files: the exported program and the card. Its digest covers all of them. An alias entry records the
-digest that was approved, so bytes that change afterwards are noticed by whoever resolves the alias.
+A version is its files: the exported program and the card. Its digest covers all of them. An approval records the digest that
+was approved, so bytes that change afterwards are noticed by whoever resolves the alias.
 """
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from batch_assets.errors import AlreadyExists, ModelChanged, NoSuchModel, NotFound, VersionExists
+from batch_assets.errors import (
+    AlreadyExists,
+    InUse,
+    ModelChanged,
+    NoSuchModel,
+    NotFound,
+    Retired,
+    VersionExists,
+)
+from batch_assets.models.approvals import Approval, Approvals
 from batch_assets.models.card import Card
 from batch_assets.models.predictor import check_model
 from batch_assets.numbered_log import LogEntry, NumberedLog
@@ -28,16 +38,19 @@ class ModelSettings(BaseModel):
 
     name: str = Field(description="Name in the registry.", pattern=NAME_PATTERN)
     alias: str = Field("batch", description="The alias whose version is used; resolved once per run.", pattern=NAME_PATTERN)
+    rescore_days: int = Field(1, description="How many of the newest days a new approval scores again.", ge=0)
 
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """One immutable version. `digest` covers all its files; `approval` is the alias entry that it was resolved by."""
+    """One immutable version. `digest` covers all its files; `approval` is the entry of `alias` that it was resolved by."""
 
     name: str
     version: str
     digest: str
     card: Card
+    registry: "Registry" = field(compare=False, repr=False)
+    alias: str = ""
     approval: int = 0
 
     @property
@@ -45,12 +58,32 @@ class ModelVersion:
         """Where the exported program lies under the storage root."""
         return f"{_folder(self.name, self.version)}/{MODEL_FILE}"
 
+    @property
+    def storage(self) -> Storage:
+        """Where its files are."""
+        return self.registry.storage
+
+    def withdrawn(self) -> frozenset[int]:
+        """The approvals of its alias that were withdrawn until now."""
+        return self.registry.approvals(self.name, self.alias).withdrawn() if self.alias else frozenset()
+
+    def require_unchanged(self) -> None:
+        """Hash its files once more. Raises ModelChanged, naming both digests."""
+        found = self.registry.version(self.name, self.version).digest
+        if found != self.digest:
+            raise ModelChanged(f"{self.name} {self.version} has digest {found} now, {self.digest} when the run began.")
+
+    def require_in_force(self) -> None:
+        """Raises Withdrawn if somebody has rolled the approval back meanwhile."""
+        if self.approval:
+            self.registry.approvals(self.name, self.alias).require_in_force(self.approval)
+
 
 class Registry:
     """The models under a storage root."""
 
     def __init__(self, storage: Storage) -> None:
-        self._storage = storage
+        self.storage = storage
 
     def register(self, name: str, version: str, card: Card, model: bytes) -> ModelVersion:
         """Keep a version for ever. The same bytes again are no change.
@@ -65,14 +98,11 @@ class Registry:
         if card.model_sha256 != hashlib.sha256(model).hexdigest():
             raise ModelChanged(f"The card of {name} {version} names another sha256 than that of the model file.")
         check_model(model, card.contract, card.outputs.logits, f"{name} {version}")
-        files = {MODEL_FILE: model, CARD_FILE: card.model_dump_json(indent=1).encode()}
-        with self._storage.scratch() as scratch:
-            for file, data in files.items():
-                (scratch / file).write_bytes(data)
-            try:
-                self._storage.adopt(scratch, folder)
+        for file, data in {MODEL_FILE: model, CARD_FILE: card.model_dump_json(indent=1).encode()}.items():
+            try:  # the card comes last: a version without one is not there yet, and the same registration finishes it
+                self.storage.create(f"{folder}/{file}", data)
             except AlreadyExists:
-                if any(self._storage.read(f"{folder}/{file}") != data for file, data in files.items()):
+                if self.storage.read(f"{folder}/{file}") != data:
                     raise VersionExists(
                         f"{name} {version} is registered with other bytes; versions are immutable, use another version."
                     ) from None
@@ -85,74 +115,158 @@ class Registry:
             NoSuchModel: it is not registered.
             ModelChanged: the model file is not the one that its card names.
         """
+        card_bytes, card = self._card(name, version)
         folder = _folder(name, version)
         try:
-            model, card_bytes = (self._storage.read(f"{folder}/{file}") for file in (MODEL_FILE, CARD_FILE))
+            model = self.storage.read(f"{folder}/{MODEL_FILE}")
         except NotFound:
-            raise NoSuchModel(f"{name} {version} is not registered under {self._storage.location}.") from None
-        try:
-            card = Card.model_validate_json(card_bytes)
-        except ValidationError as error:
-            raise ModelChanged(f"The card of {name} {version} cannot be read: {error.errors()[0]['msg']}.") from error
+            gone = self.retirement(name, version)
+            raise NoSuchModel(
+                f"The program of {name} {version} was deleted by {gone.body['by']}: {gone.why}."
+                if gone
+                else f"{folder}/{MODEL_FILE} is missing under {self.storage.location}: restore it from a copy."
+            ) from None
         sha256 = hashlib.sha256(model).hexdigest()
         if sha256 != card.model_sha256:
             raise ModelChanged(
                 f"{folder}/{MODEL_FILE} has sha256 {sha256}, its card says {card.model_sha256}: the file was changed."
             )
         digest = hashlib.sha256(f"{sha256}{hashlib.sha256(card_bytes).hexdigest()}".encode()).hexdigest()
-        return ModelVersion(name, version, digest, card)
+        return ModelVersion(name, version, digest, card, self)
+
+    def card(self, name: str, version: str) -> Card:
+        """What a version says of itself, without a look at its program. Raises NoSuchModel, ModelChanged."""
+        return self._card(name, version)[1]
+
+    def fault(self, name: str, version: str) -> str:
+        """What is wrong with a version's files, hashed and compared with its card and every approval; or nothing."""
+        try:
+            found = self.version(name, version)
+        except (ModelChanged, NoSuchModel) as error:
+            return "" if self.retirement(name, version) and isinstance(error, NoSuchModel) else str(error)
+        for alias in self.aliases(name):
+            for approval in self.approvals(name, alias).history():
+                if approval.version == version and approval.digest != found.digest:
+                    return (
+                        f"{name} {version} has digest {found.digest}, approval {approval.number} for {alias} was given to "
+                        f"{approval.digest}: its files were changed."
+                    )
+        return ""
 
     def names(self) -> list[str]:
         """Every model."""
-        return sorted(name for name, size in self._storage.names("models").items() if size == 0 and _fits(name))
+        return sorted(name for name, size in self.storage.names("models").items() if size == 0 and _fits(name))
 
     def versions(self, name: str) -> list[str]:
         """Every version of a model, in natural order (v2 before v10)."""
-        entries = self._storage.names(f"models/{_checked(name)}")
-        found = [entry for entry, size in entries.items() if size == 0 and _fits(entry)]
+        entries = self.storage.names(f"models/{_checked(name)}")
+        folders = [entry for entry, size in entries.items() if size == 0 and _fits(entry)]
+        found = [entry for entry in folders if CARD_FILE in self.storage.names(_folder(name, entry))]
         return sorted(found, key=lambda version: [(len(part), part) for part in re.split(r"(\d+)", version)])
 
-    def aliases(self, name: str) -> dict[str, LogEntry]:
-        """Every alias of a model and the entry in force."""
+    def newest(self, name: str) -> str:
+        """The newest version of a model, by its name. Raises NoSuchModel."""
+        versions = self.versions(name)
+        if not versions:
+            raise NoSuchModel(f"There is no model {name}; there is {', '.join(self.names()) or 'none yet'}.")
+        return versions[-1]
+
+    def aliases(self, name: str) -> dict[str, Approval]:
+        """Every alias of a model and the approval in force."""
         found = {}
-        for alias in sorted(self._storage.names(f"models/{_checked(name)}/aliases")):
-            entry = self.alias_log(name, alias).latest()
-            if entry:
-                found[alias] = entry
+        for alias in sorted(self.storage.names(f"models/{_checked(name)}/aliases")):
+            approval = self.approvals(name, alias).latest()
+            if approval:
+                found[alias] = approval
         return found
 
-    def alias_log(self, name: str, alias: str) -> NumberedLog:
-        """The history of an alias; its entries' numbers are the approvals'."""
-        return NumberedLog(self._storage, f"models/{_checked(name)}/aliases/{_checked(alias)}")
+    def approvals(self, name: str, alias: str) -> Approvals:
+        """The audit trail of an alias."""
+        log = NumberedLog(self.storage, f"models/{_checked(name)}/aliases/{_checked(alias)}")
+        return Approvals(log, name, alias)
 
-    def set_alias(self, name: str, alias: str, version: str, *, why: str) -> LogEntry:
-        """Let an alias name a version from now on. Raises NoSuchModel, ModelChanged, LostRace."""
-        approved = self.version(name, version)
-        log = self.alias_log(name, alias)
-        latest = log.latest()
-        return log.append({"version": version, "digest": approved.digest}, after=latest.number if latest else 0, why=why)
+    def approve(
+        self,
+        name: str,
+        alias: str,
+        version: str,
+        *,
+        why: str,
+        by: str,
+        after: int | None = None,
+        plan: dict[str, Any] | None = None,
+    ) -> Approval:
+        """Let an alias name a version from now on; see `Approvals.approve`.
+
+        Raises:
+            LostRace: another approval was given meanwhile; names it.
+            NoSuchModel, ModelChanged: the version is not there, or not what was registered.
+            Retired: the version was retired.
+        """
+        approved, retirement = self.version(name, version), self.retirement(name, version)
+        if retirement is not None:
+            who = retirement.body["by"]
+            raise Retired(f"{name} {version} was retired by {who} ({retirement.why}); approve another version.")
+        return self.approvals(name, alias).approve(version, approved.digest, why=why, by=by, after=after, plan=plan)
+
+    def retire(self, name: str, version: str, *, why: str, by: str, delete: bool = False) -> LogEntry:
+        """Let a version never be approved again; `delete` removes its program too, its card stays for the records.
+
+        Raises:
+            InUse: an alias names it.
+        """
+        for alias, approval in self.aliases(name).items():
+            if approval.version == version:
+                raise InUse(f"{name} {version} is in use: the alias {alias} names it; approve another version first.")
+        path, latest = self.version(name, version).path, self.retirement(name, version)
+        entry = self._retirements(name, version).append(
+            {"by": by, "deleted": delete}, after=latest.number if latest else 0, why=why
+        )
+        if delete:
+            self.storage.delete(path)
+        return entry
+
+    def retirement(self, name: str, version: str) -> LogEntry | None:
+        """Who retired a version and why, or None."""
+        return self._retirements(name, version).latest()
 
     def resolve(self, settings: ModelSettings, approval: int | None = None) -> ModelVersion:
         """The version that an alias names now (or named by an earlier approval), byte for byte the one that was approved.
 
         Raises:
             NoSuchModel: nothing carries the alias.
-            ModelChanged: the files are not those that were approved.
+            ModelChanged: the files are not those that were approved; names both digests.
+            Withdrawn: the approval was rolled back.
         """
-        log = self.alias_log(settings.name, settings.alias)
-        entry = log.latest() if approval is None else log.entry(approval)
-        if entry is None:
+        approvals = self.approvals(settings.name, settings.alias)
+        if approval is not None:
+            approvals.require_in_force(approval)
+        given = approvals.latest() if approval is None else approvals.number(approval)
+        if given is None:
             raise NoSuchModel(
-                f"No version of the model {settings.name} carries the alias {settings.alias} under "
-                f"{self._storage.location}: register one and point the alias at it."
+                f"No version of the model {settings.name} carries the alias {settings.alias} under {self.storage.location}: "
+                f"give it to one with `batch-assets models approve {settings.name} VERSION --alias {settings.alias}`."
             )
-        found = self.version(settings.name, entry.body["version"])
-        if found.digest != entry.body["digest"]:
+        found = self.version(settings.name, given.version)
+        if found.digest != given.digest:
             raise ModelChanged(
-                f"{found.name} {found.version} has digest {found.digest}, approval {entry.number} was given to "
-                f"{entry.body['digest']}: its files were changed."
+                f"{found.name} {found.version} has digest {found.digest}, approval {given.number} was given to "
+                f"{given.digest}: its files were changed."
             )
-        return ModelVersion(found.name, found.version, found.digest, found.card, approval=entry.number)
+        return replace(found, alias=settings.alias, approval=given.number)
+
+    def _card(self, name: str, version: str) -> tuple[bytes, Card]:
+        try:
+            data = self.storage.read(f"{_folder(name, version)}/{CARD_FILE}")
+        except NotFound:
+            raise NoSuchModel(f"{name} {version} is not registered under {self.storage.location}.") from None
+        try:
+            return data, Card.model_validate_json(data)
+        except ValidationError as error:
+            raise ModelChanged(f"The card of {name} {version} cannot be read: {error.errors()[0]['msg']}.") from error
+
+    def _retirements(self, name: str, version: str) -> NumberedLog:
+        return NumberedLog(self.storage, f"{_folder(name, version)}/_retired")
 
 
 def _folder(name: str, version: str) -> str:

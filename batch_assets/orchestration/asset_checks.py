@@ -7,7 +7,8 @@ import dagster as dg
 from batch_assets.config import PipelineConfig
 from batch_assets.errors import NotFound
 from batch_assets.orchestration import metadata
-from batch_assets.orchestration.assets import asset_key, partitions, pinned
+from batch_assets.orchestration.assets import asset_key, partitions
+from batch_assets.orchestration.pins import pinned
 from batch_assets.orchestration.resources import StorageRoot
 from batch_assets.pipeline.freeze import frozen
 from batch_assets.pipeline.judge import Verdict, finished_run, read_verdict

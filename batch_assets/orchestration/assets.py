@@ -7,10 +7,10 @@ import dagster as dg
 from pydantic import Field
 
 from batch_assets.config import PipelineConfig
-from batch_assets.models.registry import ModelVersion
 from batch_assets.orchestration import metadata
 from batch_assets.orchestration.liveness import POOL
 from batch_assets.orchestration.observe import ObservingWatch
+from batch_assets.orchestration.pins import pinned
 from batch_assets.orchestration.resources import RayCluster, StorageRoot
 from batch_assets.pipeline.freeze import freeze
 from batch_assets.pipeline.judge import judge, judge_features
@@ -19,8 +19,6 @@ from batch_assets.pipeline.score import score
 from batch_assets.pipeline.watch import Watch
 
 Result = dg.MaterializeResult[None]
-
-_APPROVAL = "batch_assets/approval/"
 
 
 class EngineKind(StrEnum):
@@ -40,6 +38,9 @@ class ScoreOptions(dg.Config):
     """What can be asked of predictions for one run."""
 
     engine: EngineKind | None = Field(default=None, description="Where to score; by default as the pipeline says.")
+    approval: int | None = Field(
+        default=None, description="The approval whose model version is used; by default the one in force when the run begins."
+    )
 
 
 def asset_key(config: PipelineConfig, asset: str) -> dg.AssetKey:
@@ -54,26 +55,6 @@ def partitions(config: PipelineConfig) -> dg.DailyPartitionsDefinition:
         start_date=config.partitions.start.isoformat(),
         end_date=(end + timedelta(days=1)).isoformat() if end else None,
     )
-
-
-def pinned(
-    context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext, config: PipelineConfig, root: StorageRoot
-) -> ModelVersion:
-    """The model version of this Dagster run: resolved once, then kept in the run's tags wherever the alias moves meanwhile."""
-    run_id = context.run.run_id
-    approval = pinned_approval(context.instance, run_id, config.name)
-    model = root.registry().resolve(config.model, approval)
-    if approval is None:
-        tags = {f"{_APPROVAL}{config.name}": f"{model.approval} in run {run_id}", "batch_assets/model": model.version}
-        context.instance.add_run_tags(run_id, tags)
-    return model
-
-
-def pinned_approval(instance: dg.DagsterInstance, run_id: str, pipeline: str) -> int | None:
-    """The approval that a Dagster run has pinned itself; one that a retry inherited from its parent does not count."""
-    run = instance.get_run_by_id(run_id)
-    approval, _, owner = (run.tags.get(f"{_APPROVAL}{pipeline}", "") if run else "").partition(" in run ")
-    return int(approval) if owner == run_id else None
 
 
 def build_assets(pipeline: PipelineConfig) -> list[dg.AssetsDefinition]:
@@ -116,7 +97,9 @@ def build_assets(pipeline: PipelineConfig) -> list[dg.AssetsDefinition]:
         )
         verdict = judge(pipeline, storage, day, model)
         return Result(
-            metadata=metadata.of_predictions(scored, verdict, model), data_version=dg.DataVersion(scored.manifest.run_id)
+            metadata=metadata.of_predictions(scored, verdict, model),
+            data_version=dg.DataVersion(scored.manifest.run_id),
+            tags=metadata.model_tags(scored.manifest.model),
         )
 
     @dg.asset(key_prefix=pipeline.name, partitions_def=days, group_name=pipeline.name, deps=[predictions], kinds={"lmdb"})
@@ -124,6 +107,10 @@ def build_assets(pipeline: PipelineConfig) -> list[dg.AssetsDefinition]:
         """The day's predictions by key, published all at once if the verdict on them is good."""
         storage, model = storage_root.storage(), pinned(context, pipeline, storage_root)
         published = publish(pipeline, storage, context.partition_key, model, watch)
-        return Result(metadata=metadata.of_release(published), data_version=dg.DataVersion(published.release.run_id))
+        return Result(
+            metadata=metadata.of_release(published),
+            data_version=dg.DataVersion(published.release.run_id),
+            tags=metadata.model_tags(published.release.model),
+        )
 
     return [user_features, predictions, serving_table]

@@ -10,6 +10,7 @@ from batch_assets.config import PipelineConfig
 from batch_assets.errors import ConfigError, NoSuchPipeline
 from batch_assets.orchestration.component import ScoringPipeline
 from batch_assets.orchestration.resources import shared_resources
+from batch_assets.orchestration.sensors import dead_runs
 
 _PACKAGE = Path(batch_assets.__file__).parent
 
@@ -54,5 +55,5 @@ def code_location() -> dg.Definitions:
     """Everything that Dagster is shown. Parallelism comes from the engine, so runs need one process only."""
     return dg.Definitions.merge(
         dg.load_from_defs_folder(path_within_project=_PACKAGE),
-        dg.Definitions(resources=shared_resources(), executor=dg.in_process_executor),
+        dg.Definitions(resources=shared_resources(), sensors=[dead_runs], executor=dg.in_process_executor),
     )

@@ -7,6 +7,7 @@ from typing_extensions import override
 from batch_assets.config import PipelineConfig
 from batch_assets.orchestration.asset_checks import build_checks
 from batch_assets.orchestration.assets import build_assets
+from batch_assets.orchestration.sensors import build_rollout_sensor
 
 
 class ScoringPipeline(dg.Component):
@@ -37,4 +38,5 @@ class ScoringPipeline(dg.Component):
             description=self.config.description or None,
             selection=dg.AssetSelection.assets(*assets),
         )
-        return dg.Definitions(assets=assets, asset_checks=build_checks(self.config), jobs=[job])
+        sensors = [build_rollout_sensor(self.config, job)]
+        return dg.Definitions(assets=assets, asset_checks=build_checks(self.config), jobs=[job], sensors=sensors)

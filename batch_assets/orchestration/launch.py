@@ -4,7 +4,7 @@ import fcntl
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +15,11 @@ import dagster as dg
 from batch_assets.config import PipelineConfig
 from batch_assets.engines.engine import EngineName
 from batch_assets.errors import BatchAssetsError, Blocked, ConfigError
-from batch_assets.orchestration.assets import asset_key, pinned_approval
+from batch_assets.models.registry import ModelVersion
+from batch_assets.orchestration.assets import asset_key
 from batch_assets.orchestration.catalog import code_location, project_root
 from batch_assets.orchestration.liveness import COMMAND_LINE, POOL, bury_dead_runs, process_tags, scoring_elsewhere
-from batch_assets.orchestration.resources import default_root
+from batch_assets.orchestration.resources import connected, default_root
 from batch_assets.pipeline.presence import presence
 from batch_assets.pipeline.watch import Watch
 from batch_assets.process import Process
@@ -28,12 +29,21 @@ from batch_assets.storage import open_storage
 
 @dataclass(frozen=True)
 class Launched:
-    """A Dagster run that succeeded: its id, the approval it pinned, seconds per asset, and chunks that were there before."""
+    """A Dagster run that succeeded: its id, the version it used, seconds per asset, and chunks that were there before."""
 
     dagster_run_id: str
-    approval: int | None
+    model: ModelVersion
     seconds: dict[str, float]
     resumed_chunks: int
+
+
+@dataclass(frozen=True)
+class Day:
+    """What became of one day of several: a run that succeeded, or the sentence that says why there is none."""
+
+    day: str
+    launched: Launched | None
+    error: str = ""
 
 
 @contextmanager
@@ -64,28 +74,44 @@ def materialize(
     instance: dg.DagsterInstance,
     watch: Watch,
     *,
+    model: ModelVersion,
     engine: EngineName | None = None,
     refresh: bool = False,
 ) -> Launched:
-    """Materialize the three assets of a day with their checks.
+    """Materialize the three assets of a day with their checks, scored by one model version.
 
     Raises:
         Blocked: a blocking check failed.
         BatchAssetsError: the sentence that a step raised.
         KeyboardInterrupt: the run was interrupted; it is recorded as such, and the same call resumes it.
     """
-    started = time.perf_counter()
-    with presence(open_storage(default_root()), day_folder(config.name, day)) as others:
-        for other in others:
-            watch.say(f"Another run of {config.name} {day} is active ({other}); they take turns or share the work.")
-        with _own_turn(instance, watch):
-            result = _execute(config, day, instance, watch, engine, refresh)
-    steps = {stats.step_key: stats for stats in instance.get_run_step_stats(result.run_id)}
-    stages = {"features": "user_features", "scoring": "predictions", "publishing": "serving_table"}
-    seconds = {name: _duration(steps.get(_op(config, asset))) for name, asset in stages.items()}
-    seconds["total"] = round(time.perf_counter() - started, 3)
-    approval = pinned_approval(instance, result.run_id, config.name)
-    return Launched(result.run_id, approval, seconds, _resumed(config, result))
+    with _own_turn(instance, watch):
+        return _Launcher(config, instance, watch, engine, refresh).materialize(day, model)
+
+
+def materialize_days(
+    config: PipelineConfig,
+    models: Mapping[str, ModelVersion],
+    instance: dg.DagsterInstance,
+    watch: Watch,
+    *,
+    engine: EngineName | None = None,
+    refresh: bool = False,
+) -> Iterator[Day]:
+    """Materialize days one after the other, each as a Dagster run of its own, so that a bad day fails alone.
+
+    They share this process and its warm workers. `models` says which version scores which day; days come in its order.
+
+    Raises:
+        KeyboardInterrupt: it was interrupted; the days that are done stay done.
+    """
+    with _own_turn(instance, watch), connected(config.engine, engine):
+        launcher = _Launcher(config, instance, watch, engine, refresh)
+        for day, model in models.items():
+            try:
+                yield Day(day, launcher.materialize(day, model))
+            except BatchAssetsError as error:
+                yield Day(day, None, str(error))
 
 
 @contextmanager
@@ -129,41 +155,57 @@ def _locked(file: IO[str]) -> bool:
         return False
 
 
-def _execute(
-    config: PipelineConfig,
-    day: str,
-    instance: dg.DagsterInstance,
-    watch: Watch,
-    engine: EngineName | None,
-    refresh: bool,
-) -> dg.ExecuteInProcessResult:
-    """Run the pipeline's job here; what goes wrong comes out as a sentence."""
-    job, run_id = code_location().resolve_job_def(config.name), str(uuid.uuid4())
-    options = {
-        _op(config, "user_features"): {"config": {"refresh": refresh}},
-        _op(config, "predictions"): {"config": {"engine": engine} if engine else {}},
-    }
-    try:
-        return job.execute_in_process(
-            run_config={"ops": options, "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-            instance=instance,
-            partition_key=day,
-            tags={**process_tags(run_id), COMMAND_LINE: run_id},
-            resources={**job.resource_defs, "watch": watch},
-            run_id=run_id,
-        )
-    except dg.DagsterExecutionInterruptedError:
-        raise KeyboardInterrupt from None
-    except dg.DagsterExecutionStepExecutionError as error:
-        if isinstance(error.__cause__, BatchAssetsError):
-            raise error.__cause__ from None
-        raise
-    except dg.DagsterError:
-        findings = _blocking_findings(instance, run_id)
-        if not findings:
+class _Launcher:
+    """Executes runs of one pipeline in this process."""
+
+    def __init__(
+        self, config: PipelineConfig, instance: dg.DagsterInstance, watch: Watch, engine: EngineName | None, refresh: bool
+    ) -> None:
+        self._config, self._instance, self._watch = config, instance, watch
+        self._engine, self._refresh = engine, refresh
+        self._job = code_location().resolve_job_def(config.name)
+
+    def materialize(self, day: str, model: ModelVersion) -> Launched:
+        """One day; what goes wrong comes out as a sentence."""
+        started, config = time.perf_counter(), self._config
+        with presence(open_storage(default_root()), day_folder(config.name, day)) as others:
+            for other in others:
+                self._watch.say(f"Another run of {config.name} {day} is active ({other}); they take turns or share the work.")
+            result = self._execute(day, model)
+        steps = {stats.step_key: stats for stats in self._instance.get_run_step_stats(result.run_id)}
+        stages = {"features": "user_features", "scoring": "predictions", "publishing": "serving_table"}
+        seconds = {name: _duration(steps.get(_op(config, asset))) for name, asset in stages.items()}
+        seconds["total"] = round(time.perf_counter() - started, 3)
+        return Launched(result.run_id, model, seconds, _resumed(config, result))
+
+    def _execute(self, day: str, model: ModelVersion) -> dg.ExecuteInProcessResult:
+        config, instance, run_id = self._config, self._instance, str(uuid.uuid4())
+        scoring: dict[str, object] = {"approval": model.approval, **({"engine": self._engine} if self._engine else {})}
+        options = {
+            _op(config, "user_features"): {"config": {"refresh": self._refresh}},
+            _op(config, "predictions"): {"config": scoring},
+        }
+        try:
+            return self._job.execute_in_process(
+                run_config={"ops": options, "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+                instance=instance,
+                partition_key=day,
+                tags={**process_tags(run_id), COMMAND_LINE: run_id},
+                resources={**self._job.resource_defs, "watch": self._watch},
+                run_id=run_id,
+            )
+        except dg.DagsterExecutionInterruptedError:
+            raise KeyboardInterrupt from None
+        except dg.DagsterExecutionStepExecutionError as error:
+            if isinstance(error.__cause__, BatchAssetsError):
+                raise error.__cause__ from None
             raise
-        hint = "" if refresh else " (If the query or its tables were corrected since, run with --refresh.)"
-        raise Blocked(f"{config.name} {day} is blocked by {'; '.join(findings)}{hint}") from None
+        except dg.DagsterError:
+            findings = _blocking_findings(instance, run_id)
+            if not findings:
+                raise
+            hint = "" if self._refresh else " (If the query or its tables were corrected since, run with --refresh.)"
+            raise Blocked(f"{config.name} {day} is blocked by {'; '.join(findings)}{hint}") from None
 
 
 def _blocking_findings(instance: dg.DagsterInstance, run_id: str) -> list[str]:

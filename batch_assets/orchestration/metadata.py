@@ -14,7 +14,7 @@ from batch_assets.pipeline.score import Scored
 from batch_assets.quality.outcome import CheckOutcome
 from batch_assets.quality.plots import plot_scores, plot_work
 from batch_assets.scoring.limits import STAGES
-from batch_assets.scoring.manifest import Manifest
+from batch_assets.scoring.manifest import Manifest, ModelPin
 
 Metadata = dict[str, Any]
 
@@ -60,6 +60,11 @@ def of_predictions(scored: Scored, verdict: Verdict, model: ModelVersion) -> Met
         "digest": manifest.values.hex(),
         "folder": dg.MetadataValue.path(manifest.folder),
     }
+
+
+def model_tags(model: ModelPin) -> dict[str, str]:
+    """Tags of a materialization: which version made it."""
+    return {"model/name": model.name, "model/version": model.version, "model/sha256": model.sha256[:16]}
 
 
 def of_release(published: Published) -> Metadata:

@@ -4,6 +4,8 @@ Each resource is thin: it hands out the plain object.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import dagster as dg
@@ -27,14 +29,17 @@ class StorageRoot(dg.ConfigurableResource):  # type: ignore[type-arg]
     """The folder that holds everything: snapshots, predictions, releases and models."""
 
     root: str | None = Field(default=None, description="A folder; by default BATCH_ASSETS_ROOT, or ./data.")
+    models: str | None = Field(
+        default=None, description="Where the models are, if not there: a folder or s3://…; by default BATCH_ASSETS_MODELS."
+    )
 
     def storage(self) -> Storage:
         """The storage behind the folder."""
         return open_storage(self.root or default_root())
 
     def registry(self) -> Registry:
-        """The models under the folder."""
-        return Registry(self.storage())
+        """The models."""
+        return Registry(open_storage(self.models or os.environ.get("BATCH_ASSETS_MODELS") or self.root or default_root()))
 
     @override
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
@@ -67,6 +72,19 @@ class RayCluster(dg.ConfigurableResource):  # type: ignore[type-arg]
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
         """End only what this run started."""
         self.close()
+
+
+@contextmanager
+def connected(settings: EngineSettings, kind: EngineName | None = None) -> Iterator[None]:
+    """Keep Ray connected for several runs of this process, if they score there."""
+    engine = RayEngine(os.environ.get("RAY_ADDRESS"), settings) if (kind or settings.kind) == "ray" else None
+    try:
+        if engine:
+            engine.connect()
+        yield
+    finally:
+        if engine:
+            engine.close()
 
 
 class LogWatch:

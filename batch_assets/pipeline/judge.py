@@ -5,6 +5,8 @@ only when it says something new, so that judging again costs nothing and history
 """
 
 import hashlib
+from collections.abc import Collection
+from dataclasses import dataclass
 from datetime import date, timedelta
 
 from pydantic import BaseModel, ConfigDict
@@ -53,6 +55,25 @@ def accepted_log(storage: Storage, pipeline: str, day: str) -> NumberedLog:
     return NumberedLog(storage, f"{day_folder(pipeline, day)}/_current")
 
 
+@dataclass(frozen=True)
+class Accepted:
+    """A day's accepted run, and the approval under which it was accepted."""
+
+    run_id: str
+    folder: str
+    approval: int
+
+
+def accepted_run(storage: Storage, pipeline: str, day: str, withdrawn: Collection[int]) -> Accepted | None:
+    """The run of a day that is accepted, leaving out what was accepted under approvals that were withdrawn since."""
+    log = accepted_log(storage, pipeline, day)
+    for number in reversed(log.numbers()):
+        body = log.entry(number).body
+        if body["approval"] not in withdrawn:
+            return Accepted(body["run_id"], body["folder"], body["approval"]) if body["run_id"] else None
+    return None
+
+
 def read_verdict(storage: Storage, folder: str) -> Verdict | None:
     """The verdict in force on a snapshot or a run, by its folder."""
     entry = NumberedLog(storage, f"{folder}/_verdict").latest()
@@ -91,7 +112,8 @@ def judge(config: PipelineConfig, storage: Storage, day: str, model: ModelVersio
     """
     run, manifest = finished_run(config, storage, day, model)
     features = judge_features(config, storage, run.frozen)
-    trailing = _trailing(config, storage, manifest)
+    withdrawn = model.withdrawn()
+    trailing = _trailing(config, storage, manifest, withdrawn)
     histograms = {partition: other.histogram for partition, other in trailing.items()}
     quality = config.quality
     verdict = Verdict(
@@ -114,7 +136,7 @@ def judge(config: PipelineConfig, storage: Storage, day: str, model: ModelVersio
         compared_with=tuple(other.run_id for other in trailing.values()),
     )
     verdict = _record(storage, run.folder, verdict)
-    _accept(config, storage, run, verdict)
+    _accept(config, storage, run, verdict, withdrawn)
     return verdict
 
 
@@ -127,15 +149,13 @@ def finished_run(config: PipelineConfig, storage: Storage, day: str, model: Mode
     return run, manifest
 
 
-def _trailing(config: PipelineConfig, storage: Storage, manifest: Manifest) -> dict[str, Manifest]:
+def _trailing(config: PipelineConfig, storage: Storage, manifest: Manifest, withdrawn: Collection[int]) -> dict[str, Manifest]:
     """Earlier accepted days within reach that the same model scored, by partition, oldest first."""
     found = {}
     for back in range(config.quality.drift.trailing_days, 0, -1):
         day = (date.fromisoformat(manifest.partition) - timedelta(days=back)).isoformat()
-        entry = accepted_log(storage, config.name, day).latest()
-        if entry is None or entry.body["run_id"] is None:
-            continue
-        other = latest_manifest(storage, entry.body["folder"])
+        accepted = accepted_run(storage, config.name, day, withdrawn)
+        other = latest_manifest(storage, accepted.folder) if accepted else None
         if other is not None and other.model == manifest.model:
             found[day] = other
     return found
@@ -156,18 +176,21 @@ def _record(storage: Storage, folder: str, verdict: Verdict) -> Verdict:
         return verdict
 
 
-def _accept(config: PipelineConfig, storage: Storage, run: Run, verdict: Verdict) -> None:
+def _accept(config: PipelineConfig, storage: Storage, run: Run, verdict: Verdict, withdrawn: Collection[int]) -> None:
     """Let the day's acceptance follow a verdict.
 
-    A good run becomes the accepted one, unless a later approval's run is. An accepted run that is judged again and is not
-    good any more is withdrawn: no later day is compared with it. What is live stays live until another release is published.
+    A good run becomes the accepted one, unless its approval was withdrawn or a later approval's run is. An accepted run that is
+    judged again and is not good any more is withdrawn: no later day is compared with it. What is live stays live until another
+    release is published.
     """
     log = accepted_log(storage, config.name, run.day)
     while True:
         latest = log.latest()
         if verdict.good:
             body = {"run_id": run.run_id, "folder": run.folder, "approval": run.model.approval}
-            settled = latest is not None and (latest.body == body or latest.body["approval"] > run.model.approval)
+            later = latest is not None and latest.body["approval"] > run.model.approval
+            overruled = later and latest is not None and latest.body["approval"] not in withdrawn
+            settled = run.model.approval in withdrawn or overruled or (latest is not None and latest.body == body)
         else:
             body = {"run_id": None, "withdrawn": run.run_id, "approval": run.model.approval}
             settled = latest is None or latest.body["run_id"] != run.run_id

@@ -49,6 +49,7 @@ def publish(config: PipelineConfig, storage: Storage, day: str, model: ModelVers
         NotFound: the run is not finished.
         NotPublishable: it was not judged, or the verdict is not good.
         CommitBroken: a predictions file does not hold the values that its manifest says; names the chunk.
+        Withdrawn: the model's approval was rolled back meanwhile.
         ReleaseBroken: what was built is not what the manifest says; readers still see what was live.
     """
     started = time.perf_counter()
@@ -64,7 +65,8 @@ def publish(config: PipelineConfig, storage: Storage, day: str, model: ModelVers
     release = build_release(
         storage, manifest, key, outputs.labels, lambda: _batches(storage, manifest, key.name, outputs, watch)
     )
-    live = go_live(storage, release, model.approval)
+    model.require_in_force()
+    live = go_live(storage, release, model.approval, model.withdrawn())
     return Published(release, live.body["release"], time.perf_counter() - started)
 
 

@@ -115,6 +115,7 @@ def score(config: PipelineConfig, storage: Storage, day: str, model: ModelVersio
         ContractBroken: the snapshot does not have the columns that the model was trained on; no row was scored.
         StorageFull: there is not enough space for what would be written; no row was scored.
         ProofFailed: rows are missing, doubled or foreign.
+        ModelChanged: the model's files were changed while they were used; there is no manifest then.
         BatchAssetsError: whatever a chunk raised.
     """
     _settings(config, storage, day, model, begin=True)
@@ -152,6 +153,7 @@ def score(config: PipelineConfig, storage: Storage, day: str, model: ModelVersio
             lifetimes=round(times.lifetimes, 6),
             seconds={stage: round(seconds, 6) for stage, seconds in times.seconds.items()},
         )
+        run.model.require_unchanged()
         done = Done(proof, audit, agreed, work, total - before, round(time.perf_counter() - started, 6), proof_seconds)
         manifest = _manifest(config, storage, run, commits, done)
     return Scored(manifest, resumed)
@@ -230,7 +232,7 @@ def scoring_task(config: PipelineConfig, storage: Storage, run: Run) -> ScoringT
         day=run.day,
         model_version=run.model.version,
         model_sha256=card.model_sha256,
-        load=PredictorLoader(storage, run.model.path, card.model_sha256),
+        load=PredictorLoader(run.model.storage, run.model.path, card.model_sha256),
     )
 
 
@@ -251,6 +253,7 @@ def _manifest(config: PipelineConfig, storage: Storage, run: Run, commits: dict[
         snapshot=run.frozen.snapshot.digest,
         snapshot_folder=run.frozen.folder,
         model=ModelPin(name=run.model.name, version=run.model.version, digest=run.model.digest, sha256=card.model_sha256),
+        approval=run.model.approval,
         contract=config.features.contract.fingerprint(),
         rows=sum(commit.rows for commit in ordered),
         scored=sum(commit.scored for commit in ordered),

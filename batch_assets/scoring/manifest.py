@@ -54,10 +54,11 @@ class ManifestFile(BaseModel):
 class Manifest(BaseModel):
     """A finished run with its proof.
 
-    `values` digests all scored (key, values); `seconds` are what the footers say of their chunks, by stage; stages of
-    several chunks overlap. `scored_here` rows took `wall_seconds`, of which `proof_seconds` for proof and audit, in the
-    process that wrote the manifest, and its workers' time is `work`; the other rows were committed before. What has a
-    default was not written by the first versions, whose manifests are still compared with.
+    `approval` is the one under which the run was finished; a later approval of the same version takes the run as it is.
+    `values` digests all scored (key, values); `seconds` are what the footers say of their chunks, by stage; stages of several
+    chunks overlap. `scored_here` rows took `wall_seconds`, of which `proof_seconds` for proof and audit, in the process that
+    wrote the manifest, and its workers' time is `work`; the other rows were committed before. What has a default was not
+    written by the first versions, whose manifests are still compared with.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -69,6 +70,7 @@ class Manifest(BaseModel):
     snapshot: str
     snapshot_folder: str
     model: ModelPin
+    approval: int = 0
     contract: str
     rows: int
     scored: int

@@ -6,7 +6,7 @@ does not replace what is live.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -173,15 +173,19 @@ def _digest(folder: Path, key_type: str) -> Digest:
     return total
 
 
-def go_live(storage: Storage, release: Release, approval: int) -> LogEntry:
-    """Let readers see a release, unless a newer one is live; returns the entry that is in force then."""
+def go_live(storage: Storage, release: Release, approval: int, withdrawn: Collection[int] = ()) -> LogEntry:
+    """Let readers see a release, unless a newer one is live; returns the entry that is in force then.
+
+    What went live under an approval that was withdrawn since does not count as newer.
+    """
     log = current_log(storage, release.pipeline)
     while True:
         live = log.latest()
         same = live is not None and live.body["description"] == release.fingerprint()
         if live and same and live.body["approval"] >= approval:
             return live
-        if live and (live.body["partition"], live.body["approval"]) > (release.partition, approval):
+        newer = live and (live.body["partition"], live.body["approval"]) > (release.partition, approval)
+        if live and newer and live.body["approval"] not in withdrawn:
             return live
         body = {
             "release": release.name,

@@ -70,7 +70,7 @@ def test_no_alias_no_version_no_model(small: Small) -> None:
     with pytest.raises(NoSuchModel, match="alias realtime"):
         small.registry.resolve(ModelSettings(name="small", alias="realtime"))
     with pytest.raises(NoSuchModel, match="small v9"):
-        small.registry.set_alias("small", "batch", "v9", why="")
+        small.registry.approve("small", "batch", "v9", why="none", by="the test")
     assert small.registry.versions("nobody") == []
 
 

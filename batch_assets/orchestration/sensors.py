@@ -1,0 +1,94 @@
+"""What starts by itself: the roll-out of an approval, and the burial of runs whose process died."""
+
+import dagster as dg
+
+from batch_assets.config import PipelineConfig
+from batch_assets.orchestration.liveness import bury_dead_runs
+from batch_assets.orchestration.pins import pin_tags
+from batch_assets.orchestration.resources import StorageRoot
+from batch_assets.pipeline.rollout import Plan, Rollout, expected, outstanding
+
+_KEY = "batch_assets/rollout"
+"""The tag of a roll-out's runs: approval, sha256 and day, the same for every attempt at them."""
+
+_ATTEMPTS = 3
+_RETRY = "dagster/will_retry"
+
+
+def build_rollout_sensor(config: PipelineConfig, job: dg.UnresolvedAssetJobDefinition) -> dg.SensorDefinition:
+    """`<pipeline>_approved_model`: a new approval scores the newest days again and publishes the newest."""
+
+    @dg.sensor(
+        name=f"{config.name}_approved_model",
+        job=job,
+        description=f"Scores the newest days again when a version of {config.model.name} is approved.",
+        minimum_interval_seconds=15,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+    )
+    def approved_model(context: dg.SensorEvaluationContext, storage_root: StorageRoot) -> dg.SensorResult:
+        storage, registry = storage_root.storage(), storage_root.registry()
+        latest = registry.approvals(config.model.name, config.model.alias).latest()
+        if latest is None or context.cursor == str(latest.number):
+            return dg.SensorResult(skip_reason="No new approval." if latest else f"{config.model.name} has no approval yet.")
+        rollout = outstanding(config, storage, registry)
+        if rollout is None or not rollout.days:
+            return dg.SensorResult(cursor=str(latest.number), skip_reason=f"Approval {latest.number} is rolled out.")
+        attempts = {day: _next_attempt(context.instance, rollout, day) for day in rollout.days}
+        plan = expected(latest, config.name)
+        given_up = all(attempt is None for attempt in attempts.values())
+        return dg.SensorResult(
+            run_requests=[_request(config, rollout, day, attempt, plan) for day, attempt in attempts.items() if attempt],
+            cursor=str(latest.number) if given_up else context.cursor,
+        )
+
+    return approved_model
+
+
+def _next_attempt(instance: dg.DagsterInstance, rollout: Rollout, day: str) -> int | None:
+    """The number of the attempt that is due now: 0 while one is under way, None if there will be no other."""
+    runs = instance.get_runs(filters=dg.RunsFilter(tags={_KEY: _key(rollout, day)}))
+    if not runs:
+        return 1
+    newest = runs[0]
+    if not newest.is_finished or newest.tags.get(_RETRY) == "true":
+        return 0
+    attempts = len({run.tags.get("dagster/run_key") for run in runs})
+    if newest.status is dg.DagsterRunStatus.FAILURE and attempts < _ATTEMPTS:
+        return attempts + 1
+    return None  # somebody canceled it, or it failed too often: a person decides
+
+
+def _request(config: PipelineConfig, rollout: Rollout, day: str, attempt: int, plan: Plan | None) -> dg.RunRequest:
+    key = _key(rollout, day)
+    return dg.RunRequest(
+        run_key=key if attempt == 1 else f"{key}/{attempt}",
+        partition_key=day,
+        run_config={"ops": {f"{config.name}__predictions": {"config": {"approval": rollout.model.approval}}}},
+        tags={_KEY: key, **pin_tags(config.name, rollout.model), **_told(plan)},
+    )
+
+
+def _key(rollout: Rollout, day: str) -> str:
+    return f"{rollout.model.approval}-{rollout.model.card.model_sha256[:16]}-{day}"
+
+
+def _told(plan: Plan | None) -> dict[str, str]:
+    """What the approver was told, as tags of the run."""
+    if plan is None:
+        return {}
+    told = {"rows": f"{plan.rows:,}", "minutes": plan.minutes, "cost": plan.cost and f"{plan.cost} {plan.currency}"}
+    if plan.shift:
+        told |= {name: getattr(plan.shift, name) for name in ("psi", "top_decile_overlap", "rank_correlation")}
+    return {f"batch_assets/expected_{name}": str(value) for name, value in told.items() if value is not None}
+
+
+@dg.sensor(
+    name="dead_runs",
+    description="Marks runs whose process died as failed, so that nothing waits for them.",
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+)
+def dead_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+    """Bury the dead; a run that was killed outright would keep its place for ever."""
+    buried = bury_dead_runs(context.instance)
+    return dg.SkipReason(f"Marked as failed: {', '.join(buried)}." if buried else "Every run in progress has a living process.")

@@ -1,0 +1,241 @@
+"""What an approval causes: which days are scored again, how long that takes and what it costs, and how far scores will move."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict
+
+from batch_assets.config import PipelineConfig
+from batch_assets.errors import BatchAssetsError, InUse, NoSuchModel
+from batch_assets.histogram import Histogram
+from batch_assets.models.approvals import Approval, undone
+from batch_assets.models.registry import ModelVersion, Registry
+from batch_assets.numbered_log import LogEntry
+from batch_assets.pipeline.freeze import frozen
+from batch_assets.pipeline.judge import accepted_run, read_verdict
+from batch_assets.pipeline.score import plan_run, scoring_task
+from batch_assets.quality.drift import population_stability_index
+from batch_assets.scoring.audit import draw
+from batch_assets.scoring.chunks import Chunk
+from batch_assets.scoring.manifest import Manifest, latest_manifest
+from batch_assets.scoring.precision import spearman
+from batch_assets.serving.release import live_release
+from batch_assets.snapshot import current_log, days_of
+from batch_assets.storage import Storage
+
+_SAMPLE_GROUPS = 64
+_SAMPLE_ROWS = 256
+"""Rows of each row group that are scored with both versions: 16,384 at most."""
+
+_LAST_RUNS = 3
+"""From how many runs before the pace is taken."""
+
+
+class Shift(BaseModel):
+    """How the scores of a sample of one day differ between two versions.
+
+    `psi` is over ten equal parts of the old scores; `top_decile_overlap` is the share of the old version's highest tenth that
+    is in the new version's; `rank_correlation` is Spearman's.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    partition: str
+    against: str
+    rows: int
+    psi: float
+    top_decile_overlap: float
+    rank_correlation: float
+
+
+class Plan(BaseModel):
+    """What approving a version will cause in one pipeline. `minutes` and `cost` are None while no run says how fast it is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pipeline: str
+    days: tuple[str, ...]
+    rows: int
+    minutes: float | None = None
+    cost: float | None = None
+    currency: str = ""
+    withdraws: tuple[int, ...] = ()
+    shift: Shift | None = None
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """What remains to be done for the approval in force: days that are not scored under it yet, oldest first."""
+
+    model: ModelVersion
+    days: tuple[str, ...]
+
+
+def last_days(config: PipelineConfig, storage: Storage) -> tuple[str, ...]:
+    """The newest days whose features are frozen, as many as an approval scores again, oldest first."""
+    there = [day for day in reversed(days_of(storage, config.name)) if current_log(storage, config.name, day).numbers()]
+    return tuple(reversed(there[: config.model.rescore_days]))
+
+
+def outstanding(config: PipelineConfig, storage: Storage, registry: Registry) -> Rollout | None:
+    """What the approval in force has not been applied to yet, or None while nothing is approved.
+
+    A day is settled once a run is accepted under this approval or a later one, or once the verdict on the version's run blocks.
+
+    Raises:
+        ModelChanged: the approved files were changed.
+    """
+    if not registry.approvals(config.model.name, config.model.alias).log.numbers():
+        return None
+    model = registry.resolve(config.model)
+    withdrawn = model.withdrawn()
+
+    def settled(day: str) -> bool:
+        accepted = accepted_run(storage, config.name, day, withdrawn)
+        if accepted is not None and accepted.approval >= model.approval:
+            return True
+        try:
+            verdict = read_verdict(storage, plan_run(config, storage, day, model).folder)
+        except BatchAssetsError:
+            return False  # the run will say what is wrong with the day
+        return verdict is not None and not verdict.good
+
+    return Rollout(model, tuple(day for day in last_days(config, storage) if not settled(day)))
+
+
+def plan_rollout(config: PipelineConfig, storage: Storage, registry: Registry, version: str) -> Plan:
+    """What approving a version will cause in a pipeline, and how far its scores will move: measured on a sample.
+
+    Raises:
+        NoSuchModel, ModelChanged: the version is not there, or not what was registered.
+        ContractBroken: the version does not take the pipeline's features.
+    """
+    model = registry.version(config.model.name, version)
+    approvals = registry.approvals(config.model.name, config.model.alias)
+    days = last_days(config, storage)
+    rows = sum(frozen(config, storage, day).snapshot.rows for day in days)
+    before = approvals.latest()
+    shift = None
+    if days and before is not None:
+        shift = measure_shift(config, storage, days[-1], registry.version(config.model.name, before.version), model)
+    pace = _pace(config, storage)
+    hours = rows / pace / 3600 if pace else None
+    price = config.engine.price
+    return Plan(
+        pipeline=config.name,
+        days=days,
+        rows=rows,
+        minutes=round(hours * 60, 3) if hours is not None else None,
+        cost=round(hours * price.per_hour, 4) if hours is not None and price else None,
+        currency=price.currency if price else "",
+        withdraws=tuple(undone(approvals.history(), version)),
+        shift=shift,
+    )
+
+
+def measure_shift(config: PipelineConfig, storage: Storage, day: str, old: ModelVersion, new: ModelVersion) -> Shift | None:
+    """Score a random sample of a day's snapshot with two versions, here and now; None if the day has no rows to score."""
+    runs = [plan_run(config, storage, day, model) for model in (old, new)]
+    sample = draw(runs[0].frozen.snapshot, runs[0].plan, _SAMPLE_GROUPS, _SAMPLE_ROWS)
+    before, after = (_probabilities(config, storage, day, model, sample) for model in (old, new))
+    both = np.isfinite(before) & np.isfinite(after)
+    before, after = before[both], after[both]
+    if not len(before):
+        return None
+    edges = np.unique(np.quantile(before, np.arange(1, 100) / 100)).tolist()
+    tenth = max(1, len(before) // 10)
+    tops = [set(np.argsort(-scores, kind="stable")[:tenth].tolist()) for scores in (before, after)]
+    return Shift(
+        partition=day,
+        against=old.version,
+        rows=len(before),
+        psi=round(population_stability_index(Histogram.of(before, edges), Histogram.of(after, edges)), 6),
+        top_decile_overlap=round(len(tops[0] & tops[1]) / tenth, 6),
+        rank_correlation=round(spearman(before.astype(np.float64), after.astype(np.float64)), 6),
+    )
+
+
+def _probabilities(
+    config: PipelineConfig, storage: Storage, day: str, model: ModelVersion, sample: list[tuple[Chunk, tuple[int, ...]]]
+) -> npt.NDArray[np.float32]:
+    """The probability of each sampled row, NaN where it cannot be scored."""
+    scorer = scoring_task(config, storage, plan_run(config, storage, day, model)).open()
+    found = []
+    for chunk, places in sample:
+        staged, rows = scorer.sampled(chunk, places)
+        passed = scorer.passed(staged, rows, chunk, {})
+        predictions, _ = scorer.finished(passed, rows)
+        probability = np.full(len(places), np.nan, dtype=np.float32)
+        probability[rows.rejects.scored] = predictions.probability
+        found.append(probability)
+    return np.concatenate(found) if found else np.empty(0, dtype=np.float32)
+
+
+def _pace(config: PipelineConfig, storage: Storage) -> float | None:
+    """Rows per second of the newest accepted runs that scored something, or None."""
+    rows, seconds, runs = 0, 0.0, 0
+    for day in reversed(days_of(storage, config.name)):
+        accepted = accepted_run(storage, config.name, day, ())
+        manifest: Manifest | None = latest_manifest(storage, accepted.folder) if accepted else None
+        if manifest is not None and manifest.scored_here:
+            rows, seconds, runs = rows + manifest.scored_here, seconds + manifest.wall_seconds, runs + 1
+        if runs == _LAST_RUNS:
+            break
+    return rows / seconds if seconds else None
+
+
+def approve(
+    configs: list[PipelineConfig],
+    storage: Storage,
+    registry: Registry,
+    name: str,
+    alias: str,
+    version: str,
+    *,
+    why: str,
+    by: str,
+) -> tuple[Approval, list[Plan]]:
+    """Approve a version; what it is expected to cause in each pipeline that uses the alias is recorded with it.
+
+    Raises:
+        LostRace: another approval was given since this one was decided; names it.
+        BatchAssetsError: the version cannot score what a pipeline has; it is not approved then.
+    """
+    latest = registry.approvals(name, alias).latest()
+    plans = [plan_rollout(config, storage, registry, version) for config in configs]
+    recorded = {"pipelines": [plan.model_dump(mode="json") for plan in plans]}
+    seen = latest.number if latest else 0
+    return registry.approve(name, alias, version, why=why, by=by, after=seen, plan=recorded), plans
+
+
+def expected(approval: Approval, pipeline: str) -> Plan | None:
+    """What an approval was expected to cause in a pipeline, as its audit trail says, or None if it says nothing."""
+    plans = (approval.plan or {}).get("pipelines", [])
+    return next((Plan.model_validate(plan) for plan in plans if plan["pipeline"] == pipeline), None)
+
+
+def retire(
+    pipelines: Iterable[str],
+    storage: Storage,
+    registry: Registry,
+    name: str,
+    version: str,
+    *,
+    why: str,
+    by: str,
+    delete: bool = False,
+) -> LogEntry:
+    """Retire a version, and delete its program if that is asked for.
+
+    Raises:
+        InUse: an alias names it, or a live release of one of the pipelines was scored by it.
+    """
+    if version not in registry.versions(name):
+        raise NoSuchModel(f"{name} {version} is not registered; there is {', '.join(registry.versions(name)) or 'none yet'}.")
+    for pipeline in pipelines:
+        release = live_release(storage, pipeline)
+        if release is not None and (release.model.name, release.model.version) == (name, version):
+            raise InUse(f"{name} {version} is in use: the live release {release.name} of {pipeline} was scored by it.")
+    return registry.retire(name, version, why=why, by=by, delete=delete)
