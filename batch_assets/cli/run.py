@@ -143,7 +143,7 @@ def _run_range(
                 }
             )
     live = current_log(root, name).latest()
-    failed = [day["partition"] for day in found if day["error"]]
+    failed = [str(day["partition"]) for day in found if day["error"]]
     error = {"error": f"{len(failed)} of {len(found)} days failed: {', '.join(failed)}."} if failed else {}
     return {"pipeline": name, "days": found, "live_release": live.body["release"] if live else None, **error}
 

@@ -38,5 +38,5 @@ class ScoringPipeline(dg.Component):
             description=self.config.description or None,
             selection=dg.AssetSelection.assets(*assets),
         )
-        sensors = [build_rollout_sensor(self.config, job)]
+        sensors = [build_rollout_sensor(self.config)]
         return dg.Definitions(assets=assets, asset_checks=build_checks(self.config), jobs=[job], sensors=sensors)

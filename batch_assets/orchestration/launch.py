@@ -119,7 +119,8 @@ def _own_turn(instance: dg.DagsterInstance, watch: Watch) -> Iterator[None]:
     """Wait until no other run on this instance scores.
 
     Dagster would wait too, at the pool, but spinning and deaf to Ctrl-C. Command lines take turns by a file lock, which the
-    system drops when its holder dies; for runs of the UI this looks at the pool's slots, after those of the dead were freed.
+    system drops when its holder dies; for runs of the UI this looks at the runs in progress, after the dead were buried. Runs
+    of the UI wait in Dagster's queue while a command line's run is in progress.
     """
     with (Path(instance.root_directory) / ".turn").open("a+") as lock:
         if not _locked(lock):
@@ -139,8 +140,8 @@ def _own_turn(instance: dg.DagsterInstance, watch: Watch) -> Iterator[None]:
                 break
             for holder in sorted(holders - told):
                 watch.say(
-                    f"Dagster run {holder} holds the pool {POOL!r}; this run waits for it. If it is dead, terminate it in the "
-                    "UI, or free its slot there under Deployment > Concurrency."
+                    f"Dagster run {holder} is at work in the pool {POOL!r}; this run waits for it. If it is dead, terminate it "
+                    "in the UI."
                 )
             told |= holders
             time.sleep(0.5)

@@ -1,8 +1,8 @@
 """Which process executes a run, and what becomes of runs whose process died.
 
-A run that was killed outright stays STARTED and keeps its pool slot; the next run would wait for it for ever. Every run
-is therefore tagged with its process, and before a new one starts, runs of dead processes on this host are failed and
-their slots freed.
+A run that was killed outright stays STARTED and keeps its place in the pool; the next run would wait for it for ever. Every
+run is therefore tagged with its process; runs of dead processes on this host are failed and their places freed, by a sensor
+and before a command line starts one.
 """
 
 import dagster as dg
@@ -15,6 +15,11 @@ COMMAND_LINE = "batch_assets/command_line"
 
 POOL = "scoring"
 """One run at a time scores; runs that would fight for the same cores or GPU wait for each other."""
+
+_IN_POOL = {f".dagster/pool/{POOL}": "true"}
+"""The tag that Dagster gives to runs that have a part in the pool."""
+
+_IN_PROGRESS = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 
 
 def process_tags(run_id: str) -> dict[str, str]:
@@ -42,17 +47,16 @@ def bury_dead_runs(instance: dg.DagsterInstance, *, command_lines_are_dead: bool
 
 
 def scoring_elsewhere(instance: dg.DagsterInstance) -> list[str]:
-    """The runs that hold the pool's slots now, each as a phrase."""
-    info = instance.event_log_storage.get_concurrency_info(POOL)
+    """The runs in progress that have a part in the pool, each as a phrase."""
     known = {run.run_id: str(process) for run, process in _running(instance)}
-    return [f"{slot.run_id} ({known.get(slot.run_id, 'process unknown')})" for slot in info.claimed_slots]
+    runs = instance.get_runs(filters=dg.RunsFilter(statuses=_IN_PROGRESS, tags=_IN_POOL))
+    return [f"{run.run_id} ({known.get(run.run_id, 'process unknown')})" for run in runs]
 
 
 def _running(instance: dg.DagsterInstance) -> list[tuple[dg.DagsterRun, Process]]:
     """Runs in progress that are tagged with their own process."""
-    statuses = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
     found = []
-    for run in instance.get_runs(filters=dg.RunsFilter(statuses=statuses)):
+    for run in instance.get_runs(filters=dg.RunsFilter(statuses=_IN_PROGRESS)):
         fields = {name.removeprefix(_TAG): value for name, value in run.tags.items() if name.startswith(_TAG)}
         if fields.get("run") == run.run_id:
             found.append((run, Process.from_mapping(fields)))

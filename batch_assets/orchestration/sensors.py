@@ -15,12 +15,12 @@ _ATTEMPTS = 3
 _RETRY = "dagster/will_retry"
 
 
-def build_rollout_sensor(config: PipelineConfig, job: dg.UnresolvedAssetJobDefinition) -> dg.SensorDefinition:
+def build_rollout_sensor(config: PipelineConfig) -> dg.SensorDefinition:
     """`<pipeline>_approved_model`: a new approval scores the newest days again and publishes the newest."""
 
     @dg.sensor(
         name=f"{config.name}_approved_model",
-        job=job,
+        job_name=config.name,
         description=f"Scores the newest days again when a version of {config.model.name} is approved.",
         minimum_interval_seconds=15,
         default_status=dg.DefaultSensorStatus.RUNNING,
