@@ -62,8 +62,8 @@ def test_an_alias_names_one_version_and_remembers_the_others(small: Small) -> No
     second = small.register("v2", small_model([3.0, 2.0, 1.0]))
     assert (second.version, second.approval) == ("v2", 2)
     assert small.registry.resolve(SETTINGS, approval=1) == first
-    assert [entry.body["version"] for entry in map(small.registry.alias_log("small", "batch").entry, (1, 2))] == ["v1", "v2"]
-    assert small.registry.aliases("small")["batch"].body["version"] == "v2"
+    assert [approval.version for approval in small.registry.approvals("small", "batch").history()] == ["v1", "v2"]
+    assert small.registry.aliases("small")["batch"].version == "v2"
 
 
 def test_no_alias_no_version_no_model(small: Small) -> None:
@@ -106,8 +106,8 @@ def test_strangers_in_the_folder_are_no_models(small: Small) -> None:
 
 
 def test_two_approvals_cannot_take_the_same_number(small: Small) -> None:
-    with pytest.raises(LostRace):
-        small.registry.alias_log("small", "batch").append({"version": "v1"}, after=0, why="late")
+    with pytest.raises(LostRace, match="approval 1 for batch went to v1 by the test in the same moment"):
+        small.registry.approve("small", "batch", "v1", why="late", by="somebody", after=0)
 
 
 class Writing(torch.nn.Module):
