@@ -22,6 +22,7 @@ from batch_assets.errors import (
 )
 from batch_assets.models.approvals import Approval, Approvals
 from batch_assets.models.card import Card
+from batch_assets.models.mlflow_source import MlflowSettings
 from batch_assets.models.predictor import check_model
 from batch_assets.numbered_log import LogEntry, NumberedLog
 from batch_assets.storage import Storage
@@ -37,6 +38,7 @@ class ModelSettings(BaseModel):
 
     name: str = Field(description="Name in the registry.", pattern=NAME_PATTERN)
     alias: str = Field("batch", description="The alias whose version is used; resolved once per run.", pattern=NAME_PATTERN)
+    mlflow: MlflowSettings | None = Field(None, description="The MLflow registry whose alias ours mirrors.")
     rescore_days: int = Field(1, description="How many of the newest days a new approval scores again.", ge=0)
 
 

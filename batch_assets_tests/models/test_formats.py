@@ -34,7 +34,9 @@ def scripted(module: torch.nn.Module) -> bytes:
 class TestOneNet:
     def scores(self, small: Small) -> list[object]:
         working = Working(small)
-        return [pq.read_table(working.path(number), columns=["user", "probability"]).to_pydict() for number in working.score_all()]
+        return [
+            pq.read_table(working.path(number), columns=["user", "probability"]).to_pydict() for number in working.score_all()
+        ]
 
     def test_three_formats_give_the_same_scores_bit_for_bit(self, make_small: Callable[..., Small]) -> None:
         net = seeded()

@@ -121,7 +121,7 @@ def test_the_registry_works_in_a_bucket(small: Small, bucket: str, model_bytes: 
     registry.register("small", "v1", card, model_bytes)
     with pytest.raises(VersionExists, match="immutable"):
         registry.register("small", "v1", card.model_copy(update={"description": "another"}), model_bytes)
-    registry.set_alias("small", "batch", "v1", why="test")
+    registry.approve("small", "batch", "v1", why="test", by="test")
     found = Registry(open_storage(f"{bucket}/models of ours")).resolve(SETTINGS)
     assert (found.digest, found.approval) == (small.model.digest, 1)
     assert (registry.names(), registry.versions("small"), list(registry.aliases("small"))) == (["small"], ["v1"], ["batch"])
