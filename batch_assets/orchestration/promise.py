@@ -1,7 +1,8 @@
 """Whether yesterday will be published by the time that was promised; Dagster's FreshnessPolicy does not look at partitions.
 
-Yesterday is looked at every minute, and once more when it is the day before: else a promise that was missed while Dagster
-was down, or at the very end of a day, would never be told.
+A run that publishes judges the promise itself, by its check `promise`. The sensor says what no run can say: that a day may
+not be there in time, or is not. Yesterday is looked at every minute, and once more when it is the day before: else a promise
+that was missed while Dagster was down, or at the very end of a day, would never be told.
 """
 
 import json
@@ -21,7 +22,7 @@ from batch_assets.pipeline.publish import live_since
 from batch_assets.quality.promise import Promise, PromiseState, deadline_of
 from batch_assets.storage import Storage
 
-_SECONDS = 60
+_SECONDS, _HISTORY = 60, 1_000
 _RUNNING = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
 _TOLD: dict[PromiseState, tuple[AlertKind, str]] = {
     PromiseState.at_risk: ("at_risk", "may not be published in time"),
@@ -41,27 +42,30 @@ def build_promise_sensors(config: PipelineConfig, clock: Clock = utc_now) -> lis
         description=f"Is yesterday published by {config.promise.published_by}?",
     )
     def promise(context: dg.SensorEvaluationContext, storage_root: StorageRoot) -> dg.SensorResult | dg.SkipReason:
-        return report_changes(config, context, storage_root.storage(), clock())
+        return look(config, context, storage_root.storage(), clock())
 
     return [promise]
 
 
-def report_changes(
+def look(
     config: PipelineConfig, context: dg.SensorEvaluationContext, storage: Storage, now: datetime
 ) -> dg.SensorResult | dg.SkipReason:
-    """Evaluations for each state that a day has newly come to; a state is told once a day, so a day at risk stays so."""
+    """Tell of a day that is at risk or missed, of each once; the cursor remembers which states of which day were told."""
     yesterday = config.partitions.last(now)
     if yesterday < config.partitions.start:
         return dg.SkipReason(f"The first day, {config.partitions.start}, is not over yet.")
-    told: dict[str, list[str]] = json.loads(context.cursor or "{}")
-    known = {day: list(told.get(day, [])) for day in sorted({*told, yesterday.isoformat()})}
+    before: dict[str, list[str]] = json.loads(context.cursor or "{}")
+    told = {day: before.get(day, []) for day in sorted({*before, yesterday.isoformat()})}
     evaluations = []
-    for day, states in known.items():
+    for day, states in told.items():
         found = standing(config, context.instance, storage, date.fromisoformat(day), now)
-        if found.state not in states:
-            states.append(found.state.value)
-            evaluations.append(_evaluation(config, found, _alert(config, context, found)))
-    cursor = json.dumps({yesterday.isoformat(): known[yesterday.isoformat()]})
+        if found.state not in _TOLD or found.state in states:
+            continue
+        states.append(found.state.value)
+        undelivered = _tell(config, context, found)
+        if found.state is PromiseState.missed and not _recorded(config, context.instance, day):
+            evaluations.append(_evaluation(config, found, undelivered))
+    cursor = json.dumps({yesterday.isoformat(): told[yesterday.isoformat()]})
     return dg.SensorResult(asset_events=evaluations, cursor=cursor)
 
 
@@ -132,13 +136,11 @@ def _last_time(config: PipelineConfig, instance: dg.DagsterInstance) -> tuple[ti
     return None, timedelta()
 
 
-def _alert(config: PipelineConfig, context: dg.SensorEvaluationContext, found: Promise) -> str | None:
-    """Tell the receivers of a risk or a miss; what went wrong with that, if anything.
+def _tell(config: PipelineConfig, context: dg.SensorEvaluationContext, found: Promise) -> str | None:
+    """Alert the receivers; what went wrong with that, if anything.
 
     A failure is not raised: the tick would be repeated every minute, and whoever was told would be told again each time.
     """
-    if found.state not in _TOLD:
-        return None
     kind, words = _TOLD[found.state]
     title = f"{config.name} {found.day} {words}"
     alert = Alert(kind, config.name, found.day.isoformat(), title, found.outcome().message)
@@ -148,6 +150,13 @@ def _alert(config: PipelineConfig, context: dg.SensorEvaluationContext, found: P
         context.log.error(str(failure))
         return str(failure)
     return None
+
+
+def _recorded(config: PipelineConfig, instance: dg.DagsterInstance, day: str) -> bool:
+    """Whether a day has an evaluation without a run. Dagster takes one and raises on the next, in every tick from then on."""
+    check = dg.AssetCheckKey(asset_key(config, "serving_table"), "promise")
+    history = instance.event_log_storage.get_asset_check_execution_history(check, limit=_HISTORY)
+    return any(record.partition == day and not record.run_id for record in history)
 
 
 def _evaluation(config: PipelineConfig, found: Promise, undelivered: str | None) -> dg.AssetCheckEvaluation:
