@@ -1,8 +1,13 @@
 """What Dagster's runs say: whose they are, and why they failed."""
 
+import re
+
 import dagster as dg
 
 from batch_assets.config import PipelineConfig
+
+_OUR_OWN = re.compile(r"^batch_assets\.errors\.\w+: ")
+"""In front of an error that is a sentence for its reader; the class of any other says what it is."""
 
 
 def belongs_to(config: PipelineConfig, run: dg.DagsterRun) -> bool:
@@ -26,14 +31,13 @@ def blocking_findings(config: PipelineConfig, instance: dg.DagsterInstance, run_
 
 
 def step_failures(instance: dg.DagsterInstance, run_id: str) -> list[str]:
-    """Why steps of a run failed, each with the sentence of its innermost error."""
+    """Why steps of a run failed: what the asset raised, without Dagster's wrapper and without what had caused it."""
     records = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.STEP_FAILURE).records
     found = []
     for record in records:
         event = record.event_log_entry.dagster_event
         error = event.step_failure_data.error if event else None
-        while error and error.cause:
-            error = error.cause
         if event and error:
-            found.append(f"{event.step_key}: {error.message.strip()}")
+            message = (error.cause or error).message.strip()
+            found.append(f"{event.step_key}: {_OUR_OWN.sub('', message)}")
     return found
