@@ -153,11 +153,9 @@ class TestDeadLetters:
 
 
 def test_sensors_run_by_themselves(night: Night) -> None:
-    assert {sensor.name: sensor.default_status for sensor in night.location.sensor_defs} == {
-        FAILURES: dg.DefaultSensorStatus.RUNNING,
-        DEAD_LETTERS: dg.DefaultSensorStatus.RUNNING,
-    }
+    for name in (FAILURES, DEAD_LETTERS):
+        assert night.location.get_sensor_def(name).default_status is dg.DefaultSensorStatus.RUNNING
 
 
 def test_without_receivers_there_are_no_sensors(small: Small) -> None:
-    assert repository(small).sensor_defs == []
+    assert not {FAILURES, DEAD_LETTERS} & {sensor.name for sensor in repository(small).sensor_defs}
