@@ -14,6 +14,7 @@ from batch_assets.demo import train as training
 from batch_assets.models.registry import Registry
 from batch_assets.orchestration.catalog import pipeline
 from batch_assets.storage import LocalStorage
+from batch_assets_tests.listener import Listener, listening
 from batch_assets_tests.s3_server import S3Server
 from batch_assets_tests.small import Quiet, Small, rows, small_model
 
@@ -41,6 +42,14 @@ def make_small(tmp_path: Path, model_bytes: bytes) -> Callable[..., Small]:
 @pytest.fixture
 def small(make_small: Callable[..., Small]) -> Small:
     return make_small()
+
+
+@pytest.fixture
+def listener(monkeypatch: pytest.MonkeyPatch) -> Iterator[Listener]:
+    """Somebody who is told things over HTTP."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with listening() as heard:
+        yield heard
 
 
 @pytest.fixture(scope="session")
