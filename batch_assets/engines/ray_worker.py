@@ -17,7 +17,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import batch_assets
 from batch_assets.process import Process
 from batch_assets.scoring.chunks import Chunk
 from batch_assets.scoring.forward import Predictor
@@ -135,7 +134,7 @@ def name_of(task: ScoringTask) -> str:
     """The name of workers that have loaded what a task needs, with the code and libraries of the calling process."""
     parts = [repr(task.load), task.settings.device, task.settings.precision, sys.executable, platform.python_version()]
     parts += [version(name) for name in ("torch", "numpy", "pyarrow")]
-    package = Path(batch_assets.__file__).parent
+    package = Path(__file__).parent.parent
     digest = hashlib.sha256("\n".join([*parts, str(package)]).encode())
     for file in sorted(package.rglob("*.py")):
         digest.update(file.read_bytes())

@@ -22,7 +22,7 @@ from batch_assets.errors import (
 )
 from batch_assets.models.approvals import Approval, Approvals
 from batch_assets.models.card import Card
-from batch_assets.models.mlflow_source import MlflowSettings
+from batch_assets.models.mlflow_source import MlflowSettings, MlflowSource
 from batch_assets.models.predictor import check_model
 from batch_assets.numbered_log import LogEntry, NumberedLog
 from batch_assets.storage import Storage
@@ -186,6 +186,12 @@ class Registry:
         log = NumberedLog(self.storage, f"models/{_checked(name)}/aliases/{_checked(alias)}")
         return Approvals(log, name, alias)
 
+    def follow(self, settings: ModelSettings, *, verify: bool = False) -> None:
+        """If the alias is kept in MLflow, let ours name the version that it names; see `MlflowSource.sync`."""
+        if settings.mlflow is not None:
+            source = MlflowSource(settings.mlflow.tracking_uri, settings.mlflow.registered_model, settings.alias)
+            source.sync(self, settings.name, settings.alias, verify=verify)
+
     def approve(
         self,
         name: str,
@@ -240,7 +246,9 @@ class Registry:
             Withdrawn: the approval was rolled back.
         """
         approvals = self.approvals(settings.name, settings.alias)
-        if approval is not None:
+        if approval is None:
+            self.follow(settings, verify=True)
+        else:
             approvals.require_in_force(approval)
         given = approvals.latest() if approval is None else approvals.number(approval)
         if given is None:
