@@ -25,7 +25,7 @@ demo: install ## Score every CDNOW customer for 1998-06-30 and look one up
 	@$(BIN)/batch-assets demo
 
 ui: install ## Open the Dagster UI on http://127.0.0.1:3000
-	@$(BIN)/dg dev -w workspace.yaml --host 127.0.0.1
+	@$(BIN)/batch-assets ui
 
 test: install ## Run every test
 	@$(BIN)/python -m pytest

@@ -6,6 +6,7 @@ from batch_assets.cli.dead_letters import dead_letters
 from batch_assets.cli.models import models
 from batch_assets.cli.run import demo, lookup, run
 from batch_assets.cli.sweep import sweep
+from batch_assets.cli.ui import ui
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -14,5 +15,5 @@ def main() -> None:
     """The nightly batch inference job: features -> predictions -> serving table."""
 
 
-for _command in (demo, run, lookup, sweep, dead_letters, models):
+for _command in (demo, ui, run, lookup, sweep, dead_letters, models):
     main.add_command(_command)

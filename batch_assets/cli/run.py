@@ -74,24 +74,35 @@ def _models(config: "PipelineConfig", days: list[str], as_of: bool) -> "dict[str
 
 
 @click.command()
-@verb(_show_run)
-def demo() -> dict[str, Any]:
+@click.option("--train", metavar="VERSION", help="Only train and register another version of the demo's model.")
+@click.option("--seed", type=int, help="With which random numbers to train it.")
+@verb(lambda console, found: (_show_run if "run_id" in found else _show_trained)(console, found))
+def demo(train: str | None, seed: int | None) -> dict[str, Any]:
     """Score every CDNOW customer for the last day of the data; trains the model first if there is none."""
     from batch_assets.demo import train as training
     from batch_assets.orchestration.catalog import pipeline
 
     config, known = pipeline(training.PIPELINE), registry()
+    name, alias = config.model.name, config.model.alias
     with TerminalWatch() as watch:
-        if training.VERSION not in known.versions(config.model.name):
-            watch.say(f"Training {config.model.name} {training.VERSION} …")
+        if train:
+            watch.say(f"Training {name} {train} …")
+            model = training.train(config, known, watch, train, training.SEED if seed is None else seed)
+            return {"name": name, "version": train, "digest": model.digest}
+        if training.VERSION not in known.versions(name):
+            watch.say(f"Training {name} {training.VERSION} …")
             training.train(config, known, watch)
         else:
-            watch.say(f"Model {config.model.name} {training.VERSION} is registered; training is skipped.")
-        if config.model.alias not in known.aliases(config.model.name):
+            watch.say(f"Model {name} {training.VERSION} is registered; training is skipped.")
+        if alias not in known.aliases(name):
             with suppress(LostRace):  # another first demo gave the alias in the same moment
-                name, alias, why = config.model.name, config.model.alias, "the demo's first model"
-                known.approve(name, alias, training.VERSION, why=why, by="batch-assets demo", after=0)
+                known.approve(name, alias, training.VERSION, why="the demo's first model", by="batch-assets demo", after=0)
         return _run(training.PIPELINE, training.PARTITION, None, refresh=False, as_of=False, watch=watch)
+
+
+def _show_trained(console: Console, found: dict[str, Any]) -> None:
+    name, version = found["name"], found["version"]
+    console.print(f"{name} {version} is registered; `batch-assets models approve {name} {version}` puts it to use.")
 
 
 def _show(console: Console, found: dict[str, Any]) -> None:

@@ -45,6 +45,13 @@ class RayEngine(Engine):
         finally:
             crew.dismiss()
 
+    @property
+    def address(self) -> str:
+        """Where other processes reach the Ray that is connected."""
+        import ray
+
+        return str(ray.get_runtime_context().gcs_address)
+
     def close(self) -> None:
         """Disconnect, and stop the local Ray, if this object connected or started it."""
         if self._connected_here:

@@ -87,6 +87,21 @@ def connected(settings: EngineSettings, kind: EngineName | None = None) -> Itera
             engine.close()
 
 
+@contextmanager
+def shared_ray() -> Iterator[str]:
+    """A Ray for other processes, for the time of the block; gives its address. One that RAY_ADDRESS names is left as it is."""
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        yield address
+        return
+    engine = RayEngine()
+    try:
+        engine.connect()
+        yield engine.address
+    finally:
+        engine.close()
+
+
 class LogWatch:
     """Tells Dagster's log."""
 

@@ -1,7 +1,10 @@
 """What starts by itself: the roll-out of an approval, and the burial of runs whose process died."""
 
+from datetime import datetime
+
 import dagster as dg
 
+from batch_assets.clock import Clock, utc_now
 from batch_assets.config import PipelineConfig
 from batch_assets.orchestration.liveness import bury_dead_runs
 from batch_assets.orchestration.pins import pin_tags
@@ -11,11 +14,11 @@ from batch_assets.pipeline.rollout import Plan, Rollout, expected, outstanding
 _KEY = "batch_assets/rollout"
 """The tag of a roll-out's runs: approval, sha256 and day, the same for every attempt at them."""
 
-_ATTEMPTS = 3
-_RETRY = "dagster/will_retry"
+_PAUSES = (30, 120, 600, 3600)
+"""Seconds after which a run that failed is tried again; then a person decides."""
 
 
-def build_rollout_sensor(config: PipelineConfig) -> dg.SensorDefinition:
+def build_rollout_sensor(config: PipelineConfig, clock: Clock = utc_now) -> dg.SensorDefinition:
     """`<pipeline>_approved_model`: a new approval scores the newest days again and publishes the newest."""
 
     @dg.sensor(
@@ -34,7 +37,7 @@ def build_rollout_sensor(config: PipelineConfig) -> dg.SensorDefinition:
         rollout = outstanding(config, storage, registry)
         if rollout is None or not rollout.days:
             return dg.SensorResult(cursor=str(latest.number), skip_reason=f"Approval {latest.number} is rolled out.")
-        attempts = {day: _next_attempt(context.instance, rollout, day) for day in rollout.days}
+        attempts = {day: _next_attempt(context.instance, rollout, day, clock()) for day in rollout.days}
         plan = expected(latest, config.name)
         given_up = all(attempt is None for attempt in attempts.values())
         return dg.SensorResult(
@@ -45,18 +48,19 @@ def build_rollout_sensor(config: PipelineConfig) -> dg.SensorDefinition:
     return approved_model
 
 
-def _next_attempt(instance: dg.DagsterInstance, rollout: Rollout, day: str) -> int | None:
-    """The number of the attempt that is due now: 0 while one is under way, None if there will be no other."""
-    runs = instance.get_runs(filters=dg.RunsFilter(tags={_KEY: _key(rollout, day)}))
-    if not runs:
+def _next_attempt(instance: dg.DagsterInstance, rollout: Rollout, day: str, now: datetime) -> int | None:
+    """The number of the attempt that is due now: 0 while none is, None if there will be no other."""
+    records = instance.get_run_records(filters=dg.RunsFilter(tags={_KEY: _key(rollout, day)}))
+    if not records:
         return 1
-    newest = runs[0]
-    if not newest.is_finished or newest.tags.get(_RETRY) == "true":
+    newest, attempts = records[0], len({record.dagster_run.tags.get("dagster/run_key") for record in records})
+    run = newest.dagster_run
+    if not run.is_finished or run.tags.get("dagster/will_retry") == "true":
         return 0
-    attempts = len({run.tags.get("dagster/run_key") for run in runs})
-    if newest.status is dg.DagsterRunStatus.FAILURE and attempts < _ATTEMPTS:
-        return attempts + 1
-    return None  # somebody canceled it, or it failed too often: a person decides
+    if run.status is not dg.DagsterRunStatus.FAILURE or attempts > len(_PAUSES):
+        return None  # somebody canceled it, or it failed too often: a person decides
+    waited = now.timestamp() - (newest.end_time or newest.update_timestamp.timestamp())
+    return attempts + 1 if waited >= _PAUSES[attempts - 1] else 0
 
 
 def _request(config: PipelineConfig, rollout: Rollout, day: str, attempt: int, plan: Plan | None) -> dg.RunRequest:

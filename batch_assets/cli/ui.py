@@ -1,0 +1,53 @@
+"""`ui`: the Dagster UI and daemon, with a Ray that all runs share for as long as they are open."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+
+from batch_assets.errors import BatchAssetsError
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where the UI listens; there is no log-in.")
+@click.option("--port", default=3000, show_default=True, help="On which port.")
+def ui(host: str, port: int) -> None:
+    """Open the Dagster UI, and run schedules, sensors and backfills until Ctrl-C.
+
+    One Ray is started for all of them, unless RAY_ADDRESS names one; its workers stay warm between runs.
+    """
+    from batch_assets.orchestration.catalog import project_root
+    from batch_assets.orchestration.resources import shared_ray
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    program = [str(Path(sys.executable).parent / "dg"), "dev", "-w", "workspace.yaml", "--host", host, "--port", str(port)]
+    home = Path(os.environ.get("DAGSTER_HOME") or project_root() / ".dagster_home").absolute()
+    try:
+        with shared_ray() as address:
+            # Ray has put into the environment how its token is to be asked for.
+            environment = {**os.environ, "DAGSTER_HOME": str(home), "RAY_ADDRESS": address}
+            process = subprocess.Popen(program, env=environment, cwd=project_root())
+            try:
+                status = process.wait()
+            except KeyboardInterrupt:
+                process.send_signal(signal.SIGINT)  # a terminal has told it already, a supervisor has not
+                status = _ended(process)
+    except BatchAssetsError as error:
+        raise click.ClickException(str(error)) from None
+    raise SystemExit(max(0, status))
+
+
+def _ended(process: "subprocess.Popen[bytes]") -> int:
+    """Wait for the end; whoever insists on it meanwhile is told that it is under way."""
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            print("The UI is being closed.", file=sys.stderr)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
