@@ -1,5 +1,6 @@
 """`explain` and `replay`: one key's prediction, from its frozen row to the answer, and the same once more."""
 
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -65,3 +66,30 @@ def explain(pipeline: str, key: str, partition: str | None) -> dict[str, Any]:
     config = known(pipeline)
     day = config.partitions.require(partition, pipeline) if partition else None
     return explained(config, storage(), registry(), key, day).as_mapping()
+
+
+def _show_replay(console: Console, found: dict[str, Any]) -> None:
+    table = _pairs(f"{found['pipeline']} {found['partition']}, key {found['key']}, run {found['run_id']}, {found['model']}")
+    table.add_row("recorded", _listed(found["recorded"]))
+    table.add_row("in", found["file"])
+    table.add_row("on", _listed(found["recorded_environment"] or {"environment": "not recorded"}))
+    table.add_row("replayed", _listed(found["replayed"]))
+    table.add_row("on", _listed(found["replayed_environment"]))
+    table.add_row("shape", f"batches of {found['batch_rows']:,} rows")
+    table.add_row("verdict", found["verdict"])
+    console.print(table, soft_wrap=True)
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.argument("pipeline")
+@click.argument("key")
+@_PARTITION
+@verb(_show_replay)
+def replay(pipeline: str, key: str, partition: str | None) -> dict[str, Any]:
+    """Score KEY of PIPELINE again from what was recorded, and compare; exit status 1 if it differs by more than it may."""
+    from batch_assets.orchestration.catalog import pipeline as known
+    from batch_assets.pipeline.replay import replay as replayed
+
+    config = known(pipeline)
+    day = config.partitions.require(partition, pipeline) if partition else None
+    return asdict(replayed(config, storage(), registry(), key, day))

@@ -42,7 +42,7 @@ class RecordedRun:
 class RecordedKey:
     """One key of a run: its place in the snapshot, its chunk and commit, and the file that says what became of it.
 
-    `record` is that row: the prediction as it was written, or the reject with `reason` and `error`.
+    `line` is that row of the file: the prediction as it was written, or the reject with `reason` and `error`.
     """
 
     key: int | str
@@ -53,7 +53,13 @@ class RecordedKey:
     commit: ChunkCommit
     fate: Fate
     name: str
-    record: dict[str, Any]
+    line: pa.Table
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The row in plain values."""
+        (record,) = self.line.to_pylist()
+        return dict(record)
 
 
 def recorded_run(config: PipelineConfig, storage: Storage, registry: Registry, day: str | None) -> RecordedRun:
@@ -111,8 +117,8 @@ def recorded_key(storage: Storage, manifest: Manifest, key: str) -> RecordedKey:
     value = reader.rows(file, row, 1, [snapshot.key]).column(snapshot.key)[0]
     chunk, committed, replays = _chunk_at(manifest, snapshot, file, row)
     commit = read_commit(storage, manifest.folder, chunk, manifest.run_id)
-    fate, name, record = _fate(storage, manifest, value, snapshot.key, committed, replays)
-    return RecordedKey(value.as_py(), snapshot, file, row, chunk, commit, fate, name, record)
+    fate, name, line = _fate(storage, manifest, value, snapshot.key, committed, replays)
+    return RecordedKey(value.as_py(), snapshot, file, row, chunk, commit, fate, name, line)
 
 
 def find_key(reader: SnapshotReader, snapshot: Snapshot, key: str) -> tuple[int, int] | None:
@@ -177,17 +183,18 @@ def _chunk_at(manifest: Manifest, snapshot: Snapshot, file: int, row: int) -> tu
 
 def _fate(
     storage: Storage, manifest: Manifest, key: pa.Scalar, name: str, committed: ManifestFile, replays: list[ManifestFile]
-) -> tuple[Fate, str, dict[str, Any]]:
+) -> tuple[Fate, str, pa.Table]:
     """What became of a key: scored, in the chunk's file or that of a replay, or a reject."""
     for file in (committed, *replays):
         table = read_committed(storage, f"{manifest.folder}/{file.name}")
         place = pc.index(table.column(name), key).as_py()
         if place >= 0:
-            return "scored", file.name, table.slice(place, 1).to_pylist()[0]
+            return "scored", file.name, table.slice(place, 1)
     if committed.rejects is not None:
         table = read_committed(storage, f"{manifest.folder}/{committed.rejects.name}")
         place = pc.index(table.column(name), key).as_py()
         if place >= 0:
-            record = table.slice(place, 1).to_pylist()[0]
-            return ("excluded" if record["kind"] == EXCLUDED else "dead letter"), committed.rejects.name, record
+            line = table.slice(place, 1)
+            excluded = line.column("kind")[0].as_py() == EXCLUDED
+            return ("excluded" if excluded else "dead letter"), committed.rejects.name, line
     raise CommitBroken(f"{manifest.folder}/{committed.name} says nothing about {name} {key.as_py()!r}: run it again.")
