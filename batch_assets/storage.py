@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -35,6 +36,9 @@ LAYOUT = 1
 """The layout version under the root. A newer one is refused; raise it only with a migration."""
 
 _FORMAT_FILE = "_format.json"
+
+_UNFINISHED_SECONDS = 24 * 3600
+"""A file that was not written to for so long will not be finished any more."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,9 @@ class Storage(Protocol):
 
     def discard(self, path: str) -> None:
         """Take a folder out of the way that does not hold what its name promises."""
+
+    def leftovers(self, folder: str) -> dict[str, int]:
+        """Files below a folder that somebody began to write more than a day ago and never finished: path -> bytes."""
 
     def free_bytes(self) -> int | None:
         """Free space in bytes, or None where that has no meaning."""
@@ -192,6 +199,17 @@ class LocalStorage(Storage):
     def discard(self, path: str) -> None:
         with self.scratch() as scratch, suppress(FileNotFoundError):
             self.local_path(path).rename(scratch / "discarded")
+
+    @override
+    def leftovers(self, folder: str) -> dict[str, int]:
+        found, begun_before = {}, time.time() - _UNFINISHED_SECONDS
+        for place, _, names in os.walk(self.local_path(folder)):
+            for path in (Path(place, name) for name in names if Path(place).name == "_tmp"):
+                with suppress(FileNotFoundError):  # it was finished since it was listed
+                    status = path.stat()
+                    if status.st_mtime < begun_before:
+                        found[path.relative_to(self.root).as_posix()] = status.st_size
+        return found
 
     @override
     def free_bytes(self) -> int | None:

@@ -78,9 +78,9 @@ def recorded_run(config: PipelineConfig, storage: Storage, registry: Registry, d
         return _run(config, storage, day, run_id, "live", live.body["approval"])
     withdrawn = registry.approvals(config.model.name, config.model.alias).withdrawn()
     accepted = accepted_run(storage, config.name, day, withdrawn)
-    if accepted is not None:
-        return _run(config, storage, day, accepted.run_id, "accepted", accepted.approval)
     newest = newest_run(storage, config.name, day)
+    if accepted is not None and (newest is None or manifest_log(storage, accepted.folder).numbers()):
+        return _run(config, storage, day, accepted.run_id, "accepted", accepted.approval)
     if newest is None:
         raise NotFound(f"No run of {config.name} {day} is finished, or none is kept any more: {_again(config, day)}.")
     return _run(config, storage, day, newest, "newest finished, not accepted", 0)
