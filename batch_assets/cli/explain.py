@@ -49,6 +49,8 @@ def _show_explanation(console: Console, found: dict[str, Any]) -> None:
         table.add_row(f"check {check['name']}", f"{mark}  {escape(check['message'])}")
     release = found["release"]
     state = "live" if release["is_live"] else f"not live; live is {release['live'] or 'nothing'}"
+    if release["name"] and not release["matches"]:
+        state += "; it does not hold what the run does now: run the partition again"
     table.add_row("release", f"{release['name'] or 'none'} ({state})")
     console.print(table, soft_wrap=True)
 

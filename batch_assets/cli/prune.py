@@ -22,9 +22,13 @@ def _show_pruned(console: Console, found: dict[str, Any]) -> None:
     done = "would be freed" if found["dry_run"] else "freed"
     console.print(f"{found['bytes'] / 1e6:,.3f} MB {done}.")
     for one in found["pipelines"]:
-        kept = f"from {one['first_kept']} on" if one["first_kept"] else "all, there are not more than are kept"
-        busy = f"; left alone: {', '.join(one['busy'])}" if one["busy"] else ""
-        console.print(escape(f"{one['pipeline']}: days kept: {kept}, and the live release's{busy}."), soft_wrap=True)
+        last = f"the last {one['keep_days']} days"
+        kept = (
+            f"{last}, from {one['first_kept']} on, and the live one"
+            if one["first_kept"]
+            else f"all, there are no more than {last}"
+        )
+        console.print(escape(f"{one['pipeline']} keeps {kept}."), soft_wrap=True)
 
 
 @click.command()

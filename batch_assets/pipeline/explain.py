@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from batch_assets.config import PipelineConfig
-from batch_assets.errors import NotFound
+from batch_assets.errors import NotFound, ReleaseBroken
 from batch_assets.models.approvals import Approval
 from batch_assets.models.registry import Registry
 from batch_assets.pipeline.judge import read_verdict
@@ -12,7 +12,7 @@ from batch_assets.pipeline.recorded import Chosen, Fate, RecordedKey, recorded_k
 from batch_assets.quality.outcome import CheckOutcome
 from batch_assets.scoring.commit import Written
 from batch_assets.scoring.manifest import Manifest, ModelPin
-from batch_assets.serving.release import current_log, release_folder, release_name
+from batch_assets.serving.release import current_log, read_release, release_folder, release_name
 from batch_assets.snapshot import SnapshotReader
 from batch_assets.storage import Storage
 
@@ -40,9 +40,14 @@ class ScoredBy:
 
 @dataclass(frozen=True)
 class ReleaseState:
-    """The run's release, or None if it has none (any more), and the one that readers see."""
+    """The run's release, or None if it has none (any more), and the one that readers see.
+
+    `matches` is False if its description cannot be read or says other values than the run's manifest does now: dead letters
+    were replayed since.
+    """
 
     name: str | None
+    matches: bool
     is_live: bool
     live: str | None
 
@@ -144,5 +149,10 @@ def _release(storage: Storage, manifest: Manifest) -> ReleaseState:
     entry = current_log(storage, manifest.pipeline).latest()
     live = entry.body["release"] if entry else None
     name = release_name(manifest.partition, manifest.run_id)
-    there = bool(storage.names(release_folder(manifest.pipeline, name)))
-    return ReleaseState(name if there else None, there and name == live, live)
+    if not storage.names(release_folder(manifest.pipeline, name)):
+        return ReleaseState(None, matches=False, is_live=False, live=live)
+    try:
+        matches = read_release(storage, manifest.pipeline, name).values == manifest.values
+    except ReleaseBroken:
+        matches = False
+    return ReleaseState(name, matches, name == live, live)

@@ -42,8 +42,8 @@ class Waste:
 class Pruned:
     """What was removed (or, of a dry run, would have been): how many of each kind, and their bytes.
 
-    `first_kept` is the oldest of the last days, or None if there are not more than are kept; on `busy` days somebody is at
-    work, or they went live meanwhile, and they are left alone.
+    `first_kept` is the oldest of the last days, or None if there are not more than are kept; `busy` days are left alone, for
+    the reason that is given.
     """
 
     pipeline: str
@@ -51,7 +51,7 @@ class Pruned:
     first_kept: str | None
     counts: dict[str, int]
     sizes: dict[str, int]
-    busy: tuple[str, ...]
+    busy: dict[str, str]
     dry_run: bool
 
 
@@ -72,20 +72,20 @@ def prune(config: PipelineConfig, storage: Storage, keep_days: int | None, dry_r
     if not dry_run:
         with storage.scratch():
             pass  # sweeps away what a prune that was killed had taken out of its place already
-    counts, sizes, spared = Counter[str](), Counter[str](), set[str]()
+    counts, sizes, busy = Counter[str](), Counter[str](), dict[str, str]()
     waste = list(_waste(storage, config.name, days, first_kept))
     for number, one in enumerate(waste, start=1):
-        if one.day and one.day not in spared and _needed(storage, config.name, one, first_kept):
-            spared.add(one.day)
-            watch.say(f"{config.name} {one.day} is left alone: somebody is at work on it, or it went live just now.")
-        if one.day in spared:
+        if one.day and one.day not in busy and (reason := _in_use(storage, config.name, one.day, first_kept)):
+            busy[one.day] = reason
+            watch.say(f"{config.name} {one.day} is left alone: {reason}.")
+        if one.day in busy:
             continue
         if not dry_run:
             (storage.discard if one.is_folder else storage.delete)(one.path)
         counts[one.kind] += 1
         sizes[one.kind] += one.size
         watch.progress("pruning", number, len(waste))
-    return Pruned(config.name, keep_days, first_kept, dict(counts), dict(sizes), tuple(sorted(spared)), dry_run)
+    return Pruned(config.name, keep_days, first_kept, dict(counts), dict(sizes), busy, dry_run)
 
 
 def _days(storage: Storage, pipeline: str) -> list[str]:
@@ -122,12 +122,14 @@ def _waste(storage: Storage, pipeline: str, days: list[str], first_kept: str | N
         yield from (Waste(kind, "", path, size) for path, size in sorted(files.items()) if not path.startswith(gone))
 
 
-def _needed(storage: Storage, pipeline: str, waste: Waste, first_kept: str | None) -> bool:
-    """Whether somebody is at work on a day, or it went live: asked again before each removal."""
-    if first_kept is not None and waste.day < first_kept and waste.day == _live_day(storage, pipeline):
-        return True
-    folders = (day_folder(pipeline, waste.day), *_runs(storage, pipeline, waste.day))
-    return any(at_work(storage, folder) for folder in folders)
+def _in_use(storage: Storage, pipeline: str, day: str, first_kept: str | None) -> str:
+    """Why nothing of a day may be removed now, or nothing; asked again before each removal."""
+    if first_kept is not None and day < first_kept and day == _live_day(storage, pipeline):
+        return "it went live just now"
+    for folder in (day_folder(pipeline, day), *_runs(storage, pipeline, day)):
+        for process in at_work(storage, folder):
+            return f"{process} is at work on it (if that is dead, remove its file from {folder}/_active)"
+    return ""
 
 
 def _live_day(storage: Storage, pipeline: str) -> str | None:

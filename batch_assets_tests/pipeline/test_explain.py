@@ -106,6 +106,7 @@ class TestALiveKey:
         assert found.approval is not None
         assert (found.approval.number, found.approval.by, found.approval.why) == (1, "the test", "test")
         assert (found.chosen, found.release.name, found.release.is_live) == ("live", published.release.name, True)
+        assert found.release.matches
         assert "drift" in {check.name for check in found.checks}
 
     def test_the_answer_is_plain_values(self, small: Small) -> None:
@@ -210,6 +211,16 @@ class TestAKeyThatWasNotScored:
         assert (found.fate, found.scored_by.file) == ("scored", "chunk-00000.replay-001.parquet")
         assert found.prediction is not None
         assert found.prediction["probability"] == 1.0
+        assert (found.release.is_live, found.release.matches) == (True, False), "it was published before the replay"
+        judge(small.config, small.storage, DAY, small.model)
+        publish(small.config, small.storage, DAY, small.model, small.watch)
+        assert explained(small, 6).release.matches
+
+    def test_a_damaged_release_is_no_hindrance(self, small: Small) -> None:
+        published = night(small)
+        small.storage.local_path(f"small/serving/releases/{published.release.name}/_release.json").write_text("{")
+        found = explained(small, 6)
+        assert (found.fate, found.release.is_live, found.release.matches) == ("scored", True, False)
 
 
 class TestTheCommitsFooter:
