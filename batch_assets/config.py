@@ -3,10 +3,12 @@
 A pipeline is one YAML file; this is its schema. Everything is frozen, and a key that nobody knows is an error.
 """
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from batch_assets.alerts import Receiver
+from batch_assets.clock import TimeOfDay, TimeZone, today, utc_now
 from batch_assets.contract import FeatureContract
 from batch_assets.engines.engine import EngineSettings
 from batch_assets.errors import PartitionOutOfRange
@@ -15,17 +17,18 @@ from batch_assets.models.registry import ModelSettings
 from batch_assets.quality.completeness import CompletenessSettings
 from batch_assets.quality.drift import DriftSettings
 from batch_assets.quality.expectations import ExpectationSettings
+from batch_assets.quality.promise import PromiseSettings
 from batch_assets.scoring.settings import ScoringSettings
 
 
 class PartitionSettings(BaseModel):
-    """Which days there are, in UTC."""
+    """Which days there are."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     start: date = Field(description="The first day.")
     end: date | None = Field(None, description="The last day, included; without it every day until yesterday.")
-    timezone: str = Field("UTC", description="The time zone whose days they are, as in the tz database.")
+    timezone: TimeZone = Field("UTC", description="Where a day begins and ends, like Europe/Berlin.")
 
     @model_validator(mode="after")
     def _ends_after_it_starts(self) -> "PartitionSettings":
@@ -33,19 +36,20 @@ class PartitionSettings(BaseModel):
             raise ValueError(f"the last day {self.end} is before the first day {self.start}")
         return self
 
-    def last(self) -> date:
-        """The newest day there is now."""
-        yesterday = datetime.now(UTC).date() - timedelta(days=1)
+    def last(self, now: datetime | None = None) -> date:
+        """The newest day there is: yesterday in the partitions' time zone, or the end if that is earlier."""
+        yesterday = today(now or utc_now(), self.timezone) - timedelta(days=1)
         return min(self.end, yesterday) if self.end else yesterday
 
-    def require(self, day: str, pipeline: str) -> str:
+    def require(self, day: str, pipeline: str, now: datetime | None = None) -> str:
         """The day as YYYY-MM-DD. Raises PartitionOutOfRange."""
+        last = self.last(now)
         try:
             found = date.fromisoformat(day)
         except ValueError:
-            raise PartitionOutOfRange(f"{day!r} is not a day; a partition is written like {self.last()}.") from None
-        if not self.start <= found <= self.last():
-            raise PartitionOutOfRange(f"{pipeline} has partitions from {self.start} to {self.last()}, not {found}.")
+            raise PartitionOutOfRange(f"{day!r} is not a day; a partition is written like {last}.") from None
+        if not self.start <= found <= last:
+            raise PartitionOutOfRange(f"{pipeline} has partitions from {self.start} to {last}, not {found}.")
         return found.isoformat()
 
     def between(self, first: str, last: str, pipeline: str) -> list[str]:
@@ -54,6 +58,14 @@ class PartitionSettings(BaseModel):
         if end < start:
             raise PartitionOutOfRange(f"{last} is before {first}; say the older day first.")
         return [(start + timedelta(days=n)).isoformat() for n in range((end - start).days + 1)]
+
+
+class NightlySettings(BaseModel):
+    """When yesterday is scored; a pipeline whose partitions have an end has no schedule."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    at: TimeOfDay = Field("02:00", description='"HH:MM", in quotes, in the partitions\' time zone.')
 
 
 class FeatureSettings(BaseModel):
@@ -85,9 +97,12 @@ class RetentionSettings(BaseModel):
 
 
 class PipelineConfig(BaseModel):
-    """One nightly job: features -> predictions -> serving table."""
+    """One nightly job: features -> predictions -> serving table.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    An error about a setting does not show its value: it may hold a receiver's secret address.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     name: str = Field(description="The asset keys' prefix and the folder under the storage root.", pattern=r"^[a-z][a-z0-9_]*$")
     description: str = Field("", description="What the scores are for.")
@@ -98,6 +113,12 @@ class PipelineConfig(BaseModel):
     scoring: ScoringSettings = ScoringSettings()
     quality: QualitySettings = QualitySettings()
     retention: RetentionSettings = RetentionSettings()
+    nightly: NightlySettings = NightlySettings()
+    promise: PromiseSettings | None = Field(None, description="By when yesterday is published; without it nobody looks.")
+    alerts: tuple[Receiver, ...] = Field((), description="Who is told when a night goes wrong; nobody by default.")
+    alert_dead_letters: float = Field(
+        0.001, description="Share of dead-lettered rows above which an alert is sent.", ge=0, le=1
+    )
 
     def days_needed(self) -> int:
         """How many of the newest days later work looks at: drift compares with them, an approval scores them again."""

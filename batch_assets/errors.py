@@ -36,6 +36,7 @@ BatchAssetsError
 │   ├── NewRunNeeded        what is asked for is not the work of the run that is there
 │   └── EngineError         the engine gave up
 ├── Blocked                 a blocking check failed; nothing after it was done
+├── AlertFailed             a receiver could not be told; names its kind and host, never its whole address
 └── ServingError            the serving table
     ├── NotPublishable      the verdict on the run is not good
     ├── ReleaseBroken       a release does not hold what its manifest says
@@ -186,6 +187,10 @@ class EngineError(ScoringError):
 
 class Blocked(BatchAssetsError):
     """A blocking check failed; nothing after it was done."""
+
+
+class AlertFailed(BatchAssetsError):
+    """A receiver could not be told."""
 
 
 class ServingError(BatchAssetsError):

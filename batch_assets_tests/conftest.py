@@ -2,7 +2,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from batch_assets.demo import train as training
 from batch_assets.models.registry import Registry
 from batch_assets.orchestration.catalog import pipeline
 from batch_assets.storage import LocalStorage
+from batch_assets_tests.listener import Listener, listening
+from batch_assets_tests.s3_server import S3Server
 from batch_assets_tests.small import Quiet, Small, rows, small_model
 
 PROJECT = Path(batch_assets.__file__).parent.parent
@@ -42,6 +44,14 @@ def small(make_small: Callable[..., Small]) -> Small:
     return make_small()
 
 
+@pytest.fixture
+def listener(monkeypatch: pytest.MonkeyPatch) -> Iterator[Listener]:
+    """Somebody who is told things over HTTP."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with listening() as heard:
+        yield heard
+
+
 @pytest.fixture(scope="session")
 def trained_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A storage root that holds the demo's model and nothing else."""
@@ -50,6 +60,21 @@ def trained_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     training.train(config, registry, Quiet())
     registry.approve(config.model.name, config.model.alias, training.VERSION, why="test", by="the test")
     return root
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """A server on this machine that speaks S3."""
+    with S3Server() as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """`s3://…`: a new bucket, which the environment leads to."""
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return s3_server.new_bucket()
 
 
 class Command:

@@ -69,9 +69,11 @@ class FaultyPredictor(Predictor):
                     os.kill(os.getpid(), signal.SIGKILL)
                 elif fault == "stop":
                     os.kill(os.getpid(), signal.SIGSTOP)
+                    time.sleep(600)  # the signal may reach this thread a moment after it was sent
                 elif fault == "stop once":
                     Path(path).unlink()
                     os.kill(os.getpid(), signal.SIGSTOP)
+                    time.sleep(600)
                 elif fault == "lose connection once":
                     Path(path).unlink()
                     raise ConnectionResetError("the model server hung up")

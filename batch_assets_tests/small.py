@@ -14,6 +14,7 @@ from batch_assets.config import PipelineConfig
 from batch_assets.engines.local_engine import LocalEngine
 from batch_assets.histogram import Histogram
 from batch_assets.models.card import Card
+from batch_assets.models.formats import PT2, ModelFormat
 from batch_assets.models.predictor import export_model
 from batch_assets.models.registry import ModelVersion, Registry
 from batch_assets.pipeline.freeze import freeze
@@ -88,12 +89,21 @@ class Small:
         )
         self.register("v1", model)
 
-    def register(self, version: str, model: bytes) -> ModelVersion:
+    def register(self, version: str, model: bytes, form: ModelFormat = PT2) -> ModelVersion:
         """Register a version and approve it."""
+        self.registry.register("small", version, self.card(model, form), model)
+        self.registry.approve("small", "batch", version, why="test", by="the test")
+        return self.model
+
+    def card(self, model: bytes, form: ModelFormat = PT2) -> Card:
+        """A card that fits the pipeline."""
         edges = np.linspace(0.02, 0.98, 49).tolist()
-        card = Card(
+        return Card(
             description="made up",
             model_sha256=hashlib.sha256(model).hexdigest(),
+            format=form.name,
+            module=form.module,
+            module_sha256=form.module_sha256,
             contract=self.config.features.contract,
             outputs=Outputs(labels=("no", "yes"), threshold=0.5, decile_edges=tuple(n / 10 for n in range(1, 10))),
             baseline_partition="2024-01-31",
@@ -101,9 +111,6 @@ class Small:
             metrics={},
             training={},
         )
-        self.registry.register("small", version, card, model)
-        self.registry.approve("small", "batch", version, why="test", by="the test")
-        return self.model
 
     @property
     def model(self) -> ModelVersion:

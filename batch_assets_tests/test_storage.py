@@ -1,18 +1,25 @@
+import hashlib
 import json
 import multiprocessing
 import os
+import pickle
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typing_extensions import override
 
 from batch_assets.errors import AlreadyExists, LayoutTooNew, LostRace, NotFound, StorageError, TornEntry
 from batch_assets.numbered_log import NumberedLog
-from batch_assets.storage import LAYOUT, LocalStorage, Storage, open_storage
+from batch_assets.storage import LAYOUT, LocalStorage, S3Storage, Storage, open_storage
 
 
 class StorageBehaviour:
@@ -52,9 +59,8 @@ class StorageBehaviour:
         assert len(won) == 1
         assert storage.read("race") == bytes([won[0]]) * 10_000
 
-    def test_what_is_finished_or_young_is_no_leftover(self, storage: Storage) -> None:
+    def test_what_is_finished_is_no_leftover(self, storage: Storage) -> None:
         storage.create("a/b", b"x")
-        storage.local_path("a/_tmp/young").touch()
         assert storage.leftovers("a") == storage.leftovers("nothing") == {}
 
     def test_nothing_temporary_stays_behind(self, storage: Storage) -> None:
@@ -87,14 +93,73 @@ class StorageBehaviour:
         with pytest.raises(StorageError):
             storage.create(path, b"")
 
-    def test_a_stamp_tells_another_file(self, storage: Storage) -> None:
+    def test_a_stamp_tells_other_content_of_the_same_size(self, storage: Storage) -> None:
         storage.create("a", b"same")
         before = storage.stamp("a")
+        assert storage.stamp("a") == before
         storage.delete("a")
-        storage.create("b", b"other")
-        storage.create("a", b"same")
+        storage.create("a", b"also")
         assert before.size == storage.stamp("a").size
         assert before != storage.stamp("a")
+
+    def test_a_listing_names_direct_children_and_their_sizes(self, storage: Storage) -> None:
+        for path in ("top/one", "top/date=2024-01-01/part-0.parquet", "top/date=2024-01-01/deep/two", "top-2/three"):
+            storage.create(path, b"12345")
+        assert {name: size for name, size in storage.names("top").items() if name != "_tmp"} == {"one": 5, "date=2024-01-01": 0}
+        assert {"part-0.parquet", "deep"} <= storage.names("top/date=2024-01-01").keys()
+
+    def test_arrow_reads_it_from_any_place(self, storage: Storage) -> None:
+        table = pa.table({"n": np.arange(100_000)})
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, row_group_size=10_000)
+        storage.create("a/table.parquet", sink.getvalue())
+        with storage.open("a/table.parquet") as file:
+            assert pq.ParquetFile(file).read_row_group(7).equals(table.slice(70_000, 10_000))
+
+    def test_a_file_is_digested(self, storage: Storage) -> None:
+        data = os.urandom(3_000_000)
+        storage.create("a/b", data)
+        assert storage.sha256("a/b") == hashlib.sha256(data).hexdigest()
+
+    def test_what_is_deleted_or_discarded_can_be_made_again(self, storage: Storage) -> None:
+        for path in ("x/folder/a", "x/folder/b/c", "x/folder-2/a"):
+            storage.create(path, b"old")
+        storage.discard("x/folder")
+        storage.discard("x/nothing")
+        assert storage.names("x/folder") == {}
+        assert storage.read("x/folder-2/a") == b"old"
+        storage.delete("x/folder-2/a")
+        storage.delete("x/folder-2/a")
+        storage.create("x/folder/a", b"new")
+        storage.create("x/folder-2/a", b"new")
+        assert storage.read("x/folder/a") == storage.read("x/folder-2/a") == b"new"
+
+    def test_it_can_be_sent_to_another_process(self, storage: Storage) -> None:
+        storage.create("a", b"bytes")
+        again: Storage = pickle.loads(pickle.dumps(storage))
+        assert (again, again.read("a")) == (storage, b"bytes")
+
+    def test_the_layout_is_written_with_the_first_file(self, storage: Storage) -> None:
+        assert open_storage(storage.location).names("x") == {}
+        with pytest.raises(NotFound):
+            storage.read("_format.json")
+        storage.create("a", b"")
+        assert json.loads(storage.read("_format.json")) == {"layout": LAYOUT}
+        open_storage(storage.location).create("b", b"")
+
+    def test_a_newer_layout_is_refused(self, storage: Storage) -> None:
+        self.write_directly(storage, "_format.json", json.dumps({"layout": LAYOUT + 1}).encode())
+        with pytest.raises(LayoutTooNew, match="upgrade"):
+            open_storage(storage.location)
+
+    def test_a_root_with_another_format_file_is_refused(self, storage: Storage) -> None:
+        self.write_directly(storage, "_format.json", b"hello")
+        with pytest.raises(StorageError, match="layout"):
+            open_storage(storage.location)
+
+    def write_directly(self, storage: Storage, path: str, data: bytes) -> None:
+        """Put bytes there as somebody else would."""
+        raise NotImplementedError
 
 
 class TestLocalStorage(StorageBehaviour):
@@ -102,25 +167,23 @@ class TestLocalStorage(StorageBehaviour):
     def storage(self, tmp_path: Path) -> Storage:
         return LocalStorage(str(tmp_path))
 
+    @override
+    def write_directly(self, storage: Storage, path: str, data: bytes) -> None:
+        storage.local_path(path).write_bytes(data)
+
+    def test_a_stamp_tells_a_file_that_was_made_again(self, tmp_path: Path) -> None:
+        storage = LocalStorage(str(tmp_path))
+        storage.create("a", b"same")
+        before = storage.stamp("a")
+        storage.delete("a")
+        storage.create("b", b"other")
+        storage.create("a", b"same")
+        assert before != storage.stamp("a")
+
     def test_reading_makes_nothing(self, tmp_path: Path) -> None:
         storage = open_storage(str(tmp_path / "new"))
         assert storage.names("x") == {}
         assert not (tmp_path / "new").exists()
-
-    def test_a_newer_layout_is_refused(self, tmp_path: Path) -> None:
-        (tmp_path / "_format.json").write_text(json.dumps({"layout": LAYOUT + 1}))
-        with pytest.raises(LayoutTooNew, match="upgrade"):
-            open_storage(str(tmp_path))
-
-    def test_the_layout_is_written_with_the_first_file(self, tmp_path: Path) -> None:
-        open_storage(str(tmp_path)).create("a", b"")
-        assert json.loads((tmp_path / "_format.json").read_bytes()) == {"layout": LAYOUT}
-        open_storage(str(tmp_path)).create("b", b"")
-
-    def test_a_folder_with_another_format_file_is_refused(self, tmp_path: Path) -> None:
-        (tmp_path / "_format.json").write_text("hello")
-        with pytest.raises(StorageError, match="layout"):
-            open_storage(str(tmp_path))
 
     def test_a_full_disk_is_a_sentence_and_leaves_nothing(self, tmp_path: Path) -> None:
         """A file-size limit of the operating system stands in for the full disk: the write really fails half-way."""
@@ -142,10 +205,78 @@ class TestLocalStorage(StorageBehaviour):
         assert "BATCH_ASSETS_ROOT" in done.stdout
 
 
+class TestS3Storage(StorageBehaviour):
+    @pytest.fixture
+    def storage(self, bucket: str) -> Storage:
+        return S3Storage(f"{bucket}/some/prefix")
+
+    @override
+    def write_directly(self, storage: Storage, path: str, data: bytes) -> None:
+        S3Storage(storage.location.removesuffix("/prefix")).create(f"prefix/{path}", data)
+
+    def test_a_listing_of_many_pages_is_whole(self, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "3")  # the server runs in this process
+        for number in range(10):
+            storage.create(f"many/{number}", b"x")
+        assert len(storage.names("many")) == 10
+        storage.discard("many")
+        assert storage.names("many") == {}
+
+    def test_of_many_who_adopt_one_wins_and_its_folder_is_whole(self, storage: Storage) -> None:
+        barrier, won = threading.Barrier(4), []
+
+        def adopt(number: int) -> None:
+            with storage.scratch() as scratch:
+                for name in ("_document.json", "part-0", "part-1"):
+                    (scratch / name).write_text(str(number))
+                barrier.wait()
+                try:
+                    storage.adopt(scratch, "x/folder")
+                    won.append(number)
+                except AlreadyExists:
+                    pass
+
+        threads = [threading.Thread(target=adopt, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(won) == 1
+        assert {storage.read(f"x/folder/{name}") for name in storage.names("x/folder")} == {str(won[0]).encode()}
+
+    def test_the_document_of_a_folder_comes_last(self, storage: Storage) -> None:
+        storage.create("x/folder/z.parquet", b"somebody was here")
+        with storage.scratch() as scratch:
+            (scratch / "_document.json").write_text("{}")
+            (scratch / "z.parquet").write_text("rows")
+            with pytest.raises(AlreadyExists):
+                storage.adopt(scratch, "x/folder")
+        assert storage.names("x/folder").keys() == {"z.parquet"}
+
+    def test_what_a_bucket_cannot_do_is_said(self, storage: Storage) -> None:
+        assert storage.free_bytes() is None
+        with pytest.raises(StorageError, match="local disk"):
+            storage.local_path("a")
+
+    @pytest.mark.parametrize("look", [lambda root: root.names("a"), lambda root: root.create("a", b"")])
+    def test_a_bucket_that_is_not_there_is_a_sentence(self, bucket: str, look: Callable[[Storage], object]) -> None:
+        with pytest.raises(StorageError, match="s3://nobody"):
+            look(S3Storage("s3://nobody"))
+
+    def test_a_root_without_a_bucket_is_a_sentence(self) -> None:
+        with pytest.raises(StorageError, match="s3://bucket/prefix"):
+            open_storage("s3://")
+
+    def test_without_the_client_the_extra_is_named(self, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "obstore.store", None)
+        with pytest.raises(StorageError, match=r"pip install 'batch-assets\[s3\]'"):
+            S3Storage(bucket).read("a")
+
+
 def _append(
-    root: str, number: int, barrier: "multiprocessing.synchronize.Barrier", results: "multiprocessing.Queue[bool]"
+    storage: Storage, number: int, barrier: "multiprocessing.synchronize.Barrier", results: "multiprocessing.Queue[bool]"
 ) -> None:
-    log = NumberedLog(LocalStorage(root), "log")
+    log = NumberedLog(storage, "log")
     barrier.wait()
     try:
         log.append({"writer": number}, after=0, why="race")
@@ -154,9 +285,14 @@ def _append(
         results.put(False)
 
 
-class TestNumberedLog:
-    def test_the_highest_integer_is_in_force(self, tmp_path: Path) -> None:
-        log = NumberedLog(LocalStorage(str(tmp_path)), "log")
+class NumberedLogBehaviour:
+    """What a numbered log does on every kind of storage root."""
+
+    @pytest.fixture
+    def log(self, tmp_path: Path) -> NumberedLog:
+        raise NotImplementedError
+
+    def test_the_highest_integer_is_in_force(self, log: NumberedLog) -> None:
         assert log.latest() is None
         for number in range(12):
             log.append({"n": number}, after=number, why="because")
@@ -164,6 +300,40 @@ class TestNumberedLog:
         assert latest is not None
         assert (latest.number, latest.body, latest.why) == (12, {"n": 11}, "because")
         assert "@" in latest.who
+
+    def test_of_many_processes_one_gets_the_number(self, log: NumberedLog) -> None:
+        context = multiprocessing.get_context("spawn")
+        barrier, results = context.Barrier(4), context.Queue()
+        workers = [context.Process(target=_append, args=(log.storage, number, barrier, results)) for number in range(4)]
+        for worker in workers:
+            worker.start()
+        outcomes = [results.get(timeout=60) for _ in workers]
+        for worker in workers:
+            worker.join()
+        assert sorted(outcomes) == [False, False, False, True]
+
+    @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"number": 1}'])
+    def test_a_torn_entry_is_named_and_its_number_not_used_again(self, log: NumberedLog, damage: bytes) -> None:
+        log.append({"n": 1}, after=0, why="")
+        log.storage.create("log/000002.json", damage)
+        with pytest.raises(TornEntry, match="000002"):
+            log.latest()
+        with pytest.raises(LostRace):
+            log.append({"n": 2}, after=1, why="")
+
+    def test_an_edited_entry_is_torn(self, log: NumberedLog) -> None:
+        log.append({"version": "v1"}, after=0, why="")
+        written = log.storage.read("log/000001.json")
+        log.storage.delete("log/000001.json")
+        log.storage.create("log/000001.json", written.replace(b"v1", b"v2"))
+        with pytest.raises(TornEntry):
+            log.latest()
+
+
+class TestNumberedLog(NumberedLogBehaviour):
+    @pytest.fixture
+    def log(self, tmp_path: Path) -> NumberedLog:
+        return NumberedLog(LocalStorage(str(tmp_path)), "log")
 
     @given(st.lists(st.dictionaries(st.text(), st.integers() | st.text() | st.none()), max_size=5))
     def test_history_is_kept_as_it_was_written(
@@ -174,34 +344,11 @@ class TestNumberedLog:
             log.append(body, after=number, why="")
         assert [log.entry(number).body for number in log.numbers()] == bodies
 
-    def test_of_many_processes_one_gets_the_number(self, tmp_path: Path) -> None:
-        context = multiprocessing.get_context("spawn")
-        barrier, results = context.Barrier(4), context.Queue()
-        workers = [context.Process(target=_append, args=(str(tmp_path), number, barrier, results)) for number in range(4)]
-        for worker in workers:
-            worker.start()
-        outcomes = [results.get(timeout=60) for _ in workers]
-        for worker in workers:
-            worker.join()
-        assert sorted(outcomes) == [False, False, False, True]
 
-    @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"number": 1}'])
-    def test_a_torn_entry_is_named_and_its_number_not_used_again(self, tmp_path: Path, damage: bytes) -> None:
-        log = NumberedLog(LocalStorage(str(tmp_path)), "log")
-        log.append({"n": 1}, after=0, why="")
-        (tmp_path / "log" / "000002.json").write_bytes(damage)
-        with pytest.raises(TornEntry, match="000002"):
-            log.latest()
-        with pytest.raises(LostRace):
-            log.append({"n": 2}, after=1, why="")
-
-    def test_an_edited_entry_is_torn(self, tmp_path: Path) -> None:
-        log = NumberedLog(LocalStorage(str(tmp_path)), "log")
-        log.append({"version": "v1"}, after=0, why="")
-        path = tmp_path / "log" / "000001.json"
-        path.write_text(path.read_text().replace("v1", "v2"))
-        with pytest.raises(TornEntry):
-            log.latest()
+class TestNumberedLogOnS3(NumberedLogBehaviour):
+    @pytest.fixture
+    def log(self, bucket: str) -> NumberedLog:
+        return NumberedLog(S3Storage(bucket), "log")
 
 
 def test_a_file_is_never_seen_half_written(tmp_path: Path) -> None:

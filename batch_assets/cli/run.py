@@ -62,13 +62,13 @@ def _run(name: str, day: str, engine: "EngineName | None", refresh: bool, as_of:
 
 def _models(config: "PipelineConfig", days: list[str], as_of: bool) -> "dict[str, ModelVersion]":
     """Which version scores which day: the one that is approved now, or, as of a day, the one that was approved at its end."""
-    from batch_assets.orchestration.pins import end_of
+    from batch_assets.orchestration.pins import day_end
 
     known, model = registry(), config.model
     if not as_of:
         return dict.fromkeys(days, known.resolve(model))
     approvals = known.approvals(model.name, model.alias)
-    numbers = {day: approvals.as_of(end_of(config, day)).number for day in days}
+    numbers = {day: approvals.as_of(day_end(config, day)).number for day in days}
     versions = {number: known.resolve(model, number) for number in set(numbers.values())}
     return {day: versions[number] for day, number in numbers.items()}
 

@@ -1,11 +1,12 @@
 """The workers of one task on Ray: hired, given chunks, watched, replaced.
 
 A chunk goes to whichever worker has a place free. A worker that dies or makes no progress is replaced and its chunks are
-handed out again; a chunk that lost two workers is looked at alone, until the row that kills is found.
+handed out again; a chunk that lost two workers is looked at alone, until the row that kills is found. Workers that did well
+stay for the next run that needs what they have loaded.
 """
 
-import threading
 import time
+import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -15,12 +16,17 @@ from typing import Any
 from typing_extensions import override
 
 from batch_assets.engines.engine import EngineSettings, Item, Named, Notice, Result, Workers, WorkTimes
+from batch_assets.engines.ray_worker import Owner, Worker, name_of
 from batch_assets.errors import EngineError
+from batch_assets.process import Process
 from batch_assets.scoring.chunks import Chunk
 from batch_assets.scoring.scorer import Scorer, ScoringTask
 
 _IN_HAND = 3
 """Chunks per worker: one being read, one in the model, one being written."""
+
+_NAMESPACE = "batch-assets"
+"""Where the names of workers that stay are looked for."""
 
 _PATIENCE_SECONDS = 120
 _IDLE_SECONDS = 5.0
@@ -36,40 +42,6 @@ class _Lost(Exception):
     """A worker died."""
 
 
-class _Worker:
-    """Runs in an actor: one model, and the threads that Ray gives it."""
-
-    def __init__(self, task: ScoringTask) -> None:
-        self._task = task
-        self._lock = threading.Lock()
-        self._scorer: Scorer | None = None
-        self._born = time.time()
-
-    def here(self) -> None:
-        """Answers as soon as the actor has its place in the cluster."""
-
-    def ready(self) -> None:
-        """Loads the model; what goes wrong then reaches the driver as itself."""
-        self._open()
-
-    def work(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        return function(self._open(), *arguments)
-
-    def probe(self, chunk: Chunk, killers: tuple[int, ...], batch: int | None) -> Iterator[int]:
-        yield from self._open().probe(chunk, killers, batch)
-
-    def progress(self) -> int:
-        return self._scorer.passes if self._scorer else 0
-
-    def seconds(self) -> tuple[float, dict[str, float]]:
-        return self._born, self._open().ledger.seconds()
-
-    def _open(self) -> Scorer:
-        with self._lock:
-            self._scorer = self._scorer or self._task.open()
-            return self._scorer
-
-
 @dataclass
 class _Hand:
     """One worker: what it has been given, and when it was last seen to move."""
@@ -77,6 +49,7 @@ class _Hand:
     actor: Any
     here: Any
     ready: Any
+    stays: bool = False
     items: dict[Any, Named] = field(default_factory=dict)
     progress: int = -1
     pulse: Any = None
@@ -95,6 +68,8 @@ class Crew(Workers):
         self._stillborn = 0
         self._seconds: dict[str, float] = {}
         self._lifetimes: list[float] = []
+        self._owner = Owner(Process.current(), uuid.uuid4().hex)
+        self._name = name_of(task)
 
     @override
     def map(self, work: Callable[[Scorer, Item], Result], items: Iterable[Item]) -> Iterator[Result]:
@@ -102,10 +77,11 @@ class Crew(Workers):
         if not waiting:
             return
         self._connect()
+        self._take_over(min(self._size(), len(waiting)))
         size, patient_until = self._size(), time.monotonic() + _PATIENCE_SECONDS
         while waiting or any(hand.items for hand in self._hands):
             while len(self._hands) < min(size, len(waiting)):
-                self._hands.append(self._hire(_IN_HAND))
+                self._hands.append(self._hire(_IN_HAND, stays=True))
             for hand, reference in self._finished():
                 try:
                     yield from self._settled(hand, reference)
@@ -138,26 +114,62 @@ class Crew(Workers):
         return found
 
     def dismiss(self) -> None:
-        """End the workers."""
+        """Let the workers go."""
         while self._hands:
-            _end(self._hands.pop())
+            self._let_go(self._hands.pop())
+
+    def _take_over(self, wanted: int) -> None:
+        """Engage workers that stayed and have loaded what is needed; ask idle ones that have not to make room."""
+        import ray
+
+        others = []
+        for name in _staying():
+            with suppress(ValueError, _Lost, ray.exceptions.GetTimeoutError):  # it left, or does not answer
+                actor = ray.get_actor(name, namespace=_NAMESPACE)
+                if not name.startswith(f"{self._name}/"):
+                    others.append(actor)
+                elif len(self._hands) < wanted and _get(_now(actor.engage).remote(self._owner, self._task), timeout=10):
+                    self._hands.append(_Hand(actor, None, actor.ready.remote(), stays=True))
+        free = ray.available_resources().get(self._resource(), 0)
+        if len(self._hands) + free < wanted:
+            answers = [_now(actor.leave).remote() for actor in others]
+            ray.wait(answers, num_returns=len(answers), timeout=5) if answers else None
+
+    def _let_go(self, hand: _Hand) -> None:
+        """Release a worker that may stay; end any other, and those that are still at work."""
+        import ray
+
+        if not hand.stays or hand.items or hand.here is not None or hand.ready is not None:
+            _end(hand)
+            return
+        try:
+            _get(_now(hand.actor.release).remote(self._owner), timeout=10)
+        except (_Lost, ray.exceptions.GetTimeoutError):
+            _end(hand)
+
+    def _resource(self) -> str:
+        return "GPU" if self._task.settings.device == "cuda" else "CPU"
 
     def _size(self) -> int:
         import ray
 
-        resource = "GPU" if self._task.settings.device == "cuda" else "CPU"
+        resource = self._resource()
         there = int(ray.cluster_resources().get(resource, 0))
         if not there and resource == "GPU":
             raise EngineError("The pipeline scores on cuda, but the Ray cluster has no GPU: set `device: cpu`, or add a node.")
         return self._settings.workers or max(1, there)
 
-    def _hire(self, in_hand: int) -> _Hand:
+    def _hire(self, in_hand: int, *, stays: bool = False) -> _Hand:
         import ray
 
-        needs = {"num_cpus": 1, "num_gpus": 1 if self._task.settings.device == "cuda" else 0}
-        actor = ray.remote(**needs, max_restarts=0, max_concurrency=in_hand, concurrency_groups={"pulse": 1})(_Worker)
-        hired = actor.remote(self._task)
-        return _Hand(hired, hired.here.options(concurrency_group="pulse").remote(), hired.ready.remote())
+        stays = stays and self._settings.keep_seconds > 0
+        options: dict[str, Any] = {"num_cpus": 1, "num_gpus": 1 if self._resource() == "GPU" else 0, "max_restarts": 0}
+        if stays:
+            name = f"{self._name}/{uuid.uuid4().hex[:8]}"
+            options |= {"name": name, "namespace": _NAMESPACE, "lifetime": "detached"}
+        remote = ray.remote(**options, max_concurrency=in_hand, concurrency_groups={"now": 2})(Worker)
+        actor = remote.remote(self._settings.keep_seconds if stays else 0.0, self._owner, self._task)
+        return _Hand(actor, _now(actor.progress).remote(), actor.ready.remote(), stays)
 
     def _finished(self) -> list[tuple[_Hand, Any]]:
         """What is there to be settled; waits for a tick at most."""
@@ -213,7 +225,7 @@ class Crew(Workers):
                 hand.moved = now if progress != hand.progress else hand.moved
                 hand.progress, hand.pulse = progress, None
         if hand.items and hand.pulse is None and now - hand.moved > limit / 4:
-            hand.pulse = hand.actor.progress.options(concurrency_group="pulse").remote()
+            hand.pulse = _now(hand.actor.progress).remote()
         if hand.items and now - hand.moved > limit:
             self._notice(f"A worker made no progress for {now - hand.moved:.0f} s; it is ended.")
             _end(hand)
@@ -226,15 +238,19 @@ class Crew(Workers):
             if busy and not hand.items and hand.ready is None and time.monotonic() - hand.idle > _IDLE_SECONDS:
                 self._hands.remove(hand)
                 self._count(hand)
-                _end(hand)
+                self._let_go(hand)
 
     def _count(self, hand: _Hand) -> None:
         """Add a living worker's seconds; what passed before it was born is start-up too."""
         import ray
 
         lifetime = time.time() - self._opened
+        if hand.here is not None:  # it waits for a place still
+            self._lifetimes.append(lifetime)
+            self._seconds["start-up"] = self._seconds.get("start-up", 0.0) + lifetime
+            return
         try:
-            born, seconds = _get(hand.actor.seconds.options(concurrency_group="pulse").remote(), timeout=30)
+            born, seconds = _get(_now(hand.actor.seconds).remote(), timeout=30)
         except (_Lost, ray.exceptions.GetTimeoutError):
             self._lose(lifetime)
             return
@@ -328,6 +344,18 @@ class Crew(Workers):
 def _again(item: Item) -> Item:
     """What is handed out once more; a chunk's commit says which attempt it was."""
     return replace(item, attempt=item.attempt + 1) if isinstance(item, Chunk) else item
+
+
+def _staying() -> list[str]:
+    """The names of all workers that stayed."""
+    import ray
+
+    return [one["name"] for one in ray.util.list_named_actors(all_namespaces=True) if one["namespace"] == _NAMESPACE]
+
+
+def _now(method: Any) -> Any:
+    """A method that is answered while the worker works."""
+    return method.options(concurrency_group="now")
 
 
 def _end(hand: _Hand) -> None:

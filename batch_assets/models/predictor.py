@@ -1,15 +1,14 @@
-"""Exported programs: how a model becomes a file, and how a version is loaded and run.
+"""How a model becomes a file, and how a version is loaded, vetted and run.
 
-This is the only room of a night that knows torch.
-The file is a `.pt2` of torch.export. Nothing in it may be a pickle, and nothing in it may tell of the machine that made it.
+The file that we make is a `.pt2` of torch.export; nothing in it may be a pickle or tell of the machine that made it. Which
+others can be read is decided in `formats`.
 """
 
 import ctypes
 import hashlib
 import io
-import json
 import resource
-import zipfile
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,9 +18,9 @@ import numpy.typing as npt
 from typing_extensions import override
 
 from batch_assets.contract import FeatureContract
-from batch_assets.errors import ModelChanged, ModelMisfit, UnsafeModel
-from batch_assets.models.device import CudaLane, autocast, on_cuda
-from batch_assets.models.program import read_program
+from batch_assets.errors import ModelChanged, ModelMisfit
+from batch_assets.models.device import CudaLane, autocast
+from batch_assets.models.formats import PT2, ModelFormat, read_model, read_reference
 from batch_assets.scoring.forward import Logits, Predictor
 from batch_assets.scoring.inputs import SHORTEST_BUCKET, Array
 from batch_assets.scoring.postprocess import probability_of
@@ -135,6 +134,7 @@ class PredictorLoader:
     storage: Storage
     path: str
     sha256: str
+    form: ModelFormat = PT2
 
     def __call__(self, device: Device = "cpu", precision: Precision = "float32") -> TorchPredictor:
         """Read, verify and load.
@@ -142,48 +142,40 @@ class PredictorLoader:
         Raises:
             ModelChanged: other bytes than were approved.
             UnsafeModel: loading would execute a pickle.
+            ModelMisfit: the module that it needs is not here.
         """
         data = self.storage.read(self.path)
         found = hashlib.sha256(data).hexdigest()
         if found != self.sha256:
             raise ModelChanged(f"{self.path} has sha256 {found}, approved was {self.sha256}: the file was changed.")
-        return load_program(data, self.path, device, precision)
+        return load_program(data, self.path, device, precision, self.form)
 
 
-def load_program(model: bytes, name: str, device: Device = "cpu", precision: Precision = "float32") -> TorchPredictor:
-    """Load an exported program; `name` is for messages. One thread runs it: parallelism comes from the engine.
+def load_program(
+    model: bytes, name: str, device: Device = "cpu", precision: Precision = "float32", form: ModelFormat = PT2
+) -> TorchPredictor:
+    """Load a model file; `name` is for messages. One thread runs it: parallelism comes from the engine.
 
-    Raises UnsafeModel.
+    Raises UnsafeModel, ModelChanged, ModelMisfit; see `formats.read_model`.
     """
     import torch
 
-    _refuse_pickles(model, name)
     _settle_heap()
     if torch.get_num_threads() != 1:
         torch.set_num_threads(1)
-    program = read_program(model, device) or _by_torch_export(model, device)
-    return TorchPredictor(program, device, precision)
+    return TorchPredictor(read_model(model, name, device, form), device, precision)
 
 
-def _by_torch_export(model: bytes, device: Device) -> Any:
-    import torch
-
-    loaded = torch.export.load(io.BytesIO(model))
-    program = (on_cuda(loaded) if device == "cuda" else loaded).module(check_guards=False)
-    # Plain code takes and gives flat tuples; the exported one walks an argument tree at every call.
-    program.graph.set_codegen(torch.fx.graph.CodeGen())
-    program.recompile()
-    return program
-
-
-def check_model(model: bytes, contract: FeatureContract, logits: int, name: str) -> None:
-    """Run one batch through a program, so that a misfit is found before a night is.
+def check_model(model: bytes, contract: FeatureContract, logits: int, name: str, form: ModelFormat = PT2) -> None:
+    """Run one batch through a model, so that a misfit is found before a night is. Warns of TorchScript.
 
     Raises:
         ModelMisfit: it does not take the contract's columns, or does not give so many logits a row.
+        ModelChanged: the source of its module is not the one that its card names.
         UnsafeModel: loading it would execute a pickle.
     """
-    predictor, reference = load_program(model, name), TorchPredictor(_by_torch_export(model, "cpu"))
+    predictor = load_program(model, name, form=form)
+    reference = TorchPredictor(read_reference(model, name, form))
     gives = "one logit" if logits == 1 else f"{logits} logits"
     inputs = _example(contract, rows=128)
     before = [array.copy() for array in inputs]
@@ -202,16 +194,22 @@ def check_model(model: bytes, contract: FeatureContract, logits: int, name: str)
     if not np.array_equal(output, again, equal_nan=True):
         raise ModelMisfit(f"{name} gives other values the second time: it must not keep state or draw random numbers.")
     if not np.array_equal(output, other, equal_nan=True):
+        if form.name != "pt2":
+            raise ModelMisfit(f"{name} gives other values when it is loaded again: keep all that it computes with in its file.")
         raise ModelMisfit(f"{name} is read otherwise by batch_assets.models.program than by torch.export: please report it.")
+    if form.name == "torchscript":
+        warnings.warn(f"{name} is TorchScript, which torch does not develop any more: export it as .pt2.", stacklevel=2)
 
 
-def predict_probabilities(model: bytes, features: npt.NDArray[np.float32], batch_rows: int = 1_024) -> npt.NDArray[np.float32]:
+def predict_probabilities(
+    model: bytes, features: npt.NDArray[np.float32], batch_rows: int = 1_024, form: ModelFormat = PT2
+) -> npt.NDArray[np.float32]:
     """Probabilities of shape (rows,) for features of shape (rows, columns), computed in the very way in which a night does."""
     rows, columns = features.shape
     staged = np.zeros((columns, -(-rows // batch_rows) * batch_rows), dtype=np.float32)
     staged[:, :rows] = features.T
     batches = ((staged[:, start : start + batch_rows],) for start in range(0, staged.shape[1], batch_rows))
-    logits = np.concatenate(list(load_program(model, "the model").forward(batches)), axis=1)
+    logits = np.concatenate(list(load_program(model, "the model", form=form).forward(batches)), axis=1)
     return probability_of(logits[:, :rows])
 
 
@@ -236,22 +234,3 @@ def _settle_heap() -> None:
     if mallopt is not None:
         for parameter, value in ((-3, 32 << 20), (-1, (1 << 31) - 1), (-2, 64 << 20)):
             mallopt(parameter, value)
-
-
-def _refuse_pickles(data: bytes, path: str) -> None:
-    """`torch.export.load` unpickles weights, constants and sample inputs that say so; a model from us never does."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            entries = {entry.filename.partition("/")[2]: entry for entry in archive.infolist()}
-            configs = [name for name in entries if name.endswith("_config.json")]
-            pickled = [
-                payload
-                for name in configs
-                for payload in json.loads(archive.read(entries[name]))["config"].values()
-                if payload["use_pickle"]
-            ]
-    except (zipfile.BadZipFile, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UnsafeModel(f"{path} is not a .pt2 file that batch-assets can vouch for: {error}.") from error
-    samples = [name for name, entry in entries.items() if "sample_inputs" in name and entry.file_size]
-    if pickled or samples or "archive_format" not in entries:
-        raise UnsafeModel(f"{path} holds pickled objects; export it with batch_assets.models.predictor.export_model.")

@@ -22,11 +22,11 @@ from batch_assets.errors import (
 )
 from batch_assets.models.approvals import Approval, Approvals
 from batch_assets.models.card import Card
+from batch_assets.models.mlflow_source import MlflowSettings, MlflowSource
 from batch_assets.models.predictor import check_model
 from batch_assets.numbered_log import LogEntry, NumberedLog
 from batch_assets.storage import Storage
 
-MODEL_FILE = "model.pt2"
 CARD_FILE = "card.json"
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 
@@ -38,6 +38,7 @@ class ModelSettings(BaseModel):
 
     name: str = Field(description="Name in the registry.", pattern=NAME_PATTERN)
     alias: str = Field("batch", description="The alias whose version is used; resolved once per run.", pattern=NAME_PATTERN)
+    mlflow: MlflowSettings | None = Field(None, description="The MLflow registry whose alias ours mirrors.")
     rescore_days: int = Field(1, description="How many of the newest days a new approval scores again.", ge=0)
 
 
@@ -55,8 +56,8 @@ class ModelVersion:
 
     @property
     def path(self) -> str:
-        """Where the exported program lies under the storage root."""
-        return f"{_folder(self.name, self.version)}/{MODEL_FILE}"
+        """Where the model file lies under the storage root."""
+        return f"{_folder(self.name, self.version)}/{self.card.model_file}"
 
     @property
     def storage(self) -> Storage:
@@ -97,8 +98,8 @@ class Registry:
         folder = _folder(name, version)
         if card.model_sha256 != hashlib.sha256(model).hexdigest():
             raise ModelChanged(f"The card of {name} {version} names another sha256 than that of the model file.")
-        check_model(model, card.contract, card.outputs.logits, f"{name} {version}")
-        for file, data in {MODEL_FILE: model, CARD_FILE: card.model_dump_json(indent=1).encode()}.items():
+        check_model(model, card.contract, card.outputs.logits, f"{name} {version}", card.form)
+        for file, data in {card.model_file: model, CARD_FILE: card.model_dump_json(indent=1).encode()}.items():
             try:  # the card comes last: a version without one is not there yet, and the same registration finishes it
                 self.storage.create(f"{folder}/{file}", data)
             except AlreadyExists:
@@ -118,18 +119,18 @@ class Registry:
         card_bytes, card = self._card(name, version)
         folder = _folder(name, version)
         try:
-            model = self.storage.read(f"{folder}/{MODEL_FILE}")
+            model = self.storage.read(f"{folder}/{card.model_file}")
         except NotFound:
             gone = self.retirement(name, version)
             raise NoSuchModel(
                 f"The program of {name} {version} was deleted by {gone.body['by']}: {gone.why}."
                 if gone
-                else f"{folder}/{MODEL_FILE} is missing under {self.storage.location}: restore it from a copy."
+                else f"{folder}/{card.model_file} is missing under {self.storage.location}: restore it from a copy."
             ) from None
         sha256 = hashlib.sha256(model).hexdigest()
         if sha256 != card.model_sha256:
             raise ModelChanged(
-                f"{folder}/{MODEL_FILE} has sha256 {sha256}, its card says {card.model_sha256}: the file was changed."
+                f"{folder}/{card.model_file} has sha256 {sha256}, its card says {card.model_sha256}: the file was changed."
             )
         digest = hashlib.sha256(f"{sha256}{hashlib.sha256(card_bytes).hexdigest()}".encode()).hexdigest()
         return ModelVersion(name, version, digest, card, self)
@@ -185,6 +186,12 @@ class Registry:
         log = NumberedLog(self.storage, f"models/{_checked(name)}/aliases/{_checked(alias)}")
         return Approvals(log, name, alias)
 
+    def follow(self, settings: ModelSettings, *, verify: bool = False) -> None:
+        """If the alias is kept in MLflow, let ours name the version that it names; see `MlflowSource.sync`."""
+        if settings.mlflow is not None:
+            source = MlflowSource(settings.mlflow.tracking_uri, settings.mlflow.registered_model, settings.alias)
+            source.sync(self, settings.name, settings.alias, verify=verify)
+
     def approve(
         self,
         name: str,
@@ -239,7 +246,9 @@ class Registry:
             Withdrawn: the approval was rolled back.
         """
         approvals = self.approvals(settings.name, settings.alias)
-        if approval is not None:
+        if approval is None:
+            self.follow(settings, verify=True)
+        else:
             approvals.require_in_force(approval)
         given = approvals.latest() if approval is None else approvals.number(approval)
         if given is None:

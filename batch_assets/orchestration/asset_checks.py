@@ -1,14 +1,17 @@
 """The checks of a pipeline. Each one shows what a verdict says; none of them judges anything itself."""
 
 from collections.abc import Callable
+from datetime import date
 
 import dagster as dg
 
+from batch_assets.clock import Clock, utc_now
 from batch_assets.config import PipelineConfig
 from batch_assets.errors import NotFound
 from batch_assets.orchestration import metadata
 from batch_assets.orchestration.assets import asset_key, partitions
 from batch_assets.orchestration.pins import pinned
+from batch_assets.orchestration.promise import standing
 from batch_assets.orchestration.resources import StorageRoot
 from batch_assets.pipeline.freeze import frozen
 from batch_assets.pipeline.judge import Verdict, finished_run, read_verdict
@@ -28,10 +31,11 @@ _OF_RUNS = {
     "drift": "PSI against the trailing accepted days that the same model scored.",
     "baseline": "PSI against the model card's baseline; it only warns.",
 }
+_OF_PROMISE = "The day, or a newer one, went live by the time that was promised."
 
 
-def build_checks(config: PipelineConfig) -> list[dg.AssetChecksDefinition]:
-    """Every check of a pipeline; blocking but for `baseline`."""
+def build_checks(config: PipelineConfig, clock: Clock = utc_now) -> list[dg.AssetChecksDefinition]:
+    """Every check of a pipeline; blocking but for `baseline` and `promise`."""
 
     def of_features(name: str) -> Look:
         def look(context: dg.AssetCheckExecutionContext, root: StorageRoot) -> CheckOutcome:
@@ -51,10 +55,15 @@ def build_checks(config: PipelineConfig) -> list[dg.AssetChecksDefinition]:
     def of_release(context: dg.AssetCheckExecutionContext, root: StorageRoot) -> CheckOutcome:
         return published_matches(config, root.storage(), context.partition_key, pinned(context, config, root))
 
+    def of_promise(context: dg.AssetCheckExecutionContext, root: StorageRoot) -> CheckOutcome:
+        day = date.fromisoformat(context.partition_key)
+        return standing(config, context.instance, root.storage(), day, clock()).outcome()
+
     return [
         *(_check(config, "user_features", name, text, of_features(name)) for name, text in _OF_FEATURES.items()),
         *(_check(config, "predictions", name, text, of_runs(name)) for name, text in _OF_RUNS.items()),
         _check(config, "serving_table", "published_matches", "The release holds what the manifest says.", of_release),
+        *([_check(config, "serving_table", "promise", _OF_PROMISE, of_promise)] if config.promise else []),
     ]
 
 
@@ -63,13 +72,14 @@ def _check(config: PipelineConfig, asset: str, name: str, description: str, look
         asset=asset_key(config, asset),
         name=name,
         description=description,
-        blocking=name != "baseline",
+        blocking=name not in ("baseline", "promise"),
         partitions_def=partitions(config),
     )
     def check(context: dg.AssetCheckExecutionContext, storage_root: StorageRoot) -> dg.AssetCheckResult:
         outcome = look(context, storage_root)
-        severity = dg.AssetCheckSeverity.ERROR if outcome.severity == "error" else dg.AssetCheckSeverity.WARN
-        return dg.AssetCheckResult(passed=outcome.passed, severity=severity, metadata=metadata.of_outcome(outcome))
+        return dg.AssetCheckResult(
+            passed=outcome.passed, severity=metadata.severity(outcome), metadata=metadata.of_outcome(outcome)
+        )
 
     return check
 

@@ -54,6 +54,7 @@ def partitions(config: PipelineConfig) -> dg.DailyPartitionsDefinition:
     return dg.DailyPartitionsDefinition(
         start_date=config.partitions.start.isoformat(),
         end_date=(end + timedelta(days=1)).isoformat() if end else None,
+        timezone=config.partitions.timezone,
     )
 
 

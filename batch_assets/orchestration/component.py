@@ -1,12 +1,16 @@
-"""`type: batch_assets.ScoringPipeline`: from one YAML document to assets, checks and a job."""
+"""`type: batch_assets.ScoringPipeline`: from one YAML document to assets, checks, a job, a schedule and sensors."""
 
 import dagster as dg
 from pydantic import BaseModel
 from typing_extensions import override
 
+from batch_assets.alerts import REVEALED
 from batch_assets.config import PipelineConfig
+from batch_assets.orchestration.alerting import build_alert_sensors
 from batch_assets.orchestration.asset_checks import build_checks
 from batch_assets.orchestration.assets import build_assets
+from batch_assets.orchestration.promise import build_promise_sensors
+from batch_assets.orchestration.schedules import build_schedules
 from batch_assets.orchestration.sensors import build_rollout_sensor
 
 
@@ -25,7 +29,7 @@ class ScoringPipeline(dg.Component):
     @override
     def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> "ScoringPipeline":
         """Resolve templates in text fields (`{{ context.project_root }}`, `{{ env("NAME") }}`) and validate again."""
-        raw = attributes.model_dump(mode="json", exclude_unset=True) if attributes else {}
+        raw = attributes.model_dump(mode="json", exclude_unset=True, context=REVEALED) if attributes else {}
         scope = {"context": {"project_root": str(context.project_root.resolve())}}
         resolution = context.with_rendering_scope(scope).resolution_context.at_path("attributes")
         return cls(PipelineConfig.model_validate(resolution.resolve_value(raw)))
@@ -38,5 +42,10 @@ class ScoringPipeline(dg.Component):
             description=self.config.description or None,
             selection=dg.AssetSelection.assets(*assets),
         )
-        sensors = [build_rollout_sensor(self.config)]
-        return dg.Definitions(assets=assets, asset_checks=build_checks(self.config), jobs=[job], sensors=sensors)
+        return dg.Definitions(
+            assets=assets,
+            asset_checks=build_checks(self.config),
+            jobs=[job],
+            schedules=build_schedules(self.config),
+            sensors=[build_rollout_sensor(self.config), *build_promise_sensors(self.config), *build_alert_sensors(self.config)],
+        )

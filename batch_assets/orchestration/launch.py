@@ -20,6 +20,7 @@ from batch_assets.orchestration.assets import asset_key
 from batch_assets.orchestration.catalog import code_location, project_root
 from batch_assets.orchestration.liveness import COMMAND_LINE, POOL, bury_dead_runs, process_tags, scoring_elsewhere
 from batch_assets.orchestration.resources import connected, default_root
+from batch_assets.orchestration.runs import blocking_findings
 from batch_assets.pipeline.presence import presence
 from batch_assets.pipeline.watch import Watch
 from batch_assets.process import Process
@@ -202,22 +203,11 @@ class _Launcher:
                 raise error.__cause__ from None
             raise
         except dg.DagsterError:
-            findings = _blocking_findings(instance, run_id)
+            findings = blocking_findings(config, instance, run_id)
             if not findings:
                 raise
             hint = "" if self._refresh else " (If the query or its tables were corrected since, run with --refresh.)"
             raise Blocked(f"{config.name} {day} is blocked by {'; '.join(findings)}{hint}") from None
-
-
-def _blocking_findings(instance: dg.DagsterInstance, run_id: str) -> list[str]:
-    """What the failed blocking checks of a run say."""
-    records = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION).records
-    evaluations = [record.event_log_entry.asset_check_evaluation for record in records]
-    return [
-        f"the check {evaluation.check_name}: {evaluation.metadata['message'].value}"
-        for evaluation in evaluations
-        if evaluation and not evaluation.passed and evaluation.severity is dg.AssetCheckSeverity.ERROR
-    ]
 
 
 def _op(config: PipelineConfig, asset: str) -> str:

@@ -94,6 +94,11 @@ def of_outcome(outcome: CheckOutcome) -> Metadata:
     return shown
 
 
+def severity(outcome: CheckOutcome) -> dg.AssetCheckSeverity:
+    """Dagster's word for how bad an outcome is."""
+    return dg.AssetCheckSeverity.ERROR if outcome.severity == "error" else dg.AssetCheckSeverity.WARN
+
+
 def of_progress(stage: str, done: int, total: int, estimate: Estimate | None) -> Metadata:
     """A stage under way: rows, and when it will be done."""
     shown: Metadata = {"stage": stage, "rows_done": done, "rows": total, "share_done": round(done / total, 4) if total else 1.0}

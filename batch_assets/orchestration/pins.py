@@ -5,12 +5,12 @@ the same backfill has pinned, the version that was approved at the end of its da
 the alias names now. Wherever the alias moves meanwhile, the run stays with its version; only a roll-back ends it.
 """
 
-from datetime import date, datetime, time, timedelta
+from datetime import date, datetime
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import dagster as dg
 
+from batch_assets.clock import end_of
 from batch_assets.config import PipelineConfig
 from batch_assets.models.registry import ModelVersion
 from batch_assets.orchestration.resources import StorageRoot
@@ -38,7 +38,9 @@ def pinned(
         return registry.resolve(config.model, approval)
     approval = _asked_for(run, config.name) or _of_backfill(instance, run, config.name)
     if approval is None and run.tags.get(AS_OF) == "day":
-        approval = registry.approvals(config.model.name, config.model.alias).as_of(end_of(config, context.partition_key)).number
+        approval = (
+            registry.approvals(config.model.name, config.model.alias).as_of(day_end(config, context.partition_key)).number
+        )
     model = registry.resolve(config.model, approval)
     instance.add_run_tags(run_id, pin_tags(config.name, model))
     return model
@@ -59,9 +61,9 @@ def approval_tag(run: dg.DagsterRun, pipeline: str) -> int | None:
     return int(approval) if approval.isdigit() else None
 
 
-def end_of(config: PipelineConfig, day: str) -> datetime:
+def day_end(config: PipelineConfig, day: str) -> datetime:
     """The moment at which a pipeline's day ends."""
-    return datetime.combine(date.fromisoformat(day) + timedelta(days=1), time(), ZoneInfo(config.partitions.timezone))
+    return end_of(date.fromisoformat(day), config.partitions.timezone)
 
 
 def _asked_for(run: dg.DagsterRun, pipeline: str) -> int | None:

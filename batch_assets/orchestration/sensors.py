@@ -27,6 +27,7 @@ def build_rollout_sensor(config: PipelineConfig) -> dg.SensorDefinition:
     )
     def approved_model(context: dg.SensorEvaluationContext, storage_root: StorageRoot) -> dg.SensorResult:
         storage, registry = storage_root.storage(), storage_root.registry()
+        registry.follow(config.model)
         latest = registry.approvals(config.model.name, config.model.alias).latest()
         if latest is None or context.cursor == str(latest.number):
             return dg.SensorResult(skip_reason="No new approval." if latest else f"{config.model.name} has no approval yet.")

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 
 import pyarrow as pa
 
@@ -85,6 +86,18 @@ def published_matches(config: PipelineConfig, storage: Storage, day: str, model:
     return CheckOutcome(
         name="published_matches", asset="serving_table", passed=same and newest, severity="error", message=message
     )
+
+
+def live_since(config: PipelineConfig, storage: Storage, day: str) -> datetime | None:
+    """Since when readers see a day or a newer one without a break; None if they do not."""
+    log = current_log(storage, config.name)
+    since = None
+    for number in reversed(log.numbers()):
+        entry = log.entry(number)
+        if entry.body["partition"] < day:
+            break
+        since = datetime.fromisoformat(entry.when)
+    return since
 
 
 def _batches(

@@ -6,15 +6,14 @@ from typing import Any
 from batch_assets.config import PipelineConfig
 from batch_assets.errors import ModelChanged, NoPrediction, ProofFailed
 from batch_assets.models.device import is_here
-from batch_assets.models.predictor import PredictorLoader
 from batch_assets.models.registry import ModelVersion, Registry
+from batch_assets.pipeline.freeze import Frozen
 from batch_assets.pipeline.recorded import RecordedKey, recorded_key, recorded_run
+from batch_assets.pipeline.score import Run, scoring_task
 from batch_assets.scoring.audit import BOUND, Sample, same_bits, score_again
 from batch_assets.scoring.manifest import Manifest
 from batch_assets.scoring.postprocess import prediction_table, predictions_of
-from batch_assets.scoring.scorer import ScoringTask
 from batch_assets.scoring.settings import ScoringSettings
-from batch_assets.snapshot import SnapshotReader
 from batch_assets.storage import Storage
 
 
@@ -69,7 +68,7 @@ def replay(config: PipelineConfig, storage: Storage, registry: Registry, key: st
             f"{model.name} {model.version} has digest {model.digest}, run {manifest.run_id} was scored by "
             f"{manifest.model.digest}: its files were changed, restore them from a copy."
         )
-    scorer = recorded_task(storage, manifest, model, found).open()
+    scorer = scoring_task(config, storage, _recorded_run(manifest, model, found)).open()
     environment = found.commit.environment if found.name == f"{found.chunk.name}.parquet" else None
     sample = Sample(found.chunk, (found.row - found.chunk.start,), environment or {}, found.commit.batch_rows)
     again, recorded = score_again(scorer, sample), predictions_of(found.line, model.card.outputs)
@@ -101,29 +100,22 @@ def replay(config: PipelineConfig, storage: Storage, registry: Registry, key: st
     )
 
 
-def recorded_task(storage: Storage, manifest: Manifest, model: ModelVersion, found: RecordedKey) -> ScoringTask:
-    """What a run's scorer was told, as far as it decides values; nothing of it is taken from today's settings."""
-    card, environment = model.card, found.commit.environment
+def _recorded_run(manifest: Manifest, model: ModelVersion, found: RecordedKey) -> Run:
+    """The run as it was, as far as that decides one row's values; nothing of it is taken from today's settings."""
+    environment = found.commit.environment
     recorded = {"device": environment.get("device", "cpu"), "precision": environment.get("precision", "float32")}
     if not is_here(recorded["device"]):
         recorded = {"device": "cpu", "precision": "float32" if recorded["precision"] == "tf32" else recorded["precision"]}
     settings = {**recorded, "batch_size": found.commit.batch_rows, "chunk_rows": found.chunk.rows, "max_failed": 1.0}
-    reader = SnapshotReader(storage, manifest.snapshot_folder, found.snapshot)
-    card.contract.require(reader.schema(), f"The snapshot of {manifest.pipeline} {manifest.partition}")
-    return ScoringTask(
-        storage=storage,
-        snapshot=found.snapshot,
-        snapshot_folder=manifest.snapshot_folder,
-        contract=card.contract,
-        outputs=card.outputs,
-        histogram_edges=card.baseline.edges,
-        settings=ScoringSettings.model_validate(settings),
-        run_id=manifest.run_id,
-        run_folder=manifest.folder,
-        day=manifest.partition,
-        model_version=model.version,
-        model_sha256=card.model_sha256,
-        load=PredictorLoader(model.storage, model.path, card.model_sha256),
+    snapshot = Frozen(found.snapshot, manifest.snapshot_folder, reused=True, seconds={})
+    return Run(
+        manifest.run_id,
+        manifest.folder,
+        manifest.partition,
+        snapshot,
+        model,
+        ScoringSettings.model_validate(settings),
+        (found.chunk,),
     )
 
 

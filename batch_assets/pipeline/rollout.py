@@ -8,7 +8,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from batch_assets.config import PipelineConfig
-from batch_assets.errors import BatchAssetsError, InUse, NoSuchModel
+from batch_assets.errors import BatchAssetsError, ConfigError, InUse, NoSuchModel
 from batch_assets.histogram import Histogram
 from batch_assets.models.approvals import Approval, undone
 from batch_assets.models.registry import ModelVersion, Registry
@@ -201,8 +201,15 @@ def approve(
 
     Raises:
         LostRace: another approval was given since this one was decided; names it.
+        ConfigError: the alias is kept in MLflow.
         BatchAssetsError: the version cannot score what a pipeline has; it is not approved then.
     """
+    for config in configs:
+        if config.model.mlflow:
+            raise ConfigError(
+                f"The alias {alias} of {name} is kept in MLflow at {config.model.mlflow.tracking_uri}: move it there, and "
+                f"{config.name} follows."
+            )
     latest = registry.approvals(name, alias).latest()
     plans = [plan_rollout(config, storage, registry, version) for config in configs]
     recorded = {"pipelines": [plan.model_dump(mode="json") for plan in plans]}

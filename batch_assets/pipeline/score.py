@@ -232,7 +232,7 @@ def scoring_task(config: PipelineConfig, storage: Storage, run: Run) -> ScoringT
         day=run.day,
         model_version=run.model.version,
         model_sha256=card.model_sha256,
-        load=PredictorLoader(run.model.storage, run.model.path, card.model_sha256),
+        load=PredictorLoader(run.model.storage, run.model.path, card.model_sha256, card.form),
     )
 
 

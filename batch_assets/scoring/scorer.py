@@ -63,9 +63,9 @@ class ScoringTask:
     model_sha256: str
     load: Load
 
-    def open(self, lanes: int = 1) -> "Scorer":
-        """Load the model, once per worker; `lanes` threads may run it at the same time."""
-        return Scorer(self, lanes)
+    def open(self, lanes: int = 1, predictor: Predictor | None = None) -> "Scorer":
+        """A scorer with the model loaded, unless it was loaded before; `lanes` threads may run it at the same time."""
+        return Scorer(self, lanes, predictor)
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,11 @@ class Rows:
 class Scorer:
     """Scores chunks of one run."""
 
-    def __init__(self, task: ScoringTask, lanes: int = 1) -> None:
+    def __init__(self, task: ScoringTask, lanes: int = 1, predictor: Predictor | None = None) -> None:
         self.ledger = Ledger()
         self.task = task
         with self.ledger.stage("start-up", {}):
-            self.predictor = task.load(task.settings.device, task.settings.precision)
+            self.predictor = predictor or task.load(task.settings.device, task.settings.precision)
             settings = task.settings
             self.forward_pass = ForwardPass(self.predictor, task.outputs.logits, settings.batch_rows, settings.max_failed)
             self._reader = SnapshotReader(task.storage, task.snapshot_folder, task.snapshot)

@@ -150,7 +150,14 @@ class TestRayEngine(EngineBehaviour):
         import ray
 
         freeze(small.config, small.storage, DAY, small.watch)
-        score(small.config, small.storage, DAY, small.model, RayEngine(settings=EngineSettings(workers=1)), small.watch)
+        score(
+            small.config,
+            small.storage,
+            DAY,
+            small.model,
+            RayEngine(settings=EngineSettings(workers=1, keep_seconds=0)),
+            small.watch,
+        )
         deadline = time.monotonic() + 30
         while ray.available_resources().get("CPU") != 2.0 and time.monotonic() < deadline:
             time.sleep(0.05)

@@ -136,7 +136,7 @@ def test_idle_workers_are_let_go_while_others_work(poisoned: Working, monkeypatc
     monkeypatch.setattr(ray_crew, "_IDLE_SECONDS", 0.2)
     monkeypatch.setattr(ray_crew, "_TICK_SECONDS", 0.1)
     slow: list[Chunk] = [poisoned.run.plan[2], poisoned.run.plan[3]]
-    with RayEngine(settings=EngineSettings(workers=2)).open(poisoned.task, str) as workers:
+    with RayEngine(settings=EngineSettings(workers=2, keep_seconds=0)).open(poisoned.task, str) as workers:
         free = set()
         for _ in workers.map(_slowly, slow):
             free.add(ray.available_resources().get("CPU", 0.0))

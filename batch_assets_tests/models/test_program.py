@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from batch_assets.models import predictor as module
+from batch_assets.models.formats import by_torch_export
 from batch_assets.models.predictor import TorchPredictor, export_model, load_program
 from batch_assets.models.program import read_program
 
@@ -45,7 +45,7 @@ def test_its_values_are_those_of_torch_export(model: torch.nn.Module) -> None:
     data = export_model(model, 6)
     features = np.random.default_rng(0).standard_normal((6, 256)).astype(np.float32)
     (ours,) = load_program(data, "model").forward([(features,)])
-    (theirs,) = TorchPredictor(module._by_torch_export(data, "cpu")).forward([(features,)])
+    (theirs,) = TorchPredictor(by_torch_export(data, "cpu")).forward([(features,)])
     np.testing.assert_array_equal(ours, theirs)
     with torch.inference_mode():
         np.testing.assert_allclose(ours.T, model.eval()(torch.from_numpy(features.T)).numpy(), rtol=1e-4, atol=1e-5)
@@ -86,7 +86,7 @@ def test_views_sizes_and_infinities(model: torch.nn.Module) -> None:
     features = np.random.default_rng(0).standard_normal((6, 256)).astype(np.float32)
     assert read_program(data, "cpu") is not None
     (ours,) = load_program(data, "model").forward([(features,)])
-    (theirs,) = TorchPredictor(module._by_torch_export(data, "cpu")).forward([(features,)])
+    (theirs,) = TorchPredictor(by_torch_export(data, "cpu")).forward([(features,)])
     np.testing.assert_array_equal(ours, theirs)
 
 

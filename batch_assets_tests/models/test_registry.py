@@ -1,13 +1,16 @@
 import hashlib
 import json
+import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from batch_assets.errors import LostRace, ModelChanged, ModelMisfit, NoSuchModel, VersionExists
-from batch_assets.models.predictor import export_model
-from batch_assets.models.registry import ModelSettings
+from batch_assets.models.predictor import PredictorLoader, export_model
+from batch_assets.models.registry import ModelSettings, Registry
+from batch_assets.storage import open_storage
 from batch_assets_tests.small import Small, small_model
 
 SETTINGS = ModelSettings(name="small", alias="batch")
@@ -62,8 +65,8 @@ def test_an_alias_names_one_version_and_remembers_the_others(small: Small) -> No
     second = small.register("v2", small_model([3.0, 2.0, 1.0]))
     assert (second.version, second.approval) == ("v2", 2)
     assert small.registry.resolve(SETTINGS, approval=1) == first
-    assert [entry.body["version"] for entry in map(small.registry.alias_log("small", "batch").entry, (1, 2))] == ["v1", "v2"]
-    assert small.registry.aliases("small")["batch"].body["version"] == "v2"
+    assert [approval.version for approval in small.registry.approvals("small", "batch").history()] == ["v1", "v2"]
+    assert small.registry.aliases("small")["batch"].version == "v2"
 
 
 def test_no_alias_no_version_no_model(small: Small) -> None:
@@ -106,8 +109,24 @@ def test_strangers_in_the_folder_are_no_models(small: Small) -> None:
 
 
 def test_two_approvals_cannot_take_the_same_number(small: Small) -> None:
-    with pytest.raises(LostRace):
-        small.registry.alias_log("small", "batch").append({"version": "v1"}, after=0, why="late")
+    with pytest.raises(LostRace, match="approval 1 for batch went to v1 by the test in the same moment"):
+        small.registry.approve("small", "batch", "v1", why="late", by="somebody", after=0)
+
+
+def test_the_registry_works_in_a_bucket(small: Small, bucket: str, model_bytes: bytes) -> None:
+    """Register, approve, resolve; another process finds the same; other bytes are refused."""
+    registry = Registry(open_storage(f"{bucket}/models of ours"))
+    card = small.model.card
+    assert registry.register("small", "v1", card, model_bytes).digest == small.model.digest
+    registry.register("small", "v1", card, model_bytes)
+    with pytest.raises(VersionExists, match="immutable"):
+        registry.register("small", "v1", card.model_copy(update={"description": "another"}), model_bytes)
+    registry.approve("small", "batch", "v1", why="test", by="test")
+    found = Registry(open_storage(f"{bucket}/models of ours")).resolve(SETTINGS)
+    assert (found.digest, found.approval) == (small.model.digest, 1)
+    assert (registry.names(), registry.versions("small"), list(registry.aliases("small"))) == (["small"], ["v1"], ["batch"])
+    load = pickle.loads(pickle.dumps(PredictorLoader(open_storage(f"{bucket}/models of ours"), found.path, card.model_sha256)))
+    assert next(iter(load().forward([(np.ones((3, 64), dtype=np.float32),)]))).shape == (1, 64)
 
 
 class Writing(torch.nn.Module):

@@ -66,6 +66,7 @@ def test_two_pipelines_cannot_have_one_name(project: Path) -> None:
         ('"2024-01-01"', "soon", r"attributes\.partitions\.start at .*defs\.yaml:4: Input should be a valid date"),
         ("  model: {name: nightly}\n", "", r"attributes\.model at .*defs\.yaml:\d+: Field required"),
         ("name: nightly\n", "name: Nightly Job\n", r"attributes\.name at .*defs\.yaml:3: String should match"),
+        ("  model:", "  nightly: {at: 12:30}\n  model:", r"nightly\.at.*defs\.yaml:\d+: Input should be a valid string"),
         ("name: user", "name: label", "the key cannot be called label"),
         ("type: batch_assets.ScoringPipeline", "type: batch_assets.Nothing", "no attribute `Nothing`"),
         ("  features:", "   features:", r"defs\.yaml.*line 5"),

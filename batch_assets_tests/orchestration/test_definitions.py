@@ -43,6 +43,21 @@ def test_what_the_code_location_holds() -> None:
     ]
     assert [job.name for job in repository.get_all_jobs() if not job.name.startswith("__")] == ["customer_propensity"]
     assert repository.schedule_defs == [], "a pipeline with an end needs no schedule"
+    sensors = {sensor.name for sensor in repository.sensor_defs}
+    assert not [name for name in sensors if name.endswith(("_promise", "alerts"))], "it promises nothing, and tells nobody"
+
+
+def test_what_an_open_ended_pipeline_adds() -> None:
+    attributes = {**ATTRIBUTES, "promise": {"published_by": "06:00"}, "alerts": [{"kind": "log"}]}
+    component = ScoringPipeline.from_attributes_dict(attributes=attributes)
+    repository = dg.component_defs(component=component, resources=shared_resources()).get_repository_def()
+    assert [schedule.name for schedule in repository.schedule_defs] == ["another_nightly"]
+    sensors = {sensor.name for sensor in repository.sensor_defs}
+    assert {"another_alerts", "another_dead_letter_alerts", "another_promise"} <= sensors
+    graph = repository.asset_graph
+    promise = next(key for key in graph.asset_check_keys if key.name == "promise")
+    assert promise.asset_key == dg.AssetKey(["another", "serving_table"])
+    assert not graph.get_check_spec(promise).blocking
 
 
 def test_partitions_are_every_day_of_the_data() -> None:
@@ -90,6 +105,10 @@ def test_a_component_is_made_from_yaml_with_templates_resolved() -> None:
         (["scoring"], {"batch_size": 100}, "multiple of 64"),
         (["scoring"], {"exclude": [{"reason": "r", "column": "nope", "op": "<", "value": 1}]}, "nope"),
         (["partitions"], {"start": "2024-02-01", "end": "2024-01-01"}, "before the first day"),
+        (["partitions"], {"start": "2024-02-01", "timezone": "Europe/Berln"}, "no time zone Europe/Berln"),
+        (["nightly"], {"at": 750}, "nightly.at"),
+        (["promise"], {"published_by": "6am"}, "published_by"),
+        (["alerts"], [{"kind": "slack", "url": "hooks.example/1"}], "begins with http:// or https://"),
         (["features", "contract"], {"key": {"name": "u", "dtype": "int64"}, "columns": []}, "columns"),
     ],
 )
@@ -101,6 +120,26 @@ def test_a_mistake_in_yaml_is_named(path: list[str], value: object, message: str
     place[path[-1]] = value
     with pytest.raises(Exception, match=message):
         ScoringPipeline.from_attributes_dict(attributes=changed)
+
+
+@pytest.mark.parametrize("url", ["https://hooks.example/top-secret", "{{ env('HOOK') }}"])
+def test_a_secret_comes_through_and_is_not_shown(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOOK", "https://hooks.example/top-secret")
+    attributes = {**ATTRIBUTES, "alerts": [{"kind": "log"}, {"kind": "slack", "url": url}]}
+    config = ScoringPipeline.from_attributes_dict(attributes=attributes).config
+    assert config.alerts[1].url.get_secret_value() == "https://hooks.example/top-secret"
+    assert "secret" not in f"{config!r} {config} {config.model_dump()} {config.model_dump_json()}"
+
+
+@pytest.mark.parametrize("alert", [{"kind": "slack"}, {"kind": "slak"}, {"kind": "slack", "chanel": "x"}])
+def test_nor_is_it_in_an_error(alert: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOOK", "ftp://top-secret")
+    with pytest.raises(Exception, match="alerts") as raised:
+        ScoringPipeline.from_attributes_dict(attributes={**ATTRIBUTES, "alerts": [{**alert, "url": "{{ env('HOOK') }}"}]})
+    error: BaseException | None = raised.value
+    while error is not None:
+        assert "secret" not in f"{error} {error!r}"
+        error = error.__cause__ or error.__context__
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def in_another_environment(monkeypatch: pytest.MonkeyPatch, weight: float = 1.0)
             environment_there = environment
             return There(loaded._program)
 
-    monkeypatch.setattr(replay_module, "PredictorLoader", Elsewhere)
+    monkeypatch.setattr(score_module, "PredictorLoader", Elsewhere)
 
 
 @pytest.mark.parametrize("key", [1, 42, 255, 256, 257, 2_000])

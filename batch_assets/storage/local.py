@@ -1,99 +1,28 @@
-"""The storage root: how bytes are listed, read and created.
-
-Two promises carry everything above. A file appears under its final name whole or not at all, and the first writer of a
-name wins; nothing is ever overwritten. Local disks keep them by writing to `_tmp/`, fsync, an exclusive link and an fsync
-of the folder. An object store keeps them by one conditional put; it fits behind the same `Storage` protocol.
-"""
+"""A storage root on a local disk: written to `_tmp/`, fsync, linked exclusively to the final name, fsync of the folder."""
 
 import errno
 import hashlib
-import json
 import os
 import shutil
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
-from batch_assets.errors import (
-    AlreadyExists,
-    LayoutTooNew,
-    NotFound,
-    StorageError,
-    StorageFull,
-)
+from batch_assets.errors import AlreadyExists, NotFound, StorageError, StorageFull
 from batch_assets.process import Process
+from batch_assets.storage.port import FORMAT_FILE, Stamp, Storage, layout_document, path_parts
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-LAYOUT = 1
-"""The layout version under the root. A newer one is refused; raise it only with a migration."""
-
-_FORMAT_FILE = "_format.json"
-
 _UNFINISHED_SECONDS = 24 * 3600
 """A file that was not written to for so long will not be finished any more."""
-
-
-@dataclass(frozen=True)
-class Stamp:
-    """What tells cheaply that a file is still the same: its size in bytes and a token (mtime and inode, or an etag)."""
-
-    size: int
-    token: str
-
-
-class Storage(Protocol):
-    """What every storage root can do. Paths are relative, with `/`; they cannot leave the root."""
-
-    @property
-    def location(self) -> str:
-        """Where the root lies, for messages."""
-
-    def read(self, path: str) -> bytes:
-        """The whole file. Raises NotFound."""
-
-    def open(self, path: str) -> "pa.NativeFile":
-        """A seekable file for Arrow. Raises NotFound."""
-
-    def stamp(self, path: str) -> Stamp:
-        """The file's stamp, without reading it. Raises NotFound."""
-
-    def sha256(self, path: str) -> str:
-        """The sha256 of a file's content, in hex. Raises NotFound."""
-
-    def names(self, folder: str) -> dict[str, int]:
-        """Direct children of a folder and their sizes in bytes (0 for folders), in one listing; empty if there is none."""
-
-    def local_path(self, path: str) -> Path:
-        """The file or folder as a local path, for libraries that take nothing else."""
-
-    def create(self, path: str, data: "bytes | memoryview | pa.Buffer") -> None:
-        """Write a file whole, durably and exclusively. Raises AlreadyExists, StorageFull."""
-
-    def adopt(self, folder: Path, path: str) -> None:
-        """Move a finished local folder to its final name, exclusively. Raises AlreadyExists, StorageFull."""
-
-    def delete(self, path: str) -> None:
-        """Remove a file if it is there."""
-
-    def discard(self, path: str) -> None:
-        """Take a folder out of the way that does not hold what its name promises."""
-
-    def leftovers(self, folder: str) -> dict[str, int]:
-        """Files below a folder that somebody began to write more than a day ago and never finished: path -> bytes."""
-
-    def free_bytes(self) -> int | None:
-        """Free space in bytes, or None where that has no meaning."""
-
-    def scratch(self) -> AbstractContextManager[Path]:
-        """A context manager: a new local folder from which `adopt` can take, removed at the end."""
 
 
 @dataclass(frozen=True)
@@ -109,10 +38,7 @@ class LocalStorage(Storage):
 
     @override
     def local_path(self, path: str) -> Path:
-        parts = PurePosixPath(path).parts
-        if not parts or path.startswith("/") or ".." in parts or "\\" in path or "\0" in path:
-            raise StorageError(f"{path!r} is not a path below the storage root {self.root}.")
-        return Path(self.root, *parts)
+        return Path(self.root, *path_parts(path, self.root))
 
     @override
     def read(self, path: str) -> bytes:
@@ -234,48 +160,16 @@ class LocalStorage(Storage):
 
     def _claim(self) -> None:
         """Write the layout version when the root is first written to."""
-        path = Path(self.root, _FORMAT_FILE)
+        path = Path(self.root, FORMAT_FILE)
         if path.exists():
             return
         with _full_disk_explained(self.root):
             temporary = path.parent / "_tmp" / f"{path.name}.{uuid.uuid4().hex}"
             temporary.parent.mkdir(parents=True, exist_ok=True)
-            _write_durably(temporary, json.dumps({"layout": LAYOUT}).encode())
+            _write_durably(temporary, layout_document())
             with suppress(AlreadyExists):  # another process claimed the root in the same moment, with the same words
                 _link_exclusively(temporary, path)
             temporary.unlink()
-
-
-def require_space(storage: Storage, needed: int, what: str) -> None:
-    """Raise StorageFull if `what` needs more bytes than are free."""
-    free = storage.free_bytes()
-    if free is not None and free < needed:
-        raise StorageFull(
-            f"{what} needs about {needed / 1e6:,.0f} MB under {storage.location}, only {free / 1e6:,.0f} MB are free: "
-            "free some space, or set BATCH_ASSETS_ROOT to a larger disk."
-        )
-
-
-def open_storage(root: str) -> Storage:
-    """The storage root at a folder, after its layout version was checked.
-
-    Raises:
-        LayoutTooNew: the root was written by a newer program.
-        StorageError: the root's layout file cannot be understood.
-    """
-    if "://" in root:
-        raise StorageError(f"{root}: this version keeps its data in local folders only; set BATCH_ASSETS_ROOT to one.")
-    if Path(root).exists() and not Path(root).is_dir():
-        raise StorageError(f"{root} is a file; set BATCH_ASSETS_ROOT to a folder.")
-    path = Path(root, _FORMAT_FILE)
-    if path.exists():
-        try:
-            layout = int(json.loads(path.read_bytes())["layout"])
-        except (ValueError, KeyError, TypeError):
-            raise StorageError(f"{path} does not tell a layout version; is {root} a batch-assets root?") from None
-        if layout > LAYOUT:
-            raise LayoutTooNew(f"{root} has layout {layout}, this program knows layouts up to {LAYOUT}: upgrade batch-assets.")
-    return LocalStorage(str(Path(root).absolute()))
 
 
 def _sweep(top: Path) -> None:

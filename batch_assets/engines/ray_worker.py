@@ -1,0 +1,141 @@
+"""What runs in a Ray actor: one loaded model, at the service of one run at a time, that stays a while for the next run.
+
+A worker that stays is named after what it loaded: the model's file, device and precision, and the code that reads it. So a
+later run that needs the same finds it ready, and one that needs something else, or has newer code, does not take it.
+"""
+
+import hashlib
+import os
+import platform
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from batch_assets.process import Process
+from batch_assets.scoring.chunks import Chunk
+from batch_assets.scoring.forward import Predictor
+from batch_assets.scoring.scorer import Scorer, ScoringTask
+
+_LOST_SECONDS = 3600.0
+"""An owner on another host that is silent for so long is taken for dead."""
+
+_TICK_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Whom a worker serves: one crew of one process."""
+
+    process: Process
+    crew: str
+
+
+class Worker:
+    """Scores for its owner; ends itself when it had none for `keep_seconds`. May be called by several threads."""
+
+    def __init__(self, keep_seconds: float, owner: Owner, task: ScoringTask) -> None:
+        self._keep_seconds = keep_seconds
+        self._lock = threading.Lock()
+        self._owner: Owner | None = owner
+        self._task = task
+        self._scorer: Scorer | None = None
+        self._predictor: Predictor | None = None
+        self._born = time.time()
+        self._busy = 0
+        self._called = time.monotonic()
+        if keep_seconds:
+            threading.Thread(target=self._leave_when_idle, daemon=True).start()
+
+    def engage(self, owner: Owner, task: ScoringTask) -> bool:
+        """Serve somebody else from now on; False while somebody is served, who lives."""
+        with self._lock:
+            self._called = time.monotonic()
+            if self._taken():
+                return False
+            self._owner, self._task, self._scorer = owner, task, None
+            self._born = time.time()
+            return True
+
+    def release(self, owner: Owner) -> None:
+        """Serve nobody."""
+        with self._lock:
+            self._called = time.monotonic()
+            if self._owner == owner:
+                self._owner = self._scorer = None
+
+    def leave(self) -> bool:
+        """End this process soon, to make room for others, unless somebody is served."""
+        with self._lock:
+            if self._taken():
+                return False
+            threading.Timer(0.05, os._exit, [0]).start()  # after the answer has been sent
+            return True
+
+    def ready(self) -> None:
+        """Loads the model; what goes wrong then reaches the driver as itself."""
+        with self._at_work():
+            self._open()
+
+    def work(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Do picklable work with the scorer."""
+        with self._at_work():
+            return function(self._open(), *arguments)
+
+    def probe(self, chunk: Chunk, killers: tuple[int, ...], batch: int | None) -> Iterator[int]:
+        """Say before each forward pass what it is about; see `Scorer.probe`."""
+        with self._at_work():
+            yield from self._open().probe(chunk, killers, batch)
+
+    def progress(self) -> int:
+        """What moves while the worker works."""
+        return self._scorer.passes if self._scorer else 0
+
+    def seconds(self) -> tuple[float, dict[str, float]]:
+        """When the worker began to serve its owner, and its seconds by stage since then."""
+        return self._born, self._open().ledger.seconds()
+
+    def _open(self) -> Scorer:
+        with self._lock:
+            if self._scorer is None:
+                self._scorer = self._task.open(predictor=self._predictor)
+                self._predictor = self._scorer.predictor
+            return self._scorer
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        self._busy += 1
+        try:
+            yield
+        finally:
+            self._busy -= 1
+            self._called = time.monotonic()
+
+    def _taken(self) -> bool:
+        if self._owner is None:
+            return False
+        silent = time.monotonic() - self._called
+        return self._busy > 0 or (self._owner.process.alive() and silent < _LOST_SECONDS)
+
+    def _leave_when_idle(self) -> None:
+        while True:
+            time.sleep(_TICK_SECONDS)
+            with self._lock:
+                if not self._taken() and time.monotonic() - self._called > self._keep_seconds:
+                    os._exit(0)
+
+
+def name_of(task: ScoringTask) -> str:
+    """The name of workers that have loaded what a task needs, with the code and libraries of the calling process."""
+    parts = [repr(task.load), task.settings.device, task.settings.precision, sys.executable, platform.python_version()]
+    parts += [version(name) for name in ("torch", "numpy", "pyarrow")]
+    package = Path(__file__).parent.parent
+    digest = hashlib.sha256("\n".join([*parts, str(package)]).encode())
+    for file in sorted(package.rglob("*.py")):
+        digest.update(file.read_bytes())
+    return f"{task.model_version}-{digest.hexdigest()[:16]}"

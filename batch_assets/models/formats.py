@@ -1,0 +1,231 @@
+"""In which formats a model file may be, and how each becomes a program without trusting a pickle.
+
+- `pt2`: an exported program of torch.export, weights and graph in one file. What to use.
+- `safetensors`: weights only; the code is an importable module of the installation, whose source is compared with the one that
+  was approved before it is imported. Modules that it imports in turn are not covered: keep what decides values in one file.
+- `torchscript`: for old models. Torch does not develop it any more.
+"""
+
+import hashlib
+import importlib
+import importlib.util
+import io
+import json
+import pickletools
+import re
+import warnings
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from batch_assets.errors import ModelChanged, ModelMisfit, UnsafeModel
+from batch_assets.models.device import on_cuda
+from batch_assets.models.program import read_program
+from batch_assets.scoring.settings import Device
+
+if TYPE_CHECKING:
+    import torch
+
+FormatName = Literal["pt2", "safetensors", "torchscript"]
+
+MODEL_FILES: dict[FormatName, str] = {"pt2": "model.pt2", "safetensors": "model.safetensors", "torchscript": "model.ts"}
+"""How the file of a version is called."""
+
+FACTORY_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*$"
+
+_LOADABLE = re.compile(
+    r"__torch__(\.\S+)? \S+|torch\.jit\._pickle \w+|torch\._utils _rebuild_tensor_v2|torch \w+Storage|collections OrderedDict"
+)
+"""What a TorchScript file's pickles may name: classes whose code is in the file, tensors and containers."""
+
+_EFFECTS = re.compile(rb"\b(save|from_file)\b")
+"""The operators by which a TorchScript program can write or map a file."""
+
+
+@dataclass(frozen=True)
+class ModelFormat:
+    """How a model file is read; `module` is `package.file:factory`, its sha256 that of the source file."""
+
+    name: FormatName = "pt2"
+    module: str | None = None
+    module_sha256: str | None = None
+
+
+PT2 = ModelFormat()
+TORCHSCRIPT = ModelFormat("torchscript")
+
+
+def safetensors_of(module: str) -> ModelFormat:
+    """Weights for the network that a factory makes, `package.file:factory`, as its source is now. Raises ModelMisfit."""
+    return ModelFormat("safetensors", module, _sha256_of(_source(module, "The card"), "The card"))
+
+
+def read_model(data: bytes, name: str, device: Device, form: ModelFormat) -> Callable[..., "tuple[torch.Tensor]"]:
+    """The program in a file: takes the model's inputs, gives a tuple of its one output. `name` is for messages.
+
+    Raises:
+        UnsafeModel: loading it would execute a pickle, or it is no file of this format.
+        ModelChanged: the source of its module is not the one that was approved.
+        ModelMisfit: its module cannot be imported, or the weights are not those of the module's network.
+    """
+    if form.name == "safetensors":
+        return _safetensors(data, name, device, form)
+    if form.name == "torchscript":
+        return _torchscript(data, name, device)
+    _refuse_pickles(data, name)
+    return read_program(data, device) or by_torch_export(data, device)
+
+
+def read_reference(data: bytes, name: str, form: ModelFormat) -> Callable[..., "tuple[torch.Tensor]"]:
+    """A second program from a file that `read_model` took, to compare with: torch's own reading of a `.pt2`."""
+    return by_torch_export(data, "cpu") if form.name == "pt2" else read_model(data, name, "cpu", form)
+
+
+def by_torch_export(data: bytes, device: Device) -> Any:
+    """The program in a `.pt2` file as torch.export reads it; the caller has refused pickles."""
+    import torch
+
+    loaded = torch.export.load(io.BytesIO(data))
+    program = (on_cuda(loaded) if device == "cuda" else loaded).module(check_guards=False)
+    # Plain code takes and gives flat tuples; the exported one walks an argument tree at every call.
+    program.graph.set_codegen(torch.fx.graph.CodeGen())
+    program.recompile()
+    return program
+
+
+class _Single:
+    """A network that gives one tensor, as a program."""
+
+    def __init__(self, network: Callable[..., "torch.Tensor"]) -> None:
+        self._network = network
+
+    def __call__(self, *inputs: "torch.Tensor") -> "tuple[torch.Tensor]":
+        return (self._network(*inputs),)
+
+
+def _safetensors(data: bytes, name: str, device: Device, form: ModelFormat) -> _Single:
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        weights = load(data)
+    except SafetensorError as error:
+        raise UnsafeModel(f"{name} is not a safetensors file ({error}).") from error
+    factory = form.module or ""
+    found = _sha256_of(_source(factory, name), name)
+    if found != form.module_sha256:
+        raise ModelChanged(
+            f"{name} was approved with the source of {factory} of sha256 {form.module_sha256}, here it has {found}: install "
+            "the one that was approved, or register the model with this one as another version."
+        )
+    network = _made_by(factory, name)
+    if not isinstance(network, torch.nn.Module):
+        raise ModelMisfit(f"{factory}, which {name} names, gives {type(network).__name__}, not a torch.nn.Module.")
+    try:
+        network.load_state_dict(weights, strict=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ModelMisfit(f"The weights of {name} are not those of the network that {factory} makes: {reason}") from error
+    return _Single(network.to(device).eval().requires_grad_(False))
+
+
+def _source(factory: str, name: str) -> Path:
+    """The source file of a factory's module. The packages that it lies in are imported, it is not."""
+    if not re.fullmatch(FACTORY_PATTERN, factory):
+        raise ModelMisfit(f"{name} names {factory!r} as its module: it must be package.file:factory.")
+    module = factory.partition(":")[0]
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
+        raise ModelMisfit(f"{name} needs the module {module}, which is not installed here as a file: install it.")
+    return Path(spec.origin)
+
+
+def _sha256_of(source: Path, name: str) -> str:
+    try:
+        return hashlib.sha256(source.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ModelMisfit(f"{name} needs {source}, which cannot be read ({error.strerror}).") from error
+
+
+def _made_by(factory: str, name: str) -> Any:
+    """What a factory gives; it must be defined in the module that was hashed, not be imported into it."""
+    module, _, attribute = factory.partition(":")
+    try:
+        make = getattr(importlib.import_module(module), attribute, None)
+        if not callable(make) or getattr(make, "__module__", None) != module:
+            raise ModelMisfit(f"{name} names {factory}, but {module} defines no such callable.")
+        return make()
+    except (ImportError, TypeError, ValueError, RuntimeError, AttributeError, OSError) as error:
+        raise ModelMisfit(f"{factory}, which {name} names, does not make a network without arguments: {error}.") from error
+
+
+def _torchscript(data: bytes, name: str, device: Device) -> _Single:
+    """Load with torch.jit.load.
+
+    Its pickles are read by torch's C++ unpickler, which resolves names to the classes in the file and to a few torch types and
+    cannot call Python. Torch's documentation warns of it all the same ("malicious pickle data which will execute arbitrary
+    code"), and of the program itself, which may call every operator that torch has registered. So the pickles are looked
+    through before torch sees them, and files whose code could write or map a file are refused. It still is a program: approve
+    only what you trust.
+    """
+    import torch
+
+    _refuse_foreign_script(data, name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # said at registration
+        try:
+            network = torch.jit.load(io.BytesIO(data), map_location=device)  # type: ignore[no-untyped-call]
+        except RuntimeError as error:
+            raise UnsafeModel(f"{name} is not a TorchScript file: {str(error).splitlines()[0]}.") from error
+    return _Single(network.eval())
+
+
+def _refuse_foreign_script(data: bytes, name: str) -> None:
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            files = {entry.partition("/")[2]: archive.read(entry) for entry in archive.namelist()}
+        named = [one for file, content in files.items() if file.endswith((".pkl", "debug_pkl")) for one in _globals(content)]
+    except (zipfile.BadZipFile, ValueError, IndexError) as error:
+        raise UnsafeModel(f"{name} is not a TorchScript file that batch-assets can vouch for: {error}.") from error
+    foreign = [one for one in named if not _LOADABLE.fullmatch(one)]
+    if foreign:
+        raise UnsafeModel(f"{name} holds a pickle that names {foreign[0]}: it may not be loaded.")
+    effects = [found for file, content in files.items() if file.endswith(".py") and (found := _EFFECTS.search(content))]
+    if effects:
+        raise UnsafeModel(f"{name} holds code that calls {effects[0][0].decode()}: it may not be loaded.")
+
+
+def _globals(pickled: bytes) -> list[str]:
+    """What a pickle would import, as `module name`; one that computes names is refused by naming its operation."""
+    found = []
+    for operation, argument, _ in pickletools.genops(pickled):
+        if operation.name == "GLOBAL":
+            found.append(str(argument))
+        elif operation.name in ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"):
+            found.append(operation.name)
+    return found
+
+
+def _refuse_pickles(data: bytes, path: str) -> None:
+    """`torch.export.load` unpickles weights, constants and sample inputs that say so; a model from us never does."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            entries = {entry.filename.partition("/")[2]: entry for entry in archive.infolist()}
+            configs = [name for name in entries if name.endswith("_config.json")]
+            pickled = [
+                payload
+                for name in configs
+                for payload in json.loads(archive.read(entries[name]))["config"].values()
+                if payload["use_pickle"]
+            ]
+    except (zipfile.BadZipFile, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UnsafeModel(f"{path} is not a .pt2 file that batch-assets can vouch for: {error}.") from error
+    samples = [name for name, entry in entries.items() if "sample_inputs" in name and entry.file_size]
+    if pickled or samples or "archive_format" not in entries:
+        raise UnsafeModel(f"{path} holds pickled objects; export it with batch_assets.models.predictor.export_model.")

@@ -1,0 +1,79 @@
+"""Which runs somebody is told of: those that failed for good, those that were blocked, and those with many dead letters."""
+
+import dagster as dg
+
+from batch_assets.alerts import Alert, send
+from batch_assets.config import PipelineConfig
+from batch_assets.orchestration.assets import asset_key
+from batch_assets.orchestration.runs import belongs_to, blocking_findings, step_failures
+
+
+def build_alert_sensors(config: PipelineConfig) -> list[dg.SensorDefinition]:
+    """One sensor for runs that failed and one for runs that succeeded; none if there is nobody to tell.
+
+    They look at every run of the instance and pick the pipeline's own: a filter by job would miss the runs of backfills and
+    of the UI, and one by code location those of the command line, which have none.
+    """
+    if not config.alerts:
+        return []
+
+    @dg.run_status_sensor(
+        run_status=dg.DagsterRunStatus.FAILURE,
+        name=f"{config.name}_alerts",
+        monitor_all_code_locations=True,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Tells the receivers of runs that failed and will not be retried.",
+    )
+    def failures(context: dg.RunStatusSensorContext) -> None:
+        _send(config, of_failure(config, context.instance, context.dagster_run, context.dagster_event.message or ""))
+
+    @dg.run_status_sensor(
+        run_status=dg.DagsterRunStatus.SUCCESS,
+        name=f"{config.name}_dead_letter_alerts",
+        monitor_all_code_locations=True,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Tells the receivers of days with many dead letters.",
+    )
+    def dead_letters(context: dg.RunStatusSensorContext) -> None:
+        _send(config, of_dead_letters(config, context.instance, context.dagster_run))
+
+    return [failures, dead_letters]
+
+
+def of_failure(config: PipelineConfig, instance: dg.DagsterInstance, run: dg.DagsterRun, message: str) -> Alert | None:
+    """What is told of a failed run: nothing if it is not the pipeline's or will be retried."""
+    if not belongs_to(config, run) or run.tags.get("dagster/will_retry") == "true":
+        return None
+    day = run.tags.get("dagster/partition")
+    subject = f"{config.name} {day}" if day else config.name
+    findings = blocking_findings(config, instance, run.run_id)
+    if findings:
+        return Alert("blocked", config.name, day, f"{subject} is blocked", _of_run(run, "; ".join(findings)))
+    reasons = step_failures(instance, run.run_id)
+    return Alert("failed", config.name, day, f"{subject} failed", _of_run(run, "; ".join(reasons) or message))
+
+
+def of_dead_letters(config: PipelineConfig, instance: dg.DagsterInstance, run: dg.DagsterRun) -> Alert | None:
+    """What is told of a run that succeeded: nothing if few enough rows are dead letters, or if it scored nothing."""
+    if not belongs_to(config, run):
+        return None
+    records = instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION).records
+    for record in records:
+        made = record.asset_materialization
+        if made is None or made.asset_key != asset_key(config, "predictions"):
+            continue
+        dead, rows = (int(made.metadata[name].value) for name in ("dead_letter_rows", "input_rows"))  # type: ignore[arg-type]
+        if rows and dead / rows > config.alert_dead_letters:
+            message = f"{dead:,} of {rows:,} rows are dead letters, more than {config.alert_dead_letters:.2%}"
+            title = f"{config.name} {made.partition} has many dead letters"
+            return Alert("dead_letters", config.name, made.partition, title, _of_run(run, message))
+    return None
+
+
+def _of_run(run: dg.DagsterRun, message: str) -> str:
+    return f"{message.rstrip('.')}. (Dagster run {run.run_id})"
+
+
+def _send(config: PipelineConfig, alert: Alert | None) -> None:
+    if alert:
+        send(config.alerts, alert)

@@ -1,0 +1,171 @@
+"""Whether yesterday will be published by the time that was promised; Dagster's FreshnessPolicy does not look at partitions.
+
+A run that publishes judges the promise itself, by its check `promise`. The sensor says what no run can say: that a day may
+not be there in time, or is not. Yesterday is looked at every minute, and once more when it is the day before: else a promise
+that was missed while Dagster was down, or at the very end of a day, would never be told.
+"""
+
+import json
+from datetime import UTC, date, datetime, timedelta
+
+import dagster as dg
+
+from batch_assets.alerts import Alert, AlertKind, send
+from batch_assets.clock import Clock, utc_now
+from batch_assets.config import PipelineConfig
+from batch_assets.errors import AlertFailed, ConfigError
+from batch_assets.orchestration import metadata
+from batch_assets.orchestration.assets import asset_key
+from batch_assets.orchestration.resources import StorageRoot
+from batch_assets.orchestration.runs import belongs_to
+from batch_assets.pipeline.publish import live_since
+from batch_assets.quality.promise import Promise, PromiseState, deadline_of
+from batch_assets.storage import Storage
+
+_SECONDS, _HISTORY = 60, 1_000
+_RUNNING = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
+_TOLD: dict[PromiseState, tuple[AlertKind, str]] = {
+    PromiseState.at_risk: ("at_risk", "may not be published in time"),
+    PromiseState.missed: ("missed", "is not published in time"),
+}
+
+
+def build_promise_sensors(config: PipelineConfig, clock: Clock = utc_now) -> list[dg.SensorDefinition]:
+    """The sensor of a pipeline that promises something; none for partitions with an end."""
+    if config.promise is None or config.partitions.end:
+        return []
+
+    @dg.sensor(
+        name=f"{config.name}_promise",
+        minimum_interval_seconds=_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=f"Is yesterday published by {config.promise.published_by}?",
+    )
+    def promise(context: dg.SensorEvaluationContext, storage_root: StorageRoot) -> dg.SensorResult | dg.SkipReason:
+        return look(config, context, storage_root.storage(), clock())
+
+    return [promise]
+
+
+def look(
+    config: PipelineConfig, context: dg.SensorEvaluationContext, storage: Storage, now: datetime
+) -> dg.SensorResult | dg.SkipReason:
+    """Tell of a day that is at risk or missed, of each once; the cursor remembers which states of which day were told."""
+    yesterday = config.partitions.last(now)
+    if yesterday < config.partitions.start:
+        return dg.SkipReason(f"The first day, {config.partitions.start}, is not over yet.")
+    before: dict[str, list[str]] = json.loads(context.cursor or "{}")
+    told = {day: before.get(day, []) for day in sorted({*before, yesterday.isoformat()})}
+    evaluations = []
+    for day, states in told.items():
+        found = standing(config, context.instance, storage, date.fromisoformat(day), now)
+        if found.state not in _TOLD or found.state in states:
+            continue
+        states.append(found.state.value)
+        undelivered = _tell(config, context, found)
+        if found.state is PromiseState.missed and not _recorded(config, context.instance, day):
+            evaluations.append(_evaluation(config, found, undelivered))
+    cursor = json.dumps({yesterday.isoformat(): told[yesterday.isoformat()]})
+    return dg.SensorResult(asset_events=evaluations, cursor=cursor)
+
+
+def standing(config: PipelineConfig, instance: dg.DagsterInstance, storage: Storage, day: date, now: datetime) -> Promise:
+    """How the promise of a day stands. Raises ConfigError if nothing is promised."""
+    if config.promise is None:
+        raise ConfigError(f"{config.name} promises nothing: set `promise` in its defs.yaml.")
+    published = live_since(config, storage, day.isoformat())
+    low, high = (None, None) if published else expected(config, instance, day.isoformat(), now)
+    return Promise(
+        day=day,
+        now=now,
+        deadline=deadline_of(day, config.promise, config.partitions.timezone),
+        zone=config.promise.timezone or config.partitions.timezone,
+        published=published,
+        eta_low=low,
+        eta_high=high,
+    )
+
+
+def expected(
+    config: PipelineConfig, instance: dg.DagsterInstance, day: str, now: datetime
+) -> tuple[datetime, datetime] | tuple[None, None]:
+    """Between when and when a day is expected to be published; not before now.
+
+    What the running step says of itself and how long publishing took last time; before it says anything, its run's start and
+    how long the last run took; with no run, a run that starts now. Nothing of that is known before the first good run.
+    """
+    runs = instance.get_run_records(dg.RunsFilter(statuses=_RUNNING, tags={"dagster/partition": day}))
+    running = {record.dagster_run.run_id: record for record in runs if belongs_to(config, record.dagster_run)}
+    took, publishing = _last_time(config, instance)
+    observed = _observed(config, instance, day, set(running))
+    if observed is not None:
+        return max(now, observed[0] + publishing), max(now, observed[1] + publishing)
+    if took is None:
+        return None, None
+    begun = [datetime.fromtimestamp(record.start_time, UTC) for record in running.values() if record.start_time]
+    moment = max(now, min(begun, default=now) + took)
+    return moment, moment
+
+
+def _observed(
+    config: PipelineConfig, instance: dg.DagsterInstance, day: str, running: set[str]
+) -> tuple[datetime, datetime] | None:
+    """When the scoring under way will be done, as its newest observation says."""
+    of_day = dg.AssetRecordsFilter(asset_key=asset_key(config, "predictions"), asset_partitions=[day])
+    for record in instance.fetch_observations(of_day, limit=1).records:
+        observation = record.asset_observation
+        if observation is None or record.run_id not in running or "seconds_left_at_most" not in observation.metadata:
+            return None
+        at = datetime.fromtimestamp(record.timestamp, UTC)
+        low, high = (observation.metadata[f"seconds_left_at_{end}"].value for end in ("least", "most"))
+        return at + timedelta(seconds=float(low)), at + timedelta(seconds=float(high))  # type: ignore[arg-type]
+    return None
+
+
+def _last_time(config: PipelineConfig, instance: dg.DagsterInstance) -> tuple[timedelta | None, timedelta]:
+    """How long the newest good run of the job took, and how long it took from its predictions to its release."""
+    good = dg.RunsFilter(job_name=config.name, statuses=[dg.DagsterRunStatus.SUCCESS])
+    for record in instance.get_run_records(good, limit=1):
+        took = timedelta(seconds=(record.end_time or 0.0) - (record.start_time or 0.0))
+        events = instance.get_records_for_run(
+            record.dagster_run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION
+        ).records
+        made = {event.asset_key: event.timestamp for event in events}
+        scored, published = (made.get(asset_key(config, asset)) for asset in ("predictions", "serving_table"))
+        return took, timedelta(seconds=published - scored) if scored and published else timedelta()
+    return None, timedelta()
+
+
+def _tell(config: PipelineConfig, context: dg.SensorEvaluationContext, found: Promise) -> str | None:
+    """Alert the receivers; what went wrong with that, if anything.
+
+    A failure is not raised: the tick would be repeated every minute, and whoever was told would be told again each time.
+    """
+    kind, words = _TOLD[found.state]
+    title = f"{config.name} {found.day} {words}"
+    alert = Alert(kind, config.name, found.day.isoformat(), title, found.outcome().message)
+    try:
+        send(config.alerts, alert)
+    except AlertFailed as failure:
+        context.log.error(str(failure))
+        return str(failure)
+    return None
+
+
+def _recorded(config: PipelineConfig, instance: dg.DagsterInstance, day: str) -> bool:
+    """Whether a day has an evaluation without a run. Dagster takes one and raises on the next, in every tick from then on."""
+    check = dg.AssetCheckKey(asset_key(config, "serving_table"), "promise")
+    history = instance.event_log_storage.get_asset_check_execution_history(check, limit=_HISTORY)
+    return any(record.partition == day and not record.run_id for record in history)
+
+
+def _evaluation(config: PipelineConfig, found: Promise, undelivered: str | None) -> dg.AssetCheckEvaluation:
+    outcome = found.outcome()
+    return dg.AssetCheckEvaluation(
+        asset_key=asset_key(config, outcome.asset),
+        check_name=outcome.name,
+        passed=outcome.passed,
+        severity=metadata.severity(outcome),
+        metadata=metadata.of_outcome(outcome) | ({"not_delivered": undelivered} if undelivered else {}),
+        partition=found.day.isoformat(),
+    )

@@ -1,0 +1,43 @@
+"""What Dagster's runs say: whose they are, and why they failed."""
+
+import re
+
+import dagster as dg
+
+from batch_assets.config import PipelineConfig
+
+_OUR_OWN = re.compile(r"^batch_assets\.errors\.\w+: ")
+"""In front of an error that is a sentence for its reader; the class of any other says what it is."""
+
+
+def belongs_to(config: PipelineConfig, run: dg.DagsterRun) -> bool:
+    """Whether a run is of a pipeline's job or, launched from the UI or by a backfill, of some of its assets."""
+    return run.job_name == config.name or any(key.path[0] == config.name for key in run.asset_selection or ())
+
+
+def blocking_findings(config: PipelineConfig, instance: dg.DagsterInstance, run_id: str) -> list[str]:
+    """What the failed blocking checks of a run on a pipeline's assets say."""
+    records = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION).records
+    evaluations = [record.event_log_entry.asset_check_evaluation for record in records]
+    return [
+        f"the check {evaluation.check_name}: {evaluation.metadata['message'].value}"
+        for evaluation in evaluations
+        if evaluation
+        and evaluation.asset_key.path[0] == config.name
+        and evaluation.blocking
+        and not evaluation.passed
+        and evaluation.severity is dg.AssetCheckSeverity.ERROR
+    ]
+
+
+def step_failures(instance: dg.DagsterInstance, run_id: str) -> list[str]:
+    """Why steps of a run failed: what the asset raised, without Dagster's wrapper and without what had caused it."""
+    records = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.STEP_FAILURE).records
+    found = []
+    for record in records:
+        event = record.event_log_entry.dagster_event
+        error = event.step_failure_data.error if event else None
+        if event and error:
+            message = (error.cause or error).message.strip()
+            found.append(f"{event.step_key}: {_OUR_OWN.sub('', message)}")
+    return found

@@ -1,0 +1,99 @@
+"""Ray workers that stay for the next run, and leave when there is none."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from batch_assets.engines.engine import EngineSettings
+from batch_assets.engines.ray_engine import RayEngine
+from batch_assets.engines.ray_worker import Owner, Worker
+from batch_assets.process import Process
+from batch_assets.scoring.chunks import Chunk
+from batch_assets.scoring.scorer import Scorer
+from batch_assets_tests.small import Small, Working, small_model
+
+Make = Callable[..., Small]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shared_ray() -> Iterator[None]:
+    import ray
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def _pid(scorer: Scorer, chunk: Chunk) -> tuple[int, int]:
+    """Who works, and which loaded model it works with."""
+    return os.getpid(), id(scorer.predictor)
+
+
+def workers_of(working: Working, **settings: object) -> set[tuple[int, int]]:
+    engine = RayEngine(settings=EngineSettings.model_validate({"workers": 2, **settings}))
+    with engine.open(working.task, str) as workers:
+        return set(workers.map(_pid, working.run.plan))
+
+
+def test_the_next_run_finds_them_with_the_model_loaded(small: Small) -> None:
+    first = workers_of(Working(small))
+    assert workers_of(Working(small)) <= first
+
+
+def test_another_model_gets_other_workers_and_the_idle_ones_make_room(make_small: Make) -> None:
+    one, other = (Working(make_small()) for _ in range(2))
+    other.small.register("v2", small_model((3.0, 2.0, 1.0)))
+    before = workers_of(one)
+    assert len(before) <= 2
+    started = time.monotonic()
+    after = workers_of(Working(other.small))
+    assert not {pid for pid, _ in before} & {pid for pid, _ in after}
+    assert time.monotonic() - started < 60, "two CPUs, both held by workers of the first model"
+
+
+def test_they_leave_when_nobody_comes(small: Small) -> None:
+    import ray
+
+    workers_of(Working(small), keep_seconds=0.5)
+    deadline = time.monotonic() + 60
+    while ray.available_resources().get("CPU") != 2.0 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert ray.available_resources().get("CPU") == 2.0
+
+
+def test_they_are_not_kept_where_that_is_not_wanted(small: Small) -> None:
+    assert not {pid for pid, _ in workers_of(Working(small), keep_seconds=0)} & {
+        pid for pid, _ in workers_of(Working(small), keep_seconds=0)
+    }
+
+
+class TestWhoIsServed:
+    """The rules of a worker, without Ray."""
+
+    def test_one_at_a_time(self, small: Small) -> None:
+        task = Working(small).task
+        me, you = (Owner(Process.current(), crew) for crew in ("me", "you"))
+        worker = Worker(0.0, me, task)
+        assert not worker.engage(you, task)
+        assert not worker.leave()
+        worker.release(you)
+        assert not worker.engage(you, task), "only its owner can release it"
+        worker.release(me)
+        assert worker.engage(you, task)
+
+    def test_whoever_died_is_served_no_more(self, small: Small) -> None:
+        task = Working(small).task
+        dead = Owner(Process(Process.current().host, 2**22 - 1, 0.0), "dead")
+        worker = Worker(0.0, dead, task)
+        assert worker.engage(Owner(Process.current(), "me"), task)
+
+    def test_the_model_is_loaded_once(self, small: Small) -> None:
+        working = Working(small)
+        me, you = (Owner(Process.current(), crew) for crew in ("me", "you"))
+        worker = Worker(0.0, me, working.task)
+        first = worker.work(_pid, working.run.plan[0])
+        worker.release(me)
+        worker.engage(you, working.task)
+        assert worker.work(_pid, working.run.plan[0]) == first

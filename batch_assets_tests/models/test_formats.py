@@ -1,0 +1,268 @@
+import hashlib
+import io
+import pickle
+import sys
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import save
+
+from batch_assets.errors import ModelChanged, ModelMisfit, UnsafeModel
+from batch_assets.models.card import Card
+from batch_assets.models.formats import PT2, TORCHSCRIPT, ModelFormat, safetensors_of
+from batch_assets.models.predictor import export_model, load_program
+from batch_assets_tests.net import Net, seeded
+from batch_assets_tests.small import Small, Working, rows
+
+IN_THIS_REPOSITORY = "batch_assets_tests.net:Net"
+
+
+def scripted(module: torch.nn.Module) -> bytes:
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # that TorchScript is old is what these tests are about
+        torch.jit.save(torch.jit.script(module), buffer)
+    return buffer.getvalue()
+
+
+class TestOneNet:
+    def scores(self, small: Small) -> list[object]:
+        working = Working(small)
+        return [
+            pq.read_table(working.path(number), columns=["user", "probability"]).to_pydict() for number in working.score_all()
+        ]
+
+    def test_three_formats_give_the_same_scores_bit_for_bit(self, make_small: Callable[..., Small]) -> None:
+        net = seeded()
+        small = make_small(rows(1_000))
+        small.register("v2", export_model(net, 3))
+        expected = self.scores(small)
+        small.register("v3", save(net.state_dict()), safetensors_of(IN_THIS_REPOSITORY))
+        assert self.scores(small) == expected
+        with pytest.warns(UserWarning, match=r"small v4 is TorchScript.*export it as \.pt2"):
+            small.register("v4", scripted(net), TORCHSCRIPT)
+        assert self.scores(small) == expected
+        assert len(expected) == 4
+
+    def test_a_version_tells_its_file(self, small: Small) -> None:
+        model = small.register("v2", save(seeded().state_dict()), safetensors_of(IN_THIS_REPOSITORY))
+        assert model.path == "models/small/v2/model.safetensors"
+        assert small.registry.version("small", "v2").digest == model.digest
+
+
+class TestCard:
+    def test_the_card_of_a_pt2_is_what_it_was_before_there_were_others(self, small: Small) -> None:
+        written = small.storage.read("models/small/v1/card.json")
+        assert b'"format"' not in written
+        assert b'"module' not in written
+        assert Card.model_validate_json(written).form == PT2
+
+    @pytest.mark.parametrize(
+        "said",
+        [
+            {"format": "pickle"},
+            {"format": "safetensors"},
+            {"format": "safetensors", "module": "a.b:c"},
+            {"module": "a.b:c", "module_sha256": "0"},
+            *(
+                {"format": "safetensors", "module_sha256": "0", "module": module}
+                for module in ("os", "os.system", "a b:c", "../x:y", ".a:b", "a:b.c", "a:b()", "a-b:c", "a:b\n", "")
+            ),
+        ],
+    )
+    def test_what_does_not_go_together_is_refused(self, small: Small, said: dict[str, str]) -> None:
+        with pytest.raises(ValidationError):
+            Card.model_validate({**small.model.card.model_dump(), **said})
+
+
+class Payload:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Path.touch, (self.path,))
+
+
+def rewritten(model: bytes, replace: Callable[[str, bytes], bytes]) -> bytes:
+    source, target = zipfile.ZipFile(io.BytesIO(model)), io.BytesIO()
+    with zipfile.ZipFile(target, "w") as archive:
+        for name in source.namelist():
+            archive.writestr(name, replace(name, source.read(name)))
+    return target.getvalue()
+
+
+class TestPickles:
+    """Whatever format a file claims, a pickle in it is refused and does not run."""
+
+    @pytest.fixture
+    def witness(self, tmp_path: Path) -> Iterator[Path]:
+        path = tmp_path / "it-ran"
+        yield path
+        assert not path.exists()
+
+    @pytest.fixture(params=["pt2", "safetensors", "torchscript"])
+    def form(self, request: pytest.FixtureRequest) -> ModelFormat:
+        return {"pt2": PT2, "torchscript": TORCHSCRIPT, "safetensors": safetensors_of(IN_THIS_REPOSITORY)}[request.param]
+
+    def test_the_payload_would_run(self, tmp_path: Path) -> None:
+        pickle.loads(pickle.dumps(Payload(tmp_path / "ran")))
+        assert (tmp_path / "ran").exists()
+
+    def test_a_bare_pickle(self, witness: Path, form: ModelFormat) -> None:
+        with pytest.raises(UnsafeModel):
+            load_program(pickle.dumps(Payload(witness)), "model", form=form)
+
+    def test_what_torch_saves(self, witness: Path, form: ModelFormat) -> None:
+        buffer = io.BytesIO()
+        torch.save({"weights": Payload(witness)}, buffer)
+        with pytest.raises(UnsafeModel):
+            load_program(buffer.getvalue(), "model", form=form)
+
+    @pytest.mark.parametrize("protocol", [2, 5])
+    @pytest.mark.parametrize("place", ["data.pkl", "constants.pkl", ".debug_pkl"])
+    def test_inside_a_script(self, witness: Path, place: str, protocol: int) -> None:
+        payload = pickle.dumps(Payload(witness), protocol=protocol)
+        bad = rewritten(scripted(seeded()), lambda name, data: payload if name.endswith(place) else data)
+        with pytest.raises(UnsafeModel, match="model holds a pickle that names"):
+            load_program(bad, "model", form=TORCHSCRIPT)
+
+    def test_a_script_that_writes_a_file(self, tmp_path: Path) -> None:
+        class Writing(torch.nn.Module):
+            def forward(self, features: torch.Tensor) -> torch.Tensor:
+                torch.save(features, "it-ran")
+                return features.sum(dim=1)
+
+        with pytest.raises(UnsafeModel, match="calls save"):
+            load_program(scripted(Writing()), "model", form=TORCHSCRIPT)
+
+    @pytest.mark.parametrize("data", [b"", b"no archive", b"PK\x05\x06" + bytes(18)])
+    def test_no_model_at_all(self, form: ModelFormat, data: bytes) -> None:
+        with pytest.raises(UnsafeModel):
+            load_program(data, "model", form=form)
+
+
+class TestModules:
+    SOURCE = "import torch\ndef make():\n    return torch.nn.Linear(3, 1)\n"
+
+    @pytest.fixture
+    def place(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+        """A folder from which modules can be imported."""
+        before = set(sys.modules)
+        monkeypatch.syspath_prepend(str(tmp_path))
+        yield tmp_path
+        for name in set(sys.modules) - before:
+            del sys.modules[name]
+
+    def test_another_source_than_the_approved_one_is_refused(self, place: Path, small: Small) -> None:
+        (place / "mine_a.py").write_text(self.SOURCE)
+        form = safetensors_of("mine_a:make")
+        model = small.register("v2", save(torch.nn.Linear(3, 1).state_dict()), form)
+        (place / "mine_a.py").write_text(self.SOURCE.replace("Linear(3, 1)", "Linear(3, 1).neg()"))
+        changed = hashlib.sha256((place / "mine_a.py").read_bytes()).hexdigest()
+        data = small.storage.read(model.path)
+        with pytest.raises(ModelChanged, match=f"small v2.*mine_a:make.*{form.module_sha256}.*{changed}"):
+            load_program(data, "small v2", form=model.card.form)
+
+    def test_a_source_that_is_not_approved_is_not_imported(self, place: Path) -> None:
+        (place / "mine_b.py").write_text("open('it-ran', 'w')")
+        with pytest.raises(ModelChanged):
+            load_program(save({"a": torch.zeros(1)}), "model", form=ModelFormat("safetensors", "mine_b:make", "0" * 64))
+        assert "mine_b" not in sys.modules
+
+    @pytest.mark.parametrize(
+        ("factory", "message"),
+        [
+            ("nowhere_at_all:make", "not installed here"),
+            ("nowhere.at.all:make", "not installed here"),
+            ("sys:exit", "not installed here"),
+            ("mine_c:missing", "no such callable"),
+            ("mine_c:torch", "no such callable"),
+            ("mine_c:Linear", "no such callable"),
+            ("mine_c:needs", "without arguments"),
+            ("mine_c:number", "gives int, not a torch.nn.Module"),
+            ("mine_c:wide", "weights of model are not those"),
+        ],
+    )
+    def test_what_does_not_make_the_network_is_a_sentence(self, place: Path, factory: str, message: str) -> None:
+        (place / "mine_c.py").write_text(
+            "import torch\nfrom torch.nn import Linear\n"
+            "def needs(width): return Linear(width, 1)\ndef number(): return 1\ndef wide(): return Linear(4, 1)\n"
+        )
+        with pytest.raises(ModelMisfit, match=message):
+            load_program(save(torch.nn.Linear(3, 1).state_dict()), "model", form=safetensors_of(factory))
+
+    def test_weights_must_be_all_of_them_and_no_others(self) -> None:
+        weights = Net().state_dict()
+        for wrong in ({**weights, "other": torch.zeros(1)}, {"first.weight": weights["first.weight"]}):
+            with pytest.raises(ModelMisfit, match="weights of model are not those"):
+                load_program(save(wrong), "model", form=safetensors_of(IN_THIS_REPOSITORY))
+
+
+class Writing(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return features.mul_(2).sum(dim=1) * self.scale
+
+
+class Counting(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(1))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        self.seen.add_(1)
+        return features.sum(dim=1) + self.seen
+
+
+class Drawn(torch.nn.Module):
+    """What it computes with is not among its weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(1))
+        self.register_buffer("noise", torch.rand(1), persistent=False)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return features.sum(dim=1) * self.scale + self.noise
+
+
+def four() -> torch.nn.Module:
+    return torch.nn.Linear(4, 1)
+
+
+def two() -> torch.nn.Module:
+    return torch.nn.Linear(3, 2)
+
+
+MISFITS = [
+    (Writing, "writes into its inputs"),
+    (Counting, "other values the second"),
+    (four, "does not map 3 columns"),
+    (two, "does not map 3 columns"),
+]
+
+
+class TestMisfits:
+    def refused(self, small: Small, data: bytes, form: ModelFormat, message: str) -> None:
+        with pytest.raises(ModelMisfit, match=message):
+            small.register("v8", data, form)
+        assert small.registry.versions("small") == ["v1"]
+
+    @pytest.mark.parametrize(("make", "message"), [*MISFITS, (Drawn, "loaded again")])
+    def test_weights_and_a_module(self, small: Small, make: Callable[[], torch.nn.Module], message: str) -> None:
+        self.refused(small, save(make().state_dict()), safetensors_of(f"{__name__}:{make.__name__}"), message)
+
+    @pytest.mark.parametrize(("make", "message"), MISFITS)
+    def test_a_script(self, small: Small, make: Callable[[], torch.nn.Module], message: str) -> None:
+        self.refused(small, scripted(make()), TORCHSCRIPT, message)

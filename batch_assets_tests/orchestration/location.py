@@ -1,0 +1,29 @@
+"""A small pipeline as a code location, and what is done with it."""
+
+from typing import Any
+
+import dagster as dg
+
+from batch_assets.config import PipelineConfig
+from batch_assets.orchestration.component import ScoringPipeline
+from batch_assets.orchestration.resources import StorageRoot, shared_resources
+from batch_assets_tests.small import Small
+
+
+def changed(small: Small, **settings: Any) -> PipelineConfig:
+    """A small pipeline's config with other settings, scored by threads."""
+    return PipelineConfig.model_validate(small.config.model_dump() | {"engine": {"kind": "local"}} | settings)
+
+
+def repository(small: Small, **settings: Any) -> dg.RepositoryDefinition:
+    """The code location of a small pipeline with other settings."""
+    resources = shared_resources() | {"storage_root": StorageRoot(root=small.storage.root)}
+    return dg.component_defs(component=ScoringPipeline(changed(small, **settings)), resources=resources).get_repository_def()
+
+
+def run(location: dg.RepositoryDefinition, instance: dg.DagsterInstance, day: str, *assets: str) -> str:
+    """Run the pipeline's job, or as the UI does some of its assets; returns the run's id, also of a run that failed."""
+    job = location.get_job("__ASSET_JOB" if assets else "small")
+    keys = [dg.AssetKey(["small", asset]) for asset in assets]
+    done = job.execute_in_process(instance=instance, partition_key=day, asset_selection=keys or None, raise_on_error=False)
+    return done.run_id

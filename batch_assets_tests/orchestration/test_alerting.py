@@ -1,0 +1,161 @@
+"""Which runs somebody is told of: real runs of a small pipeline, sensors as Dagster evaluates them, a real HTTP server."""
+
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import dagster as dg
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from batch_assets_tests.listener import Listener
+from batch_assets_tests.orchestration.location import repository, run
+from batch_assets_tests.small import DAY, Small, rows, with_values
+
+FAILURES, DEAD_LETTERS = "small_alerts", "small_dead_letter_alerts"
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    """An instance that retries runs that crashed, as the project's own does."""
+    retries = {"run_retries": {"enabled": True, "retry_on_asset_or_op_failure": False}}
+    with dg.instance_for_test(overrides=retries) as opened:
+        yield opened
+
+
+class Night:
+    """A small pipeline with one receiver, and its sensors, which are evaluated as often as is asked."""
+
+    def __init__(self, small: Small, instance: dg.DagsterInstance, listener: Listener, **settings: Any) -> None:
+        self.small, self.instance, self.listener = small, instance, listener
+        self.location = repository(small, alerts=[{"kind": "webhook", "url": listener.url}], **settings)
+        self.cursors: dict[str, str | None] = {}
+        self.tick()  # a sensor looks at what happens after its first tick
+
+    def tick(self) -> list[str]:
+        """Evaluate each sensor once; returns what went wrong."""
+        faults = []
+        for name in (FAILURES, DEAD_LETTERS):
+            context = dg.build_sensor_context(self.instance, self.cursors.get(name), repository_def=self.location)
+            tick = self.location.get_sensor_def(name).evaluate_tick(context)
+            self.cursors[name] = tick.cursor
+            faults += [str(reaction.error) for reaction in tick.dagster_run_reactions or [] if reaction.error]
+        return faults
+
+    def told(self) -> list[tuple[str, str | None, str]]:
+        return [(one["kind"], one["partition"], one["title"]) for one in self.listener.heard]
+
+
+@pytest.fixture
+def night(small: Small, instance: dg.DagsterInstance, listener: Listener) -> Night:
+    return Night(small, instance, listener)
+
+
+@pytest.fixture
+def with_missing(make_small: Callable[..., Small], instance: dg.DagsterInstance, listener: Listener) -> Callable[[int], Night]:
+    """Makes nights of 2,000 rows of which some miss a feature and end as dead letters."""
+
+    def make(count: int) -> Night:
+        return Night(make_small(missing(count)), instance, listener)
+
+    return make
+
+
+def missing(count: int) -> pa.Table:
+    return with_values(rows(2_000), "x", dict.fromkeys(range(count), np.nan))
+
+
+class TestARunThatFailed:
+    @pytest.mark.parametrize("assets", [(), ("user_features",), ("user_features", "predictions", "serving_table")])
+    def test_is_told_once_whoever_launched_it(self, night: Night, assets: tuple[str, ...]) -> None:
+        night.small.source.unlink()
+        run_id = run(night.location, night.instance, DAY, *assets)
+        assert night.tick() == []
+        assert night.tick() == []
+        assert night.told() == [("failed", DAY, f"small {DAY} failed")]
+        message = night.listener.heard[0]["message"]
+        query = night.small.source.with_name("query.sql")
+        assert message.startswith(f"small__user_features: {query} cannot be computed for {DAY}: IO Error: No files found")
+        assert message.endswith(f'rows.parquet". (Dagster run {run_id})')
+
+    def test_is_not_told_if_it_is_retried(self, night: Night) -> None:
+        self.crash(night, "small", {"dagster/max_retries": "1"})
+        assert night.tick() == []
+        assert night.told() == []
+
+    def test_is_told_if_its_retries_are_spent(self, night: Night) -> None:
+        first = self.crash(night, "small", {"dagster/max_retries": "1", "dagster/partition": DAY})
+        of_first = {"dagster/root_run_id": first, "dagster/parent_run_id": first}
+        second = self.crash(night, "small", {"dagster/max_retries": "1", "dagster/partition": DAY} | of_first)
+        assert night.tick() == []
+        assert night.told() == [("failed", DAY, f"small {DAY} failed")]
+        assert second in night.listener.heard[0]["message"]
+        assert "the machine is gone" in night.listener.heard[0]["message"]
+
+    def test_is_not_told_if_it_is_another_pipelines(self, night: Night) -> None:
+        self.crash(night, "large", {})
+        self.crash(night, "__ASSET_JOB", {}, dg.AssetKey(["large", "predictions"]))
+        assert night.tick() == []
+        assert night.told() == []
+
+    def test_that_nobody_could_be_told_of_shows_in_the_tick_without_the_address(self, night: Night) -> None:
+        self.crash(night, "small", {})
+        night.listener.statuses = [404]
+        (fault,) = night.tick()
+        assert "AlertFailed: The webhook receiver on 127.0.0.1 was not told 'small failed': it answered HTTP 404." in fault
+        assert "secret" not in fault
+
+    def crash(self, night: Night, job: str, tags: dict[str, str], *assets: dg.AssetKey) -> str:
+        """A run whose process is gone; returns its id."""
+        started = dg.DagsterRun(
+            run_id=str(uuid.uuid4()),
+            job_name=job,
+            status=dg.DagsterRunStatus.STARTED,
+            tags=tags,
+            root_run_id=tags.get("dagster/root_run_id"),
+            parent_run_id=tags.get("dagster/parent_run_id"),
+            asset_selection=frozenset(assets) or None,
+        )
+        night.instance.report_run_failed(night.instance.add_run(started), message="the machine is gone")
+        return started.run_id
+
+
+def test_a_blocked_night_is_told_as_such(with_missing: Callable[[int], Night]) -> None:
+    night = with_missing(400)
+    run(night.location, night.instance, DAY)
+    assert night.tick() == []
+    assert night.told() == [("blocked", DAY, f"small {DAY} is blocked")]
+    assert night.listener.heard[0]["message"].startswith("the check expectations: ")
+
+
+class TestDeadLetters:
+    def test_more_than_one_in_a_thousand_are_told(self, with_missing: Callable[[int], Night]) -> None:
+        night = with_missing(3)
+        run_id = run(night.location, night.instance, DAY)
+        assert night.tick() == []
+        assert night.told() == [("dead_letters", DAY, f"small {DAY} has many dead letters")]
+        assert night.listener.heard[0]["message"] == (
+            f"3 of 2,000 rows are dead letters, more than 0.10%. (Dagster run {run_id})"
+        )
+
+    def test_one_in_a_thousand_is_not(self, with_missing: Callable[[int], Night]) -> None:
+        night = with_missing(2)
+        run(night.location, night.instance, DAY)
+        assert night.tick() == []
+        assert night.told() == []
+
+    def test_nor_is_a_run_that_scores_nothing(self, with_missing: Callable[[int], Night]) -> None:
+        night = with_missing(3)
+        run(night.location, night.instance, DAY, "user_features")
+        assert night.tick() == []
+        assert night.told() == []
+
+
+def test_sensors_run_by_themselves(night: Night) -> None:
+    for name in (FAILURES, DEAD_LETTERS):
+        assert night.location.get_sensor_def(name).default_status is dg.DefaultSensorStatus.RUNNING
+
+
+def test_without_receivers_there_are_no_sensors(small: Small) -> None:
+    assert not {FAILURES, DEAD_LETTERS} & {sensor.name for sensor in repository(small).sensor_defs}

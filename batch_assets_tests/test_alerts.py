@@ -1,0 +1,133 @@
+"""Alerts, told to a real HTTP server."""
+
+import logging
+import socket
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from batch_assets.alerts import REVEALED, Alert, Receiver, send
+from batch_assets.errors import AlertFailed
+from batch_assets_tests.listener import Listener
+
+ALERT = Alert("blocked", "churn", "2026-03-28", "churn 2026-03-28 is blocked", "the check drift: PSI 0.31 > 0.25 & <rising>")
+_RECEIVERS = TypeAdapter(tuple[Receiver, ...])
+
+
+def receivers(*raw: dict[str, Any]) -> Any:
+    return _RECEIVERS.validate_python(raw)
+
+
+def dead_url() -> str:
+    """An address on which nobody listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{free.getsockname()[1]}/services/top-secret"
+
+
+def no_pause(seconds: float) -> None:
+    pass
+
+
+class TestWhatIsTold:
+    def test_a_webhook_gets_the_alert_as_json(self, listener: Listener) -> None:
+        send(receivers({"kind": "webhook", "url": listener.url}), ALERT)
+        assert listener.heard == [
+            {
+                "kind": "blocked",
+                "pipeline": "churn",
+                "partition": "2026-03-28",
+                "title": "churn 2026-03-28 is blocked",
+                "message": "the check drift: PSI 0.31 > 0.25 & <rising>",
+            }
+        ]
+
+    def test_slack_gets_text_and_blocks(self, listener: Listener) -> None:
+        send(receivers({"kind": "slack", "url": listener.url}), ALERT)
+        escaped = "the check drift: PSI 0.31 &gt; 0.25 &amp; &lt;rising&gt;"
+        assert listener.heard == [
+            {
+                "text": f"churn 2026-03-28 is blocked: {escaped}",
+                "blocks": [
+                    {"type": "header", "text": {"type": "plain_text", "text": "churn 2026-03-28 is blocked"}},
+                    {"type": "section", "text": {"type": "mrkdwn", "text": escaped}},
+                ],
+            }
+        ]
+
+    def test_slack_gets_no_more_than_it_takes(self, listener: Listener) -> None:
+        send(receivers({"kind": "slack", "url": listener.url}), Alert("failed", "churn", None, "t" * 500, "m" * 9_000))
+        header, section = listener.heard[0]["blocks"]
+        assert (len(header["text"]["text"]), len(section["text"]["text"])) == (150, 3_000)
+
+    def test_the_log_gets_a_line(self, caplog: pytest.LogCaptureFixture) -> None:
+        send(receivers({"kind": "log"}), ALERT)
+        assert caplog.record_tuples == [("batch_assets.alerts", logging.ERROR, f"{ALERT.title}: {ALERT.message}")]
+
+
+class TestWhenItFails:
+    @pytest.mark.parametrize("statuses", [[503], [500, 503], [429]])
+    def test_it_is_tried_again(self, listener: Listener, statuses: list[int]) -> None:
+        listener.statuses, pauses = list(statuses), []
+        send(receivers({"kind": "webhook", "url": listener.url}), ALERT, pauses.append)
+        assert len(listener.heard) == len(statuses) + 1
+        assert pauses == sorted(pauses)
+        assert len(pauses) == len(statuses)
+
+    def test_three_times(self, listener: Listener) -> None:
+        listener.statuses = [503] * 9
+        with pytest.raises(AlertFailed, match=r"The slack receiver on 127\.0\.0\.1 .*: it answered HTTP 503\."):
+            send(receivers({"kind": "slack", "url": listener.url}), ALERT, no_pause)
+        assert len(listener.heard) == 3
+
+    @pytest.mark.parametrize("status", [400, 404, 302, 307])
+    def test_but_not_if_it_would_be_refused_again(self, listener: Listener, status: int) -> None:
+        """A redirect is refused too: followed, it would be a GET without the alert."""
+        listener.statuses = [status]
+        with pytest.raises(AlertFailed, match=f"HTTP {status}"):
+            send(receivers({"kind": "webhook", "url": listener.url}), ALERT, no_pause)
+        assert len(listener.heard) == 1
+
+    def test_the_others_are_told_all_the_same(self, listener: Listener, caplog: pytest.LogCaptureFixture) -> None:
+        told = receivers(
+            {"kind": "slack", "url": dead_url()}, {"kind": "webhook", "url": dead_url()}, {"kind": "log"},
+            {"kind": "webhook", "url": listener.url},
+        )  # fmt: skip
+        with pytest.raises(AlertFailed, match=r"slack receiver on .* webhook receiver on "):
+            send(told, ALERT, no_pause)
+        assert len(listener.heard) == 1
+        assert len(caplog.records) == 1
+
+    def test_a_dead_host_is_named_without_the_secret(self) -> None:
+        with pytest.raises(AlertFailed, match=r"on 127\.0\.0\.1 .* cannot be reached \(ConnectionRefusedError\)") as raised:
+            send(receivers({"kind": "webhook", "url": dead_url()}), ALERT, no_pause)
+        error: BaseException | None = raised.value
+        while error is not None:
+            assert "secret" not in repr(error)
+            error = error.__cause__ or error.__context__
+
+
+class TestTheAddressIsASecret:
+    def test_it_is_not_shown(self) -> None:
+        (one,) = receivers({"kind": "slack", "url": "https://hooks.example/top-secret"})
+        for shown in (repr(one), str(one), one.model_dump_json(), repr(one.model_dump()), repr(one.model_dump(mode="json"))):
+            assert "secret" not in shown
+            assert "**********" in shown
+
+    def test_it_can_be_dumped_to_be_read_back(self) -> None:
+        (one,) = receivers({"kind": "slack", "url": "https://hooks.example/top-secret"})
+        assert receivers(one.model_dump(mode="json", context=REVEALED)) == (one,)
+
+    @pytest.mark.parametrize(
+        "url",
+        ["", "ftp://host/secret", "file:///etc/secret", "hooks.example/secret", "https://", "http://host:no/secret", "http://[::1/secret",
+         "https://host/sec ret", "https://host/sécret"],
+    )  # fmt: skip
+    def test_other_addresses_are_refused(self, url: str) -> None:
+        with pytest.raises(ValidationError, match="begins with http:// or https://"):
+            receivers({"kind": "webhook", "url": url})
+
+    def test_a_receiver_of_no_known_kind_is_refused(self) -> None:
+        with pytest.raises(ValidationError, match="'log', 'webhook', 'slack'"):
+            receivers({"kind": "pigeon", "url": "https://host"})
