@@ -75,7 +75,7 @@ def prune(config: PipelineConfig, storage: Storage, keep_days: int | None, dry_r
     counts, sizes, busy = Counter[str](), Counter[str](), dict[str, str]()
     waste = list(_waste(storage, config.name, days, first_kept))
     for number, one in enumerate(waste, start=1):
-        if one.day and one.day not in busy and (reason := _in_use(storage, config.name, one.day, first_kept)):
+        if one.day and one.day not in busy and (reason := _in_use(storage, config.name, one)):
             busy[one.day] = reason
             watch.say(f"{config.name} {one.day} is left alone: {reason}.")
         if one.day in busy:
@@ -122,9 +122,10 @@ def _waste(storage: Storage, pipeline: str, days: list[str], first_kept: str | N
         yield from (Waste(kind, "", path, size) for path, size in sorted(files.items()) if not path.startswith(gone))
 
 
-def _in_use(storage: Storage, pipeline: str, day: str, first_kept: str | None) -> str:
+def _in_use(storage: Storage, pipeline: str, waste: Waste) -> str:
     """Why nothing of a day may be removed now, or nothing; asked again before each removal."""
-    if first_kept is not None and day < first_kept and day == _live_day(storage, pipeline):
+    day = waste.day
+    if waste.is_folder and day == _live_day(storage, pipeline):
         return "it went live just now"
     for folder in (day_folder(pipeline, day), *_runs(storage, pipeline, day)):
         for process in at_work(storage, folder):

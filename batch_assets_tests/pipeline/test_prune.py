@@ -3,13 +3,9 @@
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,75 +14,24 @@ from pydantic import ValidationError
 
 from batch_assets.config import PipelineConfig
 from batch_assets.engines.local_engine import LocalEngine
-from batch_assets.errors import ConfigError, NoPrediction, NotFound, ReleaseBroken, TornEntry
+from batch_assets.errors import ConfigError, NotFound, TornEntry
 from batch_assets.models.registry import Registry
 from batch_assets.pipeline.explain import explain
 from batch_assets.pipeline.freeze import freeze
-from batch_assets.pipeline.judge import Verdict, accepted_log, judge
+from batch_assets.pipeline.judge import accepted_log, judge
 from batch_assets.pipeline.presence import presence
-from batch_assets.pipeline.prune import Pruned, prune
-from batch_assets.pipeline.publish import Published, publish
+from batch_assets.pipeline.prune import prune
 from batch_assets.pipeline.replay import replay
 from batch_assets.pipeline.score import score
 from batch_assets.process import Process
 from batch_assets.serving.reader import Reader
 from batch_assets.serving.release import current_log
 from batch_assets.snapshot import current_log as snapshot_log
-from batch_assets.storage import LocalStorage, Storage
+from batch_assets.storage import LocalStorage
+from batch_assets_tests.nights import DAYS, SETTINGS, files, folders, judged, night, probability, pruned
 from batch_assets_tests.small import Quiet, Small, rows, small_model, with_values
 
 Make = Callable[..., Small]
-DAYS = ["2024-03-06", "2024-03-07", "2024-03-08", "2024-03-09"]
-SETTINGS = {"quality": {"drift": {"trailing_days": 2}}, "retention": {"keep_days": 2}}
-
-
-def judged(small: Small, day: str) -> Verdict:
-    freeze(small.config, small.storage, day, small.watch)
-    score(small.config, small.storage, day, small.model, LocalEngine(1), small.watch)
-    return judge(small.config, small.storage, day, small.model)
-
-
-def night(small: Small, day: str) -> Published:
-    judged(small, day)
-    return publish(small.config, small.storage, day, small.model, small.watch)
-
-
-def pruned(small: Small, *, dry_run: bool = False, storage: Storage | None = None, watch: Any = None) -> Pruned:
-    return prune(small.config, storage or small.storage, None, dry_run, watch or small.watch)
-
-
-def probability(storage: Storage, key: int) -> float:
-    """What readers are told."""
-    reader = Reader.live(storage, "small")
-    try:
-        return float(reader.lookup(key).record["probability"])
-    finally:
-        reader.close()
-
-
-def files(root: Path | str) -> dict[str, int]:
-    """Every file and its size; what is being written or thrown away is not counted."""
-    found = {path.relative_to(root): path for path in Path(root).rglob("*") if path.is_file()}
-    return {str(name): path.stat().st_size for name, path in found.items() if name.parts[0] != "_tmp"}
-
-
-def folders(root: Path | str) -> dict[str, set[str]]:
-    """The days of which there are releases, runs and snapshots."""
-    top = Path(root, "small")
-    return {
-        "releases": {path.name[:10] for path in top.glob("serving/releases/*")},
-        "runs": {path.parent.name.removeprefix("date=") for path in top.glob("predictions/*/run=*")},
-        "snapshots": {path.parent.name.removeprefix("date=") for path in top.glob("user_features/*/snapshot=*")},
-    }
-
-
-@pytest.fixture
-def four_days(make_small: Make) -> Small:
-    """Four published days of 300 rows, of which two are to be kept."""
-    small = make_small(rows(300), **SETTINGS)
-    for day in DAYS:
-        night(small, day)
-    return small
 
 
 class TestWhatIsRemoved:
@@ -305,6 +250,15 @@ class TestKeptDays:
         assert len(named) == 2
         assert explain(small.config, small.storage, small.registry, "6", DAYS[0]).fate == "dead letter"
 
+    def test_the_live_day_is_a_kept_day(self, four_days: Small) -> None:
+        """It is older than the last days, as those were not published."""
+        log = current_log(four_days.storage, "small")
+        log.append(log.entry(1).body, after=4, why="rolled back")
+        (run,) = four_days.storage.local_path(f"small/predictions/date={DAYS[0]}").glob("run=*")
+        (run / "chunk-00000.rejects.abcdef012345.parquet").write_bytes(b"12345")
+        found = pruned(four_days)
+        assert (found.counts, found.busy) == ({"releases": 1, "runs": 1, "snapshots": 1, "rejects files": 1}, {})
+
     def test_rejects_of_a_chunk_that_cannot_be_read_are_kept(self, one_day: tuple[Small, str]) -> None:
         small, folder = one_day
         small.storage.local_path(f"{folder}/chunk-00000.parquet").write_bytes(b"damaged")
@@ -342,143 +296,3 @@ class TestKeptDays:
                 small.storage.create(f"{place}/_active/{name}.json", json.dumps(process.as_mapping()).encode())
         assert pruned(small, dry_run=True).counts == pruned(small).counts == {"files of dead processes": 2}
         assert [name for name in small.storage.names(f"{folder}/_active") if name != "_tmp"] == ["far.json"]
-
-
-def racing(root: str, races: list[Callable[[], None]]) -> Storage:
-    """A storage in which somebody does something between the look at the pointer and the opening of the release."""
-
-    class Racing(LocalStorage):
-        def read(self, path: str) -> bytes:
-            if path.endswith("_release.json") and races:
-                races.pop(0)()
-            return super().read(path)
-
-    return Racing(root)
-
-
-class TestAReaderThatLosesTheRace:
-    def test_it_reads_the_pointer_again(self, four_days: Small) -> None:
-        released = current_log(four_days.storage, "small").entry(4).body["release"]
-
-        def publish_and_prune() -> None:
-            four_days.replace_rows(rows(300, seed=2))
-            for day in ("2024-04-01", "2024-04-02"):
-                night(four_days, day)
-            pruned(four_days)
-            assert not four_days.storage.names(f"small/serving/releases/{released}")
-
-        races = [publish_and_prune]
-        reader = Reader.live(racing(four_days.storage.root, races), "small")
-        assert reader.lookup(7).record["partition"] == "2024-04-02"
-        reader.close()
-        assert races == []
-
-    def test_it_may_lose_more_than_once(self, four_days: Small) -> None:
-        def publish_and_prune(days: list[str]) -> None:
-            for day in days:
-                night(four_days, day)
-            pruned(four_days)
-
-        races = [partial(publish_and_prune, [f"2024-0{month}-01", f"2024-0{month}-02"]) for month in (4, 5)]
-        reader = Reader.live(racing(four_days.storage.root, races), "small")
-        assert reader.lookup(7).record["partition"] == "2024-05-02"
-        reader.close()
-
-    def test_a_release_that_is_still_named_is_an_error(self, four_days: Small) -> None:
-        release = current_log(four_days.storage, "small").entry(4).body["release"]
-        shutil.rmtree(four_days.storage.local_path(f"small/serving/releases/{release}"))
-        with pytest.raises(ReleaseBroken, match="publish the partition again"):
-            Reader.live(four_days.storage, "small")
-
-    def test_an_open_reader_goes_on(self, four_days: Small) -> None:
-        reader = Reader.live(four_days.storage, "small")
-        expected = reader.lookup(7).record
-        for day in ("2024-04-01", "2024-04-02"):
-            night(four_days, day)
-        pruned(four_days)
-        assert reader.lookup(7).record == expected
-        with pytest.raises(NoPrediction):
-            reader.lookup(301)
-        reader.close()
-
-
-class Interrupted(Exception):
-    pass
-
-
-class Fragile(LocalStorage):
-    """Stops at the n-th removal: before it, in its middle, or after it; by an exception or outright."""
-
-    def __init__(self, root: str, removals: int, moment: str, outright: bool = False) -> None:
-        super().__init__(root)
-        object.__setattr__(self, "state", {"left": removals, "moment": moment, "outright": outright})
-
-    def discard(self, path: str) -> None:
-        state: dict[str, Any] = self.state  # type: ignore[attr-defined]
-        state["left"] -= 1
-        if state["left"]:
-            super().discard(path)
-        elif state["moment"] == "before":
-            self.stop()
-        elif state["moment"] == "after":
-            super().discard(path)
-            self.stop()
-        else:  # in its middle: it was taken out of its place and is half removed
-            top = self.local_path("_tmp")
-            folder = top / f"{Process.current().host}~{os.getpid()}~{Process.current().started:.2f}~half"
-            folder.mkdir(parents=True)
-            self.local_path(path).rename(folder / "discarded")
-            next(file for file in (folder / "discarded").rglob("*") if file.is_file()).unlink()
-            self.stop()
-
-    def stop(self) -> None:
-        if self.state["outright"]:  # type: ignore[attr-defined]
-            os.kill(os.getpid(), signal.SIGKILL)
-        raise Interrupted
-
-
-def nothing_points_to_what_is_not_there(root: Path) -> None:
-    there = folders(root)
-    assert there["releases"] <= there["runs"] <= there["snapshots"]
-    for run in Path(root, "small").glob("predictions/*/run=*"):
-        manifest = json.loads((run / "_manifest" / "000001.json").read_text())["body"]
-        assert all((run / file["name"]).exists() for file in manifest["files"])
-        assert (root / manifest["snapshot_folder"] / "_snapshot.json").exists()
-
-
-def still_works(small: Small, root: Path) -> None:
-    """Look-up, explain and run, and a second prune that finishes."""
-    storage = LocalStorage(str(root))
-    small.storage, small.registry = storage, Registry(storage)
-    nothing_points_to_what_is_not_there(root)
-    found = explain(small.config, storage, small.registry, "7")
-    assert found.prediction is not None
-    assert probability(storage, 7) == found.prediction["probability"]
-    assert judged(small, "2024-03-10").good
-    prune(small.config, storage, None, False, small.watch)
-    assert folders(root) == {"releases": {DAYS[3]}, "runs": {DAYS[3], "2024-03-10"}, "snapshots": {DAYS[3], "2024-03-10"}}
-
-
-@pytest.mark.parametrize("moment", ["before", "after"])
-@pytest.mark.parametrize("removals", range(1, 7))
-def test_it_may_be_interrupted_at_every_removal(four_days: Small, tmp_path: Path, removals: int, moment: str) -> None:
-    with pytest.raises(Interrupted):
-        pruned(four_days, storage=Fragile(four_days.storage.root, removals, moment))
-    still_works(four_days, Path(four_days.storage.root))
-
-
-@pytest.mark.parametrize("removals", [1, 3, 5])
-def test_it_may_be_killed_in_the_middle_of_a_removal(four_days: Small, removals: int) -> None:
-    root = Path(four_days.storage.root)
-    program = (
-        "import sys; from batch_assets.config import PipelineConfig; from batch_assets.pipeline.prune import prune;"
-        "from batch_assets_tests.pipeline.test_prune import Fragile; from batch_assets_tests.small import Quiet;"
-        "config = PipelineConfig.model_validate_json(sys.argv[1]);"
-        "prune(config, Fragile(sys.argv[2], int(sys.argv[3]), 'middle', True), None, False, Quiet())"
-    )
-    arguments = [four_days.config.model_dump_json(), str(root), str(removals)]
-    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    assert list(root.glob("_tmp/*/discarded")), "what was taken out of its place is half removed"
-    still_works(four_days, root)
-    assert list(root.glob("_tmp/*")) == []
