@@ -87,6 +87,15 @@ class QualitySettings(BaseModel):
     drift: DriftSettings = DriftSettings()
 
 
+class RetentionSettings(BaseModel):
+    """How much of the past is kept."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    keep_days: int = Field(35, description="The newest days of which everything is kept; older ones are pruned.", ge=1)
+    schedule: bool = Field(False, description="Whether Dagster prunes every night; else `batch-assets prune` does when asked.")
+
+
 class PipelineConfig(BaseModel):
     """One nightly job: features -> predictions -> serving table.
 
@@ -103,12 +112,17 @@ class PipelineConfig(BaseModel):
     engine: EngineSettings = EngineSettings()
     scoring: ScoringSettings = ScoringSettings()
     quality: QualitySettings = QualitySettings()
+    retention: RetentionSettings = RetentionSettings()
     nightly: NightlySettings = NightlySettings()
     promise: PromiseSettings | None = Field(None, description="By when yesterday is published; without it nobody looks.")
     alerts: tuple[Receiver, ...] = Field((), description="Who is told when a night goes wrong; nobody by default.")
     alert_dead_letters: float = Field(
         0.001, description="Share of dead-lettered rows above which an alert is sent.", ge=0, le=1
     )
+
+    def days_needed(self) -> int:
+        """How many of the newest days later work looks at: drift compares with them, an approval scores them again."""
+        return max(self.quality.drift.trailing_days, self.model.rescore_days)
 
     @model_validator(mode="after")
     def _fits_together(self) -> "PipelineConfig":
@@ -122,4 +136,9 @@ class PipelineConfig(BaseModel):
         unknown = {rule.column for rule in self.scoring.exclude} - single
         if unknown:
             raise ValueError(f"exclude names columns that the contract does not, or lists: {', '.join(sorted(unknown))}")
+        if self.retention.keep_days < self.days_needed():
+            raise ValueError(
+                f"retention.keep_days is {self.retention.keep_days}, but the last {self.days_needed()} days are needed by "
+                "drift.trailing_days or model.rescore_days"
+            )
         return self

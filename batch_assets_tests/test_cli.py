@@ -205,6 +205,48 @@ class TestDeadLetters:
         assert "Traceback" not in done.stderr
 
 
+class TestExplain:
+    def test_a_key_is_explained_and_replayed(self, undisturbed: tuple[Command, dict[str, Any]]) -> None:
+        command, run = undisturbed
+        found = answer(command, "explain", PIPELINE, "42", "--json")
+        looked_up = answer(command, "lookup", PIPELINE, "42", "--json")
+        assert found["prediction"].items() <= looked_up["record"].items()
+        assert (found["run_id"], found["partition"], found["release"]["is_live"]) == (run["run_id"], DAY, True)
+        assert found["model"]["sha256"] == run["model"]["sha256"]
+        assert (found["approval"]["number"], found["approval"]["by"]) == (1, "the test")
+        assert (found["key"], found["origin"]["row"], found["scored_by"]["chunk"]) == (42, 41, "chunk-00000")
+        again = answer(command, "replay", PIPELINE, "42", "--partition", DAY, "--json")
+        assert (again["bit_equal"], again["recorded"], again["replayed"]) == (True, found["prediction"], found["prediction"])
+
+    def test_people_get_a_table(self, undisturbed: tuple[Command, dict[str, Any]]) -> None:
+        command, run = undisturbed
+        table = command.run("explain", PIPELINE, "42", "--partition", DAY).stdout
+        for said in ("decile", "attempt 1", "row 41", f"{run['run_id']} (accepted)", "check drift", "(live)", "by the test"):
+            assert said in table
+        assert "Equal bit for bit" in command.run("replay", PIPELINE, "42").stdout
+
+    @pytest.mark.parametrize("verb", ["explain", "replay"])
+    def test_what_cannot_be_explained(self, undisturbed: tuple[Command, dict[str, Any]], verb: str) -> None:
+        for key, day, sentence in (("0", DAY, "not in the snapshot"), ("42", "1998-06-01", "No run of")):
+            done = undisturbed[0].run(verb, PIPELINE, key, "--partition", day)
+            assert done.returncode == 1
+            assert sentence in done.stderr
+            assert "Traceback" not in done.stderr
+
+
+class TestPrune:
+    def test_a_single_day_is_kept(self, undisturbed: tuple[Command, dict[str, Any]]) -> None:
+        command, _ = undisturbed
+        (found,) = answer(command, "prune", PIPELINE, "--dry-run", "--json")["pipelines"]
+        assert (found["counts"], found["keep_days"], found["first_kept"]) == ({}, 35, None)
+        assert "0.000 MB would be freed" in command.run("prune", "--dry-run").stdout
+
+    def test_too_few_days(self, undisturbed: tuple[Command, dict[str, Any]]) -> None:
+        done = undisturbed[0].run("prune", "--keep-days", "5", "--dry-run")
+        assert done.returncode == 1
+        assert "5 are too few" in done.stderr
+
+
 def test_a_sweep_finds_a_batch_size_and_the_next_run_would_use_it(command: Command) -> None:
     answer(command, *RUN, "--engine", "local")
     found = answer(command, "sweep", PIPELINE, "--max-memory", "1.5", "--json")

@@ -59,6 +59,10 @@ class StorageBehaviour:
         assert len(won) == 1
         assert storage.read("race") == bytes([won[0]]) * 10_000
 
+    def test_what_is_finished_is_no_leftover(self, storage: Storage) -> None:
+        storage.create("a/b", b"x")
+        assert storage.leftovers("a") == storage.leftovers("nothing") == {}
+
     def test_nothing_temporary_stays_behind(self, storage: Storage) -> None:
         storage.create("a/b", b"x")
         with pytest.raises(AlreadyExists):

@@ -3,7 +3,9 @@
 import click
 
 from batch_assets.cli.dead_letters import dead_letters
+from batch_assets.cli.explain import explain, replay
 from batch_assets.cli.models import models
+from batch_assets.cli.prune import prune
 from batch_assets.cli.run import demo, lookup, run
 from batch_assets.cli.sweep import sweep
 from batch_assets.cli.ui import ui
@@ -15,5 +17,5 @@ def main() -> None:
     """The nightly batch inference job: features -> predictions -> serving table."""
 
 
-for _command in (demo, ui, run, lookup, sweep, dead_letters, models):
+for _command in (demo, ui, run, lookup, explain, replay, sweep, dead_letters, models, prune):
     main.add_command(_command)

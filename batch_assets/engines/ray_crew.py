@@ -10,7 +10,7 @@ import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from typing_extensions import override
@@ -212,7 +212,7 @@ class Crew(Workers):
                 )
         names = ", ".join(item.name for item in lost) or "nothing"
         self._notice(f"A worker was lost with {names} in hand; another one takes it over.")
-        return lost
+        return [_again(item) for item in lost]
 
     def _watch(self, hand: _Hand) -> None:
         """End a worker that has made no progress for too long; it is buried when its chunks come back as lost."""
@@ -279,6 +279,7 @@ class Crew(Workers):
                 return result
             except _Lost:
                 self._deaths[item.name] += 1
+                item = _again(item)
             finally:
                 _end(hand)
             killer = self._killer(item, killers) if isinstance(item, Chunk) else None
@@ -338,6 +339,11 @@ class Crew(Workers):
             raise EngineError(f"No worker got a place in the cluster within {_PATIENCE_SECONDS} s.") from None
         _get(hand.ready)
         hand.moved = time.monotonic()
+
+
+def _again(item: Item) -> Item:
+    """What is handed out once more; a chunk's commit says which attempt it was."""
+    return replace(item, attempt=item.attempt + 1) if isinstance(item, Chunk) else item
 
 
 def _staying() -> list[str]:

@@ -12,9 +12,10 @@ from batch_assets.engines.engine import Engine
 from batch_assets.errors import LostRace, NewRunNeeded, NoPrediction, NotFound
 from batch_assets.histogram import Histogram
 from batch_assets.models.registry import Registry
+from batch_assets.pipeline.recorded import newest_run
 from batch_assets.pipeline.score import Run, plan_run, scoring_task
 from batch_assets.pipeline.watch import Watch
-from batch_assets.scoring.commit import day_folder, run_folder
+from batch_assets.scoring.commit import run_folder
 from batch_assets.scoring.dead_letters import KILLED_WORKER
 from batch_assets.scoring.manifest import Manifest, ManifestFile, manifest_log, read_manifest
 from batch_assets.scoring.proof import prove_replays
@@ -55,7 +56,7 @@ def finished(config: PipelineConfig, storage: Storage, registry: Registry, day: 
     """
     if run_id is None:
         planned = plan_run(config, storage, day, registry.resolve(config.model))
-        run_id = planned.run_id if read_manifest(storage, planned.folder) else _newest(storage, config.name, day)
+        run_id = planned.run_id if read_manifest(storage, planned.folder) else newest_run(storage, config.name, day)
     manifest = read_manifest(storage, run_folder(config.name, day, run_id)) if run_id else None
     if manifest is None:
         raise NotFound(f"No run{' ' + run_id if run_id else ''} of {config.name} {day} is finished.")
@@ -167,14 +168,3 @@ def _tables(storage: Storage, manifest: Manifest, key: str) -> Iterator[tuple[st
             table = dead_letters(storage, manifest.folder, file.rejects, [one.name for one in replays], key)
             if len(table):
                 yield file.chunk, table
-
-
-def _newest(storage: Storage, pipeline: str, day: str) -> str | None:
-    """The run of a day that was finished last."""
-    runs = [name.removeprefix("run=") for name in storage.names(day_folder(pipeline, day)) if name.startswith("run=")]
-    finished_at = {}
-    for run_id in runs:
-        entry = manifest_log(storage, run_folder(pipeline, day, run_id)).latest()
-        if entry:
-            finished_at[run_id] = entry.when
-    return max(finished_at, key=lambda run_id: finished_at[run_id]) if finished_at else None

@@ -39,18 +39,20 @@ def frozen(config: PipelineConfig, storage: Storage, day: str) -> Frozen:
     """The snapshot that a day uses, after a look at whether its files are still what was frozen.
 
     Raises:
-        NotFound: the day was never frozen.
+        NotFound: the day was never frozen, or its snapshot was pruned.
         SnapshotChanged: a file is not what was frozen.
     """
     entry = current_log(storage, config.name, day).latest()
     if entry is None:
         raise NotFound(f"The features of {config.name} {day} are not frozen yet: materialize user_features first.")
     folder = snapshot_folder(config.name, day, entry.body["digest"])
+    if not storage.names(folder):
+        raise NotFound(f"{folder} is not kept any more: materialize user_features of {config.name} {day} again.")
     return Frozen(_intact(storage, folder, entry.body["digest"]), folder, reused=True, seconds={})
 
 
 def freeze(config: PipelineConfig, storage: Storage, day: str, watch: Watch, *, refresh: bool = False) -> Frozen:
-    """A day's snapshot: the one that is there, or, if there is none or `refresh` asks for it, a new one.
+    """A day's snapshot: the one that is there, or, if there is none (any more) or `refresh` asks for it, a new one.
 
     Raises:
         SourceError: the source cannot be read or queried.
@@ -59,9 +61,12 @@ def freeze(config: PipelineConfig, storage: Storage, day: str, watch: Watch, *, 
     """
     log = current_log(storage, config.name, day)
     entry = log.latest()
-    if entry is not None and not refresh:
+    kept = entry is not None and bool(storage.names(snapshot_folder(config.name, day, entry.body["digest"])))
+    if kept and not refresh:
         watch.say(f"The features of {day} were frozen before.")
         return frozen(config, storage, day)
+    if entry and not kept:
+        watch.say(f"The features of {day} were frozen before, but are not kept any more: they are computed again.")
     started = time.perf_counter()
     key = config.features.contract.key.name
     with storage.scratch() as scratch:
@@ -75,7 +80,7 @@ def freeze(config: PipelineConfig, storage: Storage, day: str, watch: Watch, *, 
         watch.progress("freezing features", snapshot.rows, snapshot.rows)
         folder = snapshot_folder(config.name, day, snapshot.digest)
         snapshot = _put_in_place(storage, scratch / "snapshot", folder, snapshot)
-    why = "refreshed" if entry else "first frozen"
+    why = "first frozen" if entry is None else "refreshed" if kept else "frozen again, as the snapshot was not kept"
     try:
         log.append({"digest": snapshot.digest}, after=entry.number if entry else 0, why=why)
     except LostRace:

@@ -15,7 +15,7 @@ from batch_assets.config import PipelineConfig
 from batch_assets.errors import LostRace, NotFound
 from batch_assets.features.profile import read_profile
 from batch_assets.models.registry import ModelVersion
-from batch_assets.numbered_log import NumberedLog
+from batch_assets.numbered_log import LogEntry, NumberedLog
 from batch_assets.pipeline.freeze import Frozen, check_contract
 from batch_assets.pipeline.score import Run, plan_run
 from batch_assets.quality.completeness import judge_completeness
@@ -176,12 +176,17 @@ def _record(storage: Storage, folder: str, verdict: Verdict) -> Verdict:
         return verdict
 
 
+def _kept(storage: Storage, acceptance: LogEntry) -> bool:
+    """Whether the run that an acceptance names is still there; a withdrawal names none and stands."""
+    return acceptance.body["run_id"] is None or latest_manifest(storage, acceptance.body["folder"]) is not None
+
+
 def _accept(config: PipelineConfig, storage: Storage, run: Run, verdict: Verdict, withdrawn: Collection[int]) -> None:
     """Let the day's acceptance follow a verdict.
 
-    A good run becomes the accepted one, unless its approval was withdrawn or a later approval's run is. An accepted run that is
-    judged again and is not good any more is withdrawn: no later day is compared with it. What is live stays live until another
-    release is published.
+    A good run becomes the accepted one, unless its approval was withdrawn or a later approval's run is; a run that was pruned
+    does not count. An accepted run that is judged again and is not good any more is withdrawn: no later day is compared with
+    it. What is live stays live until another release is published.
     """
     log = accepted_log(storage, config.name, run.day)
     while True:
@@ -189,7 +194,7 @@ def _accept(config: PipelineConfig, storage: Storage, run: Run, verdict: Verdict
         if verdict.good:
             body = {"run_id": run.run_id, "folder": run.folder, "approval": run.model.approval}
             later = latest is not None and latest.body["approval"] > run.model.approval
-            overruled = later and latest is not None and latest.body["approval"] not in withdrawn
+            overruled = later and latest is not None and latest.body["approval"] not in withdrawn and _kept(storage, latest)
             settled = run.model.approval in withdrawn or overruled or (latest is not None and latest.body == body)
         else:
             body = {"run_id": None, "withdrawn": run.run_id, "approval": run.model.approval}

@@ -22,22 +22,34 @@ def presence(storage: Storage, folder: str) -> Iterator[list[Process]]:
     mine = f"{uuid.uuid4().hex[:12]}.json"
     storage.create(f"{active}/{mine}", json.dumps(me.as_mapping()).encode())
     try:
-        yield [process for process in _living(storage, active) if process != me]
+        for path in left_behind(storage, folder):
+            storage.delete(path)
+        yield [process for process in at_work(storage, folder) if process != me]
     finally:
         storage.delete(f"{active}/{mine}")
 
 
-def _living(storage: Storage, active: str) -> Iterator[Process]:
-    for name in storage.names(active):
+def at_work(storage: Storage, folder: str) -> list[Process]:
+    """The processes that have announced themselves in a folder and are alive."""
+    return [process for _, process in _announced(storage, folder) if process is not None]
+
+
+def left_behind(storage: Storage, folder: str) -> dict[str, int]:
+    """The files of processes that have died since they announced themselves in a folder, by path, and their sizes."""
+    sizes = storage.names(f"{folder}/_active")
+    dead = [name for name, process in _announced(storage, folder) if process is None]
+    return {f"{folder}/_active/{name}": sizes.get(name, 0) for name in dead}
+
+
+def _announced(storage: Storage, folder: str) -> Iterator[tuple[str, Process | None]]:
+    """Each file and its process, or None if that is not alive."""
+    for name in storage.names(f"{folder}/_active"):
         if not name.endswith(".json"):
             continue
         try:
-            process: Process | None = Process.from_mapping(json.loads(storage.read(f"{active}/{name}")))
+            process: Process | None = Process.from_mapping(json.loads(storage.read(f"{folder}/_active/{name}")))
         except NotFound:
             continue  # it finished between the listing and the reading
         except (ValueError, KeyError, TypeError):
             process = None  # not written by a living process: those write whole files
-        if process is not None and process.alive():
-            yield process
-        else:
-            storage.delete(f"{active}/{name}")
+        yield name, process if process is not None and process.alive() else None

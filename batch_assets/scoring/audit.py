@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict
 
@@ -18,7 +20,7 @@ from batch_assets.arrow import as_arrow, as_numpy
 from batch_assets.digest import bits
 from batch_assets.scoring.chunks import Chunk
 from batch_assets.scoring.commit import RejectsFile, read_committed
-from batch_assets.scoring.postprocess import predictions_of
+from batch_assets.scoring.postprocess import Predictions, predictions_of
 from batch_assets.scoring.scorer import Scorer
 from batch_assets.snapshot import Snapshot
 
@@ -73,8 +75,20 @@ def draw(snapshot: Snapshot, plan: Sequence[Chunk], groups: int, rows: int) -> l
     ]
 
 
-def compare(scorer: Scorer, sample: Sample) -> Compared:
-    """Score a sample's rows again and compare them with the commit; rows that were not scored then are left out."""
+@dataclass(frozen=True)
+class Again:
+    """Rows that were scored again: their keys and predictions, and whether the bits of the commit are due.
+
+    They are where environment and batch shape are those of the commit; else BOUND is.
+    """
+
+    keys: pa.Array
+    predictions: Predictions
+    exact: bool
+
+
+def score_again(scorer: Scorer, sample: Sample) -> Again:
+    """Score a sample's rows once more; those that were not scored then, or cannot be now, are left out."""
     task, chunk = scorer.task, sample.chunk
     staged, rows = scorer.sampled(chunk, sample.places)
     if sample.rejects is not None:  # a row that was not scored may be one that stops or kills
@@ -82,28 +96,38 @@ def compare(scorer: Scorer, sample: Sample) -> Compared:
         rejected = as_numpy(pc.is_in(rows.keys, value_set=table.column(task.contract.key.name).combine_chunks()))
         rows.rejects.scored[rejected] = False
     passed = scorer.passed(staged, rows, chunk, {})
-    again, _ = scorer.finished(passed, rows)
-    keys = rows.keys.filter(as_arrow(rows.rejects.scored))
+    predictions, _ = scorer.finished(passed, rows)
+    exact = scorer.predictor.environment == sample.environment and passed.smallest == sample.batch_rows
+    return Again(rows.keys.filter(as_arrow(rows.rejects.scored)), predictions, exact)
+
+
+def same_bits(ours: Predictions, theirs: Predictions) -> npt.NDArray[np.bool_]:
+    """Which rows have the same probability, decile and label, bit for bit."""
+    pairs = zip(ours, theirs, strict=True)
+    found: npt.NDArray[np.bool_] = np.logical_and.reduce([bits(np.asarray(one)) == bits(np.asarray(two)) for one, two in pairs])
+    return found
+
+
+def compare(scorer: Scorer, sample: Sample) -> Compared:
+    """Score a sample's rows again and compare them with the commit; rows that were not scored then are left out."""
+    task, chunk = scorer.task, sample.chunk
+    again = score_again(scorer, sample)
     table = read_committed(task.storage, f"{task.run_folder}/{chunk.name}.parquet")
-    committed = predictions_of(table, task.outputs)
-    places = pc.index_in(keys, table.column(task.contract.key.name).combine_chunks())
+    places = pc.index_in(again.keys, table.column(task.contract.key.name).combine_chunks())
     there = as_numpy(places.is_valid())
-    again, places = again.take(there), as_numpy(places.drop_null())
-    same_bits = np.ones(len(places), dtype=bool)
-    for column, ours in enumerate(again):
-        same_bits &= bits(np.asarray(ours)) == bits(np.asarray(committed[column])[places])
-    right = same_bits
-    if scorer.predictor.environment != sample.environment or passed.smallest != sample.batch_rows:
-        right = np.abs(again.probability - committed.probability[places]) <= BOUND
+    ours, places = again.predictions.take(there), as_numpy(places.drop_null())
+    committed = predictions_of(table, task.outputs).take(places)
+    equal = same_bits(ours, committed)
+    right = equal if again.exact else np.abs(ours.probability - committed.probability) <= BOUND
     fault = ""
     if not right.all():
         wrong = int(np.flatnonzero(~right)[0])
-        key = keys.filter(as_arrow(there))[wrong].as_py()
+        key = again.keys.filter(as_arrow(there))[wrong].as_py()
         fault = (
-            f"{chunk.name} says {committed.probability[places[wrong]]:.9g} for {task.contract.key.name} {key!r}, "
-            f"scored again it is {again.probability[wrong]:.9g}"
+            f"{chunk.name} says {committed.probability[wrong]:.9g} for {task.contract.key.name} {key!r}, "
+            f"scored again it is {ours.probability[wrong]:.9g}"
         )
-    return Compared(chunk.name, len(places), int(same_bits.sum()), fault)
+    return Compared(chunk.name, len(places), int(equal.sum()), fault)
 
 
 def detection(snapshot: Snapshot, plan: Sequence[Chunk], groups: int, rows: int) -> dict[str, float]:

@@ -1,18 +1,19 @@
 """Chunks: the units of work and of commit. A snapshot is tiled by row ranges that never cross a file."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from batch_assets.snapshot import Snapshot
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Rows [start, start + rows) of one part file."""
+    """Rows [start, start + rows) of one part file; `attempt` counts how often an engine has handed it out."""
 
     number: int
     file: int
     start: int
     rows: int
+    attempt: int = field(default=1, compare=False)
 
     @property
     def name(self) -> str:

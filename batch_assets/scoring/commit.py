@@ -6,8 +6,11 @@ footer of a committed predictions file names it, so a writer that loses the race
 """
 
 import hashlib
+import os
+import socket
 import uuid
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -32,12 +35,27 @@ class RejectsFile(BaseModel):
     sha256: str
 
 
+class Written(BaseModel):
+    """When a chunk was written, and by which process."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    when: str
+    host: str
+    pid: int
+
+    @classmethod
+    def here(cls) -> "Written":
+        """Now, by this process."""
+        return cls(when=datetime.now(UTC).isoformat(timespec="milliseconds"), host=socket.gethostname(), pid=os.getpid())
+
+
 class ChunkCommit(BaseModel):
     """What the footer of a committed chunk says.
 
     `keys` digests every input row's key, `values` the scored (key, values). `batch_rows` is the smallest shape that was
     run. `seconds` are by stage; a footer cannot know how long its own file takes to become durable, so its `write` is
-    what came before.
+    what came before. The first versions did not write what has a default.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -59,6 +77,8 @@ class ChunkCommit(BaseModel):
     batch_rows: int
     environment: dict[str, str]
     seconds: dict[str, float]
+    attempt: int = 1
+    written: Written | None = None
 
 
 def day_folder(pipeline: str, day: str) -> str:
@@ -96,19 +116,24 @@ def write_commit(storage: Storage, folder: str, chunk: Chunk, predictions: pa.Ta
 def read_commit(storage: Storage, folder: str, chunk: Chunk, run_id: str) -> ChunkCommit:
     """The commit of a chunk, from its footer alone. Raises CommitBroken."""
     path = f"{folder}/{chunk.name}.parquet"
+    commit = read_footer(storage, path)
+    expected = (run_id, chunk.number, chunk.file, chunk.start, chunk.rows)
+    if (commit.run_id, commit.number, commit.file, commit.start, commit.rows) != expected:
+        raise CommitBroken(f"{path} belongs to another run or plan: remove it and run again, then the chunk is scored again.")
+    return commit
+
+
+def read_footer(storage: Storage, path: str) -> ChunkCommit:
+    """What the footer of a predictions file says, whatever plan it belongs to. Raises CommitBroken."""
     try:
         with storage.open(path) as file:
             metadata: Mapping[bytes, bytes] = pq.read_metadata(file).metadata or {}
-        commit = ChunkCommit.model_validate_json(metadata[_FOOTER])
+        return ChunkCommit.model_validate_json(metadata[_FOOTER])
     except (OSError, pa.ArrowException, KeyError, ValidationError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise CommitBroken(
             f"{path} cannot be read ({reason}): remove it and run again, then the chunk is scored again."
         ) from error
-    expected = (run_id, chunk.number, chunk.file, chunk.start, chunk.rows)
-    if (commit.run_id, commit.number, commit.file, commit.start, commit.rows) != expected:
-        raise CommitBroken(f"{path} belongs to another run or plan: remove it and run again, then the chunk is scored again.")
-    return commit
 
 
 def read_commits(storage: Storage, folder: str, plan: Sequence[Chunk], run_id: str) -> dict[int, ChunkCommit]:

@@ -21,7 +21,7 @@ from batch_assets.contract import FeatureContract
 from batch_assets.digest import RowHashes, hash_keys
 from batch_assets.histogram import Histogram
 from batch_assets.scoring.chunks import Chunk
-from batch_assets.scoring.commit import ChunkCommit, RejectsFile, write_commit, write_rejects
+from batch_assets.scoring.commit import ChunkCommit, RejectsFile, Written, write_commit, write_rejects
 from batch_assets.scoring.dead_letters import KILLED_WORKER, MODEL_RAISED, NON_FINITE_OUTPUT, Rejects
 from batch_assets.scoring.forward import ForwardPass, Passed, Predictor
 from batch_assets.scoring.inputs import Batch, Staged, Staging
@@ -143,6 +143,8 @@ class Scorer:
                 batch_rows=passed.smallest,
                 environment=self.predictor.environment,
                 seconds=_rounded(clock),
+                attempt=chunk.attempt,
+                written=Written.here(),
             )
             with self.ledger.stage("write", clock):
                 winner = patiently(

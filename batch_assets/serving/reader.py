@@ -4,9 +4,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from batch_assets.errors import NoPrediction
+from batch_assets.errors import NoPrediction, ReleaseBroken
 from batch_assets.serving.lmdb_store import LmdbTable
-from batch_assets.serving.release import Release, live_release, release_folder
+from batch_assets.serving.release import Release, current_log, named_release, release_folder
 from batch_assets.storage import Storage
 
 
@@ -29,11 +29,26 @@ class Reader:
 
     @classmethod
     def live(cls, storage: Storage, pipeline: str) -> "Reader":
-        """A reader of what is live now. Raises NoPrediction if nothing was ever published."""
-        release = live_release(storage, pipeline)
-        if release is None:
-            raise NoPrediction(f"Nothing of {pipeline} has been published under {storage.location} yet.")
-        return cls(storage, release)
+        """A reader of what is live now.
+
+        Between a look at the pointer and the opening, a newer release may go live and the older one be pruned: then the
+        pointer is read again.
+
+        Raises:
+            NoPrediction: nothing was ever published.
+            ReleaseBroken: what is live now is not what went live.
+        """
+        log = current_log(storage, pipeline)
+        entry = log.latest()
+        while entry is not None:
+            try:
+                return cls(storage, named_release(storage, pipeline, entry))
+            except ReleaseBroken:
+                newer = log.latest()
+                if newer is None or newer.number == entry.number:
+                    raise
+                entry = newer
+        raise NoPrediction(f"Nothing of {pipeline} has been published under {storage.location} yet.")
 
     def lookup(self, key: int | str) -> Answer:
         """One key's prediction. Raises NoPrediction."""

@@ -6,6 +6,7 @@ does not replace what is live.
 """
 
 import hashlib
+import re
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -52,6 +53,12 @@ def release_name(partition: str, run_id: str) -> str:
     return f"{partition}-{run_id}"
 
 
+def release_day(name: str) -> str:
+    """The partition of a release by its name, or nothing if no release is called so."""
+    day, _, run_id = name.rpartition("-")
+    return day if run_id and re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", day) else ""
+
+
 def release_folder(pipeline: str, name: str) -> str:
     """Where a release lies."""
     return f"{pipeline}/serving/releases/{name}"
@@ -82,8 +89,11 @@ def read_release(storage: Storage, pipeline: str, name: str) -> Release:
 def live_release(storage: Storage, pipeline: str) -> Release | None:
     """What readers see, or None if nothing was ever published. Raises ReleaseBroken if it is not what went live."""
     entry = current_log(storage, pipeline).latest()
-    if entry is None:
-        return None
+    return named_release(storage, pipeline, entry) if entry else None
+
+
+def named_release(storage: Storage, pipeline: str, entry: LogEntry) -> Release:
+    """The release that an entry let go live. Raises ReleaseBroken if it is not what went live then."""
     release = read_release(storage, pipeline, entry.body["release"])
     if release.fingerprint() != entry.body["description"]:
         raise ReleaseBroken(f"The description of release {release.name} is not the one that went live: publish it again.")

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +20,9 @@ from batch_assets.storage.port import FORMAT_FILE, Stamp, Storage, layout_docume
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+_UNFINISHED_SECONDS = 24 * 3600
+"""A file that was not written to for so long will not be finished any more."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,17 @@ class LocalStorage(Storage):
     def discard(self, path: str) -> None:
         with self.scratch() as scratch, suppress(FileNotFoundError):
             self.local_path(path).rename(scratch / "discarded")
+
+    @override
+    def leftovers(self, folder: str) -> dict[str, int]:
+        found, begun_before = {}, time.time() - _UNFINISHED_SECONDS
+        for place, _, names in os.walk(self.local_path(folder)):
+            for path in (Path(place, name) for name in names if Path(place).name == "_tmp"):
+                with suppress(FileNotFoundError):  # it was finished since it was listed
+                    status = path.stat()
+                    if status.st_mtime < begun_before:
+                        found[path.relative_to(self.root).as_posix()] = status.st_size
+        return found
 
     @override
     def free_bytes(self) -> int | None:

@@ -62,6 +62,9 @@ class Storage(Protocol):
     def discard(self, path: str) -> None:
         """Take a folder out of the way that does not hold what its name promises."""
 
+    def leftovers(self, folder: str) -> dict[str, int]:
+        """Files below a folder that somebody began to write more than a day ago and never finished: path -> bytes."""
+
     def free_bytes(self) -> int | None:
         """Free space in bytes, or None where that has no meaning."""
 

@@ -120,6 +120,11 @@ class S3Storage(Storage):
             store.delete([one["path"] for one in store.list(self._key(path)).collect()])
 
     @override
+    def leftovers(self, folder: str) -> dict[str, int]:
+        """None: a put is there whole or not at all."""
+        return {}
+
+    @override
     def free_bytes(self) -> int | None:
         return None
 

@@ -62,6 +62,7 @@ def test_what_a_dead_worker_had_in_hand_is_scored_by_another(poisoned: Working, 
     commits, said = score(with_fault(poisoned, "kill once", tmp_path / "flag"))
     assert len(commits) == 8
     assert any("A worker was lost with " in line for line in said)
+    assert (commits[2].attempt, min(commit.attempt for commit in commits.values())) == (2, 1)
     assert everybody(poisoned) == everybody(healthy)
     assert poisoned.prove().rows == 2_000
 
@@ -78,6 +79,7 @@ def test_a_row_that_kills_its_worker_is_found_and_dead_lettered(poisoned: Workin
     healthy.score_all()
     commits, said = score(with_fault(poisoned, "kill"))
     assert len(commits) == 8
+    assert commits[2].attempt > 2
     (letter,) = poisoned.rejects()
     assert (letter["user"], letter["row"], letter["kind"]) == (701, 700, "dead_letter")
     assert letter["reason"] == "the row kills or hangs the worker that scores it"

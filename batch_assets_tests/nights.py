@@ -1,0 +1,57 @@
+"""A few published nights of a small pipeline, and what is left of them after some were pruned."""
+
+from pathlib import Path
+from typing import Any
+
+from batch_assets.engines.local_engine import LocalEngine
+from batch_assets.pipeline.freeze import freeze
+from batch_assets.pipeline.judge import Verdict, judge
+from batch_assets.pipeline.prune import Pruned, prune
+from batch_assets.pipeline.publish import Published, publish
+from batch_assets.pipeline.score import score
+from batch_assets.serving.reader import Reader
+from batch_assets.storage import Storage
+from batch_assets_tests.small import Small
+
+DAYS = ["2024-03-06", "2024-03-07", "2024-03-08", "2024-03-09"]
+SETTINGS = {"quality": {"drift": {"trailing_days": 2}}, "retention": {"keep_days": 2}}
+
+
+def judged(small: Small, day: str) -> Verdict:
+    freeze(small.config, small.storage, day, small.watch)
+    score(small.config, small.storage, day, small.model, LocalEngine(1), small.watch)
+    return judge(small.config, small.storage, day, small.model)
+
+
+def night(small: Small, day: str) -> Published:
+    judged(small, day)
+    return publish(small.config, small.storage, day, small.model, small.watch)
+
+
+def pruned(small: Small, *, dry_run: bool = False, storage: Storage | None = None, watch: Any = None) -> Pruned:
+    return prune(small.config, storage or small.storage, None, dry_run, watch or small.watch)
+
+
+def probability(storage: Storage, key: int) -> float:
+    """What readers are told."""
+    reader = Reader.live(storage, "small")
+    try:
+        return float(reader.lookup(key).record["probability"])
+    finally:
+        reader.close()
+
+
+def files(root: Path | str) -> dict[str, int]:
+    """Every file and its size; what is being written or thrown away is not counted."""
+    found = {path.relative_to(root): path for path in Path(root).rglob("*") if path.is_file()}
+    return {str(name): path.stat().st_size for name, path in found.items() if name.parts[0] != "_tmp"}
+
+
+def folders(root: Path | str) -> dict[str, set[str]]:
+    """The days of which there are releases, runs and snapshots."""
+    top = Path(root, "small")
+    return {
+        "releases": {path.name[:10] for path in top.glob("serving/releases/*")},
+        "runs": {path.parent.name.removeprefix("date=") for path in top.glob("predictions/*/run=*")},
+        "snapshots": {path.parent.name.removeprefix("date=") for path in top.glob("user_features/*/snapshot=*")},
+    }
