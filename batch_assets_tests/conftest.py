@@ -83,9 +83,10 @@ class Command:
     def __init__(self, root: Path, home: Path) -> None:
         self.root, self.home = root, home
         self.environment = {**os.environ, "BATCH_ASSETS_ROOT": str(root), "DAGSTER_HOME": str(home)}
+        self.program = str(Path(sys.executable).parent / "batch-assets")
 
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
-        program = [str(Path(sys.executable).parent / "batch-assets"), *arguments]
+        program = [self.program, *arguments]
         return subprocess.Popen(
             program, env=self.environment, cwd=PROJECT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )

@@ -7,7 +7,7 @@ from batch_assets.engines.local_engine import LocalEngine
 from batch_assets.pipeline.freeze import freeze
 from batch_assets.pipeline.judge import Verdict, judge
 from batch_assets.pipeline.prune import Pruned, prune
-from batch_assets.pipeline.publish import Published, publish
+from batch_assets.pipeline.publish import Published
 from batch_assets.pipeline.score import score
 from batch_assets.serving.reader import Reader
 from batch_assets.storage import Storage
@@ -24,8 +24,7 @@ def judged(small: Small, day: str) -> Verdict:
 
 
 def night(small: Small, day: str) -> Published:
-    judged(small, day)
-    return publish(small.config, small.storage, day, small.model, small.watch)
+    return small.night(day)
 
 
 def pruned(small: Small, *, dry_run: bool = False, storage: Storage | None = None, watch: Any = None) -> Pruned:

@@ -18,7 +18,9 @@ from batch_assets.models.formats import PT2, ModelFormat
 from batch_assets.models.predictor import export_model
 from batch_assets.models.registry import ModelVersion, Registry
 from batch_assets.pipeline.freeze import freeze
-from batch_assets.pipeline.score import Run, plan_run, scoring_task
+from batch_assets.pipeline.judge import judge
+from batch_assets.pipeline.publish import Published, publish
+from batch_assets.pipeline.score import Run, plan_run, score, scoring_task
 from batch_assets.scoring.commit import ChunkCommit, read_commits
 from batch_assets.scoring.postprocess import Outputs
 from batch_assets.scoring.proof import Proof, prove
@@ -111,6 +113,19 @@ class Small:
             metrics={},
             training={},
         )
+
+    def night(self, day: str = DAY, model: ModelVersion | None = None) -> Published:
+        """A whole night without Dagster: freeze, score, judge, publish. Raises what they raise."""
+        model = model or self.model
+        freeze(self.config, self.storage, day, self.watch)
+        score(self.config, self.storage, day, model, LocalEngine(1), self.watch)
+        judge(self.config, self.storage, day, model)
+        return publish(self.config, self.storage, day, model, self.watch)
+
+    @staticmethod
+    def sha256(model: bytes) -> str:
+        """What a card says of a model file."""
+        return hashlib.sha256(model).hexdigest()
 
     @property
     def model(self) -> ModelVersion:

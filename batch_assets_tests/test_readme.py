@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -55,13 +56,15 @@ def test_your_own_data(project: Path) -> None:
     (commands,) = blocks("Your own data", "")
     outputs = []
     for line in commands.strip().splitlines():
-        done = subprocess.run(line.split(), cwd=project, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(shlex.split(line), cwd=project, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, line + done.stderr
         outputs.append(done.stdout)
-    assert "5,000 in = 5,000 scored" in outputs[2]
-    assert "FAIL" not in outputs[2]
-    assert "churn v1" in outputs[2]
-    assert "user_id" in outputs[3]
+    assert "churn v1 is registered" in outputs[2]
+    assert "Approval 1: churn v1 for batch." in outputs[3]
+    assert "5,000 in = 5,000 scored" in outputs[4]
+    assert "FAIL" not in outputs[4]
+    assert "churn v1" in outputs[4]
+    assert "user_id" in outputs[5]
     assert (project / "data" / "churn" / "serving" / "_current" / "000001.json").exists()
 
 
@@ -73,7 +76,7 @@ def test_the_summary_has_the_lines_that_are_explained() -> None:
 
 
 def test_every_command_that_is_named_exists() -> None:
-    verbs = set(re.findall(r"bin/batch-assets ([a-z-]+(?: list| show| replay)?)", README))
+    verbs = set(re.findall(r"bin/batch-assets ([a-z-]+(?: list| show| replay| diff| approve| register)?)", README))
     for verb in verbs:
         done = subprocess.run(
             [str(Path(sys.executable).parent / "batch-assets"), *verb.split(), "--help"], capture_output=True, check=False

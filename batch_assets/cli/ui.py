@@ -22,7 +22,8 @@ def ui(host: str, port: int) -> None:
     from batch_assets.orchestration.catalog import project_root
     from batch_assets.orchestration.resources import shared_ray
 
-    signal.signal(signal.SIGTERM, _interrupt)
+    for wish in (signal.SIGTERM, signal.SIGINT):  # a shell that starts this in the background has it ignore the second
+        signal.signal(wish, _interrupt)
     program = [str(Path(sys.executable).parent / "dg"), "dev", "-w", "workspace.yaml", "--host", host, "--port", str(port)]
     home = Path(os.environ.get("DAGSTER_HOME") or project_root() / ".dagster_home").absolute()
     try:

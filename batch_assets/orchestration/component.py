@@ -10,7 +10,7 @@ from batch_assets.orchestration.alerting import build_alert_sensors
 from batch_assets.orchestration.asset_checks import build_checks
 from batch_assets.orchestration.assets import build_assets
 from batch_assets.orchestration.promise import build_promise_sensors
-from batch_assets.orchestration.schedules import build_schedules
+from batch_assets.orchestration.schedules import build_pruning, build_schedules
 from batch_assets.orchestration.sensors import build_rollout_sensor
 
 
@@ -46,6 +46,6 @@ class ScoringPipeline(dg.Component):
             assets=assets,
             asset_checks=build_checks(self.config),
             jobs=[job],
-            schedules=build_schedules(self.config),
+            schedules=[*build_schedules(self.config), *build_pruning(self.config)],
             sensors=[build_rollout_sensor(self.config), *build_promise_sensors(self.config), *build_alert_sensors(self.config)],
         )

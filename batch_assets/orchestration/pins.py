@@ -18,7 +18,7 @@ from batch_assets.orchestration.resources import StorageRoot
 AS_OF = "batch_assets/as_of"
 """The tag of runs that use the version that was approved at the end of their day; its value is `day`."""
 
-_APPROVAL = "batch_assets/approval/"
+_APPROVAL = "batch_assets/approval."
 _BACKFILL = "dagster/backfill"
 
 

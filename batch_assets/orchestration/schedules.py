@@ -1,4 +1,4 @@
-"""When a pipeline runs by itself: every night, for yesterday."""
+"""When a pipeline runs by itself: every night, for yesterday; and when what nobody needs any more is removed."""
 
 from datetime import timedelta
 
@@ -6,6 +6,9 @@ import dagster as dg
 
 from batch_assets.clock import today
 from batch_assets.config import PipelineConfig
+from batch_assets.orchestration.resources import StorageRoot
+from batch_assets.pipeline.prune import prune
+from batch_assets.pipeline.watch import Watch
 
 
 def build_schedules(config: PipelineConfig) -> list[dg.ScheduleDefinition]:
@@ -34,3 +37,28 @@ def build_schedules(config: PipelineConfig) -> list[dg.ScheduleDefinition]:
         return dg.RunRequest(run_key=yesterday.isoformat(), partition_key=yesterday.isoformat())
 
     return [nightly]
+
+
+def build_pruning(config: PipelineConfig) -> list[dg.ScheduleDefinition]:
+    """Pruning every noon, a job of its own; none unless the pipeline asks for it."""
+    if not config.retention.schedule:
+        return []
+
+    @dg.op(name=f"{config.name}_prune_op")
+    def prune_op(context: dg.OpExecutionContext, storage_root: StorageRoot, watch: dg.ResourceParam[Watch]) -> None:
+        found = prune(config, storage_root.storage(), None, False, watch)
+        context.add_output_metadata({name: count for name, count in found.counts.items() if count})
+
+    @dg.job(name=f"{config.name}_prune", description="Removes what nothing live and no recent day needs.")
+    def pruning() -> None:
+        prune_op()
+
+    return [
+        dg.ScheduleDefinition(
+            name=f"{config.name}_prune_daily",
+            job=pruning,
+            cron_schedule="0 12 * * *",
+            execution_timezone=config.partitions.timezone,
+            default_status=dg.DefaultScheduleStatus.RUNNING,
+        )
+    ]

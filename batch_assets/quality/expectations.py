@@ -4,6 +4,9 @@ The suite is made from the feature contract, so it needs no words of its own. It
 and for a billion. The only room that knows great-expectations.
 """
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
@@ -58,8 +61,22 @@ def _frame(profile: pa.Table, contract: FeatureContract) -> Any:
     return frame
 
 
+@contextmanager
+def _without_spark() -> Iterator[None]:
+    """great-expectations imports Spark's Python package where it finds one, which ends some processes (`sys.exit(0)`)."""
+    if "pyspark" in sys.modules:
+        yield
+        return
+    sys.modules["pyspark"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules["pyspark"]
+
+
 def _suite(contract: FeatureContract, settings: ExpectationSettings, min_rows: int) -> list[Any]:
-    import great_expectations.expectations as gxe
+    with _without_spark():
+        import great_expectations.expectations as gxe
 
     return [
         gxe.ExpectTableRowCountToEqual(

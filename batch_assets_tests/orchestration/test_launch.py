@@ -13,16 +13,22 @@ import pytest
 
 from batch_assets.config import PipelineConfig
 from batch_assets.demo import train as training
+from batch_assets.engines.engine import EngineName
 from batch_assets.errors import Blocked, ConfigError, NoSuchModel
 from batch_assets.orchestration import launch
 from batch_assets.orchestration.catalog import pipeline
-from batch_assets.orchestration.launch import materialize, open_instance
+from batch_assets.orchestration.launch import Launched, materialize_days, open_instance
+from batch_assets.orchestration.launch import materialize as launch_day
 from batch_assets.orchestration.liveness import POOL, bury_dead_runs
+from batch_assets.orchestration.resources import StorageRoot, shared_resources
+from batch_assets.pipeline.freeze import freeze
 from batch_assets.process import Process
+from batch_assets.serving.release import current_log
 from batch_assets_tests.conftest import PROJECT
 from batch_assets_tests.small import Quiet
 
 DAY = "1998-06-30"
+SUCCESS = dg.DagsterRunStatus.SUCCESS
 
 
 @pytest.fixture
@@ -40,6 +46,11 @@ def instance(tmp_path: Path, trained_root: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.fixture
 def config() -> PipelineConfig:
     return pipeline(training.PIPELINE)
+
+
+def materialize(config: PipelineConfig, day: str, instance: dg.DagsterInstance, watch: Quiet, engine: EngineName) -> Launched:
+    """With the version that is approved now."""
+    return launch_day(config, day, instance, watch, model=StorageRoot().registry().resolve(config.model), engine=engine)
 
 
 def last(instance: dg.DagsterInstance, asset: str) -> dg.AssetMaterialization:
@@ -88,7 +99,8 @@ class TestWhatTheUiShows:
 
         run = instance.get_run_by_id(launched.dagster_run_id)
         assert run is not None
-        assert run.tags["batch_assets/model"] == "v1"
+        assert run.tags["batch_assets/model"] == "customer_propensity v1"
+        assert run.run_config["ops"]["customer_propensity__predictions"]["config"]["approval"] == 1
         evaluations = [
             record.event_log_entry.asset_check_evaluation
             for record in instance.get_records_for_run(
@@ -115,7 +127,6 @@ def test_a_blocking_check_stops_the_night_with_a_sentence(
     source = config.features.source.model_copy(update={"query": str(query)})
     broken = config.model_copy(update={"features": config.features.model_copy(update={"source": source})})
     from batch_assets.orchestration.component import ScoringPipeline
-    from batch_assets.orchestration.resources import shared_resources
 
     def location() -> dg.Definitions:
         defs = ScoringPipeline(broken).build_defs(dg.ComponentTree.for_test().load_context)
@@ -226,12 +237,10 @@ def test_a_run_that_waits_for_the_pool_says_so_and_can_be_interrupted(
     instance: dg.DagsterInstance, config: PipelineConfig
 ) -> None:
     """The pool is held by a run of another host, which cannot be asked whether it lives."""
-    instance.event_log_storage.set_concurrency_slots(POOL, 1)
     run_id = str(uuid.uuid4())
     fields = {"host": "another-host", "pid": 1, "started": 0.0, "run": run_id}
-    tags = {f"batch_assets/{name}": str(value) for name, value in fields.items()}
+    tags = {f"batch_assets/{name}": str(value) for name, value in fields.items()} | {f".dagster/pool/{POOL}": "true"}
     instance.add_run(dg.DagsterRun(run_id=run_id, job_name=config.name, status=dg.DagsterRunStatus.STARTED, tags=tags))
-    instance.event_log_storage.claim_concurrency_slot(POOL, run_id, "step")
 
     class Impatient(Quiet):
         def say(self, message: str) -> None:
@@ -242,5 +251,24 @@ def test_a_run_that_waits_for_the_pool_says_so_and_can_be_interrupted(
     watch = Impatient()
     with pytest.raises(KeyboardInterrupt):
         materialize(config, DAY, instance, watch, engine="local")
-    assert "holds the pool" in watch.said[-1]
+    assert "at work in the pool" in watch.said[-1]
     assert len(instance.get_runs()) == 1, "nothing was begun"
+
+
+def test_of_several_days_a_bad_one_fails_alone(instance: dg.DagsterInstance, config: PipelineConfig, tmp_path: Path) -> None:
+    """The features of the second day are damaged on disk after they were frozen."""
+    days = ["1998-06-27", "1998-06-28", "1998-06-29"]
+    model = StorageRoot().registry().resolve(config.model)
+    frozen = freeze(config, StorageRoot().storage(), days[1], Quiet())
+    path = StorageRoot().storage().local_path(f"{frozen.folder}/part-00000.parquet")
+    path.write_bytes(path.read_bytes()[:-1])
+    done = list(materialize_days(config, dict.fromkeys(days, model), instance, Quiet(), engine="local"))
+    assert [(day.day, day.launched is not None) for day in done] == [(days[0], True), (days[1], False), (days[2], True)]
+    assert "bytes instead of the frozen" in done[1].error
+    statuses = {run.tags["dagster/partition"]: run.status for run in instance.get_runs()}
+    assert statuses == {days[0]: SUCCESS, days[1]: dg.DagsterRunStatus.FAILURE, days[2]: SUCCESS}
+    releases = sorted(release.name[:10] for release in (tmp_path / "root" / training.PIPELINE / "serving/releases").iterdir())
+    assert releases == [days[0], days[2]]
+    live = current_log(StorageRoot().storage(), training.PIPELINE).latest()
+    assert live is not None
+    assert live.body["partition"] == days[2]

@@ -18,7 +18,7 @@ from batch_assets.pipeline.dead_letters import replay as replay_dead_letters
 from batch_assets.pipeline.explain import Explanation, explain
 from batch_assets.pipeline.freeze import freeze
 from batch_assets.pipeline.judge import judge
-from batch_assets.pipeline.publish import Published, publish
+from batch_assets.pipeline.publish import publish
 from batch_assets.pipeline.recorded import find_key
 from batch_assets.pipeline.score import score
 from batch_assets.scoring.chunks import Chunk
@@ -38,13 +38,6 @@ EXCLUDE = {
         "exclude": [{"reason": "too young", "column": "z", "op": "<", "value": -50}],
     }
 }
-
-
-def night(small: Small, day: str = DAY) -> Published:
-    freeze(small.config, small.storage, day, small.watch)
-    score(small.config, small.storage, day, small.model, LocalEngine(), small.watch)
-    judge(small.config, small.storage, day, small.model)
-    return publish(small.config, small.storage, day, small.model, small.watch)
 
 
 def explained(small: Small, key: int | str, day: str | None = None) -> Explanation:
@@ -89,7 +82,7 @@ class TestFindingAKey:
 
 class TestALiveKey:
     def test_it_is_explained_from_row_to_release(self, small: Small) -> None:
-        published = night(small)
+        published = small.night()
         found = explained(small, 1_234)
         reader = Reader.live(small.storage, "small")
         record = reader.lookup(1_234).record
@@ -110,7 +103,7 @@ class TestALiveKey:
         assert "drift" in {check.name for check in found.checks}
 
     def test_the_answer_is_plain_values(self, small: Small) -> None:
-        night(small)
+        small.night()
         found = json.loads(json.dumps(explained(small, 42).as_mapping()))
         assert found["model"]["digest"] == small.model.digest
         assert set(found["checks"][0]) == {"name", "asset", "passed", "severity", "message"}
@@ -119,14 +112,14 @@ class TestALiveKey:
 
     def test_text_keys(self, make_small: Make) -> None:
         small = make_small(rows(500, key_type=pa.string()))
-        night(small)
+        small.night()
         assert explained(small, "user-0000042").origin.row == 41
         with pytest.raises(NoPrediction, match="it is not in the snapshot"):
             explained(small, "42")
 
     @pytest.mark.parametrize("key", ["0", "2001", "nobody", "", "-1", str(2**70)])
     def test_a_key_that_is_not_in_the_snapshot(self, small: Small, key: str) -> None:
-        night(small)
+        small.night()
         with pytest.raises(NoPrediction, match=f"no prediction for key {key}: it is not in the snapshot .* of small {DAY}"):
             explained(small, key)
 
@@ -135,7 +128,7 @@ class TestALiveKey:
             explained(small, 1)
 
     def test_a_later_refresh_and_other_settings_change_nothing(self, small: Small) -> None:
-        night(small)
+        small.night()
         before = explained(small, 7)
         small.replace_rows(rows(2_000, seed=9))
         freeze(small.config, small.storage, DAY, small.watch, refresh=True)
@@ -147,7 +140,7 @@ class TestALiveKey:
 
 class TestADay:
     def test_an_older_day_has_its_own_run(self, small: Small) -> None:
-        old, new = night(small, "2024-03-09"), night(small)
+        old, new = small.night("2024-03-09"), small.night()
         found = explained(small, 1, "2024-03-09")
         assert (found.run_id, found.chosen) == (old.release.run_id, "accepted")
         assert (found.release.name, found.release.is_live, found.release.live) == (old.release.name, False, new.release.name)
@@ -165,7 +158,7 @@ class TestADay:
             explained(small, 1, DAY)
 
     def test_what_is_not_kept_any_more_is_said(self, small: Small) -> None:
-        published = night(small)
+        published = small.night()
         shutil.rmtree(small.storage.local_path(f"small/predictions/date={DAY}/run={published.release.run_id}"))
         with pytest.raises(NotFound, match="is accepted, but it is not kept any more: `batch-assets run small"):
             explained(small, 1, DAY)
@@ -173,7 +166,7 @@ class TestADay:
             explained(small, 1)
 
     def test_a_lost_snapshot_is_said(self, small: Small) -> None:
-        night(small)
+        small.night()
         (folder,) = small.storage.local_path(f"small/user_features/date={DAY}").glob("snapshot=*")
         shutil.rmtree(folder)
         with pytest.raises(SnapshotChanged, match="cannot be read"):
@@ -190,7 +183,7 @@ class TestAKeyThatWasNotScored:
         monkeypatch.setattr(
             score_module, "PredictorLoader", lambda *args: Faulty(real(*args), "the library is broken", POISON, str(flag))
         )
-        night(small)
+        small.night()
         return small, flag
 
     def test_it_says_why(self, broken: tuple[Small, Path]) -> None:
@@ -217,7 +210,7 @@ class TestAKeyThatWasNotScored:
         assert explained(small, 6).release.matches
 
     def test_a_damaged_release_is_no_hindrance(self, small: Small) -> None:
-        published = night(small)
+        published = small.night()
         small.storage.local_path(f"small/serving/releases/{published.release.name}/_release.json").write_text("{")
         found = explained(small, 6)
         assert (found.fate, found.release.is_live, found.release.matches) == ("scored", True, False)

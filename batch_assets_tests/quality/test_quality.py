@@ -1,5 +1,9 @@
 import io
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import matplotlib.image
 import numpy as np
@@ -219,3 +223,25 @@ def test_the_picture_is_a_picture() -> None:
     assert pixels.shape[2] == 4
     assert pixels[0, 0, 3] == 0.0, "the background is transparent, for light and dark pages"
     assert len(np.unique(pixels.reshape(-1, 4), axis=0)) > 50
+
+
+def test_a_spark_that_is_installed_is_not_imported(tmp_path: Path) -> None:
+    """Its package ends processes in which it does not find a main module; a made-up one stands for it."""
+    (tmp_path / "pyspark.py").write_text("raise SystemExit('imported')")
+    program = """
+from batch_assets.contract import FeatureContract
+from batch_assets.quality.expectations import ExpectationSettings, judge_profile
+import pyarrow as pa
+contract = {"key": {"name": "user", "dtype": "int64"}, "columns": [{"name": "x"}]}
+names = ("rows", "nulls", "nans", "infinities", "minimum", "maximum")
+profile = pa.table({"column": ["x"], **{name: [1.0] for name in names}})
+assert judge_profile(profile, FeatureContract.model_validate(contract), ExpectationSettings()).name == "expectations"
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

@@ -12,7 +12,7 @@ from batch_assets.engines.local_engine import LocalEngine
 from batch_assets.errors import CommitBroken, NoPrediction, NotPublishable, ReleaseBroken, ReleaseBusy
 from batch_assets.pipeline.freeze import freeze
 from batch_assets.pipeline.judge import judge
-from batch_assets.pipeline.publish import Published, publish, published_matches
+from batch_assets.pipeline.publish import publish, published_matches
 from batch_assets.pipeline.score import plan_run, score
 from batch_assets.scoring.postprocess import Predictions
 from batch_assets.serving import lmdb_store
@@ -81,17 +81,9 @@ class TestLmdbStore(StoreBehaviour):
             lmdb_store.LmdbTable(tmp_path, "int64")
 
 
-def night(small: Small, day: str = DAY) -> Published:
-    """Freeze, score, judge and publish a day."""
-    freeze(small.config, small.storage, day, small.watch)
-    score(small.config, small.storage, day, small.model, LocalEngine(), small.watch)
-    judge(small.config, small.storage, day, small.model)
-    return publish(small.config, small.storage, day, small.model, small.watch)
-
-
 class TestRelease:
     def test_a_published_key_is_found_with_its_lineage(self, small: Small) -> None:
-        published = night(small)
+        published = small.night()
         answer = Reader.live(small.storage, "small").lookup("42")
         assert answer.record["user"] == 42
         assert answer.record["partition"] == DAY
@@ -101,13 +93,13 @@ class TestRelease:
 
     @pytest.mark.parametrize("key", ["0", "2001", "-1", "abc", "1.5", "", "4_2", "٤٢", "3000000000", str(2**63), str(2**70)])
     def test_a_key_that_is_not_there_is_a_sentence(self, small: Small, key: str) -> None:
-        night(small)
+        small.night()
         with pytest.raises(NoPrediction, match=f"no prediction for key {key}"):
             Reader.live(small.storage, "small").lookup(key)
 
     def test_text_keys_are_looked_up_as_they_are(self, make_small: Make) -> None:
         small = make_small(rows(500, key_type=pa.string()))
-        night(small)
+        small.night()
         assert Reader.live(small.storage, "small").lookup("user-0000042").record["user"] == "user-0000042"
         with pytest.raises(NoPrediction):
             Reader.live(small.storage, "small").lookup("42")
@@ -117,24 +109,24 @@ class TestRelease:
             Reader.live(small.storage, "small")
 
     def test_an_older_day_gets_its_release_but_is_not_live(self, small: Small) -> None:
-        new, old = night(small, "2024-03-10"), night(small, "2024-03-09")
+        new, old = small.night("2024-03-10"), small.night("2024-03-09")
         assert (new.is_live, old.is_live) == (True, False)
         assert Reader.live(small.storage, "small").lookup(1).record["partition"] == "2024-03-10"
         assert published_matches(small.config, small.storage, "2024-03-09", small.model).passed
 
     def test_the_same_day_by_a_later_approval_replaces_it(self, small: Small) -> None:
         first_model = small.model
-        first = night(small)
+        first = small.night()
         small.register("v2", small_model([0.9, -0.5, 0.25]))
-        second = night(small)
+        second = small.night()
         assert second.is_live
         again = publish(small.config, small.storage, DAY, first_model, small.watch)
         assert (again.release.name, again.is_live) == (first.release.name, False)
 
     def test_publishing_again_changes_nothing(self, small: Small) -> None:
-        night(small)
+        small.night()
         before = current_log(small.storage, "small").numbers()
-        assert night(small).is_live
+        assert small.night().is_live
         assert current_log(small.storage, "small").numbers() == before
 
     def test_a_record_that_differs_is_never_shown(self, small: Small) -> None:
@@ -153,29 +145,29 @@ class TestRelease:
             publish(small.config, small.storage, DAY, small.model, small.watch)
         assert current_log(small.storage, "small").latest() is None
         path.unlink()
-        assert night(small).is_live, "the way out that the message names"
+        assert small.night().is_live, "the way out that the message names"
 
     def test_a_damaged_release_is_noticed_by_its_check(self, small: Small) -> None:
-        published = night(small)
+        published = small.night()
         folder = small.storage.local_path(f"small/serving/releases/{published.release.name}")
         (folder / "data.mdb").write_bytes(b"")
         assert published_matches(small.config, small.storage, DAY, small.model).blocks
         with pytest.raises(ReleaseBroken, match="publish it again"):
             Reader.live(small.storage, "small")
-        night(small)
+        small.night()
         assert published_matches(small.config, small.storage, DAY, small.model).passed, "publishing again replaces it"
 
     @pytest.mark.parametrize("file", ["_release.json", "data.mdb"])
     def test_a_release_that_lost_a_file_is_replaced(self, small: Small, file: str) -> None:
-        published = night(small)
+        published = small.night()
         small.storage.local_path(f"small/serving/releases/{published.release.name}/{file}").unlink()
         assert published_matches(small.config, small.storage, DAY, small.model).blocks
-        night(small)
+        small.night()
         assert published_matches(small.config, small.storage, DAY, small.model).passed
 
     def test_a_damaged_release_stays_until_another_is_ready(self, small: Small) -> None:
         """One record is damaged and so is a predictions file: the other keys are still answered."""
-        published = night(small)
+        published = small.night()
         folder = plan_run(small.config, small.storage, DAY, small.model).folder
         chunk = small.storage.local_path(f"{folder}/chunk-00001.parquet")
         value = pq.ParquetFile(chunk).read()["probability"].to_numpy()[:1].tobytes()
@@ -189,14 +181,14 @@ class TestRelease:
         assert Reader.live(small.storage, "small").lookup(1).record["user"] == 1
 
     def test_a_release_with_a_damaged_page_is_noticed_and_replaced(self, small: Small) -> None:
-        published = night(small)
+        published = small.night()
         path = small.storage.local_path(f"small/serving/releases/{published.release.name}/data.mdb")
         data = bytearray(path.read_bytes())
         for place in range(8_192, len(data)):
             data[place] ^= 0x5A
         path.write_bytes(data)
         assert published_matches(small.config, small.storage, DAY, small.model).blocks
-        night(small)
+        small.night()
         assert published_matches(small.config, small.storage, DAY, small.model).passed
 
     def test_readers_never_see_a_mixture(self, make_small: Make) -> None:
@@ -206,7 +198,7 @@ class TestRelease:
 
         def publish_day(day: str) -> None:
             small.replace_rows(rows(300, seed=int(day[-2:])))
-            published = night(small, day)
+            published = small.night(day)
             folder = plan_run(small.config, small.storage, day, small.model).folder
             table = pq.read_table(small.storage.local_path(f"{folder}/chunk-00000.parquet"))
             expected[published.release.partition] = table["probability"].to_pylist()[:3]
@@ -237,7 +229,7 @@ class TestRelease:
 
     def test_an_open_reader_is_no_damage(self, small: Small) -> None:
         """LMDB opens a file once per process: the check says so, and nothing is thrown away."""
-        published = night(small)
+        published = small.night()
         path = small.storage.local_path(f"small/serving/releases/{published.release.name}/data.mdb")
         before = path.stat().st_ino
         reader = Reader.live(small.storage, "small")
@@ -245,21 +237,21 @@ class TestRelease:
         with pytest.raises(ReleaseBusy):
             publish(small.config, small.storage, DAY, small.model, small.watch)
         reader.close()
-        assert night(small).is_live
+        assert small.night().is_live
         assert path.stat().st_ino == before
 
     def test_a_changed_description_is_never_believed(self, small: Small) -> None:
-        published = night(small)
+        published = small.night()
         path = small.storage.local_path(f"small/serving/releases/{published.release.name}/_release.json")
         path.write_text(path.read_text().replace('"no"', '"maybe"'))
         with pytest.raises(ReleaseBroken, match="not the one that went live"):
             Reader.live(small.storage, "small")
         assert published_matches(small.config, small.storage, DAY, small.model).blocks
-        night(small)
+        small.night()
         assert Reader.live(small.storage, "small").lookup(1).record["label"] in ("no", "yes")
 
     def test_no_look_up_answers_with_damaged_bytes(self, small: Small) -> None:
-        published = night(small)
+        published = small.night()
         reader = Reader.live(small.storage, "small")
         probability = np.float32(reader.lookup(42).record["probability"]).tobytes()
         reader.close()
@@ -273,13 +265,13 @@ class TestRelease:
 
     @pytest.mark.parametrize("seed", range(30))
     def test_no_flipped_bit_is_served_or_crashes(self, small: Small, seed: int) -> None:
-        published = night(small)
+        published = small.night()
         path = small.storage.local_path(f"small/serving/releases/{published.release.name}/data.mdb")
         data = bytearray(path.read_bytes())
         data[np.random.default_rng(seed).integers(len(data))] ^= 1 << (seed % 8)
         path.write_bytes(data)
         published_matches(small.config, small.storage, DAY, small.model)
-        night(small)
+        small.night()
         assert published_matches(small.config, small.storage, DAY, small.model).passed
 
 

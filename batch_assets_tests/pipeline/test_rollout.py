@@ -1,0 +1,219 @@
+"""What an approval causes: the days that are due, what was promised of them, and what a roll-back takes back."""
+
+import hashlib
+
+import pytest
+
+from batch_assets.config import PipelineConfig
+from batch_assets.engines.engine import Price
+from batch_assets.engines.local_engine import LocalEngine
+from batch_assets.errors import LostRace, ModelChanged, Withdrawn
+from batch_assets.models.registry import ModelVersion
+from batch_assets.pipeline.freeze import freeze
+from batch_assets.pipeline.judge import accepted_run, judge, read_verdict
+from batch_assets.pipeline.rollout import approve, expected, outstanding, plan_rollout
+from batch_assets.pipeline.score import plan_run, score
+from batch_assets.scoring.manifest import latest_manifest
+from batch_assets.scoring.scorer import Scorer
+from batch_assets.serving.release import current_log
+from batch_assets_tests.small import DAY, Quiet, Small, small_model
+
+DAYS = ["2024-03-08", "2024-03-09", DAY]
+TURNED = (0.9, -0.55, 0.3)
+"""Weights of a second version, whose scores are a little different."""
+
+
+def due(small: Small) -> tuple[str, ...]:
+    found = outstanding(small.config, small.storage, small.registry)
+    assert found is not None
+    return found.days
+
+
+def rescoring(small: Small, days: int) -> PipelineConfig:
+    return small.config.model_copy(update={"model": small.config.model.model_copy(update={"rescore_days": days})})
+
+
+class TestWhatIsDue:
+    def test_nothing_while_nothing_is_frozen(self, small: Small) -> None:
+        assert due(small) == ()
+
+    def test_the_newest_days_once_for_each_approval(self, small: Small) -> None:
+        for day in DAYS:
+            small.night(day)
+        assert due(small) == ()
+        small.register("v2", small_model(TURNED))
+        assert due(small) == (DAY,)
+        small.config = rescoring(small, 2)
+        assert due(small) == (DAYS[1], DAY)
+        small.night(DAY)
+        assert due(small) == (DAYS[1],)
+
+    def test_a_blocked_day_is_not_due_again(self, small: Small) -> None:
+        small.night()
+        small.register("v2", small_model((0.0, 0.0, 0.0)))
+        with pytest.raises(Exception, match="the model says nothing"):
+            small.night()
+        assert due(small) == ()
+
+    def test_each_roll_back_and_each_approval_again_is_due(self, small: Small) -> None:
+        small.night()
+        small.register("v2", small_model(TURNED))
+        for version in ("v2", "v1", "v2"):
+            if version != small.model.version:
+                small.registry.approve("small", "batch", version, why="again", by="Ann")
+            assert due(small) == (DAY,)
+            small.night()
+            assert due(small) == ()
+
+
+class TestThePlan:
+    def test_days_rows_time_and_money(self, small: Small) -> None:
+        for day in DAYS:
+            small.night(day)
+        engine = small.config.engine.model_copy(update={"price": Price(per_hour=36.0, currency="EUR")})
+        config = rescoring(small, 2).model_copy(update={"engine": engine})
+        model = small_model(TURNED)
+        small.registry.register("small", "v2", _card(small, model), model)
+        plan = plan_rollout(config, small.storage, small.registry, "v2")
+        assert (plan.days, plan.rows, plan.withdraws) == ((DAYS[1], DAY), 4_000, ())
+        assert plan.minutes is not None
+        assert plan.cost == pytest.approx(plan.minutes * 0.6, rel=0.1)
+
+    def test_the_same_model_moves_nothing_and_another_does(self, small: Small) -> None:
+        small.night()
+        same = plan_rollout(small.config, small.storage, small.registry, "v1").shift
+        assert same is not None
+        assert (same.psi, same.top_decile_overlap, same.rank_correlation) == (0.0, 1.0, 1.0)
+        model = small_model((-1.0, 0.5, -0.25))
+        small.registry.register("small", "v2", _card(small, model), model)
+        other = plan_rollout(small.config, small.storage, small.registry, "v2").shift
+        assert other is not None
+        assert other.rank_correlation == pytest.approx(-1.0)
+        assert other.top_decile_overlap == 0.0
+        assert (other.against, other.partition, other.rows) == ("v1", DAY, 2_000)
+
+    def test_what_the_approver_was_told_is_in_the_audit_trail(self, small: Small) -> None:
+        small.night()
+        model = small_model(TURNED)
+        small.registry.register("small", "v2", _card(small, model), model)
+        approval, (plan,) = approve(
+            [small.config], small.storage, small.registry, "small", "batch", "v2", why="better", by="Ann"
+        )
+        assert expected(small.registry.approvals("small", "batch").number(approval.number), "small") == plan
+        assert expected(approval, "another") is None
+
+    def test_an_approval_that_comes_in_between_wins(self, small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Somebody else approves while the sample is scored."""
+        from batch_assets.pipeline import rollout
+
+        small.night()
+        measured = rollout.measure_shift
+
+        def slowly(*arguments: object) -> object:
+            small.registry.approve("small", "batch", "v1", why="in between", by="Bob")
+            return measured(*arguments)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(rollout, "measure_shift", slowly)
+        with pytest.raises(LostRace, match="by Bob in the same moment"):
+            approve([small.config], small.storage, small.registry, "small", "batch", "v1", why="late", by="Ann")
+
+
+class TestRollBack:
+    @pytest.fixture
+    def rolled_back(self, small: Small) -> tuple[Small, ModelVersion]:
+        """v1 was live, v2 was approved and published, then somebody went back to v1. Gives v2 as it was pinned."""
+        small.night()
+        pinned = small.register("v2", small_model(TURNED))
+        small.night()
+        small.registry.approve("small", "batch", "v1", why="complaints", by="Bob")
+        return small, pinned
+
+    def test_what_was_withdrawn_is_not_published_again(self, rolled_back: tuple[Small, ModelVersion]) -> None:
+        """A run of v2, finished or not, is tried again after the roll-back, before v1 was scored anew."""
+        small, pinned = rolled_back
+        before = current_log(small.storage, "small").latest()
+        with pytest.raises(Withdrawn, match=r"Approval 2 of small v2 .* Bob went back to v1"):
+            small.night(model=pinned)
+        assert current_log(small.storage, "small").latest() == before
+        small.night()
+        live = current_log(small.storage, "small").latest()
+        assert live is not None
+        assert live.body["approval"] == 3
+        with pytest.raises(Withdrawn):
+            small.night(model=pinned)
+        assert current_log(small.storage, "small").latest() == live
+
+    def test_the_acceptance_before_counts_again(self, rolled_back: tuple[Small, ModelVersion]) -> None:
+        """Drift of a later day compares with what v1 accepted, also before anything was scored anew."""
+        small, _ = rolled_back
+        accepted = accepted_run(small.storage, "small", DAY, small.model.withdrawn())
+        assert accepted is not None
+        assert accepted.approval == 1
+        small.night("2024-03-11")
+        run = plan_run(small.config, small.storage, "2024-03-11", small.model)
+        verdict = read_verdict(small.storage, run.folder)
+        assert verdict is not None
+        assert verdict.compared_with == (accepted.run_id,)
+
+    def test_judging_a_withdrawn_run_again_does_not_accept_it(self, rolled_back: tuple[Small, ModelVersion]) -> None:
+        small, pinned = rolled_back
+        judge(small.config, small.storage, DAY, pinned)
+        accepted = accepted_run(small.storage, "small", DAY, small.model.withdrawn())
+        assert accepted is not None
+        assert accepted.approval == 1
+
+    def test_an_older_day_may_replace_what_was_withdrawn_and_nothing_else(
+        self, rolled_back: tuple[Small, ModelVersion]
+    ) -> None:
+        small, _ = rolled_back
+        assert small.night(DAYS[1]).is_live, "what is live was withdrawn"
+        small.night(DAY)
+        assert not small.night(DAYS[0]).is_live
+
+
+class TestBytesThatChange:
+    def test_a_model_changed_in_mid_run_leaves_no_manifest(self, small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The file is changed after the workers have loaded it; the commits stay, nothing counts."""
+        freeze(small.config, small.storage, DAY, small.watch)
+        model = small.model
+        path = small.storage.local_path(model.path)
+        scored = Scorer.score
+
+        def and_change(self: Scorer, *arguments: object) -> object:
+            path.write_bytes(path.read_bytes()[:-1] + b"x")
+            return scored(self, *arguments)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(Scorer, "score", and_change)
+        before = hashlib.sha256(path.read_bytes()).hexdigest()
+        with pytest.raises(ModelChanged, match=rf"has sha256 \w+, its card says {before}"):
+            score(small.config, small.storage, DAY, model, LocalEngine(1), Quiet())
+        assert latest_manifest(small.storage, plan_run(small.config, small.storage, DAY, model).folder) is None
+
+    def test_a_version_replaced_whole_in_mid_run_is_noticed_too(self, small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+        """File and card fit each other, but they are not what the run began with."""
+        freeze(small.config, small.storage, DAY, small.watch)
+        model, other = small.model, small_model(TURNED)
+        folder = small.storage.local_path("models/small/v1")
+        scored = Scorer.score
+
+        def and_replace(self: Scorer, *arguments: object) -> object:
+            (folder / "model.pt2").write_bytes(other)
+            (folder / "card.json").write_text(_card(small, other).model_dump_json(indent=1))
+            return scored(self, *arguments)  # type: ignore[arg-type]
+
+        card = small.model.card
+        monkeypatch.setattr(Scorer, "score", and_replace)
+        monkeypatch.setattr(type(small), "model", property(lambda _: model))
+        assert card.model_sha256 != hashlib.sha256(other).hexdigest()
+        with pytest.raises(ModelChanged, match=rf"has digest \w+ now, {model.digest} when the run began"):
+            score(small.config, small.storage, DAY, model, LocalEngine(1), Quiet())
+
+    def test_an_approval_records_itself_in_the_manifest(self, small: Small) -> None:
+        small.night()
+        manifest = latest_manifest(small.storage, plan_run(small.config, small.storage, DAY, small.model).folder)
+        assert manifest is not None
+        assert (manifest.model.version, manifest.approval) == ("v1", 1)
+
+
+def _card(small: Small, model: bytes):  # type: ignore[no-untyped-def]
+    return small.model.card.model_copy(update={"model_sha256": small.sha256(model)})

@@ -1,0 +1,192 @@
+"""The real thing: `batch-assets ui` with daemon, webserver and Ray; approvals, a backfill, a check and a kill."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dagster_graphql import DagsterGraphQLClient
+
+from batch_assets.demo import train as training
+from batch_assets.models.registry import Registry
+from batch_assets.orchestration.catalog import pipeline
+from batch_assets.serving.release import current_log
+from batch_assets.storage import LocalStorage
+from batch_assets_tests.conftest import Command
+from batch_assets_tests.small import Quiet
+
+NAME = training.PIPELINE
+DAY = training.PARTITION
+
+
+class Ui:
+    """A running UI, and the command line beside it."""
+
+    def __init__(self, command: Command, port: int) -> None:
+        self.command, self.port = command, port
+        self.client = DagsterGraphQLClient("127.0.0.1", port_number=port)
+        self.storage = LocalStorage(str(command.root))
+
+    def ask(self, query: str, **variables: Any) -> Any:
+        body = json.dumps({"query": query, "variables": variables}).encode()
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}/graphql", data=body, headers={"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=60) as response:
+            answer = json.load(response)
+        assert "errors" not in answer, answer
+        return answer["data"]
+
+    def runs(self, **tags: str) -> list[dict[str, Any]]:
+        """Runs with these tags, newest first; a tag's `__` is `/`."""
+        query = """query($tags: [ExecutionTag!]!) { runsOrError(filter: {tags: $tags}) { ... on Runs { results {
+          runId status tags { key value } } } } }"""
+        wanted = [{"key": key.replace("__", "/"), "value": value} for key, value in tags.items()]
+        found = self.ask(query, tags=wanted)["runsOrError"]["results"]
+        return [{**run, "tags": {tag["key"]: tag["value"] for tag in run["tags"]}} for run in found]
+
+    def live(self) -> dict[str, Any]:
+        entry = current_log(self.storage, NAME).latest()
+        assert entry is not None
+        return entry.body
+
+
+def until(condition: Callable[[], Any], what: str, seconds: float = 90.0) -> Any:
+    """What the condition gives as soon as it is true."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.3)
+    raise AssertionError(f"{what} did not happen within {seconds} s")
+
+
+@pytest.fixture
+def ui(command: Command, tmp_path: Path) -> Iterator[Ui]:
+    """v1 is live, v2 is registered."""
+    training.train(pipeline(NAME), Registry(LocalStorage(str(command.root))), Quiet(), "v2", seed=7)
+    done = command.run("run", NAME, "--partition", DAY, "--engine", "local")
+    assert done.returncode == 0, done.stderr
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = tmp_path / "ui.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [command.program, "ui", "--port", str(port)],
+            env=command.environment,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+        try:
+            until(lambda: _answers(port) or process.poll() is not None, "the UI's first answer")
+            assert process.poll() is None, log.read_text()
+            yield Ui(command, port)
+        except AssertionError:
+            print(log.read_text()[-20_000:])
+            raise
+        finally:
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 0
+            assert not _answers(port)
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(0.5)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_a_night_with_the_daemon(ui: Ui) -> None:
+    _approvals_roll_out_once_each(ui)
+    _a_backfill_is_a_run_a_day_with_one_version(ui)
+    _a_check_can_be_run_by_itself(ui)
+    _a_killed_run_is_retried_and_resumes(ui)
+
+
+def _approvals_roll_out_once_each(ui: Ui) -> None:
+    sensor = f"{NAME}_approved_model"
+    for number, (version, why) in enumerate((("v2", "better"), ("v1", "complaints"), ("v2", "sure now")), start=2):
+        done = ui.command.run("models", "approve", NAME, version, "--why", why, "--by", "Ann")
+        assert done.returncode == 0, done.stderr
+        until(lambda number=number: ui.live()["approval"] == number, f"the roll-out of approval {number}", seconds=60)
+        until(lambda: all(run["status"] == "SUCCESS" for run in ui.runs(dagster__sensor_name=sensor)), "the end of the run")
+        runs = ui.runs(dagster__sensor_name=sensor)
+        assert len(runs) == number - 1, "one run for each approval"
+        assert runs[0]["tags"]["batch_assets/model"] == f"{NAME} {version}"
+        assert float(runs[0]["tags"]["batch_assets/expected_psi"]) >= 0
+        answer = json.loads(ui.command.run("lookup", NAME, "42", "--json").stdout)
+        assert answer["record"]["model_version"] == version
+
+
+def _a_backfill_is_a_run_a_day_with_one_version(ui: Ui) -> None:
+    launch = """mutation($keys: [AssetKeyInput!]!, $days: [String!]!) {
+      launchPartitionBackfill(backfillParams: {assetSelection: $keys, partitionNames: $days}) {
+        ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }"""
+    keys = [{"path": [NAME, asset]} for asset in ("user_features", "predictions", "serving_table")]
+    days = ["1998-06-28", "1998-06-29"]
+    backfill = ui.ask(launch, keys=keys, days=days)["launchPartitionBackfill"]["backfillId"]
+    runs = until(
+        lambda: len(found := ui.runs(dagster__backfill=backfill)) == 2 and _over(found) and found, "the backfill", seconds=120
+    )
+    assert {run["status"] for run in runs} == {"SUCCESS"}
+    assert {run["tags"]["dagster/partition"] for run in runs} == set(days)
+    assert {run["tags"]["batch_assets/model"] for run in runs} == {f"{NAME} v2"}
+    assert ui.live()["partition"] == DAY, "older days get releases and do not replace what is live"
+
+
+def _over(runs: list[dict[str, Any]]) -> bool:
+    return all(run["status"] in ("SUCCESS", "FAILURE", "CANCELED") for run in runs)
+
+
+def _a_check_can_be_run_by_itself(ui: Ui) -> None:
+    launch = """mutation($params: ExecutionParams!) { launchPipelineExecution(executionParams: $params) {
+        __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
+    answer = ui.ask(
+        launch,
+        params={
+            "selector": {
+                "repositoryName": "__repository__",
+                "repositoryLocationName": "batch_assets",
+                "jobName": NAME,
+                "assetSelection": [],
+                "assetCheckSelection": [{"assetKey": {"path": [NAME, "serving_table"]}, "name": "published_matches"}],
+            },
+            "executionMetadata": {"tags": [{"key": "dagster/partition", "value": DAY}]},
+        },
+    )["launchPipelineExecution"]
+    run_id = answer["run"]["runId"]
+    until(lambda: ui.client.get_run_status(run_id).value in ("SUCCESS", "FAILURE"), "the check's end")
+    assert ui.client.get_run_status(run_id).value == "SUCCESS"
+
+
+def _a_killed_run_is_retried_and_resumes(ui: Ui) -> None:
+    """The run's process is killed outright; its death is noticed, the slot freed, and a retry ends the day."""
+    launch = """mutation($params: ExecutionParams!) { launchPipelineExecution(executionParams: $params) {
+        __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
+    day = "1998-06-27"
+    selector = {"repositoryName": "__repository__", "repositoryLocationName": "batch_assets", "jobName": NAME}
+    tags = [{"key": "dagster/partition", "value": day}]
+    answer = ui.ask(launch, params={"selector": selector, "executionMetadata": {"tags": tags}})["launchPipelineExecution"]
+    run_id = answer["run"]["runId"]
+
+    def pid() -> int:
+        (run,) = [run for run in ui.runs(dagster__partition=day) if run["runId"] == run_id]
+        return int(run["tags"].get("batch_assets/pid", 0))
+
+    os.kill(until(pid, "the run's start"), signal.SIGKILL)
+    until(lambda: ui.client.get_run_status(run_id).value == "FAILURE", "the notice of its death")
+    retries = until(lambda: ui.runs(dagster__parent_run_id=run_id), "the retry")
+    until(lambda: ui.client.get_run_status(retries[0]["runId"]).value in ("SUCCESS", "FAILURE"), "the retry's end")
+    assert ui.client.get_run_status(retries[0]["runId"]).value == "SUCCESS"
+    explained = json.loads(ui.command.run("explain", NAME, "42", "--partition", day, "--json").stdout)
+    assert explained["model"]["version"] == "v2"
