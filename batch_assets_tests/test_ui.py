@@ -110,6 +110,7 @@ def test_a_night_with_the_daemon(ui: Ui) -> None:
     _approvals_roll_out_once_each(ui)
     _a_backfill_is_a_run_a_day_with_one_version(ui)
     _a_check_can_be_run_by_itself(ui)
+    _a_canceled_run_is_canceled_and_can_be_gone_on_with(ui)
     _a_killed_run_is_retried_and_resumes(ui)
 
 
@@ -169,21 +170,38 @@ def _a_check_can_be_run_by_itself(ui: Ui) -> None:
     assert ui.client.get_run_status(run_id).value == "SUCCESS"
 
 
-def _a_killed_run_is_retried_and_resumes(ui: Ui) -> None:
-    """The run's process is killed outright; its death is noticed, the slot freed, and a retry ends the day."""
+def _launched(ui: Ui, day: str) -> str:
     launch = """mutation($params: ExecutionParams!) { launchPipelineExecution(executionParams: $params) {
         __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
-    day = "1998-06-27"
     selector = {"repositoryName": "__repository__", "repositoryLocationName": "batch_assets", "jobName": NAME}
     tags = [{"key": "dagster/partition", "value": day}]
     answer = ui.ask(launch, params={"selector": selector, "executionMetadata": {"tags": tags}})["launchPipelineExecution"]
-    run_id = answer["run"]["runId"]
+    return str(answer["run"]["runId"])
 
-    def pid() -> int:
-        (run,) = [run for run in ui.runs(dagster__partition=day) if run["runId"] == run_id]
-        return int(run["tags"].get("batch_assets/pid", 0))
 
-    os.kill(until(pid, "the run's start"), signal.SIGKILL)
+def _pid(ui: Ui, run_id: str, day: str) -> int:
+    """The process that executes a run, 0 before it has begun."""
+    (run,) = [run for run in ui.runs(dagster__partition=day) if run["runId"] == run_id]
+    return int(run["tags"].get("batch_assets/pid", 0))
+
+
+def _a_canceled_run_is_canceled_and_can_be_gone_on_with(ui: Ui) -> None:
+    day = "1998-06-26"
+    run_id = _launched(ui, day)
+    until(lambda: _pid(ui, run_id, day), "the run's start")
+    ui.ask("mutation($run: String!) { terminateRun(runId: $run) { __typename } }", run=run_id)
+    until(lambda: ui.client.get_run_status(run_id).value not in ("STARTED", "CANCELING"), "the end of the run")
+    assert ui.client.get_run_status(run_id).value == "CANCELED"
+    again = _launched(ui, day)
+    until(lambda: ui.client.get_run_status(again).value in ("SUCCESS", "FAILURE"), "the end of the next run")
+    assert ui.client.get_run_status(again).value == "SUCCESS"
+
+
+def _a_killed_run_is_retried_and_resumes(ui: Ui) -> None:
+    """The run's process is killed outright; its death is noticed, its place freed, and a retry ends the day."""
+    day = "1998-06-27"
+    run_id = _launched(ui, day)
+    os.kill(until(lambda: _pid(ui, run_id, day), "the run's start"), signal.SIGKILL)
     until(lambda: ui.client.get_run_status(run_id).value == "FAILURE", "the notice of its death")
     retries = until(lambda: ui.runs(dagster__parent_run_id=run_id), "the retry")
     until(lambda: ui.client.get_run_status(retries[0]["runId"]).value in ("SUCCESS", "FAILURE"), "the retry's end")

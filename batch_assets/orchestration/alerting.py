@@ -6,6 +6,7 @@ from batch_assets.alerts import Alert, send
 from batch_assets.config import PipelineConfig
 from batch_assets.orchestration.assets import asset_key
 from batch_assets.orchestration.runs import belongs_to, blocking_findings, step_failures
+from batch_assets.orchestration.sensors import will_be_tried_again
 
 
 def build_alert_sensors(config: PipelineConfig) -> list[dg.SensorDefinition]:
@@ -49,6 +50,8 @@ def of_failure(config: PipelineConfig, instance: dg.DagsterInstance, run: dg.Dag
     findings = blocking_findings(config, instance, run.run_id)
     if findings:
         return Alert("blocked", config.name, day, f"{subject} is blocked", _of_run(run, "; ".join(findings)))
+    if will_be_tried_again(run):
+        return None
     reasons = step_failures(instance, run.run_id)
     return Alert("failed", config.name, day, f"{subject} failed", _of_run(run, "; ".join(reasons) or message))
 

@@ -48,6 +48,12 @@ def build_rollout_sensor(config: PipelineConfig, clock: Clock = utc_now) -> dg.S
     return approved_model
 
 
+def will_be_tried_again(run: dg.DagsterRun) -> bool:
+    """Whether a failed run of a roll-out gets another attempt."""
+    _, _, attempt = run.tags.get("dagster/run_key", "").partition("/")
+    return _KEY in run.tags and int(attempt or 1) <= len(_PAUSES)
+
+
 def _next_attempt(instance: dg.DagsterInstance, rollout: Rollout, day: str, now: datetime) -> int | None:
     """The number of the attempt that is due now: 0 while none is, None if there will be no other."""
     records = instance.get_run_records(filters=dg.RunsFilter(tags={_KEY: _key(rollout, day)}))

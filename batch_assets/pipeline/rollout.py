@@ -82,7 +82,8 @@ def last_days(config: PipelineConfig, storage: Storage) -> tuple[str, ...]:
 def outstanding(config: PipelineConfig, storage: Storage, registry: Registry) -> Rollout | None:
     """What the approval in force has not been applied to yet, or None while nothing is approved.
 
-    A day is settled once a run is accepted under this approval or a later one, or once the verdict on the version's run blocks.
+    A day is settled once a run is accepted under this approval or a later one, or once the verdict on its features or on the
+    version's run blocks.
 
     Raises:
         ModelChanged: the approved files were changed.
@@ -97,10 +98,11 @@ def outstanding(config: PipelineConfig, storage: Storage, registry: Registry) ->
         if accepted is not None and accepted.approval >= model.approval:
             return True
         try:
-            verdict = read_verdict(storage, plan_run(config, storage, day, model).folder)
+            run = plan_run(config, storage, day, model)
         except BatchAssetsError:
             return False  # the run will say what is wrong with the day
-        return verdict is not None and not verdict.good
+        verdicts = [read_verdict(storage, folder) for folder in (run.frozen.folder, run.folder)]
+        return any(verdict is not None and not verdict.good for verdict in verdicts)
 
     return Rollout(model, tuple(day for day in last_days(config, storage) if not settled(day)))
 

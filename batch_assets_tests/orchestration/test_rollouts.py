@@ -11,7 +11,7 @@ from batch_assets.errors import Withdrawn
 from batch_assets.orchestration.component import ScoringPipeline
 from batch_assets.orchestration.pins import AS_OF, approval_tag, day_end, pinned
 from batch_assets.orchestration.resources import StorageRoot, shared_resources
-from batch_assets.orchestration.sensors import build_rollout_sensor
+from batch_assets.orchestration.sensors import build_rollout_sensor, will_be_tried_again
 from batch_assets_tests.small import DAY, Small, small_model
 
 TURNED = (0.9, -0.55, 0.3)
@@ -106,7 +106,8 @@ class TestSensor:
         (request,) = rollout.tick()
         keys = [request.run_key]
         while True:
-            rollout.launched(request, dg.DagsterRunStatus.FAILURE)
+            run = rollout.launched(request, dg.DagsterRunStatus.FAILURE)
+            assert will_be_tried_again(run) == (len(keys) < 5)
             rollout.now += timedelta(seconds=10)
             assert rollout.tick() == [], "not at once"
             rollout.now += timedelta(hours=2)
