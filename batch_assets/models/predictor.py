@@ -10,7 +10,9 @@ import io
 import resource
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -107,7 +109,7 @@ class TorchPredictor(Predictor):
     def peak_memory(self) -> int:
         if self._lane:
             return self._lane.peak_memory()
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return _peak_memory()
 
     @override
     def out_of_memory(self, error: Exception) -> bool:
@@ -223,6 +225,15 @@ def _example(contract: FeatureContract, rows: int) -> tuple[Array, ...]:
             np.arange(width * rows).reshape(width, rows) % 7 / 7 if one.dtype == "float32" else np.zeros((width, rows))
         )
     return tuple(array.astype(one.dtype) for array, one in zip(shapes, contract.inputs, strict=True))
+
+
+def _peak_memory() -> int:
+    """The most memory this program has held, in bytes. What getrusage says may be that of the process that started it."""
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _settle_heap() -> None:

@@ -52,6 +52,6 @@ def test_the_card_holds_the_contract_of_the_pipeline(trained_root: Path) -> None
 
 def test_no_path_of_this_machine_is_in_model_or_card(trained_root: Path) -> None:
     folder = trained_root / trained(trained_root).path
-    for file in folder.parent.iterdir():
+    for file in (file for file in folder.parent.iterdir() if file.is_file()):
         for place in (str(Path(training.__file__).parent), str(trained_root)):
             assert place.encode() not in file.read_bytes()

@@ -96,7 +96,7 @@ def test_several_rows_of_a_chunk_that_kill_are_all_found(make_small: Make) -> No
 
 
 def test_a_row_that_hangs_its_worker_is_found_like_one_that_kills_it(poisoned: Working) -> None:
-    commits, _ = score(with_fault(poisoned, "stop"), stall_seconds=6.0)
+    commits, _ = score(with_fault(poisoned, "stop"), stall_seconds=4.0)
     assert len(commits) == 8
     assert [letter["row"] for letter in poisoned.rejects()] == [700]
 

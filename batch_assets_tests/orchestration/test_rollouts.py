@@ -91,7 +91,7 @@ class TestSensor:
 
     def test_while_the_run_is_under_way_nothing_is_asked_for(self, rollout: Rollout) -> None:
         (request,) = rollout.tick()
-        for status in (dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTED):
+        for status in (dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED):
             rollout.launched(request, status)
             assert rollout.tick() == []
 
@@ -108,7 +108,7 @@ class TestSensor:
         while True:
             run = rollout.launched(request, dg.DagsterRunStatus.FAILURE)
             assert will_be_tried_again(run) == (len(keys) < 5)
-            rollout.now += timedelta(seconds=10)
+            rollout.now = datetime.now(UTC) + timedelta(seconds=10)
             assert rollout.tick() == [], "not at once"
             rollout.now += timedelta(hours=2)
             requests = rollout.tick()

@@ -77,7 +77,7 @@ class TestThePlan:
         plan = plan_rollout(config, small.storage, small.registry, "v2")
         assert (plan.days, plan.rows, plan.withdraws) == ((DAYS[1], DAY), 4_000, ())
         assert plan.minutes is not None
-        assert plan.cost == pytest.approx(plan.minutes * 0.6, rel=0.1)
+        assert plan.cost == pytest.approx(plan.minutes * 0.6, abs=0.001), "36 EUR an hour"
 
     def test_the_same_model_moves_nothing_and_another_does(self, small: Small) -> None:
         small.night()

@@ -233,7 +233,7 @@ from batch_assets.contract import FeatureContract
 from batch_assets.quality.expectations import ExpectationSettings, judge_profile
 import pyarrow as pa
 contract = {"key": {"name": "user", "dtype": "int64"}, "columns": [{"name": "x"}]}
-names = ("rows", "nulls", "nans", "infinities", "minimum", "maximum")
+names = ("rows", "nulls", "nans", "infinities", "minimum", "mean", "maximum")
 profile = pa.table({"column": ["x"], **{name: [1.0] for name in names}})
 assert judge_profile(profile, FeatureContract.model_validate(contract), ExpectationSettings()).name == "expectations"
 """
