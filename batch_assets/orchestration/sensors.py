@@ -33,7 +33,8 @@ def build_rollout_sensor(config: PipelineConfig, clock: Clock = utc_now) -> dg.S
         registry.follow(config.model)
         latest = registry.approvals(config.model.name, config.model.alias).latest()
         if latest is None or context.cursor == str(latest.number):
-            return dg.SensorResult(skip_reason="No new approval." if latest else f"{config.model.name} has no approval yet.")
+            why = "No new approval." if latest else f"{config.model.name} has no approval yet."
+            return dg.SensorResult(cursor=context.cursor, skip_reason=why)
         rollout = outstanding(config, storage, registry)
         if rollout is None or not rollout.days:
             return dg.SensorResult(cursor=str(latest.number), skip_reason=f"Approval {latest.number} is rolled out.")
