@@ -101,6 +101,12 @@ def register(name: str, version: str, model: Path, card: Path) -> dict[str, Any]
     return {"name": name, "version": version, "digest": added.digest, "model_sha256": added.card.model_sha256}
 
 
+def _duration(minutes: float | None) -> str:
+    if minutes is None:
+        return "unknown: no run yet to go by"
+    return f"about {minutes * 60:.0f} seconds" if minutes < 2 else f"about {minutes:.0f} minutes"
+
+
 def _show_approval(console: Console, found: dict[str, Any]) -> None:
     for plan in found["plans"]:
         table = Table(title=plan["pipeline"], title_justify="left", show_header=False, box=None)
@@ -110,8 +116,7 @@ def _show_approval(console: Console, found: dict[str, Any]) -> None:
         span = f"{len(days)} day(s), {days[0]} to {days[-1]}" if days else "nothing: no day is frozen yet"
         table.add_row("scores again", span)
         table.add_row("rows", f"{plan['rows']:,}")
-        minutes = f"about {plan['minutes']:.2f} minutes" if plan["minutes"] is not None else "unknown: no run yet to go by"
-        table.add_row("takes", minutes)
+        table.add_row("takes", _duration(plan["minutes"]))
         if plan["cost"] is not None:
             table.add_row("costs", f"about {plan['cost']:.4g} {plan['currency']}")
         if plan["withdraws"]:
@@ -204,10 +209,17 @@ def verify(name: str | None) -> dict[str, Any]:
     return {"versions": found, **({"error": " ".join(map(str, faults))} if faults else {})}
 
 
+def _brief(value: Any) -> str:
+    """A long list by its length and its ends: a histogram's hundred edges say nothing to a reader; `--json` has them all."""
+    if isinstance(value, list) and len(value) > 8:
+        return f"{len(value)} values, {shown(value[0])} … {shown(value[-1])}"
+    return shown(value)
+
+
 def _show_differences(console: Console, found: dict[str, Any]) -> None:
     table = Table("", found["before"], found["after"], box=None)
     for one in found["differences"]:
-        table.add_row(one["field"], escape(shown(one["before"])), escape(shown(one["after"])))
+        table.add_row(one["field"], escape(_brief(one["before"])), escape(_brief(one["after"])))
     console.print(table if found["differences"] else "The cards say the same.", soft_wrap=True)
 
 
