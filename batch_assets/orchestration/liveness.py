@@ -29,7 +29,9 @@ def process_tags(run_id: str) -> dict[str, str]:
 
 
 def bury_dead_runs(instance: dg.DagsterInstance, *, command_lines_are_dead: bool = False) -> list[str]:
-    """Fail runs whose process is dead, and free the slots of runs that are over; returns the ids of the dead.
+    """End runs whose process is dead, and free the slots of runs that are over; returns the ids of the dead.
+
+    They are failed, or canceled if somebody had asked for that.
 
     `command_lines_are_dead` says that the caller holds the lock that every command line holds while it lives, so theirs are
     dead even if they were started under another host name, as in a container that was replaced.
@@ -37,7 +39,14 @@ def bury_dead_runs(instance: dg.DagsterInstance, *, command_lines_are_dead: bool
     buried = []
     for run, process in _running(instance):
         if not process.alive() or (command_lines_are_dead and run.tags.get(COMMAND_LINE) == run.run_id):
-            instance.report_run_failed(run, message=f"The process of this run ({process}) is dead.")
+            now = instance.get_run_by_id(run.run_id)  # it may have ended well after its status was read
+            if now is None or now.is_finished:
+                continue
+            message = f"The process of this run ({process}) is dead."
+            if now.status is dg.DagsterRunStatus.CANCELING:
+                instance.report_run_canceled(now, message=message)
+            else:
+                instance.report_run_failed(now, message=message)
             buried.append(run.run_id)
     for slot in instance.event_log_storage.get_concurrency_info(POOL).claimed_slots:
         holder = instance.get_run_by_id(slot.run_id)

@@ -12,6 +12,7 @@ import dagster as dg
 
 from batch_assets.clock import end_of
 from batch_assets.config import PipelineConfig
+from batch_assets.errors import ConfigError
 from batch_assets.models.registry import ModelVersion
 from batch_assets.orchestration.resources import StorageRoot
 
@@ -37,7 +38,10 @@ def pinned(
     if approval is not None:
         return registry.resolve(config.model, approval)
     approval = _asked_for(run, config.name) or _of_backfill(instance, run, config.name)
-    if approval is None and run.tags.get(AS_OF) == "day":
+    as_of = run.tags.get(AS_OF)
+    if as_of not in (None, "day"):
+        raise ConfigError(f"The tag {AS_OF} of this run is {as_of!r}; the one value that it may have is 'day'.")
+    if approval is None and as_of:
         approval = (
             registry.approvals(config.model.name, config.model.alias).as_of(day_end(config, context.partition_key)).number
         )

@@ -11,8 +11,14 @@ _OUR_OWN = re.compile(r"^batch_assets\.errors\.\w+: ")
 
 
 def belongs_to(config: PipelineConfig, run: dg.DagsterRun) -> bool:
-    """Whether a run is of a pipeline's job or, launched from the UI or by a backfill, of some of its assets."""
-    return run.job_name == config.name or any(key.path[0] == config.name for key in run.asset_selection or ())
+    """Whether a run is of a pipeline's jobs or, launched from the UI or by a backfill, of some of its assets or checks."""
+    selected = [*(run.asset_selection or ()), *(check.asset_key for check in run.asset_check_selection or ())]
+    return run.job_name in (config.name, pruning_job(config)) or any(key.path[0] == config.name for key in selected)
+
+
+def pruning_job(config: PipelineConfig) -> str:
+    """The name of the job that prunes a pipeline."""
+    return f"{config.name}_prune"
 
 
 def blocking_findings(config: PipelineConfig, instance: dg.DagsterInstance, run_id: str) -> list[str]:

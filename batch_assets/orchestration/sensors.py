@@ -9,6 +9,7 @@ from batch_assets.config import PipelineConfig
 from batch_assets.orchestration.liveness import bury_dead_runs
 from batch_assets.orchestration.pins import pin_tags
 from batch_assets.orchestration.resources import StorageRoot
+from batch_assets.orchestration.runs import blocking_findings
 from batch_assets.pipeline.rollout import Plan, Rollout, expected, outstanding
 
 _KEY = "batch_assets/rollout"
@@ -38,7 +39,7 @@ def build_rollout_sensor(config: PipelineConfig, clock: Clock = utc_now) -> dg.S
         rollout = outstanding(config, storage, registry)
         if rollout is None or not rollout.days:
             return dg.SensorResult(cursor=str(latest.number), skip_reason=f"Approval {latest.number} is rolled out.")
-        attempts = {day: _next_attempt(context.instance, rollout, day, clock()) for day in rollout.days}
+        attempts = {day: _next_attempt(config, context.instance, rollout, day, clock()) for day in rollout.days}
         plan = expected(latest, config.name)
         given_up = all(attempt is None for attempt in attempts.values())
         return dg.SensorResult(
@@ -55,7 +56,9 @@ def will_be_tried_again(run: dg.DagsterRun) -> bool:
     return _KEY in run.tags and int(attempt or 1) <= len(_PAUSES)
 
 
-def _next_attempt(instance: dg.DagsterInstance, rollout: Rollout, day: str, now: datetime) -> int | None:
+def _next_attempt(
+    config: PipelineConfig, instance: dg.DagsterInstance, rollout: Rollout, day: str, now: datetime
+) -> int | None:
     """The number of the attempt that is due now: 0 while none is, None if there will be no other."""
     records = instance.get_run_records(filters=dg.RunsFilter(tags={_KEY: _key(rollout, day)}))
     if not records:
@@ -66,6 +69,8 @@ def _next_attempt(instance: dg.DagsterInstance, rollout: Rollout, day: str, now:
         return 0
     if run.status is not dg.DagsterRunStatus.FAILURE or attempts > len(_PAUSES):
         return None  # somebody canceled it, or it failed too often: a person decides
+    if blocking_findings(config, instance, run.run_id):
+        return None  # it would be blocked again
     waited = now.timestamp() - (newest.end_time or newest.update_timestamp.timestamp())
     return attempts + 1 if waited >= _PAUSES[attempts - 1] else 0
 

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from batch_assets.config import PipelineConfig
-from batch_assets.errors import BatchAssetsError, ConfigError, InUse, NoSuchModel
+from batch_assets.errors import ConfigError, InUse, NoSuchModel
 from batch_assets.histogram import Histogram
 from batch_assets.models.approvals import Approval, undone
 from batch_assets.models.registry import ModelVersion, Registry
@@ -21,8 +21,9 @@ from batch_assets.scoring.audit import draw
 from batch_assets.scoring.chunks import Chunk
 from batch_assets.scoring.manifest import Manifest, latest_manifest
 from batch_assets.scoring.precision import spearman
-from batch_assets.serving.release import live_release
-from batch_assets.snapshot import current_log, days_of
+from batch_assets.serving.release import current_log as live_log
+from batch_assets.serving.release import live_release, release_folder, release_name
+from batch_assets.snapshot import current_log, days_of, snapshot_folder
 from batch_assets.storage import Storage
 
 _SAMPLE_GROUPS = 64
@@ -67,44 +68,62 @@ class Plan(BaseModel):
 
 @dataclass(frozen=True)
 class Rollout:
-    """What remains to be done for the approval in force: days that are not scored under it yet, oldest first."""
+    """What remains to be done for the approval in force: days that are not published under it yet, oldest first."""
 
     model: ModelVersion
     days: tuple[str, ...]
 
 
 def last_days(config: PipelineConfig, storage: Storage) -> tuple[str, ...]:
-    """The newest days whose features are frozen, as many as an approval scores again, oldest first."""
-    there = [day for day in reversed(days_of(storage, config.name)) if current_log(storage, config.name, day).numbers()]
-    return tuple(reversed(there[: config.model.rescore_days]))
+    """The days that an approval scores again, oldest first: the newest whose features are frozen and good, and the live one.
+
+    A day whose features are blocked is no day to roll out to: the one before it is live, and stays so.
+    """
+    wanted, live = set[str](), live_log(storage, config.name).latest()
+    for day in reversed(days_of(storage, config.name)):
+        if len(wanted) < config.model.rescore_days and _scorable(config, storage, day):
+            wanted.add(day)
+    if live and _scorable(config, storage, live.body["partition"]):
+        wanted.add(live.body["partition"])
+    return tuple(sorted(wanted))
+
+
+def _scorable(config: PipelineConfig, storage: Storage, day: str) -> bool:
+    """Whether a day's features are kept and not blocked."""
+    entry = current_log(storage, config.name, day).latest()
+    if entry is None:
+        return False
+    folder = snapshot_folder(config.name, day, entry.body["digest"])
+    verdict = read_verdict(storage, folder)
+    return bool(storage.names(folder)) and (verdict is None or verdict.good)
 
 
 def outstanding(config: PipelineConfig, storage: Storage, registry: Registry) -> Rollout | None:
     """What the approval in force has not been applied to yet, or None while nothing is approved.
 
-    A day is settled once a run is accepted under this approval or a later one, or once the verdict on its features or on the
-    version's run blocks.
+    Its days are those that the approver was told of and those that are the newest now, because a night may begin in between.
+    One of them is settled once it is published under this approval or a later one.
 
     Raises:
         ModelChanged: the approved files were changed.
     """
-    if not registry.approvals(config.model.name, config.model.alias).log.numbers():
+    latest = registry.approvals(config.model.name, config.model.alias).latest()
+    if latest is None:
         return None
-    model = registry.resolve(config.model)
+    model = registry.resolve(config.model, latest.number)
     withdrawn = model.withdrawn()
+    live = live_log(storage, config.name).latest()
+    reached = (live.body["partition"], live.body["approval"]) if live and live.body["approval"] not in withdrawn else ("", 0)
 
     def settled(day: str) -> bool:
         accepted = accepted_run(storage, config.name, day, withdrawn)
-        if accepted is not None and accepted.approval >= model.approval:
-            return True
-        try:
-            run = plan_run(config, storage, day, model)
-        except BatchAssetsError:
-            return False  # the run will say what is wrong with the day
-        verdicts = [read_verdict(storage, folder) for folder in (run.frozen.folder, run.folder)]
-        return any(verdict is not None and not verdict.good for verdict in verdicts)
+        if accepted is None or accepted.approval < model.approval or (day, model.approval) > reached:
+            return False
+        return bool(storage.names(release_folder(config.name, release_name(day, accepted.run_id))))
 
-    return Rollout(model, tuple(day for day in last_days(config, storage) if not settled(day)))
+    told = expected(latest, config.name)
+    promised = {day for day in (told.days if told else ()) if _scorable(config, storage, day)}
+    return Rollout(model, tuple(day for day in sorted({*promised, *last_days(config, storage)}) if not settled(day)))
 
 
 def plan_rollout(config: PipelineConfig, storage: Storage, registry: Registry, version: str) -> Plan:

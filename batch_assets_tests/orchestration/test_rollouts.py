@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from batch_assets.errors import Withdrawn
+from batch_assets.errors import ConfigError, Withdrawn
 from batch_assets.orchestration.component import ScoringPipeline
 from batch_assets.orchestration.pins import AS_OF, approval_tag, day_end, pinned
 from batch_assets.orchestration.resources import StorageRoot, shared_resources
@@ -47,6 +47,25 @@ class Rollout:
                 run_config=request.run_config,
                 tags={**request.tags, "dagster/run_key": str(request.run_key), **tags},
             )
+        )
+
+    def blocked(self, run: dg.DagsterRun) -> None:
+        """A blocking check of a run fails."""
+        evaluation = dg.AssetCheckEvaluation(
+            asset_key=dg.AssetKey(["small", "predictions"]),
+            check_name="drift",
+            passed=False,
+            severity=dg.AssetCheckSeverity.ERROR,
+            metadata={"message": dg.MetadataValue.text("PSI 0.9")},
+            blocking=True,
+        )
+        self.instance.report_dagster_event(
+            dg.DagsterEvent(
+                event_type_value=dg.DagsterEventType.ASSET_CHECK_EVALUATION.value,
+                job_name="small",
+                event_specific_data=evaluation,
+            ),
+            run_id=run.run_id,
         )
 
 
@@ -118,6 +137,18 @@ class TestSensor:
             keys.append(request.run_key)
         assert len(set(keys)) == 5
         assert rollout.cursor == "2"
+
+    def test_a_blocked_run_is_not_tried_again_until_somebody_approves_again(self, rollout: Rollout) -> None:
+        """The check would say the same; a person may have changed a threshold since, and says so by approving."""
+        (request,) = rollout.tick()
+        run = rollout.launched(request, dg.DagsterRunStatus.FAILURE)
+        rollout.blocked(run)
+        rollout.now += timedelta(hours=2)
+        assert rollout.tick() == []
+        assert rollout.cursor == "2"
+        rollout.small.registry.approve("small", "batch", "v2", why="the threshold was too low", by="Ann")
+        (again,) = rollout.tick()
+        assert str(again.run_key).startswith("3-")
 
     def test_a_run_that_dagster_retries_is_not_asked_for_twice(self, rollout: Rollout) -> None:
         (request,) = rollout.tick()
@@ -209,6 +240,10 @@ class TestPins:
         assert self.resolved(small, instance, tags={AS_OF: "day"}, day=today)[0] == ["v2", "v2"]
         with pytest.raises(Exception, match="No version of small was approved for batch yet at 2024-03-11 00:00 UTC"):
             self.resolved(small, instance, tags={AS_OF: "day"})
+
+    def test_another_value_of_the_tag_is_refused(self, small: Small, instance: dg.DagsterInstance) -> None:
+        with pytest.raises(ConfigError, match="is 'true'; the one value that it may have is 'day'"):
+            self.resolved(small, instance, tags={AS_OF: "true"})
 
     def test_a_day_ends_where_the_pipeline_is(self, small: Small) -> None:
         partitions = small.config.partitions.model_copy(update={"timezone": "Europe/Berlin"})

@@ -1,11 +1,13 @@
 """The nightly schedule, evaluated at the very times at which Dagster would tick."""
 
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import dagster as dg
 import pytest
 
+from batch_assets.config import PartitionSettings
+from batch_assets.orchestration.schedules import nights_due
 from batch_assets_tests.orchestration.location import repository
 from batch_assets_tests.small import Small
 
@@ -25,12 +27,18 @@ def ticks(schedule: dg.ScheduleDefinition, first: str, last: str) -> list[dateti
     return [datetime.fromisoformat(key) for key in windows.get_partition_keys()]
 
 
-def requests(defs: dg.RepositoryDefinition, times: list[datetime]) -> list[dg.RunRequest]:
+def requests(defs: dg.RepositoryDefinition, times: list[datetime], *, launched: bool = False) -> list[dg.RunRequest]:
+    """What is asked for by ticks; `launched`: the daemon has made runs of each before the next."""
     schedule = defs.get_schedule_def("small_nightly")
     found = []
-    for time in times:
-        tick = schedule.evaluate_tick(dg.build_schedule_context(scheduled_execution_time=time, repository_def=defs))
-        found += tick.run_requests or []
+    with dg.instance_for_test() as instance:
+        for time in times:
+            with dg.build_schedule_context(instance, scheduled_execution_time=time, repository_def=defs) as context:
+                asked = schedule.evaluate_tick(context).run_requests or []
+            for request in asked if launched else ():
+                tags = {**request.tags, "dagster/schedule_name": schedule.name}
+                instance.add_run(dg.DagsterRun(job_name="small", tags=tags))
+            found += asked
     return found
 
 
@@ -67,7 +75,8 @@ def test_whatever_the_hour_and_the_zone(small: Small, at: str, zone: str) -> Non
     defs = repository(small, partitions={"start": "2025-01-01", "timezone": zone}, nightly={"at": at})
     times = ticks(defs.get_schedule_def("small_nightly"), "2025-01-02", "2026-01-01")
     days = defs.asset_graph.get(dg.AssetKey(["small", "predictions"])).partitions_def.get_partition_keys()
-    assert [request.partition_key for request in requests(defs, times)] == days[:365]
+    partitions = PartitionSettings(start=date(2025, 1, 1), timezone=zone)
+    assert [day for time in times for day in nights_due(partitions, time, None)] == days[:365]
     assert days[364] == "2025-12-31"
 
 
@@ -77,6 +86,21 @@ def test_a_repeated_tick_runs_nothing_twice(small: Small) -> None:
     time = datetime(2026, 10, 25, 2, tzinfo=ZoneInfo(BERLIN))
     first, again = requests(defs, [time.replace(fold=0), time.replace(fold=1)])
     assert first.run_key == again.run_key == "2026-10-24"
+
+
+def test_nights_that_dagster_missed_are_asked_for_with_the_next(small: Small) -> None:
+    defs = repository(small, partitions={"start": "2026-01-01"})
+    times = [datetime(2026, 3, day, 2, tzinfo=ZoneInfo("UTC")) for day in (10, 14, 15)]
+    assert [request.run_key for request in requests(defs, times, launched=True)] == [
+        f"2026-03-{day:02}" for day in (9, 10, 11, 12, 13, 14)
+    ]
+
+
+def test_after_a_year_without_dagster_a_month_is_asked_for(small: Small) -> None:
+    defs = repository(small, partitions={"start": "2024-01-01"})
+    times = [datetime(year, 3, 10, 2, tzinfo=ZoneInfo("UTC")) for year in (2025, 2026)]
+    assert len(requests(defs, times[:1])) == 1
+    assert len(requests(defs, times, launched=True)) == 1 + 31
 
 
 def test_it_runs_by_itself_at_two(small: Small) -> None:

@@ -7,10 +7,11 @@ import pytest
 from batch_assets.config import PipelineConfig
 from batch_assets.engines.engine import Price
 from batch_assets.engines.local_engine import LocalEngine
-from batch_assets.errors import LostRace, ModelChanged, Withdrawn
+from batch_assets.errors import LostRace, ModelChanged, StorageFull, Withdrawn
 from batch_assets.models.registry import ModelVersion
-from batch_assets.pipeline.freeze import freeze
-from batch_assets.pipeline.judge import accepted_run, judge, read_verdict
+from batch_assets.numbered_log import NumberedLog
+from batch_assets.pipeline.freeze import freeze, frozen
+from batch_assets.pipeline.judge import accepted_run, judge, judge_features, read_verdict
 from batch_assets.pipeline.rollout import approve, expected, outstanding, plan_rollout
 from batch_assets.pipeline.score import plan_run, score
 from batch_assets.scoring.manifest import latest_manifest
@@ -48,12 +49,56 @@ class TestWhatIsDue:
         small.night(DAY)
         assert due(small) == (DAYS[1],)
 
-    def test_a_blocked_day_is_not_due_again(self, small: Small) -> None:
+    def test_a_day_that_is_scored_and_not_published_is_due(self, small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The run was accepted, and then the disk was full."""
+        from batch_assets.pipeline import publish
+
+        def full(*_: object) -> None:
+            raise StorageFull("no space")
+
         small.night()
-        small.register("v2", small_model((0.0, 0.0, 0.0)))
-        with pytest.raises(Exception, match="the model says nothing"):
-            small.night()
+        model = small.register("v2", small_model(TURNED))
+        with monkeypatch.context() as patched:
+            patched.setattr(publish, "build_release", full)
+            with pytest.raises(StorageFull):
+                small.night()
+        accepted = accepted_run(small.storage, "small", DAY, ())
+        assert accepted is not None
+        assert accepted.approval == model.approval
+        assert due(small) == (DAY,)
+        small.night()
         assert due(small) == ()
+
+    def test_a_day_with_blocked_features_is_passed_over(self, small: Small) -> None:
+        """Else a roll-back would do nothing, and what was withdrawn would stay live."""
+        small.night()
+        small.register("v2", small_model(TURNED))
+        small.night()
+        bad = "2024-03-11"
+        judge_features(small.config, small.storage, freeze(small.config, small.storage, bad, small.watch))
+        folder = frozen(small.config, small.storage, bad).folder
+        verdict = read_verdict(small.storage, folder)
+        assert verdict is not None
+        blocked = [outcome.model_copy(update={"passed": False, "severity": "error"}) for outcome in verdict.outcomes]
+        body = verdict.model_copy(update={"outcomes": tuple(blocked)}).model_dump(mode="json")
+        NumberedLog(small.storage, f"{folder}/_verdict").append(body, after=1, why="blocked")
+        small.registry.approve("small", "batch", "v1", why="complaints", by="Bob")
+        assert due(small) == (DAY,)
+        assert small.night().is_live
+
+    def test_what_is_live_is_due_beside_a_newer_day_that_may_block(self, small: Small) -> None:
+        small.night(DAYS[1])
+        freeze(small.config, small.storage, DAY, small.watch)
+        small.register("v2", small_model(TURNED))
+        assert due(small) == (DAYS[1], DAY)
+
+    def test_a_day_that_the_approver_was_told_of_stays_due_when_newer_ones_come(self, small: Small) -> None:
+        small.night(DAYS[1])
+        model = small_model(TURNED)
+        small.registry.register("small", "v2", _card(small, model), model)
+        approve([small.config], small.storage, small.registry, "small", "batch", "v2", why="better", by="Ann")
+        small.night(DAY)
+        assert due(small) == (DAYS[1],)
 
     def test_each_roll_back_and_each_approval_again_is_due(self, small: Small) -> None:
         small.night()
