@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from batch_assets import alerts
 from batch_assets.alerts import REVEALED, Alert, Receiver, send
 from batch_assets.errors import AlertFailed
 from batch_assets_tests.listener import Listener
@@ -74,6 +75,17 @@ class TestWhenItFails:
         assert len(listener.heard) == len(statuses) + 1
         assert pauses == sorted(pauses)
         assert len(pauses) == len(statuses)
+
+    def test_one_that_is_silent_is_not_waited_for_again(self, monkeypatch: pytest.MonkeyPatch, listener: Listener) -> None:
+        """Dagster repeats a tick that takes too long, and then the others would be told again."""
+        monkeypatch.setattr(alerts, "_TIMEOUT", 0.2)
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            url, pauses = f"http://127.0.0.1:{silent.getsockname()[1]}/", list[float]()
+            both = receivers({"kind": "webhook", "url": url}, {"kind": "webhook", "url": listener.url})
+            with pytest.raises(AlertFailed, match="it did not answer within"):
+                send(both, ALERT, pauses.append)
+        assert pauses == []
+        assert len(listener.heard) == 1
 
     def test_three_times(self, listener: Listener) -> None:
         listener.statuses = [503] * 9

@@ -78,7 +78,8 @@ class Crew(Workers):
             return
         self._connect()
         self._take_over(min(self._size(), len(waiting)))
-        size, patient_until = self._size(), time.monotonic() + _PATIENCE_SECONDS
+        size, asked = self._size(), time.monotonic()
+        patient_until = asked + _PATIENCE_SECONDS
         while waiting or any(hand.items for hand in self._hands):
             while len(self._hands) < min(size, len(waiting)):
                 self._hands.append(self._hire(_IN_HAND, stays=True))
@@ -97,6 +98,9 @@ class Crew(Workers):
                 patient_until = time.monotonic() + _PATIENCE_SECONDS
             elif time.monotonic() > patient_until:
                 raise EngineError(f"No worker got a place in the cluster within {_PATIENCE_SECONDS} s: is there a free one?")
+            elif time.monotonic() > asked + _IDLE_SECONDS:
+                asked = time.monotonic()
+                self._take_over(len(self._hands) + 1)  # another run may have released its workers meanwhile
             for hand in list(self._hands):
                 self._watch(hand)
             if not waiting:
@@ -122,18 +126,30 @@ class Crew(Workers):
         """Engage workers that stayed and have loaded what is needed; ask idle ones that have not to make room."""
         import ray
 
-        others = []
+        others, mine = [], {hand.actor._actor_id for hand in self._hands}
         for name in _staying():
-            with suppress(ValueError, _Lost, ray.exceptions.GetTimeoutError):  # it left, or does not answer
+            with suppress(ValueError, _Lost):  # it left
                 actor = ray.get_actor(name, namespace=_NAMESPACE)
+                if actor._actor_id in mine:
+                    continue
                 if not name.startswith(f"{self._name}/"):
                     others.append(actor)
-                elif len(self._hands) < wanted and _get(_now(actor.engage).remote(self._owner, self._task), timeout=10):
+                elif len(self._hands) < wanted and self._engaged(actor):
                     self._hands.append(_Hand(actor, None, actor.ready.remote(), stays=True))
         free = ray.available_resources().get(self._resource(), 0)
         if len(self._hands) + free < wanted:
             answers = [_now(actor.leave).remote() for actor in others]
             ray.wait(answers, num_returns=len(answers), timeout=5) if answers else None
+
+    def _engaged(self, actor: Any) -> bool:
+        """Whether a worker that stayed serves this crew from now on. Raises _Lost."""
+        import ray
+
+        try:
+            return bool(_get(_now(actor.engage).remote(self._owner, self._task), timeout=10))
+        except ray.exceptions.GetTimeoutError:
+            _now(actor.release).remote(self._owner)  # it may get round to it later
+            return False
 
     def _let_go(self, hand: _Hand) -> None:
         """Release a worker that may stay; end any other, and those that are still at work."""

@@ -37,11 +37,15 @@ class Owner:
 
 
 class Worker:
-    """Scores for its owner; ends itself when it had none for `keep_seconds`. May be called by several threads."""
+    """Scores for its owner; ends itself when it had none for `keep_seconds`, or at once when its owner died while it worked.
+
+    May be called by several threads.
+    """
 
     def __init__(self, keep_seconds: float, owner: Owner, task: ScoringTask) -> None:
         self._keep_seconds = keep_seconds
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # whom it serves; never held for long, because others wait for an answer
+        self._opening = threading.Lock()
         self._owner: Owner | None = owner
         self._task = task
         self._scorer: Scorer | None = None
@@ -55,19 +59,18 @@ class Worker:
     def engage(self, owner: Owner, task: ScoringTask) -> bool:
         """Serve somebody else from now on; False while somebody is served, who lives."""
         with self._lock:
-            self._called = time.monotonic()
-            if self._taken():
+            if self._busy or self._taken():
                 return False
             self._owner, self._task, self._scorer = owner, task, None
-            self._born = time.time()
+            self._born, self._called = time.time(), time.monotonic()
             return True
 
     def release(self, owner: Owner) -> None:
         """Serve nobody."""
         with self._lock:
-            self._called = time.monotonic()
             if self._owner == owner:
                 self._owner = self._scorer = None
+                self._called = time.monotonic()
 
     def leave(self) -> bool:
         """End this process soon, to make room for others, unless somebody is served."""
@@ -93,7 +96,8 @@ class Worker:
             yield from self._open().probe(chunk, killers, batch)
 
     def progress(self) -> int:
-        """What moves while the worker works."""
+        """What moves while the worker works. Only its owner asks."""
+        self._called = time.monotonic()
         return self._scorer.passes if self._scorer else 0
 
     def seconds(self) -> tuple[float, dict[str, float]]:
@@ -101,7 +105,7 @@ class Worker:
         return self._born, self._open().ledger.seconds()
 
     def _open(self) -> Scorer:
-        with self._lock:
+        with self._opening:
             if self._scorer is None:
                 self._scorer = self._task.open(predictor=self._predictor)
                 self._predictor = self._scorer.predictor
@@ -109,25 +113,27 @@ class Worker:
 
     @contextmanager
     def _at_work(self) -> Iterator[None]:
-        self._busy += 1
+        with self._lock:
+            self._busy += 1
         try:
             yield
         finally:
-            self._busy -= 1
-            self._called = time.monotonic()
+            with self._lock:
+                self._busy -= 1
+                self._called = time.monotonic()
 
     def _taken(self) -> bool:
         if self._owner is None:
             return False
-        silent = time.monotonic() - self._called
-        return self._busy > 0 or (self._owner.process.alive() and silent < _LOST_SECONDS)
+        return self._owner.process.alive() and time.monotonic() - self._called < _LOST_SECONDS
 
     def _leave_when_idle(self) -> None:
         while True:
             time.sleep(_TICK_SECONDS)
             with self._lock:
-                if not self._taken() and time.monotonic() - self._called > self._keep_seconds:
-                    os._exit(0)
+                idle = time.monotonic() - self._called
+                if not self._taken() and (self._busy or idle > self._keep_seconds):
+                    os._exit(0)  # nobody waits for what it is at; commits are complete or not there
 
 
 def name_of(task: ScoringTask) -> str:

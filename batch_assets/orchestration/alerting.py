@@ -5,8 +5,12 @@ import dagster as dg
 from batch_assets.alerts import Alert, send
 from batch_assets.config import PipelineConfig
 from batch_assets.orchestration.assets import asset_key
+from batch_assets.orchestration.liveness import COMMAND_LINE
 from batch_assets.orchestration.runs import belongs_to, blocking_findings, step_failures
 from batch_assets.orchestration.sensors import will_be_tried_again
+
+_HISTORY = 100
+"""How many materializations of a day are looked at."""
 
 
 def build_alert_sensors(config: PipelineConfig) -> list[dg.SensorDefinition]:
@@ -43,7 +47,8 @@ def build_alert_sensors(config: PipelineConfig) -> list[dg.SensorDefinition]:
 
 def of_failure(config: PipelineConfig, instance: dg.DagsterInstance, run: dg.DagsterRun, message: str) -> Alert | None:
     """What is told of a failed run: nothing if it is not the pipeline's or will be retried."""
-    if not belongs_to(config, run) or run.tags.get("dagster/will_retry") == "true":
+    by_hand = run.tags.get(COMMAND_LINE) == run.run_id  # Dagster says that it will retry it too, and cannot
+    if not belongs_to(config, run) or (run.tags.get("dagster/will_retry") == "true" and not by_hand):
         return None
     day = run.tags.get("dagster/partition")
     subject = f"{config.name} {day}" if day else config.name
@@ -57,20 +62,33 @@ def of_failure(config: PipelineConfig, instance: dg.DagsterInstance, run: dg.Dag
 
 
 def of_dead_letters(config: PipelineConfig, instance: dg.DagsterInstance, run: dg.DagsterRun) -> Alert | None:
-    """What is told of a run that succeeded: nothing if few enough rows are dead letters, or if it scored nothing."""
+    """What is told of a run that published a day: nothing if few enough rows are dead letters, or if it was told before."""
     if not belongs_to(config, run):
         return None
-    records = instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION).records
-    for record in records:
-        made = record.asset_materialization
-        if made is None or made.asset_key != asset_key(config, "predictions"):
+    events = instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION).records
+    for made in (event.asset_materialization for event in events):
+        if made is None or made.asset_key != asset_key(config, "serving_table") or made.partition is None:
             continue
-        dead, rows = (int(made.metadata[name].value) for name in ("dead_letter_rows", "input_rows"))  # type: ignore[arg-type]
+        published = _about(instance, made, "serving_table")
+        scored = next((one.asset_materialization for one in _about(instance, made, "predictions")), None)
+        if scored is None or published[-1].run_id != run.run_id:
+            continue  # the same was published before, and told then
+        dead, rows = (int(scored.metadata[name].value) for name in ("dead_letter_rows", "input_rows"))  # type: ignore[arg-type]
         if rows and dead / rows > config.alert_dead_letters:
             message = f"{dead:,} of {rows:,} rows are dead letters, more than {config.alert_dead_letters:.2%}"
             title = f"{config.name} {made.partition} has many dead letters"
             return Alert("dead_letters", config.name, made.partition, title, _of_run(run, message))
     return None
+
+
+def _about(instance: dg.DagsterInstance, made: dg.AssetMaterialization, asset: str) -> list[dg.EventLogRecord]:
+    """What an asset of the same pipeline and day says of the same scoring run, newest first."""
+    key = dg.AssetKey([*made.asset_key.path[:-1], asset])
+    records = instance.fetch_materializations(
+        dg.AssetRecordsFilter(asset_key=key, asset_partitions=[str(made.partition)]), limit=_HISTORY
+    ).records
+    materializations = [(record, record.asset_materialization) for record in records]
+    return [record for record, one in materializations if one and one.metadata["run_id"] == made.metadata["run_id"]]
 
 
 def _of_run(run: dg.DagsterRun, message: str) -> str:

@@ -31,6 +31,10 @@ def _pid(scorer: Scorer, chunk: Chunk) -> tuple[int, int]:
     return os.getpid(), id(scorer.predictor)
 
 
+def _hang(scorer: Scorer) -> None:
+    time.sleep(3600)
+
+
 def workers_of(working: Working, **settings: object) -> set[tuple[int, int]]:
     engine = RayEngine(settings=EngineSettings.model_validate({"workers": 2, **settings}))
     with engine.open(working.task, str) as workers:
@@ -88,6 +92,15 @@ class TestWhoIsServed:
         dead = Owner(Process(Process.current().host, 2**22 - 1, 0.0), "dead")
         worker = Worker(0.0, dead, task)
         assert worker.engage(Owner(Process.current(), "me"), task)
+
+    def test_whoever_works_for_the_dead_ends_itself(self, small: Small) -> None:
+        """Else it would keep its place in the cluster, and the run that is tried again would wait for one."""
+        import ray
+
+        dead = Owner(Process(Process.current().host, 2**22 - 1, 0.0), "dead")
+        worker = ray.remote(num_cpus=1)(Worker).remote(3600.0, dead, Working(small).task)
+        with pytest.raises(ray.exceptions.RayActorError):
+            ray.get(worker.work.remote(_hang), timeout=60)
 
     def test_the_model_is_loaded_once(self, small: Small) -> None:
         working = Working(small)

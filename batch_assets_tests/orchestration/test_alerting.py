@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from batch_assets.orchestration.liveness import COMMAND_LINE
 from batch_assets_tests.listener import Listener
 from batch_assets_tests.orchestration.location import repository, run
 from batch_assets_tests.small import DAY, Small, rows, with_values
@@ -84,6 +85,20 @@ class TestARunThatFailed:
         assert night.tick() == []
         assert night.told() == []
 
+    def test_is_told_if_a_command_line_made_it(self, night: Night) -> None:
+        """Dagster says that it retries a killed one, and then finds no code location that could."""
+        started = dg.DagsterRun(job_name="small", status=dg.DagsterRunStatus.STARTED, tags={"dagster/max_retries": "1"})
+        run_id = night.instance.add_run(started.with_tags({**started.tags, COMMAND_LINE: started.run_id})).run_id
+        night.instance.report_run_failed(started, message="the process is dead")
+        assert night.instance.get_run_by_id(run_id).tags["dagster/will_retry"] == "true"  # type: ignore[union-attr]
+        assert night.tick() == []
+        assert night.told() == [("failed", None, "small failed")]
+
+    def test_is_told_if_pruning_made_it(self, night: Night) -> None:
+        self.crash(night, "small_prune", {})
+        assert night.tick() == []
+        assert [kind for kind, _, _ in night.told()] == ["failed"]
+
     def test_is_told_if_its_retries_are_spent(self, night: Night) -> None:
         first = self.crash(night, "small", {"dagster/max_retries": "1", "dagster/partition": DAY})
         of_first = {"dagster/root_run_id": first, "dagster/parent_run_id": first}
@@ -144,6 +159,18 @@ class TestDeadLetters:
         run(night.location, night.instance, DAY)
         assert night.tick() == []
         assert night.told() == []
+
+    def test_a_day_that_is_published_by_a_later_run_is_told_once(self, with_missing: Callable[[int], Night]) -> None:
+        """The first run died before it published; the second only publishes, the third finds everything done."""
+        night = with_missing(3)
+        run(night.location, night.instance, DAY, "user_features", "predictions")
+        assert night.told() == []
+        for _ in range(2):
+            run(night.location, night.instance, DAY, "serving_table")
+            assert night.tick() == []
+        run(night.location, night.instance, DAY)
+        assert night.tick() == []
+        assert [kind for kind, _, _ in night.told()] == ["dead_letters"]
 
     def test_nor_is_a_run_that_scores_nothing(self, with_missing: Callable[[int], Night]) -> None:
         night = with_missing(3)
