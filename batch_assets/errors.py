@@ -36,6 +36,7 @@ BatchAssetsError
 │   ├── NewRunNeeded        what is asked for is not the work of the run that is there
 │   └── EngineError         the engine gave up
 ├── Blocked                 a blocking check failed; nothing after it was done
+├── RunFailed               a run failed for a reason that is none of these
 ├── AlertFailed             a receiver could not be told; names its kind and host, never its whole address
 └── ServingError            the serving table
     ├── NotPublishable      the verdict on the run is not good
@@ -187,6 +188,10 @@ class EngineError(ScoringError):
 
 class Blocked(BatchAssetsError):
     """A blocking check failed; nothing after it was done."""
+
+
+class RunFailed(BatchAssetsError):
+    """A run failed for a reason that is none of ours."""
 
 
 class AlertFailed(BatchAssetsError):

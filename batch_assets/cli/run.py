@@ -1,6 +1,7 @@
 """`demo`, `run` and `lookup`: a day from its features to an answer."""
 
 from contextlib import suppress
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -9,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from batch_assets.cli.terminal import TerminalWatch, registry, shown, storage, verb
-from batch_assets.errors import LostRace
+from batch_assets.errors import BatchAssetsError, LostRace
 
 if TYPE_CHECKING:
     from batch_assets.config import PipelineConfig
@@ -50,6 +51,8 @@ def _run(name: str, day: str, engine: "EngineName | None", refresh: bool, as_of:
     config = pipeline(name)
     day = config.partitions.require(day, name)
     model = _models(config, [day], as_of)[day]  # before anything is begun
+    if isinstance(model, BatchAssetsError):
+        raise model
     with open_instance() as instance:
         launched = materialize(config, day, instance, watch, model=model, engine=engine, refresh=refresh)
     return {
@@ -60,17 +63,29 @@ def _run(name: str, day: str, engine: "EngineName | None", refresh: bool, as_of:
     }
 
 
-def _models(config: "PipelineConfig", days: list[str], as_of: bool) -> "dict[str, ModelVersion]":
-    """Which version scores which day: the one that is approved now, or, as of a day, the one that was approved at its end."""
+def _models(config: "PipelineConfig", days: list[str], as_of: bool) -> "dict[str, ModelVersion | BatchAssetsError]":
+    """Which version scores which day: the one that is approved now, or, as of a day, the one that was approved at its end.
+
+    A day for which there is none has the reason.
+    """
     from batch_assets.orchestration.pins import day_end
 
     known, model = registry(), config.model
     if not as_of:
         return dict.fromkeys(days, known.resolve(model))
     approvals = known.approvals(model.name, model.alias)
-    numbers = {day: approvals.as_of(day_end(config, day)).number for day in days}
-    versions = {number: known.resolve(model, number) for number in set(numbers.values())}
-    return {day: versions[number] for day, number in numbers.items()}
+
+    def at_its_end(day: str) -> "ModelVersion | BatchAssetsError":
+        try:
+            return resolved(approvals.as_of(day_end(config, day)).number)
+        except BatchAssetsError as error:
+            return error
+
+    @cache
+    def resolved(number: int) -> "ModelVersion":
+        return known.resolve(model, number)
+
+    return {day: at_its_end(day) for day in days}
 
 
 @click.command()
@@ -117,7 +132,7 @@ def _show_range(console: Console, found: dict[str, Any]) -> None:
         counts = [f"{day[name]:,}" if day[name] is not None else "" for name in ("scored_rows", "dead_letter_rows")]
         result = "[green]published[/]" if not day["error"] else f"[red]failed[/] {escape(day['error'])}"
         seconds = f"{day['seconds']:.1f}" if day["seconds"] else ""
-        table.add_row(day["partition"], day["model"], str(day["approval"]), *counts, seconds, result)
+        table.add_row(day["partition"], day["model"] or "", str(day["approval"] or ""), *counts, seconds, result)
     console.print(table, soft_wrap=True)
     console.print(f"Live: {found['live_release'] or 'nothing'}.", soft_wrap=True)
 
@@ -132,20 +147,21 @@ def _run_range(
 
     config, root = pipeline(name), storage()
     models = _models(config, config.partitions.between(first, last, name), as_of)
-    for model in {model.approval: model for model in models.values()}.values():
-        days = [day for day, used in models.items() if used.approval == model.approval]
+    used = {day: model for day, model in models.items() if not isinstance(model, BatchAssetsError)}
+    for model in {model.approval: model for model in used.values()}.values():
+        days = [day for day, one in used.items() if one.approval == model.approval]
         watch.say(f"{days[0]} to {days[-1]}: {model.name} {model.version} (approval {model.approval}), {len(days)} day(s).")
     found = []
     with open_instance() as instance:
         for done in materialize_days(config, models, instance, watch, engine=engine, refresh=refresh):
-            model = models[done.day]
-            manifest = finished_run(config, root, done.day, model)[1] if done.launched else None
+            chosen = used.get(done.day)
+            manifest = finished_run(config, root, done.day, chosen)[1] if done.launched and chosen else None
             watch.say(f"{done.day}: {done.error or 'published'}")
             found.append(
                 {
                     "partition": done.day,
-                    "model": model.version,
-                    "approval": model.approval,
+                    "model": chosen.version if chosen else None,
+                    "approval": chosen.approval if chosen else None,
                     "run_id": manifest.run_id if manifest else None,
                     "scored_rows": manifest.scored if manifest else None,
                     "dead_letter_rows": manifest.dead_lettered if manifest else None,

@@ -2,6 +2,8 @@
 
 import fcntl
 import os
+import signal
+import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -14,7 +16,7 @@ import dagster as dg
 
 from batch_assets.config import PipelineConfig
 from batch_assets.engines.engine import EngineName
-from batch_assets.errors import BatchAssetsError, Blocked, ConfigError
+from batch_assets.errors import BatchAssetsError, Blocked, ConfigError, RunFailed
 from batch_assets.models.registry import ModelVersion
 from batch_assets.orchestration.assets import asset_key
 from batch_assets.orchestration.catalog import code_location, project_root
@@ -26,6 +28,8 @@ from batch_assets.pipeline.watch import Watch
 from batch_assets.process import Process
 from batch_assets.scoring.commit import day_folder
 from batch_assets.storage import open_storage
+
+_LOOK_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,7 @@ def materialize(
 
 def materialize_days(
     config: PipelineConfig,
-    models: Mapping[str, ModelVersion],
+    models: Mapping[str, ModelVersion | BatchAssetsError],
     instance: dg.DagsterInstance,
     watch: Watch,
     *,
@@ -101,7 +105,8 @@ def materialize_days(
 ) -> Iterator[Day]:
     """Materialize days one after the other, each as a Dagster run of its own, so that a bad day fails alone.
 
-    They share this process and its warm workers. `models` says which version scores which day; days come in its order.
+    They share this process and its warm workers. `models` says which version scores which day, or why none does; days come in
+    its order.
 
     Raises:
         KeyboardInterrupt: it was interrupted; the days that are done stay done.
@@ -109,10 +114,14 @@ def materialize_days(
     with _own_turn(instance, watch), connected(config.engine, engine):
         launcher = _Launcher(config, instance, watch, engine, refresh)
         for day, model in models.items():
+            if isinstance(model, BatchAssetsError):
+                yield Day(day, None, str(model))
+                continue
             try:
-                yield Day(day, launcher.materialize(day, model))
+                done = Day(day, launcher.materialize(day, model))
             except BatchAssetsError as error:
-                yield Day(day, None, str(error))
+                done = Day(day, None, str(error))
+            yield done
 
 
 @contextmanager
@@ -157,6 +166,27 @@ def _locked(file: IO[str]) -> bool:
         return False
 
 
+@contextmanager
+def _interruptible(instance: dg.DagsterInstance, run_id: str) -> Iterator[None]:
+    """Interrupt this process, as Ctrl-C would, when somebody cancels its run in the UI; Dagster itself only marks the run."""
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(_LOOK_SECONDS):
+            run = instance.get_run_by_id(run_id)
+            if run is not None and run.status is dg.DagsterRunStatus.CANCELING:
+                os.kill(os.getpid(), signal.SIGINT)
+                return
+
+    looker = threading.Thread(target=look, daemon=True)
+    looker.start()
+    try:
+        yield
+    finally:
+        over.set()
+        looker.join()
+
+
 class _Launcher:
     """Executes runs of one pipeline in this process."""
 
@@ -188,26 +218,28 @@ class _Launcher:
             _op(config, "predictions"): {"config": scoring},
         }
         try:
-            return self._job.execute_in_process(
-                run_config={"ops": options, "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-                instance=instance,
-                partition_key=day,
-                tags={**process_tags(run_id), COMMAND_LINE: run_id},
-                resources={**self._job.resource_defs, "watch": self._watch},
-                run_id=run_id,
-            )
+            with _interruptible(instance, run_id):
+                return self._job.execute_in_process(
+                    run_config={"ops": options, "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+                    instance=instance,
+                    partition_key=day,
+                    tags={**process_tags(run_id), COMMAND_LINE: run_id},
+                    resources={**self._job.resource_defs, "watch": self._watch},
+                    run_id=run_id,
+                )
         except dg.DagsterExecutionInterruptedError:
             raise KeyboardInterrupt from None
-        except dg.DagsterExecutionStepExecutionError as error:
-            if isinstance(error.__cause__, BatchAssetsError):
-                raise error.__cause__ from None
+        except BatchAssetsError:
             raise
-        except dg.DagsterError:
+        except Exception as error:  # whatever it is, it is this day's; the run's log in the UI has the traceback
             findings = blocking_findings(config, instance, run_id)
-            if not findings:
-                raise
-            hint = "" if self._refresh else " (If the query or its tables were corrected since, run with --refresh.)"
-            raise Blocked(f"{config.name} {day} is blocked by {'; '.join(findings)}{hint}") from None
+            if findings:
+                hint = "" if self._refresh else " (If the query or its tables were corrected since, run with --refresh.)"
+                raise Blocked(f"{config.name} {day} is blocked by {'; '.join(findings)}{hint}") from None
+            reason = str(error).strip().partition("\n")[0] or "no reason given"
+            raise RunFailed(
+                f"{config.name} {day} failed with {type(error).__name__}: {reason} (Dagster run {run_id})"
+            ) from error
 
 
 def _op(config: PipelineConfig, asset: str) -> str:

@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,8 @@ import pytest
 from batch_assets.config import PipelineConfig
 from batch_assets.demo import train as training
 from batch_assets.engines.engine import EngineName
-from batch_assets.errors import Blocked, ConfigError, NoSuchModel
+from batch_assets.errors import BatchAssetsError, Blocked, ConfigError, NoSuchModel
+from batch_assets.models.registry import ModelVersion
 from batch_assets.orchestration import launch
 from batch_assets.orchestration.catalog import pipeline
 from batch_assets.orchestration.launch import Launched, materialize_days, open_instance
@@ -146,7 +148,7 @@ def test_no_model_is_a_sentence(instance: dg.DagsterInstance, config: PipelineCo
         materialize(config, DAY, instance, Quiet(), engine="local")
 
 
-def test_a_run_of_a_dead_process_is_buried_and_its_slot_freed(instance: dg.DagsterInstance) -> None:
+def test_a_run_of_a_dead_process_is_buried_and_its_slot_freed(instance: dg.DagsterInstance, config: PipelineConfig) -> None:
     me = Process.current()
     slots = instance.event_log_storage
     slots.set_concurrency_slots(POOL, 1)
@@ -171,6 +173,13 @@ def test_a_run_of_a_dead_process_is_buried_and_its_slot_freed(instance: dg.Dagst
     assert slots.get_concurrency_info(POOL).claimed_slots
     assert bury_dead_runs(instance) == [runs["dead"].run_id]
     assert not slots.get_concurrency_info(POOL).claimed_slots
+    for ended in ("canceled", "succeeded"):
+        run_id = str(uuid.uuid4())
+        fields = {"host": me.host, "pid": 2**22 - 1, "started": 0.0, "run": run_id}
+        tags = {f"batch_assets/{key}": str(value) for key, value in fields.items()}
+        status = dg.DagsterRunStatus.CANCELING if ended == "canceled" else dg.DagsterRunStatus.SUCCESS
+        runs[ended] = instance.add_run(dg.DagsterRun(run_id=run_id, job_name=config.name, tags=tags, status=status))
+    assert bury_dead_runs(instance) == [runs["canceled"].run_id]
     slots.claim_concurrency_slot(POOL, "a run that nobody knows any more", "step")
     assert bury_dead_runs(instance) == []
     assert not slots.get_concurrency_info(POOL).claimed_slots
@@ -180,6 +189,8 @@ def test_a_run_of_a_dead_process_is_buried_and_its_slot_freed(instance: dg.Dagst
         "alive": dg.DagsterRunStatus.STARTED,
         "elsewhere": dg.DagsterRunStatus.STARTED,
         "retry": dg.DagsterRunStatus.STARTED,
+        "canceled": dg.DagsterRunStatus.CANCELED,
+        "succeeded": SUCCESS,
     }
 
 
@@ -272,3 +283,43 @@ def test_of_several_days_a_bad_one_fails_alone(instance: dg.DagsterInstance, con
     live = current_log(StorageRoot().storage(), training.PIPELINE).latest()
     assert live is not None
     assert live.body["partition"] == days[2]
+
+
+def test_whatever_goes_wrong_with_a_day_the_next_is_scored(instance: dg.DagsterInstance, config: PipelineConfig) -> None:
+    days = ["1998-06-28", "1998-06-29", "1998-06-30"]
+    for day in days:
+        freeze(config, StorageRoot().storage(), day, Quiet())
+
+    class Faulty(Quiet):
+        def say(self, message: str) -> None:
+            super().say(message)
+            if days[1] in message:
+                raise RuntimeError("a disk went away\nand nobody knows why")
+
+    model = StorageRoot().registry().resolve(config.model)
+    models: dict[str, ModelVersion | BatchAssetsError] = {
+        days[0]: NoSuchModel("none was approved"),
+        days[1]: model,
+        days[2]: model,
+    }
+    done = list(materialize_days(config, models, instance, Faulty(), engine="local"))
+    assert [day.error.partition(" (Dagster run")[0] for day in done] == [
+        "none was approved",
+        f"{config.name} {days[1]} failed with RuntimeError: a disk went away",
+        "",
+    ]
+    assert done[2].launched is not None
+
+
+def test_cancelled_in_the_ui_it_ends_and_resumes(instance: dg.DagsterInstance, config: PipelineConfig) -> None:
+    class Cancelling(Quiet):
+        def progress(self, stage: str, done: int, total: int | None) -> None:
+            super().progress(stage, done, total)
+            (run,) = instance.get_runs()
+            instance.report_run_canceling(run)
+            time.sleep(60)  # until this process is interrupted
+
+    with pytest.raises(KeyboardInterrupt):
+        materialize(config, DAY, instance, Cancelling(), engine="local")
+    assert [run.status for run in instance.get_runs()] == [dg.DagsterRunStatus.CANCELED]
+    assert materialize(config, DAY, instance, Quiet(), engine="local").dagster_run_id
