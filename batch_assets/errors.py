@@ -18,6 +18,7 @@ BatchAssetsError
 │   └── ContractBroken      the columns are not the ones that were agreed
 ├── ModelError              what scores them
 │   ├── NoSuchModel
+│   ├── MlflowUnreachable   the server that keeps an alias does not answer
 │   ├── VersionExists       a version is immutable
 │   ├── ModelChanged        bytes differ from those that were approved
 │   ├── ApprovalInvalid     an approval without a reason or a name
@@ -116,6 +117,10 @@ class ModelError(BatchAssetsError):
 
 class NoSuchModel(ModelError):
     """No such model, version or alias."""
+
+
+class MlflowUnreachable(ModelError):
+    """The server that keeps an alias does not answer."""
 
 
 class VersionExists(ModelError):

@@ -107,6 +107,9 @@ def _answers(port: int) -> bool:
 
 
 def test_a_night_with_the_daemon(ui: Ui) -> None:
+    second = ui.command.run("ui", "--port", "0")
+    assert second.returncode == 1
+    assert "is open already" in second.stderr
     _approvals_roll_out_once_each(ui)
     _a_backfill_is_a_run_a_day_with_one_version(ui)
     _a_check_can_be_run_by_itself(ui)

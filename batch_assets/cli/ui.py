@@ -1,14 +1,20 @@
 """`ui`: the Dagster UI and daemon, with a Ray that all runs share for as long as they are open."""
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
-from batch_assets.errors import BatchAssetsError
+from batch_assets.errors import BatchAssetsError, ConfigError
+
+_GRACE_SECONDS = 60.0
 
 
 @click.command()
@@ -27,7 +33,7 @@ def ui(host: str, port: int) -> None:
     program = [str(Path(sys.executable).parent / "dg"), "dev", "-w", "workspace.yaml", "--host", host, "--port", str(port)]
     home = Path(os.environ.get("DAGSTER_HOME") or project_root() / ".dagster_home").absolute()
     try:
-        with shared_ray() as address:
+        with _only_one(home), shared_ray() as address:
             # Ray has put into the environment how its token is to be asked for.
             environment = {**os.environ, "DAGSTER_HOME": str(home), "RAY_ADDRESS": address}
             process = subprocess.Popen(program, env=environment, cwd=project_root())
@@ -35,19 +41,36 @@ def ui(host: str, port: int) -> None:
                 status = process.wait()
             except KeyboardInterrupt:
                 process.send_signal(signal.SIGINT)  # a terminal has told it already, a supervisor has not
-                status = _ended(process)
-    except BatchAssetsError as error:
+                status = max(0, _ended(process))  # ended by the signal, as it was meant to
+    except (BatchAssetsError, OSError) as error:
         raise click.ClickException(str(error)) from None
-    raise SystemExit(max(0, status))
+    raise SystemExit(status if status >= 0 else 128 - status)
+
+
+@contextmanager
+def _only_one(home: Path) -> Iterator[None]:
+    """One daemon for one DAGSTER_HOME: two would look for work at the same moment, and start it twice."""
+    if not home.is_dir():
+        raise ConfigError(f"DAGSTER_HOME names {home}, which is not a folder.")
+    with (home / ".ui").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"The UI of {home} is open already; its daemon works for every port.") from None
+        yield
 
 
 def _ended(process: "subprocess.Popen[bytes]") -> int:
-    """Wait for the end; whoever insists on it meanwhile is told that it is under way."""
+    """Wait for the end; whoever insists on it meanwhile is told that it is under way, and one that never ends is ended."""
+    until = time.monotonic() + _GRACE_SECONDS
     while True:
         try:
-            return process.wait()
+            return process.wait(max(0.0, until - time.monotonic()))
         except KeyboardInterrupt:
             print("The UI is being closed.", file=sys.stderr)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            until = time.monotonic() + _GRACE_SECONDS
 
 
 def _interrupt(*_: object) -> None:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from batch_assets.errors import LostRace, ModelChanged, ModelError, NoSuchModel
+from batch_assets.errors import LostRace, MlflowUnreachable, ModelChanged, ModelError, NoSuchModel
 from batch_assets.models.card import Card, read_card
 
 if TYPE_CHECKING:
@@ -26,8 +26,17 @@ class MlflowSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    tracking_uri: str = Field(description="The MLflow server, as https://….", min_length=1)
+    tracking_uri: str = Field(
+        description="The MLflow server, as https://…, without a password: that is MLFLOW_TRACKING_PASSWORD's.", min_length=1
+    )
     registered_model: str = Field(description="The model's name in MLflow.", min_length=1)
+
+    @field_validator("tracking_uri")
+    @classmethod
+    def _holds_no_secret(cls, uri: str) -> str:
+        if "@" in uri.partition("://")[2].partition("/")[0]:
+            raise ValueError("put the name and password into MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD")
+        return uri
 
 
 @dataclass(frozen=True)
@@ -59,7 +68,7 @@ class MlflowSource:
         Raises:
             NoSuchModel: MLflow has no such model or alias, or the version lacks a file.
             ModelChanged: MLflow's files are not those that were first seen; names both sha256.
-            ModelError: MLflow cannot be asked.
+            MlflowUnreachable: MLflow cannot be asked.
             ModelMisfit, UnsafeModel: see `Registry.register`.
             Retired: the version was retired on our side.
             LostRace: somebody approved another version in the same moment.
@@ -125,7 +134,7 @@ class MlflowSource:
             reason = str(error).splitlines()[0].rstrip(".")
             if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise NoSuchModel(f"MLflow at {self.tracking_uri} does not have {what}: {reason}.") from error
-            raise ModelError(f"MLflow at {self.tracking_uri} cannot be asked for {what}: {reason}.") from error
+            raise MlflowUnreachable(f"MLflow at {self.tracking_uri} cannot be asked for {what}: {reason}.") from error
         except OSError as error:
             raise NoSuchModel(f"MLflow at {self.tracking_uri} does not have {what}: {error}.") from error
 

@@ -5,6 +5,7 @@ was approved, so bytes that change afterwards are noticed by whoever resolves th
 """
 
 import hashlib
+import logging
 import re
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from batch_assets.errors import (
     AlreadyExists,
     InUse,
+    MlflowUnreachable,
     ModelChanged,
     NoSuchModel,
     NotFound,
@@ -28,6 +30,7 @@ from batch_assets.numbered_log import LogEntry, NumberedLog
 from batch_assets.storage import Storage
 
 CARD_FILE = "card.json"
+_LOG = logging.getLogger(__name__)
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 
 
@@ -246,11 +249,11 @@ class Registry:
             Withdrawn: the approval was rolled back.
         """
         approvals = self.approvals(settings.name, settings.alias)
-        if approval is None:
-            self.follow(settings, verify=True)
-        else:
+        if approval is not None:
             approvals.require_in_force(approval)
-        given = approvals.latest() if approval is None else approvals.number(approval)
+            given: Approval | None = approvals.number(approval)
+        else:
+            given = self._newest(settings, approvals)
         if given is None:
             raise NoSuchModel(
                 f"No version of the model {settings.name} carries the alias {settings.alias} under {self.storage.location}: "
@@ -263,6 +266,16 @@ class Registry:
                 f"{given.digest}: its files were changed."
             )
         return replace(found, alias=settings.alias, approval=given.number)
+
+    def _newest(self, settings: ModelSettings, approvals: Approvals) -> Approval | None:
+        """The approval in force, after a look at MLflow if the alias is kept there; while it is silent, ours is what counts."""
+        try:
+            self.follow(settings, verify=True)
+        except MlflowUnreachable as error:
+            if approvals.latest() is None:
+                raise
+            _LOG.warning("%s The newest approval that is known counts.", error)
+        return approvals.latest()
 
     def _card(self, name: str, version: str) -> tuple[bytes, Card]:
         try:

@@ -5,11 +5,15 @@ run is therefore tagged with its process; runs of dead processes on this host ar
 and before a command line starts one.
 """
 
+import math
+import time
+
 import dagster as dg
 
 from batch_assets.process import Process
 
 _TAG = "batch_assets/"
+_OWN = f"{_TAG}run"
 COMMAND_LINE = "batch_assets/command_line"
 """The tag of a run that a command line executes itself; its value is the run's id, because a re-execution inherits tags."""
 
@@ -18,6 +22,9 @@ POOL = "scoring"
 
 _IN_POOL = {f".dagster/pool/{POOL}": "true"}
 """The tag that Dagster gives to runs that have a part in the pool."""
+
+_SILENT_SECONDS = 300.0
+"""A run tags itself before its first step, within seconds of its start."""
 
 _IN_PROGRESS = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 
@@ -31,7 +38,8 @@ def process_tags(run_id: str) -> dict[str, str]:
 def bury_dead_runs(instance: dg.DagsterInstance, *, command_lines_are_dead: bool = False) -> list[str]:
     """End runs whose process is dead, and free the slots of runs that are over; returns the ids of the dead.
 
-    They are failed, or canceled if somebody had asked for that.
+    They are failed, or canceled if somebody had asked for that. So is a run that started long ago and never said which process
+    it is.
 
     `command_lines_are_dead` says that the caller holds the lock that every command line holds while it lives, so theirs are
     dead even if they were started under another host name, as in a container that was replaced.
@@ -47,6 +55,12 @@ def bury_dead_runs(instance: dg.DagsterInstance, *, command_lines_are_dead: bool
                 instance.report_run_canceled(now, message=message)
             else:
                 instance.report_run_failed(now, message=message)
+            buried.append(run.run_id)
+    started = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED], tags=_IN_POOL)
+    for record in instance.get_run_records(started):
+        run = record.dagster_run
+        if run.tags.get(_OWN) != run.run_id and time.time() - (record.start_time or math.inf) > _SILENT_SECONDS:
+            instance.report_run_failed(run, message="The process of this run died before it could say which one it is.")
             buried.append(run.run_id)
     for slot in instance.event_log_storage.get_concurrency_info(POOL).claimed_slots:
         holder = instance.get_run_by_id(slot.run_id)
@@ -67,6 +81,6 @@ def _running(instance: dg.DagsterInstance) -> list[tuple[dg.DagsterRun, Process]
     found = []
     for run in instance.get_runs(filters=dg.RunsFilter(statuses=_IN_PROGRESS)):
         fields = {name.removeprefix(_TAG): value for name, value in run.tags.items() if name.startswith(_TAG)}
-        if fields.get("run") == run.run_id:
+        if run.tags.get(_OWN) == run.run_id:
             found.append((run, Process.from_mapping(fields)))
     return found

@@ -1,8 +1,8 @@
 """Whether yesterday will be published by the time that was promised; Dagster's FreshnessPolicy does not look at partitions.
 
 A run that publishes judges the promise itself, by its check `promise`. The sensor says what no run can say: that a day may
-not be there in time, or is not. Yesterday is looked at every minute, and once more when it is the day before: else a promise
-that was missed while Dagster was down, or at the very end of a day, would never be told.
+not be there in time, or is not. Yesterday is looked at every minute, and each day since the last look
+once more: else a promise that was missed while Dagster was down, or at the very end of a day, would never be told.
 """
 
 import json
@@ -11,7 +11,7 @@ from datetime import UTC, date, datetime, timedelta
 import dagster as dg
 
 from batch_assets.alerts import Alert, AlertKind, send
-from batch_assets.clock import Clock, utc_now
+from batch_assets.clock import Clock, end_of, next_at, utc_now
 from batch_assets.config import PipelineConfig
 from batch_assets.errors import AlertFailed, ConfigError
 from batch_assets.orchestration import metadata
@@ -23,6 +23,7 @@ from batch_assets.quality.promise import Promise, PromiseState, deadline_of
 from batch_assets.storage import Storage
 
 _SECONDS, _HISTORY = 60, 1_000
+_MOST_DAYS, _LAST_RUNS = 5, 5
 _RUNNING = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
 _TOLD: dict[PromiseState, tuple[AlertKind, str]] = {
     PromiseState.at_risk: ("at_risk", "may not be published in time"),
@@ -55,7 +56,9 @@ def look(
     if yesterday < config.partitions.start:
         return dg.SkipReason(f"The first day, {config.partitions.start}, is not over yet.")
     before: dict[str, list[str]] = json.loads(context.cursor or "{}")
-    told = {day: before.get(day, []) for day in sorted({*before, yesterday.isoformat()})}
+    since = max(date.fromisoformat(min(before, default=yesterday.isoformat())), yesterday - timedelta(days=_MOST_DAYS - 1))
+    days = [(since + timedelta(days=n)).isoformat() for n in range((yesterday - since).days + 1)]
+    told = {day: before.get(day, []) for day in days}
     evaluations = []
     for day, states in told.items():
         found = standing(config, context.instance, storage, date.fromisoformat(day), now)
@@ -92,7 +95,8 @@ def expected(
     """Between when and when a day is expected to be published; not before now.
 
     What the running step says of itself and how long publishing took last time; before it says anything, its run's start and
-    how long the last run took; with no run, a run that starts now. Nothing of that is known before the first good run.
+    how long the slowest of the last runs took (one that found its work done says little); with no run, one that starts at
+    night, or now. Nothing of that is known before the first good run.
     """
     runs = instance.get_run_records(dg.RunsFilter(statuses=_RUNNING, tags={"dagster/partition": day}))
     running = {record.dagster_run.run_id: record for record in runs if belongs_to(config, record.dagster_run)}
@@ -103,7 +107,9 @@ def expected(
     if took is None:
         return None, None
     begun = [datetime.fromtimestamp(record.start_time, UTC) for record in running.values() if record.start_time]
-    moment = max(now, min(begun, default=now) + took)
+    zone = config.partitions.timezone
+    night = next_at(end_of(date.fromisoformat(day), zone) - timedelta(seconds=1), config.nightly.at, zone)
+    moment = max(now, min(begun, default=max(now, night)) + took)
     return moment, moment
 
 
@@ -123,17 +129,17 @@ def _observed(
 
 
 def _last_time(config: PipelineConfig, instance: dg.DagsterInstance) -> tuple[timedelta | None, timedelta]:
-    """How long the newest good run of the job took, and how long it took from its predictions to its release."""
+    """How long the slowest of the last good runs of the job took, and how long it took from its predictions to its release."""
     good = dg.RunsFilter(job_name=config.name, statuses=[dg.DagsterRunStatus.SUCCESS])
-    for record in instance.get_run_records(good, limit=1):
-        took = timedelta(seconds=(record.end_time or 0.0) - (record.start_time or 0.0))
-        events = instance.get_records_for_run(
-            record.dagster_run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION
-        ).records
-        made = {event.asset_key: event.timestamp for event in events}
-        scored, published = (made.get(asset_key(config, asset)) for asset in ("predictions", "serving_table"))
-        return took, timedelta(seconds=published - scored) if scored and published else timedelta()
-    return None, timedelta()
+    records = instance.get_run_records(good, limit=_LAST_RUNS)
+    if not records:
+        return None, timedelta()
+    slowest = max(records, key=lambda record: (record.end_time or 0.0) - (record.start_time or 0.0))
+    events = instance.get_records_for_run(slowest.dagster_run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION).records
+    made = {event.asset_key: event.timestamp for event in events}
+    scored, published = (made.get(asset_key(config, asset)) for asset in ("predictions", "serving_table"))
+    took = timedelta(seconds=(slowest.end_time or 0.0) - (slowest.start_time or 0.0))
+    return took, timedelta(seconds=published - scored) if scored and published else timedelta()
 
 
 def _tell(config: PipelineConfig, context: dg.SensorEvaluationContext, found: Promise) -> str | None:

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from pydantic import ValidationError
 from safetensors.torch import save
 
-from batch_assets.errors import ModelChanged, ModelError, NoSuchModel
+from batch_assets.errors import MlflowUnreachable, ModelChanged, ModelError, NoSuchModel
 from batch_assets.models.formats import PT2, ModelFormat, safetensors_of
 from batch_assets.models.mlflow_source import MlflowSettings, MlflowSource
+from batch_assets.models.registry import ModelSettings
 from batch_assets_tests.mlflow_server import MlflowServer
 from batch_assets_tests.net import seeded
 from batch_assets_tests.small import Small, small_model
@@ -149,6 +151,23 @@ def test_what_is_not_there_is_a_sentence(team: Team, model_bytes: bytes) -> None
 def test_a_server_that_does_not_answer_is_a_sentence(team: Team) -> None:
     with pytest.raises(ModelError, match="cannot be asked"):
         MlflowSource("http://127.0.0.1:9", "x", "batch").sync(team.small.registry, "mirrored", "batch")
+
+
+def test_a_night_goes_on_with_what_is_known_while_the_server_is_silent(
+    team: Team, model_bytes: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = ModelSettings(name="mirrored", mlflow=MlflowSettings(tracking_uri="http://127.0.0.1:9", registered_model="x"))
+    with pytest.raises(MlflowUnreachable):
+        team.small.registry.resolve(settings)
+    team.log(model_bytes)
+    team.sync()
+    assert team.small.registry.resolve(settings).approval == 1
+    assert "The newest approval that is known counts." in caplog.text
+
+
+def test_a_password_has_no_place_in_the_address() -> None:
+    with pytest.raises(ValidationError, match="MLFLOW_TRACKING_PASSWORD"):
+        MlflowSettings(tracking_uri="https://ann:secret@mlflow.example", registered_model="x")
 
 
 def test_without_the_client_the_extra_is_named(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:

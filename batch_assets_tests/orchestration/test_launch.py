@@ -17,7 +17,7 @@ from batch_assets.demo import train as training
 from batch_assets.engines.engine import EngineName
 from batch_assets.errors import BatchAssetsError, Blocked, ConfigError, NoSuchModel
 from batch_assets.models.registry import ModelVersion
-from batch_assets.orchestration import launch
+from batch_assets.orchestration import launch, liveness
 from batch_assets.orchestration.catalog import pipeline
 from batch_assets.orchestration.launch import Launched, materialize_days, open_instance
 from batch_assets.orchestration.launch import materialize as launch_day
@@ -192,6 +192,18 @@ def test_a_run_of_a_dead_process_is_buried_and_its_slot_freed(instance: dg.Dagst
         "canceled": dg.DagsterRunStatus.CANCELED,
         "succeeded": SUCCESS,
     }
+
+
+def test_a_run_that_died_before_it_said_who_it_is_is_buried_too(
+    instance: dg.DagsterInstance, config: PipelineConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = instance.add_run(
+        dg.DagsterRun(job_name=config.name, status=dg.DagsterRunStatus.STARTING, tags={f".dagster/pool/{POOL}": "true"})
+    )
+    instance.report_dagster_event(dg.DagsterEvent(dg.DagsterEventType.RUN_START.value, config.name), run.run_id)
+    assert bury_dead_runs(instance) == [], "it has just begun"
+    monkeypatch.setattr(liveness, "_SILENT_SECONDS", -60.0)
+    assert bury_dead_runs(instance) == [run.run_id]
 
 
 def test_launched_by_dagster_it_is_the_same_night(instance: dg.DagsterInstance, config: PipelineConfig) -> None:

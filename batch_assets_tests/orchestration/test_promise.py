@@ -129,7 +129,7 @@ def a_good_run(mornings: Mornings) -> timedelta:
     """How long a run of the job took, of another day."""
     location = repository(mornings.small)
     run(location, mornings.instance, DAY)
-    (record,) = mornings.instance.get_run_records()
+    record = mornings.instance.get_run_records()[0]
     assert record.dagster_run.is_success
     return timedelta(seconds=record.end_time - record.start_time)
 
@@ -150,6 +150,12 @@ class TestTheSensor:
         assert mornings.tick(deadline + timedelta(hours=20)) == [("missed", day)]
         assert mornings.tick(deadline + timedelta(hours=20)) == []
         assert json.loads(mornings.cursor or "") == {"2026-03-29": []}
+
+    def test_every_day_that_dagster_was_down_is_told(self, mornings: Mornings) -> None:
+        day, deadline = DEADLINES[0]
+        assert mornings.tick(deadline + MINUTE) == [("missed", day)]
+        days = [f"2026-03-{number}" for number in (28, 29, 30)]
+        assert mornings.tick(deadline + timedelta(days=3, hours=1)) == [("missed", day) for day in days]
 
     def test_it_gets_over_a_cursor_that_was_reset(self, mornings: Mornings) -> None:
         """Dagster takes only one evaluation of a day that belongs to no run."""
@@ -250,6 +256,20 @@ class TestWhenItIsExpected:
         (record,) = instance.get_run_records()
         took = timedelta(seconds=record.end_time - record.start_time)
         assert expected(mornings.config, instance, "2026-03-28", now) == (now + took, now + took)
+
+    def test_a_run_that_found_its_work_done_says_little(self, mornings: Mornings, instance: dg.DagsterInstance) -> None:
+        took = a_good_run(mornings)
+        a_good_run(mornings)
+        now = datetime.now(UTC)
+        low, _ = expected(mornings.config, instance, "2026-03-28", now)
+        assert low is not None
+        assert low - now >= took
+
+    def test_before_the_night_begins_from_then_on(self, mornings: Mornings, instance: dg.DagsterInstance) -> None:
+        took = a_good_run(mornings)
+        now = datetime(2026, 3, 27, 23, 30, tzinfo=UTC)  # half past midnight in Berlin
+        begins = datetime(2026, 3, 28, 1, tzinfo=UTC)
+        assert expected(mornings.config, instance, "2026-03-27", now) == (begins + took, begins + took)
 
     def test_nobody_knows_before_the_first_good_run(self, mornings: Mornings, instance: dg.DagsterInstance) -> None:
         assert expected(mornings.config, instance, "2026-03-28", datetime.now(UTC)) == (None, None)
