@@ -28,7 +28,7 @@ ui: install ## Open the Dagster UI on http://127.0.0.1:3000
 	@$(BIN)/batch-assets ui
 
 test: install ## Run every test
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses 3 --dist worksteal
 
 bench: install ## Compare with Ray Data, Spark and the limit of the hardware (about ten minutes; see BENCHMARKS.md)
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
