@@ -89,6 +89,7 @@ def of_outcome(outcome: CheckOutcome) -> Metadata:
         shown["observed"] = outcome.observed
     if outcome.threshold is not None:
         shown["threshold"] = outcome.threshold
+    shown |= outcome.figures
     if outcome.table:
         shown["details"] = dg.MetadataValue.md(outcome.table)
     return shown

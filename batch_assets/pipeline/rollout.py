@@ -16,7 +16,7 @@ from batch_assets.numbered_log import LogEntry
 from batch_assets.pipeline.freeze import frozen
 from batch_assets.pipeline.judge import accepted_run, read_verdict
 from batch_assets.pipeline.score import plan_run, scoring_task
-from batch_assets.quality.drift import population_stability_index
+from batch_assets.quality.drift import between
 from batch_assets.scoring.audit import draw
 from batch_assets.scoring.chunks import Chunk
 from batch_assets.scoring.manifest import Manifest, latest_manifest
@@ -172,7 +172,7 @@ def measure_shift(config: PipelineConfig, storage: Storage, day: str, old: Model
         partition=day,
         against=old.version,
         rows=len(before),
-        psi=round(population_stability_index(Histogram.of(before, edges), Histogram.of(after, edges)), 6),
+        psi=round(between(Histogram.of(before, edges), Histogram.of(after, edges)).psi.value, 6),
         top_decile_overlap=round(len(tops[0] & tops[1]) / tenth, 6),
         rank_correlation=round(spearman(before.astype(np.float64), after.astype(np.float64)), 6),
     )

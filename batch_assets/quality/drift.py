@@ -1,54 +1,57 @@
 """Have the scores moved? Against the days before by the same model (blocks), and against the model card (warns)."""
 
-import math
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from batch_assets.histogram import Histogram
+from batch_assets.quality.distance import Distance, distance
 from batch_assets.quality.outcome import CheckOutcome
+
+_NAMES = ("psi", "ks", "js")
+
+
+class Levels(BaseModel):
+    """A level for each measure of distance; reaching one of them is enough."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    psi: float = Field(description="Population stability index.", gt=0)
+    ks: float = Field(description="Kolmogorov-Smirnov distance.", gt=0)
+    js: float = Field(description="Jensen-Shannon divergence, in bits.", gt=0)
+
+    def reached(self, found: Distance) -> list[str]:
+        """The names of the measures that reach their level by more than chance."""
+        return [name for name in _NAMES if getattr(found, name).reaches(getattr(self, name))]
 
 
 class DriftSettings(BaseModel):
-    """How far the distribution of scores may move, as PSI."""
+    """How far the distribution of scores may move. A distance that chance alone explains is none, whatever the levels."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     trailing_days: int = Field(28, description="How far back accepted days are compared with.", ge=1)
-    warn: float = Field(0.1, description="PSI against the trailing days that warns.", gt=0)
-    block: float = Field(0.25, description="PSI against the trailing days that blocks.", gt=0)
-    baseline_warn: float = Field(0.25, description="PSI against the model card's baseline that warns.", gt=0)
+    warn: Levels = Field(Levels(psi=0.1, ks=0.1, js=0.02), description="Against the trailing days, what warns.")
+    block: Levels = Field(Levels(psi=0.25, ks=0.25, js=0.05), description="Against the trailing days, what blocks.")
+    baseline_warn: Levels = Field(
+        Levels(psi=0.25, ks=0.25, js=0.05), description="Against the model card's baseline, what warns."
+    )
 
     @model_validator(mode="after")
     def _blocks_above_warning(self) -> "DriftSettings":
-        if self.block < self.warn:
-            raise ValueError(f"drift blocks at {self.block}, below the {self.warn} where it warns")
+        for name in _NAMES:
+            warn, block = getattr(self.warn, name), getattr(self.block, name)
+            if block < warn:
+                raise ValueError(f"drift blocks at {name} {block}, below the {warn} where it warns")
         return self
 
 
-def population_stability_index(expected: Histogram, actual: Histogram, bins: int = 10) -> float:
-    """PSI = sum over bins of (a - e) * ln(a / e), a and e being the bins' shares.
-
-    Bins are about equal parts of the expected distribution. Half a row is added to every bin, so that an empty one does
-    not make the index infinite. Source: N. Siddiqi, "Credit Risk Scorecards" (2006), where 0.1 is a small and 0.25 a
-    large shift.
-
-    Raises:
-        ValueError: other edges, or no rows on one side.
-    """
-    if expected.edges != actual.edges:
+def between(expected: Histogram, observed: Histogram) -> Distance:
+    """How far two histograms of scores are apart. Raises ValueError: other edges, or no rows on one side."""
+    if expected.edges != observed.edges:
         raise ValueError("histograms with other edges cannot be compared")
-    if not expected.total or not actual.total:
-        raise ValueError("there is nothing to compare")
-    middles = [upto - count / 2 for upto, count in zip(accumulate(expected.counts), expected.counts, strict=True)]
-    groups = [min(int(bins * middle / expected.total), bins - 1) for middle in middles]
-    e, a = [0.5] * bins, [0.5] * bins
-    for group, expected_count, actual_count in zip(groups, expected.counts, actual.counts, strict=True):
-        e[group] += expected_count
-        a[group] += actual_count
-    shares = [(x / sum(e), y / sum(a)) for x, y in zip(e, a, strict=True)]
-    return sum((y - x) * math.log(y / x) for x, y in shares)
+    return distance(np.asarray(expected.counts), np.asarray(observed.counts))
 
 
 def judge_scores(actual: Histogram) -> CheckOutcome:
@@ -65,7 +68,7 @@ def judge_scores(actual: Histogram) -> CheckOutcome:
 
 
 def judge_drift(actual: Histogram, trailing: Mapping[str, Histogram], settings: DriftSettings) -> CheckOutcome:
-    """`drift`: PSI against all comparable days together, keyed by partition."""
+    """`drift`: the distance to all comparable days together, keyed by partition."""
     comparable = [histogram for histogram in trailing.values() if histogram.total]
     if not comparable or not actual.total:
         return CheckOutcome(
@@ -73,39 +76,58 @@ def judge_drift(actual: Histogram, trailing: Mapping[str, Histogram], settings: 
             asset="predictions",
             passed=True,
             severity="info",
-            threshold=settings.block,
+            threshold=settings.block.psi,
             message=f"not_compared: no accepted day of the {settings.trailing_days} days before was scored by this model.",
         )
-    psi = population_stability_index(_sum(comparable), actual)
-    days = f"{len(comparable)} accepted day(s) from {min(trailing)} to {max(trailing)}"
-    blocks = psi >= settings.block
+    found = between(_sum(comparable), actual)
+    blocking, warning = settings.block.reached(found), settings.warn.reached(found)
+    level = settings.block if blocking else settings.warn
     return CheckOutcome(
         name="drift",
         asset="predictions",
-        passed=psi < settings.warn,
-        severity="warn" if settings.warn <= psi < settings.block else "error",
-        observed=psi,
-        threshold=settings.block if blocks else settings.warn,
-        message=f"PSI {psi:.4f} against {days}; warns at {settings.warn}, blocks at {settings.block}.",
+        passed=not warning,
+        severity="warn" if warning and not blocking else "error",
+        observed=found.psi.value,
+        threshold=level.psi,
+        figures=_figures(found),
+        message=f"{_told(found)} against {len(comparable)} accepted day(s) from {min(trailing)} to {max(trailing)}; "
+        f"{_reached(blocking or warning, level, 'blocks' if blocking else 'warns')}.",
     )
 
 
 def judge_baseline(actual: Histogram, baseline: Histogram, partition: str, settings: DriftSettings) -> CheckOutcome:
-    """`baseline`: PSI against the model card; it warns that the population is not the one that the model knew."""
+    """`baseline`: the distance to the model card; it warns that the population is not the one that the model knew."""
     if not actual.total:
         return CheckOutcome(
             name="baseline", asset="predictions", passed=True, severity="info", message="not_compared: there are no scores."
         )
-    psi = population_stability_index(baseline, actual)
+    found, level = between(baseline, actual), settings.baseline_warn
+    reached = level.reached(found)
     return CheckOutcome(
         name="baseline",
         asset="predictions",
-        passed=psi < settings.baseline_warn,
+        passed=not reached,
         severity="warn",
-        observed=psi,
-        threshold=settings.baseline_warn,
-        message=f"PSI {psi:.4f} against the model card's baseline of {partition}; warns at {settings.baseline_warn}.",
+        observed=found.psi.value,
+        threshold=level.psi,
+        figures=_figures(found),
+        message=f"{_told(found)} against the model card's baseline of {partition}; {_reached(reached, level, 'warns')}.",
     )
+
+
+def _figures(found: Distance) -> dict[str, float]:
+    return {name: round(getattr(found, name).value, 6) for name in _NAMES}
+
+
+def _told(found: Distance) -> str:
+    return ", ".join(f"{name.upper()} {getattr(found, name).value:.4f}" for name in _NAMES)
+
+
+def _reached(measures: list[str], level: Levels, does: str) -> str:
+    """Which measures reached a level; if none, where it lies."""
+    if measures:
+        return f"{does} as " + ", ".join(f"{name.upper()} reaches {getattr(level, name)}" for name in measures)
+    return f"{does} at " + ", ".join(f"{name.upper()} {getattr(level, name)}" for name in _NAMES)
 
 
 def _sum(histograms: Sequence[Histogram]) -> Histogram:

@@ -24,6 +24,9 @@ class CheckOutcome(BaseModel):
     severity: Severity
     observed: float | None = None
     threshold: float | None = None
+    figures: dict[str, float] = {}
+    """Other numbers that were observed, by name; the UI plots them over partitions."""
+
     message: str
     table: str = ""
     """Details as a Markdown table, offending rows first."""

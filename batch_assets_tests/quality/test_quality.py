@@ -1,5 +1,4 @@
 import io
-import math
 import os
 import subprocess
 import sys
@@ -9,18 +8,16 @@ import matplotlib.image
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from batch_assets.contract import FeatureContract
 from batch_assets.histogram import Histogram
 from batch_assets.quality.completeness import CompletenessSettings, judge_completeness
 from batch_assets.quality.drift import (
     DriftSettings,
+    Levels,
     judge_baseline,
     judge_drift,
     judge_scores,
-    population_stability_index,
 )
 from batch_assets.quality.expectations import ExpectationSettings, judge_profile
 from batch_assets.quality.outcome import CheckOutcome, none_blocks
@@ -83,39 +80,6 @@ class TestCompleteness:
         assert judge_completeness(**empty, settings=CompletenessSettings(allow_empty=True)).passed
 
 
-class TestPsi:
-    def test_a_worked_example(self) -> None:
-        """Two bins, 50:50 expected and 75:25 found: (0.75-0.5)ln(1.5) + (0.25-0.5)ln(0.5), half a row added to each."""
-        expected = Histogram(edges=(0.5,), counts=(500, 500))
-        actual = Histogram(edges=(0.5,), counts=(750, 250))
-        found = population_stability_index(expected, actual, bins=2)
-        a, b = 750.5 / 1001, 250.5 / 1001
-        assert found == pytest.approx((a - 0.5) * math.log(a / 0.5) + (b - 0.5) * math.log(b / 0.5), abs=1e-12)
-
-    @given(st.lists(st.integers(0, 1_000), min_size=100, max_size=100).filter(any))
-    def test_the_same_distribution_has_none(self, counts: list[int]) -> None:
-        histogram = Histogram(edges=EDGES, counts=tuple(counts))
-        assert population_stability_index(histogram, histogram) == pytest.approx(0.0, abs=1e-12)
-
-    @given(*[st.lists(st.integers(0, 1_000), min_size=100, max_size=100).filter(any)] * 2)
-    def test_it_is_never_negative_and_always_finite(self, one: list[int], other: list[int]) -> None:
-        found = population_stability_index(
-            Histogram(edges=EDGES, counts=tuple(one)), Histogram(edges=EDGES, counts=tuple(other))
-        )
-        assert 0 <= found + 1e-12 < math.inf
-
-    def test_a_heavy_bin_does_not_hide_what_moves_around_it(self) -> None:
-        expected = Histogram(edges=(1.0, 2.0, 3.0), counts=(0, 0, 9_500, 500))
-        actual = Histogram(edges=(1.0, 2.0, 3.0), counts=(9_500, 0, 0, 500))
-        assert population_stability_index(expected, actual) > 1
-
-    def test_nothing_cannot_be_compared(self) -> None:
-        with pytest.raises(ValueError, match="nothing"):
-            population_stability_index(Histogram.empty(EDGES), scores(0, 1))
-        with pytest.raises(ValueError, match="other edges"):
-            population_stability_index(Histogram.empty((0.5,)), scores(0, 1))
-
-
 class TestDrift:
     def judge(self, actual: Histogram) -> CheckOutcome:
         trailing = {f"2024-01-0{day}": scores(0.2, 0.8, seed=day) for day in (1, 2, 3)}
@@ -135,6 +99,24 @@ class TestDrift:
     def test_a_large_shift_blocks(self) -> None:
         assert self.judge(scores(0.4, 1.0)).blocks
 
+    def test_a_shift_that_one_measure_sees_is_enough(self) -> None:
+        """A tenth of the rows moves far within the highest group: PSI over ten groups sees little of it, KS much."""
+        settings = DriftSettings(block=Levels(psi=9.0, ks=0.2, js=9.0))
+        outcome = judge_drift(scores(0.4, 1.0), {"2024-01-01": scores(0.2, 0.8)}, settings)
+        assert outcome.blocks
+        assert "blocks as KS reaches 0.2" in outcome.message
+        assert set(outcome.figures) == {"psi", "ks", "js"}
+
+    def test_two_hundred_rows_do_not_cry_wolf(self) -> None:
+        alarms = 0
+        for seed in range(200):
+            trailing = {"2024-01-01": scores(0.2, 0.8, 200, seed=seed)}
+            alarms += not judge_drift(scores(0.2, 0.8, 200, seed=seed + 1_000), trailing, DriftSettings()).passed
+        assert alarms <= 2
+
+    def test_two_hundred_rows_that_are_all_elsewhere_are_seen(self) -> None:
+        assert judge_drift(scores(0.7, 1.0, 200), {"2024-01-01": scores(0.2, 0.8, 200)}, DriftSettings()).blocks
+
     def test_nothing_to_compare_with_is_said(self) -> None:
         outcome = judge_drift(scores(0, 1), {}, DriftSettings())
         assert (outcome.passed, outcome.severity) == (True, "info")
@@ -142,7 +124,7 @@ class TestDrift:
 
     def test_it_cannot_block_before_it_warns(self) -> None:
         with pytest.raises(ValueError, match="below the"):
-            DriftSettings(warn=0.5, block=0.25)
+            DriftSettings(warn=Levels(psi=0.5, ks=0.1, js=0.1), block=Levels(psi=0.25, ks=0.2, js=0.2))
 
     def test_the_baseline_only_warns(self) -> None:
         outcome = judge_baseline(scores(0.6, 1.0), scores(0.0, 0.5), "2023-12-31", DriftSettings())

@@ -32,6 +32,9 @@ def predictions(count: int) -> Predictions:
     )
 
 
+NEVER = {"psi": 100, "ks": 100, "js": 100}
+
+
 class StoreBehaviour:
     """What every store does with (key, prediction); a new store inherits these tests."""
 
@@ -193,7 +196,7 @@ class TestRelease:
 
     def test_readers_never_see_a_mixture(self, make_small: Make) -> None:
         """While days with other scores are published in turn, the look-ups of one reader all come from one of them."""
-        small = make_small(rows(300), quality={"drift": {"warn": 100, "block": 100}})
+        small = make_small(rows(300), quality={"drift": {"warn": NEVER, "block": NEVER}})
         expected: dict[str, list[float]] = {}
 
         def publish_day(day: str) -> None:

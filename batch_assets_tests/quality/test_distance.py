@@ -1,0 +1,66 @@
+"""Measures of distance between histograms, against worked examples, scipy, and chance."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from scipy.spatial.distance import jensenshannon
+
+from batch_assets.quality.distance import distance
+
+COUNTS = st.lists(st.integers(0, 1_000), min_size=100, max_size=100).filter(any)
+
+
+def test_a_worked_example() -> None:
+    """Two bins, 50:50 expected and 75:25 found, half a row added to each."""
+    found = distance(np.array([500, 500]), np.array([750, 250]))
+    a, b = 750.5 / 1001, 250.5 / 1001
+    assert found.psi.value == pytest.approx((a - 0.5) * math.log(a / 0.5) + (b - 0.5) * math.log(b / 0.5), abs=1e-12)
+    assert found.ks.value == 0.25
+    assert found.js.value == pytest.approx(jensenshannon([0.5, 0.5], [a, b], base=2) ** 2)
+
+
+def test_ks_is_scipys_where_every_value_has_its_bin() -> None:
+    generator = np.random.default_rng(5)
+    one, other = generator.poisson(5, 3_000), generator.poisson(6, 500)
+    found = distance(np.bincount(one, minlength=40), np.bincount(other, minlength=40))
+    assert found.ks.value == pytest.approx(stats.ks_2samp(one, other).statistic)
+
+
+@given(COUNTS)
+def test_the_same_distribution_is_no_distance(counts: list[int]) -> None:
+    found = distance(np.array(counts), np.array(counts))
+    assert [found.psi.value, found.ks.value, found.js.value] == pytest.approx([0.0] * 3, abs=1e-12)
+
+
+@given(COUNTS, COUNTS)
+def test_it_is_finite_and_in_its_bounds(one: list[int], other: list[int]) -> None:
+    found = distance(np.array(one), np.array(other))
+    assert -1e-12 <= found.psi.value < math.inf
+    assert 0 <= found.ks.value <= 1
+    assert -1e-12 <= found.js.value <= 1
+
+
+@pytest.mark.parametrize(("n", "m"), [(200, 200), (200, 20_000), (3_000, 500)])
+@pytest.mark.parametrize("name", ["psi", "ks", "js"])
+def test_chance_exceeds_the_noise_about_once_in_a_thousand(n: int, m: int, name: str) -> None:
+    generator, exceeded, trials = np.random.default_rng(7), 0, 3_000
+    for _ in range(trials):
+        one, other = (np.bincount(generator.integers(0, 50, size), minlength=50) for size in (n, m))
+        measure = getattr(distance(one, other), name)
+        exceeded += measure.value > measure.noise
+    assert exceeded <= 12, f"three are expected of {trials}"
+
+
+def test_a_heavy_bin_does_not_hide_what_moves_around_it() -> None:
+    assert distance(np.array([0, 0, 9_500, 500]), np.array([9_500, 0, 0, 500])).psi.value > 1
+
+
+def test_nothing_cannot_be_compared() -> None:
+    with pytest.raises(ValueError, match="nothing"):
+        distance(np.zeros(3, np.int64), np.ones(3, np.int64))
+    with pytest.raises(ValueError, match="other bins"):
+        distance(np.ones(2, np.int64), np.ones(3, np.int64))
