@@ -14,6 +14,7 @@ from batch_assets.engines.engine import EngineSettings
 from batch_assets.errors import PartitionOutOfRange
 from batch_assets.features.sql_source import SqlSource
 from batch_assets.models.registry import ModelSettings
+from batch_assets.quality.changes import ChangeSettings
 from batch_assets.quality.completeness import CompletenessSettings
 from batch_assets.quality.drift import DriftSettings
 from batch_assets.quality.expectations import ExpectationSettings
@@ -84,6 +85,7 @@ class QualitySettings(BaseModel):
 
     expectations: ExpectationSettings = ExpectationSettings()
     completeness: CompletenessSettings = CompletenessSettings()
+    changes: ChangeSettings = ChangeSettings()
     drift: DriftSettings = DriftSettings()
 
 
@@ -116,13 +118,11 @@ class PipelineConfig(BaseModel):
     nightly: NightlySettings = NightlySettings()
     promise: PromiseSettings | None = Field(None, description="By when yesterday is published; without it nobody looks.")
     alerts: tuple[Receiver, ...] = Field((), description="Who is told when a night goes wrong; nobody by default.")
-    alert_dead_letters: float = Field(
-        0.001, description="Share of dead-lettered rows above which an alert is sent.", ge=0, le=1
-    )
 
     def days_needed(self) -> int:
-        """How many of the newest days later work looks at: drift compares with them, an approval scores them again."""
-        return max(self.quality.drift.trailing_days, self.model.rescore_days)
+        """How many of the newest days later work looks at: checks compare with them, an approval scores them again."""
+        quality = self.quality
+        return max(quality.drift.trailing_days, quality.changes.compare_days, self.model.rescore_days)
 
     @model_validator(mode="after")
     def _fits_together(self) -> "PipelineConfig":
@@ -136,9 +136,14 @@ class PipelineConfig(BaseModel):
         unknown = {rule.column for rule in self.scoring.exclude} - single
         if unknown:
             raise ValueError(f"exclude names columns that the contract does not, or lists: {', '.join(sorted(unknown))}")
+        strangers = {one.column for one in self.quality.expectations.own} - single
+        if strangers:
+            raise ValueError(
+                f"quality.expectations.own names columns that the contract does not, or lists: {', '.join(sorted(strangers))}"
+            )
         if self.retention.keep_days < self.days_needed():
             raise ValueError(
                 f"retention.keep_days is {self.retention.keep_days}, but the last {self.days_needed()} days are needed by "
-                "drift.trailing_days or model.rescore_days"
+                "drift.trailing_days, changes.compare_days or model.rescore_days"
             )
         return self

@@ -191,6 +191,18 @@ class EngineError(ScoringError):
     """The engine gave up."""
 
 
+class QualityError(BatchAssetsError):
+    """Something about a verdict."""
+
+
+class OverrideInvalid(QualityError):
+    """Nothing blocks, or an override has no reason or no name."""
+
+
+class PreflightFailed(QualityError):
+    """A sample says that the night would not be good; not a chunk was scored."""
+
+
 class Blocked(BatchAssetsError):
     """A blocking check failed; nothing after it was done."""
 

@@ -1,7 +1,10 @@
-"""Mergeable histograms: filled while scoring, stored in footers, judged in quality.
+"""Mergeable histograms: filled while rows are read or scored, judged in quality.
 
-Edges are fixed before the first value is seen (a model's card carries them), so that histograms of chunks, days and
-baselines can be added and compared without a second look at the data.
+Edges are fixed before the first value is seen, so that histograms of chunks, days and baselines can be added and compared
+without a second look at the data. Those of scores have the edges that the model's card carries. Those of features have the
+same bins on every day and in every pipeline: a value's bin is the first twelve bits of its float32 form (sign, exponent,
+three bits of the mantissa), which takes a shift to compute. Such a bin is an eighth of an octave wide: 9 to 13 % of its
+values. So any two days can be compared, and nobody has to say beforehand which values to expect.
 """
 
 from collections.abc import Sequence
@@ -9,6 +12,12 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, model_validator
+
+FLOAT_BINS = 4096
+_SHIFT = 20
+_HALF = FLOAT_BINS // 2
+_SPECIAL = 0x7F8
+"""Of the bits below the sign: from here on they are infinities and NaN."""
 
 
 class Histogram(BaseModel):
@@ -76,3 +85,24 @@ class Histogram(BaseModel):
     def constant(self) -> bool:
         """Whether all values (at least one) are the same."""
         return self.minimum is not None and self.minimum == self.maximum
+
+
+def float_bins(values: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int64], int]:
+    """Counts of the finite values by bin, ascending, shape (4096,), and how many values are NaN or infinite."""
+    codes = np.bincount(values.view(np.uint32) >> _SHIFT, minlength=FLOAT_BINS)
+    special = int(codes[_SPECIAL:_HALF].sum() + codes[_HALF + _SPECIAL :].sum())
+    codes[_SPECIAL:_HALF] = codes[_HALF + _SPECIAL :] = 0
+    return np.concatenate([codes[: _HALF - 1 : -1], codes[:_HALF]]), special
+
+
+def float_edges() -> npt.NDArray[np.float64]:
+    """The smallest value of each bin of `float_bins`, ascending, shape (4096,); those of the specials are NaN.
+
+    The two bins around zero hold the zeros and what is nearly zero.
+    """
+    codes = np.concatenate([np.arange(FLOAT_BINS - 1, _HALF - 1, -1), np.arange(_HALF)]).astype(np.uint32)
+    largest = np.uint32((1 << _SHIFT) - 1)
+    rest = np.where(codes >= _HALF, largest, np.uint32(0))  # of negative values the largest bits are smallest
+    special = codes % _HALF >= _SPECIAL
+    bits = np.where(special, np.uint32(0), (codes << np.uint32(_SHIFT)) | rest)
+    return np.where(special, np.nan, bits.view(np.float32).astype(np.float64))

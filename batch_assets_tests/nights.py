@@ -5,10 +5,11 @@ from typing import Any
 
 from batch_assets.engines.local_engine import LocalEngine
 from batch_assets.pipeline.freeze import freeze
-from batch_assets.pipeline.judge import Verdict, judge
+from batch_assets.pipeline.judge import judge
 from batch_assets.pipeline.prune import Pruned, prune
 from batch_assets.pipeline.publish import Published
 from batch_assets.pipeline.score import score
+from batch_assets.pipeline.verdict import Verdict
 from batch_assets.serving.reader import Reader
 from batch_assets.storage import Storage
 from batch_assets_tests.small import Small

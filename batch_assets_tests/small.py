@@ -87,6 +87,7 @@ class Small:
                 "model": {"name": "small"},
                 "scoring": {"chunk_rows": 256, "batch_size": 64},
                 **settings,
+                "quality": {"changes": {"allow_unchanged": True}, **settings.get("quality", {})},  # its rows are every day's
             }
         )
         self.register("v1", model)

@@ -9,6 +9,7 @@ from batch_assets.cli.prune import prune
 from batch_assets.cli.run import demo, lookup, run
 from batch_assets.cli.sweep import sweep
 from batch_assets.cli.ui import ui
+from batch_assets.cli.verdict import verdict
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -17,5 +18,5 @@ def main() -> None:
     """The nightly batch inference job: features -> predictions -> serving table."""
 
 
-for _command in (demo, ui, run, lookup, explain, replay, sweep, dead_letters, models, prune):
+for _command in (demo, ui, run, lookup, verdict, explain, replay, sweep, dead_letters, models, prune):
     main.add_command(_command)

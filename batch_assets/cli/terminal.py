@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from batch_assets.errors import BatchAssetsError
@@ -126,6 +127,26 @@ class TerminalWatch:
 
     def __exit__(self, *raised: object) -> None:
         self._bars.stop()
+
+
+def mark(check: dict[str, Any]) -> str:
+    """How a check went, in colour: pass, FAIL if it blocks, warn if it was found and does not, or n/a."""
+    if check["severity"] == "info":
+        return "[dim]n/a [/]"
+    if check["passed"]:
+        return "[green]pass[/]"
+    return "[red]FAIL[/]" if check["severity"] == "error" and not check["override"] else "[yellow]warn[/]"
+
+
+def finding(check: dict[str, Any]) -> str:
+    """What a check says, and who overrode it if somebody did."""
+    decided = check["override"]
+    said = (
+        f"{check['message']} Overridden by {decided['by']} on {decided['when']}: {decided['why']}"
+        if decided
+        else check["message"]
+    )
+    return escape(said)
 
 
 def registry() -> "Registry":

@@ -6,6 +6,7 @@ from batch_assets.alerts import Alert, send
 from batch_assets.config import PipelineConfig
 from batch_assets.orchestration.assets import asset_key
 from batch_assets.orchestration.liveness import COMMAND_LINE
+from batch_assets.orchestration.metadata import WARNING
 from batch_assets.orchestration.runs import belongs_to, blocking_findings, step_failures
 from batch_assets.orchestration.sensors import will_be_tried_again
 
@@ -69,26 +70,20 @@ def of_dead_letters(config: PipelineConfig, instance: dg.DagsterInstance, run: d
     for made in (event.asset_materialization for event in events):
         if made is None or made.asset_key != asset_key(config, "serving_table") or made.partition is None:
             continue
-        published = _about(instance, made, "serving_table")
-        scored = next((one.asset_materialization for one in _about(instance, made, "predictions")), None)
-        if scored is None or published[-1].run_id != run.run_id:
-            continue  # the same was published before, and told then
-        dead, rows = (int(scored.metadata[name].value) for name in ("dead_letter_rows", "input_rows"))  # type: ignore[arg-type]
-        if rows and dead / rows > config.alert_dead_letters:
-            message = f"{dead:,} of {rows:,} rows are dead letters, more than {config.alert_dead_letters:.2%}"
+        warning = made.metadata.get(f"{WARNING}dead_letters")
+        if warning is not None and _published_first(instance, made) == run.run_id:
             title = f"{config.name} {made.partition} has many dead letters"
-            return Alert("dead_letters", config.name, made.partition, title, _of_run(run, message))
+            return Alert("dead_letters", config.name, made.partition, title, _of_run(run, str(warning.value)))
     return None
 
 
-def _about(instance: dg.DagsterInstance, made: dg.AssetMaterialization, asset: str) -> list[dg.EventLogRecord]:
-    """What an asset of the same pipeline and day says of the same scoring run, newest first."""
-    key = dg.AssetKey([*made.asset_key.path[:-1], asset])
+def _published_first(instance: dg.DagsterInstance, made: dg.AssetMaterialization) -> str:
+    """The Dagster run that published the same scoring run first, and told of it."""
     records = instance.fetch_materializations(
-        dg.AssetRecordsFilter(asset_key=key, asset_partitions=[str(made.partition)]), limit=_HISTORY
+        dg.AssetRecordsFilter(asset_key=made.asset_key, asset_partitions=[str(made.partition)]), limit=_HISTORY
     ).records
-    materializations = [(record, record.asset_materialization) for record in records]
-    return [record for record, one in materializations if one and one.metadata["run_id"] == made.metadata["run_id"]]
+    found = [(record.run_id, record.asset_materialization) for record in records]
+    return [run_id for run_id, one in found if one and one.metadata["run_id"] == made.metadata["run_id"]][-1]
 
 
 def _of_run(run: dg.DagsterRun, message: str) -> str:

@@ -14,8 +14,9 @@ from batch_assets.orchestration.pins import pinned
 from batch_assets.orchestration.promise import standing
 from batch_assets.orchestration.resources import StorageRoot
 from batch_assets.pipeline.freeze import frozen
-from batch_assets.pipeline.judge import Verdict, finished_run, read_verdict
+from batch_assets.pipeline.judge import finished_run
 from batch_assets.pipeline.publish import published_matches
+from batch_assets.pipeline.verdict import Verdict, read_verdict
 from batch_assets.quality.outcome import CheckOutcome
 from batch_assets.storage import Storage
 
@@ -23,19 +24,27 @@ Look = Callable[[dg.AssetCheckExecutionContext, StorageRoot], CheckOutcome]
 
 _OF_FEATURES = {
     "contract": "The columns are those that were agreed: names, order, types.",
-    "expectations": "great-expectations on the column profile: rows, missing values, permitted ranges.",
+    "expectations": "great-expectations on the column profile: rows, missing values, permitted ranges, the team's own.",
+    "changes": "Nothing is suddenly otherwise than on the good days before: rows, units, filled columns, the same data again.",
+    "feature_drift": "PSI, KS and Jensen-Shannon of each feature against the nearest of the good days before.",
 }
+_FULL_SCAN = {"full_scan": "great-expectations on every row."}
 _OF_RUNS = {
     "complete": "Every row is accounted for, by proof, and enough of them were scored.",
+    "dead_letters": "Few enough rows could not be scored; it only warns.",
+    "one_model": "Every chunk was scored by the approved version and program.",
+    "audit": "Some rows were scored again, alone, and are what is about to be published.",
     "scores": "Scores are finite and not all the same.",
-    "drift": "PSI against the trailing accepted days that the same model scored.",
-    "baseline": "PSI against the model card's baseline; it only warns.",
+    "drift": "PSI, KS and Jensen-Shannon against the trailing accepted days that the same model scored.",
+    "previous_model": "The same against the version before, beyond what its approval was told to expect.",
+    "baseline": "The same against the model card's baseline; it only warns.",
 }
+_WARNING_ONLY = ("dead_letters", "baseline", "promise")
 _OF_PROMISE = "The day, or a newer one, went live by the time that was promised."
 
 
 def build_checks(config: PipelineConfig, clock: Clock = utc_now) -> list[dg.AssetChecksDefinition]:
-    """Every check of a pipeline; blocking but for `baseline` and `promise`."""
+    """Every check of a pipeline; blocking but for `dead_letters`, `baseline` and `promise`."""
 
     def of_features(name: str) -> Look:
         def look(context: dg.AssetCheckExecutionContext, root: StorageRoot) -> CheckOutcome:
@@ -59,8 +68,9 @@ def build_checks(config: PipelineConfig, clock: Clock = utc_now) -> list[dg.Asse
         day = date.fromisoformat(context.partition_key)
         return standing(config, context.instance, root.storage(), day, clock()).outcome()
 
+    features = {**_OF_FEATURES, **(_FULL_SCAN if config.quality.expectations.full_scan else {})}
     return [
-        *(_check(config, "user_features", name, text, of_features(name)) for name, text in _OF_FEATURES.items()),
+        *(_check(config, "user_features", name, text, of_features(name)) for name, text in features.items()),
         *(_check(config, "predictions", name, text, of_runs(name)) for name, text in _OF_RUNS.items()),
         _check(config, "serving_table", "published_matches", "The release holds what the manifest says.", of_release),
         *([_check(config, "serving_table", "promise", _OF_PROMISE, of_promise)] if config.promise else []),
@@ -72,7 +82,7 @@ def _check(config: PipelineConfig, asset: str, name: str, description: str, look
         asset=asset_key(config, asset),
         name=name,
         description=description,
-        blocking=name not in ("baseline", "promise"),
+        blocking=name not in _WARNING_ONLY,
         partitions_def=partitions(config),
     )
     def check(context: dg.AssetCheckExecutionContext, storage_root: StorageRoot) -> dg.AssetCheckResult:

@@ -72,7 +72,7 @@ def build_assets(pipeline: PipelineConfig) -> list[dg.AssetsDefinition]:
         """The day's features, computed from what was known by its end and frozen as a snapshot."""
         storage = storage_root.storage()
         frozen = freeze(pipeline, storage, context.partition_key, watch, refresh=config.refresh)
-        verdict = judge_features(pipeline, storage, frozen)
+        verdict = judge_features(pipeline, storage, frozen, context.partition_key)
         return Result(metadata=metadata.of_features(frozen, verdict), data_version=dg.DataVersion(frozen.snapshot.digest))
 
     @dg.asset(

@@ -7,16 +7,19 @@ import dagster as dg
 
 from batch_assets.models.registry import ModelVersion
 from batch_assets.pipeline.freeze import Frozen
-from batch_assets.pipeline.judge import Verdict
 from batch_assets.pipeline.pace import Estimate
 from batch_assets.pipeline.publish import Published
 from batch_assets.pipeline.score import Scored
+from batch_assets.pipeline.verdict import Verdict
 from batch_assets.quality.outcome import CheckOutcome
-from batch_assets.quality.plots import plot_scores, plot_work
+from batch_assets.quality.plots import plot_scores, plot_shares, plot_work
 from batch_assets.scoring.limits import STAGES
 from batch_assets.scoring.manifest import Manifest, ModelPin
 
 Metadata = dict[str, Any]
+
+WARNING = "warning_"
+"""In front of the name of a check whose finding did not block."""
 
 
 def of_features(frozen: Frozen, verdict: Verdict) -> Metadata:
@@ -29,6 +32,8 @@ def of_features(frozen: Frozen, verdict: Verdict) -> Metadata:
         "resumed": "the snapshot that was frozen before" if frozen.reused else "no, frozen now",
         "snapshot": frozen.snapshot.digest,
         "folder": dg.MetadataValue.path(frozen.folder),
+        "rows_ratio": _observed(verdict.outcome("changes")),
+        **_distances("features", verdict.outcome("feature_drift")),
         "column_profile": dg.MetadataValue.md(verdict.outcome("expectations").table),
     }
 
@@ -54,8 +59,9 @@ def of_predictions(scored: Scored, verdict: Verdict, model: ModelVersion) -> Met
         "run_id": manifest.run_id,
         "model_version": f"{model.name} {model.version}",
         "model_sha256": manifest.model.sha256,
-        "psi_trailing": _observed(verdict.outcome("drift")),
-        "psi_baseline": _observed(verdict.outcome("baseline")),
+        **_distances("trailing", verdict.outcome("drift")),
+        **_distances("previous_model", verdict.outcome("previous_model")),
+        **_distances("baseline", verdict.outcome("baseline")),
         "scores": _picture(plot_scores(manifest.histogram, card.baseline, title), title),
         "digest": manifest.values.hex(),
         "folder": dg.MetadataValue.path(manifest.folder),
@@ -79,17 +85,20 @@ def of_release(published: Published) -> Metadata:
         "model_sha256": release.model.sha256,
         "release": release.name,
         "live": "yes" if published.is_live else f"no: {published.live} is newer",
+        **{f"{WARNING}{outcome.name}": outcome.explained() for outcome in published.warnings},
     }
 
 
 def of_outcome(outcome: CheckOutcome) -> Metadata:
     """A check: what was observed and what was allowed."""
-    shown: Metadata = {"message": outcome.message}
+    shown: Metadata = {"message": outcome.explained()}
     if outcome.observed is not None:
         shown["observed"] = outcome.observed
     if outcome.threshold is not None:
         shown["threshold"] = outcome.threshold
     shown |= outcome.figures
+    if outcome.shares:
+        shown["expected_and_observed"] = _picture(plot_shares(outcome.shares), outcome.shares.title)
     if outcome.table:
         shown["details"] = dg.MetadataValue.md(outcome.table)
     return shown
@@ -97,7 +106,7 @@ def of_outcome(outcome: CheckOutcome) -> Metadata:
 
 def severity(outcome: CheckOutcome) -> dg.AssetCheckSeverity:
     """Dagster's word for how bad an outcome is."""
-    return dg.AssetCheckSeverity.ERROR if outcome.severity == "error" else dg.AssetCheckSeverity.WARN
+    return dg.AssetCheckSeverity.ERROR if outcome.blocks or outcome.passed else dg.AssetCheckSeverity.WARN
 
 
 def of_progress(stage: str, done: int, total: int, estimate: Estimate | None) -> Metadata:
@@ -122,6 +131,12 @@ def _precision(manifest: Manifest) -> str:
 
 def _rate(rows: int, seconds: float) -> Any:
     return round(rows / seconds, 1) if seconds else "nothing was computed now"
+
+
+def _distances(to: str, outcome: CheckOutcome) -> Metadata:
+    """PSI, KS and Jensen-Shannon as numbers, which Dagster plots; else why there are none."""
+    names = ("psi", "ks", "js")
+    return {f"{name}_{to}": outcome.figures[name] for name in names} if outcome.figures else {f"psi_{to}": outcome.message}
 
 
 def _observed(outcome: CheckOutcome) -> Any:

@@ -7,8 +7,8 @@ from batch_assets.config import PipelineConfig
 from batch_assets.errors import NotFound, ReleaseBroken
 from batch_assets.models.approvals import Approval
 from batch_assets.models.registry import Registry
-from batch_assets.pipeline.judge import read_verdict
 from batch_assets.pipeline.recorded import Chosen, Fate, RecordedKey, recorded_key, recorded_run
+from batch_assets.pipeline.verdict import read_verdict
 from batch_assets.quality.outcome import CheckOutcome
 from batch_assets.scoring.commit import Written
 from batch_assets.scoring.manifest import Manifest, ModelPin
@@ -78,13 +78,13 @@ class Explanation:
     checks: tuple[CheckOutcome, ...]
 
     def as_mapping(self) -> dict[str, Any]:
-        """Plain values, for JSON; of each check what a reader needs."""
-        written, said = self.scored_by.written, {"name", "asset", "passed", "severity", "message"}
+        """Plain values, for JSON."""
+        written = self.scored_by.written
         return {
             **asdict(self),
             "model": self.model.model_dump(mode="json"),
             "scored_by": {**asdict(self.scored_by), "written": written.model_dump(mode="json") if written else None},
-            "checks": [check.model_dump(mode="json", include=said) for check in self.checks],
+            "checks": [check.as_mapping() for check in self.checks],
         }
 
 

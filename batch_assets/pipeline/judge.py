@@ -1,107 +1,105 @@
-"""Judge a run, write the verdict, and accept the run if the verdict is good.
-
-Checks, command line, serving gate and summary read the verdict; none of them computes its own. A verdict is appended
-only when it says something new, so that judging again costs nothing and history stays readable.
-"""
+"""Judge a snapshot or a run, write the verdict, and accept the run if the verdict is good."""
 
 import hashlib
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
 from datetime import date, timedelta
-
-from pydantic import BaseModel, ConfigDict
+from typing import Any
 
 from batch_assets.config import PipelineConfig
-from batch_assets.errors import LostRace, NotFound
+from batch_assets.errors import CommitBroken, NotFound, SnapshotChanged
 from batch_assets.features.profile import read_profile
 from batch_assets.models.registry import ModelVersion
-from batch_assets.numbered_log import LogEntry, NumberedLog
+from batch_assets.pipeline.accepted import accept, accepted_before, accepted_run
 from batch_assets.pipeline.freeze import Frozen, check_contract
 from batch_assets.pipeline.score import Run, plan_run
-from batch_assets.quality.completeness import judge_completeness
-from batch_assets.quality.drift import judge_baseline, judge_drift, judge_scores
-from batch_assets.quality.expectations import judge_profile
-from batch_assets.quality.outcome import CheckOutcome, none_blocks
-from batch_assets.scoring.commit import day_folder
+from batch_assets.pipeline.shift import between_runs
+from batch_assets.pipeline.verdict import Verdict, read_verdict, record
+from batch_assets.quality.changes import judge_changes
+from batch_assets.quality.columns import Column, columns_of
+from batch_assets.quality.completeness import judge_audit, judge_completeness, judge_dead_letters, judge_one_model
+from batch_assets.quality.drift import Shift, judge_baseline, judge_drift, judge_model_shift, judge_scores
+from batch_assets.quality.drift import judge_features as judge_feature_drift
+from batch_assets.quality.expectations import judge_data, judge_profile
+from batch_assets.quality.outcome import CheckOutcome
+from batch_assets.scoring.audit import ONE_IN_A_HUNDRED
+from batch_assets.scoring.commit import read_commits
 from batch_assets.scoring.manifest import Manifest, latest_manifest, read_manifest
+from batch_assets.snapshot import SnapshotReader, current_log, days_of, snapshot_folder
 from batch_assets.storage import Storage
 
-
-class Verdict(BaseModel):
-    """Every outcome on one subject (a snapshot or a run), and the runs that it was compared with."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    subject: str
-    settings: str
-    outcomes: tuple[CheckOutcome, ...]
-    compared_with: tuple[str, ...] = ()
-
-    @property
-    def good(self) -> bool:
-        """Whether nothing blocks."""
-        return none_blocks(self.outcomes)
-
-    def outcome(self, name: str) -> CheckOutcome:
-        """One outcome by its check's name. Raises NotFound: a check that did not run has not passed."""
-        for outcome in self.outcomes:
-            if outcome.name == name:
-                return outcome
-        raise NotFound(f"The verdict on {self.subject} says nothing about {name}: judge it again.")
+_OLDEST = 28
+"""How many days before a day the good days that its features are compared with may lie."""
 
 
-def accepted_log(storage: Storage, pipeline: str, day: str) -> NumberedLog:
-    """Which run of a day is accepted: entries with `run_id` (None after a withdrawal), its `folder` and `approval`."""
-    return NumberedLog(storage, f"{day_folder(pipeline, day)}/_current")
-
-
-@dataclass(frozen=True)
-class Accepted:
-    """A day's accepted run, and the approval under which it was accepted."""
-
-    run_id: str
-    folder: str
-    approval: int
-
-
-def accepted_run(storage: Storage, pipeline: str, day: str, withdrawn: Collection[int]) -> Accepted | None:
-    """The run of a day that is accepted, leaving out what was accepted under approvals that were withdrawn since."""
-    log = accepted_log(storage, pipeline, day)
-    for number in reversed(log.numbers()):
-        body = log.entry(number).body
-        if body["approval"] not in withdrawn:
-            return Accepted(body["run_id"], body["folder"], body["approval"]) if body["run_id"] else None
-    return None
-
-
-def read_verdict(storage: Storage, folder: str) -> Verdict | None:
-    """The verdict in force on a snapshot or a run, by its folder."""
-    entry = NumberedLog(storage, f"{folder}/_verdict").latest()
-    return Verdict.model_validate(entry.body) if entry else None
-
-
-def judge_features(config: PipelineConfig, storage: Storage, frozen: Frozen) -> Verdict:
-    """Judge a snapshot's columns: the contract, and the suite over the column profile."""
-    allow_empty = config.quality.completeness.allow_empty
-    text = f"{config.features.contract.model_dump_json()}{config.quality.expectations.model_dump_json()}{allow_empty}"
-    settings = hashlib.sha256(text.encode()).hexdigest()
+def judge_features(config: PipelineConfig, storage: Storage, frozen: Frozen, day: str) -> Verdict:
+    """Judge a snapshot's columns: the contract, the suite over the column profile, and the good days before."""
+    quality, contract = config.quality, config.features.contract
+    allow_empty = quality.completeness.allow_empty
+    deciding = (contract, quality.expectations, quality.changes, quality.drift)
+    settings = _fingerprint(*(one.model_dump_json() for one in deciding), str(allow_empty))
     before = read_verdict(storage, frozen.folder)
     if before is not None and before.settings == settings:
         return before
     differences = check_contract(config, storage, frozen)
-    contract = CheckOutcome(
+    agreed = CheckOutcome(
         name="contract",
         asset="user_features",
         passed=not differences,
         severity="error",
         observed=float(len(differences)),
         threshold=0.0,
-        message="; ".join(differences) or f"{len(config.features.contract.columns)} columns as agreed.",
+        message="; ".join(differences) or f"{len(contract.columns)} columns as agreed.",
     )
     profile = read_profile(storage, frozen.folder)
-    expectations = judge_profile(profile, config.features.contract, config.quality.expectations, allow_empty=allow_empty)
-    verdict = Verdict(subject=frozen.snapshot.digest, settings=settings, outcomes=(contract, expectations))
-    return _record(storage, frozen.folder, verdict)
+    columns = {name: one for name, one in columns_of(profile).items() if name in contract.names}
+    days = dict(sorted(_good_days(config, storage, day)))
+    trailing = {other: found for other, (_, found) in days.items()}
+    again = next((other for other, (digest, _) in days.items() if digest == frozen.snapshot.digest), "")
+    verdict = Verdict(
+        subject=frozen.snapshot.digest,
+        settings=settings,
+        outcomes=(
+            agreed,
+            judge_profile(profile, contract, quality.expectations, allow_empty=allow_empty),
+            judge_changes(columns, trailing, quality.changes, again),
+            judge_feature_drift(columns, trailing, quality.drift),
+            *([_full_scan(config, storage, frozen, agreed)] if quality.expectations.full_scan else []),
+        ),
+        compared_with=tuple(f"{other} {digest[:16]}" for other, (digest, _) in days.items()),
+    )
+    return record(storage, frozen.folder, verdict)
+
+
+def _good_days(config: PipelineConfig, storage: Storage, day: str) -> Iterator[tuple[str, tuple[str, dict[str, Column]]]]:
+    """The newest days before a day whose features are good: the snapshot's digest and its columns, newest first."""
+    oldest = (date.fromisoformat(day) - timedelta(days=_OLDEST)).isoformat()
+    found = 0
+    for other in reversed([one for one in days_of(storage, config.name) if oldest <= one < day]):
+        entry = current_log(storage, config.name, other).latest()
+        folder = snapshot_folder(config.name, other, entry.body["digest"]) if entry else ""
+        verdict = read_verdict(storage, folder) if entry else None
+        if entry is None or verdict is None or not verdict.good:
+            continue
+        try:
+            profile = read_profile(storage, folder)
+        except SnapshotChanged:
+            continue  # it was pruned, or written before profiles had histograms
+        columns = {name: one for name, one in columns_of(profile).items() if name in config.features.contract.names}
+        yield other, (entry.body["digest"], columns)
+        found += 1
+        if found == config.quality.changes.compare_days:
+            return
+
+
+def _full_scan(config: PipelineConfig, storage: Storage, frozen: Frozen, agreed: CheckOutcome) -> CheckOutcome:
+    """great-expectations on every row; a snapshot whose columns are not as agreed has not been scanned."""
+    contract, quality = config.features.contract, config.quality
+    if not agreed.passed:
+        return agreed.model_copy(update={"name": "full_scan", "message": f"Not scanned: {agreed.message}"})
+    names = [contract.key.name, *(column.name for column in contract.columns if column.length is None)]
+    reader = SnapshotReader(storage, frozen.folder, frozen.snapshot)
+    tables = [reader.rows(number, 0, file.rows, names) for number, file in enumerate(frozen.snapshot.files)]
+    return judge_data(tables, contract, quality.expectations, allow_empty=quality.completeness.allow_empty)
 
 
 def judge(config: PipelineConfig, storage: Storage, day: str, model: ModelVersion) -> Verdict:
@@ -111,14 +109,15 @@ def judge(config: PipelineConfig, storage: Storage, day: str, model: ModelVersio
         NotFound: the run is not finished.
     """
     run, manifest = finished_run(config, storage, day, model)
-    features = judge_features(config, storage, run.frozen)
+    features = judge_features(config, storage, run.frozen, day)
     withdrawn = model.withdrawn()
     trailing = _trailing(config, storage, manifest, withdrawn)
     histograms = {partition: other.histogram for partition, other in trailing.items()}
-    quality = config.quality
+    quality, card = config.quality, model.card
+    previous = _previous(config, storage, manifest, model, trailing, withdrawn)
     verdict = Verdict(
         subject=manifest.run_id,
-        settings=hashlib.sha256(quality.model_dump_json().encode()).hexdigest(),
+        settings=_fingerprint(quality.model_dump_json()),
         outcomes=(
             *features.outcomes,
             judge_completeness(
@@ -129,15 +128,30 @@ def judge(config: PipelineConfig, storage: Storage, day: str, model: ModelVersio
                 proven_rows=manifest.proof.rows,
                 settings=quality.completeness,
             ),
+            judge_dead_letters(rows=manifest.rows, dead_lettered=manifest.dead_lettered, settings=quality.completeness),
+            judge_one_model(_models(storage, run), model.version, card.model_sha256),
+            judge_audit(
+                scored=manifest.scored,
+                audited=manifest.audit.rows,
+                bit_equal=manifest.audit.bit_equal,
+                detects=manifest.audit.detects.get(ONE_IN_A_HUNDRED, 0.0),
+            ),
             judge_scores(manifest.histogram),
             judge_drift(manifest.histogram, histograms, quality.drift),
-            judge_baseline(manifest.histogram, model.card.baseline, model.card.baseline_partition, quality.drift),
+            _model_shift(config, storage, manifest, model, previous),
+            judge_baseline(manifest.histogram, card.baseline, card.baseline_partition, quality.drift),
         ),
-        compared_with=tuple(other.run_id for other in trailing.values()),
+        compared_with=tuple(other.run_id for other in (*trailing.values(), *([previous] if previous else []))),
     )
-    verdict = _record(storage, run.folder, verdict)
-    _accept(config, storage, run, verdict, withdrawn)
+    verdict = record(storage, run.folder, verdict)
+    accept(storage, manifest, model.approval, verdict, withdrawn)
     return verdict
+
+
+def _models(storage: Storage, run: Run) -> set[tuple[str, str]]:
+    """Every (version, sha256) that the footers of a run's chunks name."""
+    commits = read_commits(storage, run.folder, run.plan, run.run_id)
+    return {(commit.model_version, commit.model_sha256) for commit in commits.values()}
 
 
 def finished_run(config: PipelineConfig, storage: Storage, day: str, model: ModelVersion) -> tuple[Run, Manifest]:
@@ -152,8 +166,7 @@ def finished_run(config: PipelineConfig, storage: Storage, day: str, model: Mode
 def _trailing(config: PipelineConfig, storage: Storage, manifest: Manifest, withdrawn: Collection[int]) -> dict[str, Manifest]:
     """Earlier accepted days within reach that the same model scored, by partition, oldest first."""
     found = {}
-    for back in range(config.quality.drift.trailing_days, 0, -1):
-        day = (date.fromisoformat(manifest.partition) - timedelta(days=back)).isoformat()
+    for day in reversed(list(_days_before(manifest.partition, config.quality.drift.trailing_days))):
         accepted = accepted_run(storage, config.name, day, withdrawn)
         other = latest_manifest(storage, accepted.folder) if accepted else None
         if other is not None and other.model == manifest.model:
@@ -161,49 +174,59 @@ def _trailing(config: PipelineConfig, storage: Storage, manifest: Manifest, with
     return found
 
 
-def _record(storage: Storage, folder: str, verdict: Verdict) -> Verdict:
-    """Append a verdict unless it says what the one in force says."""
-    log = NumberedLog(storage, f"{folder}/_verdict")
-    while True:
-        latest = log.latest()
-        if latest is not None and Verdict.model_validate(latest.body) == verdict:
-            return verdict
-        try:
-            why = "good" if verdict.good else "blocked"
-            log.append(verdict.model_dump(mode="json"), after=latest.number if latest else 0, why=why)
-        except LostRace:
-            continue  # somebody judged in the same moment: compare with what they wrote
-        return verdict
+def _previous(
+    config: PipelineConfig,
+    storage: Storage,
+    manifest: Manifest,
+    model: ModelVersion,
+    trailing: Collection[str],
+    withdrawn: Collection[int],
+) -> Manifest | None:
+    """The run by another version that a run is compared with.
 
-
-def _kept(storage: Storage, acceptance: LogEntry) -> bool:
-    """Whether the run that an acceptance names is still there; a withdrawal names none and stands."""
-    return acceptance.body["run_id"] is None or latest_manifest(storage, acceptance.body["folder"]) is not None
-
-
-def _accept(config: PipelineConfig, storage: Storage, run: Run, verdict: Verdict, withdrawn: Collection[int]) -> None:
-    """Let the day's acceptance follow a verdict.
-
-    A good run becomes the accepted one, unless its approval was withdrawn or a later approval's run is; a run that was pruned
-    does not count. An accepted run that is judged again and is not good any more is withdrawn: no later day is compared with
-    it. What is live stays live until another release is published.
+    The one of the same day that was accepted under an earlier approval. If there is none and this version has no days of its
+    own to be compared with yet, the newest accepted one of the days before.
     """
-    log = accepted_log(storage, config.name, run.day)
-    while True:
-        latest = log.latest()
-        if verdict.good:
-            body = {"run_id": run.run_id, "folder": run.folder, "approval": run.model.approval}
-            later = latest is not None and latest.body["approval"] > run.model.approval
-            overruled = later and latest is not None and latest.body["approval"] not in withdrawn and _kept(storage, latest)
-            settled = run.model.approval in withdrawn or overruled or (latest is not None and latest.body == body)
-        else:
-            body = {"run_id": None, "withdrawn": run.run_id, "approval": run.model.approval}
-            settled = latest is None or latest.body["run_id"] != run.run_id
-        if settled:
-            return
-        try:
-            why = f"verdict {'good' if verdict.good else 'blocked'}, model {run.model.version}"
-            log.append(body, after=latest.number if latest else 0, why=why)
-        except LostRace:
-            continue  # somebody judged the same day in the same moment: decide again
-        return
+    same = accepted_before(storage, config.name, manifest.partition, model.approval, withdrawn)
+    found = latest_manifest(storage, same.folder) if same else None
+    if found is not None and found.model != manifest.model:
+        return found
+    if trailing:
+        return None
+    for day in _days_before(manifest.partition, config.quality.drift.trailing_days):
+        accepted = accepted_run(storage, config.name, day, withdrawn)
+        found = latest_manifest(storage, accepted.folder) if accepted else None
+        if found is not None and found.model != manifest.model:
+            return found
+    return None
+
+
+def _model_shift(
+    config: PipelineConfig, storage: Storage, manifest: Manifest, model: ModelVersion, previous: Manifest | None
+) -> CheckOutcome:
+    try:
+        found = between_runs(storage, previous, manifest, config.features.contract.key.name) if previous else None
+    except CommitBroken:
+        found = None  # an earlier run whose files are damaged or gone says nothing about this one
+    if found is None:
+        return judge_model_shift(None, None, None, config.quality.drift)
+    expected = _expected_shift(config, model)
+    return judge_model_shift(found.distance, found.shift, expected, config.quality.drift, found.edges)
+
+
+def _expected_shift(config: PipelineConfig, model: ModelVersion) -> Shift | None:
+    """What the plan of the approval in use said about scores, or None if it said nothing."""
+    if not model.alias:
+        return None
+    plan = model.registry.approvals(model.name, model.alias).number(model.approval).plan or {}
+    told: list[dict[str, Any]] = [one for one in plan.get("pipelines", []) if one["pipeline"] == config.name]
+    return Shift.model_validate(told[0]["shift"]) if told and told[0].get("shift") else None
+
+
+def _days_before(day: str, count: int) -> Iterator[str]:
+    """The days before a day, newest first."""
+    return ((date.fromisoformat(day) - timedelta(days=back)).isoformat() for back in range(1, count + 1))
+
+
+def _fingerprint(*texts: str) -> str:
+    return hashlib.sha256("".join(texts).encode()).hexdigest()

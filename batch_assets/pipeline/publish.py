@@ -11,8 +11,9 @@ from batch_assets.config import PipelineConfig
 from batch_assets.digest import hash_keys
 from batch_assets.errors import CommitBroken, NotPublishable, ServingError
 from batch_assets.models.registry import ModelVersion
-from batch_assets.pipeline.judge import finished_run, read_verdict
+from batch_assets.pipeline.judge import finished_run
 from batch_assets.pipeline.score import BYTES_PER_ROW, SPARE_BYTES
+from batch_assets.pipeline.verdict import read_verdict
 from batch_assets.pipeline.watch import Watch
 from batch_assets.quality.outcome import CheckOutcome
 from batch_assets.scoring.commit import read_committed
@@ -31,11 +32,12 @@ from batch_assets.storage import Storage, require_space
 
 @dataclass(frozen=True)
 class Published:
-    """A release, and which one is live now: this one, or a newer."""
+    """A release, which one is live now (this one, or a newer), and what was found and did not block."""
 
     release: Release
     live: str
     seconds: float
+    warnings: tuple[CheckOutcome, ...] = ()
 
     @property
     def is_live(self) -> bool:
@@ -59,7 +61,7 @@ def publish(config: PipelineConfig, storage: Storage, day: str, model: ModelVers
     if verdict is None:
         raise NotPublishable(f"Run {run.run_id} of {config.name} {day} was not judged: materialize predictions again.")
     if not verdict.good:
-        reasons = "; ".join(f"{outcome.name}: {outcome.message}" for outcome in verdict.outcomes if outcome.blocks)
+        reasons = "; ".join(f"{outcome.name}: {outcome.message}" for outcome in verdict.blocking)
         raise NotPublishable(f"Run {run.run_id} of {config.name} {day} is not published, its verdict blocks: {reasons}")
     require_space(storage, manifest.scored * BYTES_PER_ROW + SPARE_BYTES, f"Publishing {manifest.scored:,} rows")
     outputs, key = model.card.outputs, config.features.contract.key
@@ -68,7 +70,8 @@ def publish(config: PipelineConfig, storage: Storage, day: str, model: ModelVers
     )
     model.require_in_force()
     live = go_live(storage, release, model.approval, model.withdrawn())
-    return Published(release, live.body["release"], time.perf_counter() - started)
+    warnings = tuple(outcome for outcome in verdict.outcomes if not outcome.passed)
+    return Published(release, live.body["release"], time.perf_counter() - started, warnings)
 
 
 def published_matches(config: PipelineConfig, storage: Storage, day: str, model: ModelVersion) -> CheckOutcome:

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from batch_assets.config import PipelineConfig
 from batch_assets.errors import CommitBroken, NoPrediction, NotFound
 from batch_assets.models.registry import Registry
-from batch_assets.pipeline.judge import accepted_log, accepted_run
+from batch_assets.pipeline.accepted import accepted_log, accepted_run
 from batch_assets.scoring.chunks import Chunk
 from batch_assets.scoring.commit import ChunkCommit, day_folder, read_commit, read_committed, run_folder
 from batch_assets.scoring.dead_letters import EXCLUDED

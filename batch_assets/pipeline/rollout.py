@@ -9,18 +9,18 @@ from pydantic import BaseModel, ConfigDict
 
 from batch_assets.config import PipelineConfig
 from batch_assets.errors import ConfigError, InUse, NoSuchModel
-from batch_assets.histogram import Histogram
 from batch_assets.models.approvals import Approval, undone
 from batch_assets.models.registry import ModelVersion, Registry
 from batch_assets.numbered_log import LogEntry
+from batch_assets.pipeline.accepted import accepted_run
 from batch_assets.pipeline.freeze import frozen
-from batch_assets.pipeline.judge import accepted_run, read_verdict
 from batch_assets.pipeline.score import plan_run, scoring_task
-from batch_assets.quality.drift import between
+from batch_assets.pipeline.shift import compared
+from batch_assets.pipeline.verdict import read_verdict
+from batch_assets.quality.drift import Shift
 from batch_assets.scoring.audit import draw
 from batch_assets.scoring.chunks import Chunk
 from batch_assets.scoring.manifest import Manifest, latest_manifest
-from batch_assets.scoring.precision import spearman
 from batch_assets.serving.release import current_log as live_log
 from batch_assets.serving.release import live_release, release_folder, release_name
 from batch_assets.snapshot import current_log, days_of, snapshot_folder
@@ -32,23 +32,6 @@ _SAMPLE_ROWS = 256
 
 _LAST_RUNS = 3
 """From how many runs before the pace is taken."""
-
-
-class Shift(BaseModel):
-    """How the scores of a sample of one day differ between two versions.
-
-    `psi` is over ten equal parts of the old scores; `top_decile_overlap` is the share of the old version's highest tenth that
-    is in the new version's; `rank_correlation` is Spearman's.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    partition: str
-    against: str
-    rows: int
-    psi: float
-    top_decile_overlap: float
-    rank_correlation: float
 
 
 class Plan(BaseModel):
@@ -161,21 +144,8 @@ def measure_shift(config: PipelineConfig, storage: Storage, day: str, old: Model
     runs = [plan_run(config, storage, day, model) for model in (old, new)]
     sample = draw(runs[0].frozen.snapshot, runs[0].plan, _SAMPLE_GROUPS, _SAMPLE_ROWS)
     before, after = (_probabilities(config, storage, day, model, sample) for model in (old, new))
-    both = np.isfinite(before) & np.isfinite(after)
-    before, after = before[both], after[both]
-    if not len(before):
-        return None
-    edges = np.unique(np.quantile(before, np.arange(1, 100) / 100)).tolist()
-    tenth = max(1, len(before) // 10)
-    tops = [set(np.argsort(-scores, kind="stable")[:tenth].tolist()) for scores in (before, after)]
-    return Shift(
-        partition=day,
-        against=old.version,
-        rows=len(before),
-        psi=round(between(Histogram.of(before, edges), Histogram.of(after, edges)).psi.value, 6),
-        top_decile_overlap=round(len(tops[0] & tops[1]) / tenth, 6),
-        rank_correlation=round(spearman(before.astype(np.float64), after.astype(np.float64)), 6),
-    )
+    found = compared(before, after, day, old.version, same_rows=True)
+    return found.shift if found else None
 
 
 def _probabilities(

@@ -5,8 +5,9 @@ from typing import Any
 from batch_assets.config import PipelineConfig
 from batch_assets.errors import NotFound
 from batch_assets.models.registry import ModelVersion
-from batch_assets.pipeline.judge import finished_run, read_verdict
+from batch_assets.pipeline.judge import finished_run
 from batch_assets.pipeline.publish import published_matches
+from batch_assets.pipeline.verdict import read_verdict
 from batch_assets.scoring.commit import read_committed
 from batch_assets.serving.reader import Reader
 from batch_assets.serving.release import current_log, read_release, release_name
@@ -31,16 +32,7 @@ def summarize(config: PipelineConfig, storage: Storage, day: str, model: ModelVe
         "dead_letter_rows": manifest.dead_lettered,
         "run_id": run.run_id,
         "model": {"name": model.name, "version": model.version, "sha256": manifest.model.sha256},
-        "checks": [
-            {
-                "name": outcome.name,
-                "asset": outcome.asset,
-                "passed": outcome.passed,
-                "severity": outcome.severity,
-                "message": outcome.message,
-            }
-            for outcome in outcomes
-        ],
+        "checks": [outcome.as_mapping() for outcome in outcomes],
         "digest": manifest.values.hex(),
         "release": release,
         "live_release": live.body["release"] if live else None,

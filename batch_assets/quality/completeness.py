@@ -1,4 +1,6 @@
-"""Is every row accounted for, and were enough of them scored?"""
+"""Is every row accounted for, were enough of them scored, all by one model, and were the values looked at twice?"""
+
+from collections.abc import Collection
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -11,6 +13,9 @@ class CompletenessSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     min_output_ratio: float = Field(0.99, description="scored / (rows - excluded) must reach this.", gt=0, le=1)
+    max_dead_letters: float = Field(
+        0.001, description="Share of dead-lettered rows above which a run warns and an alert is sent.", ge=0, le=1
+    )
     allow_empty: bool = Field(False, description="Whether a partition without rows is good.")
 
 
@@ -39,4 +44,60 @@ def judge_completeness(
         observed=ratio,
         threshold=settings.min_output_ratio,
         message=message,
+    )
+
+
+def judge_dead_letters(*, rows: int, dead_lettered: int, settings: CompletenessSettings) -> CheckOutcome:
+    """`dead_letters`: few enough rows could not be scored. It warns; whether too few were scored, `complete` says."""
+    share = dead_lettered / rows if rows else 0.0
+    return CheckOutcome(
+        name="dead_letters",
+        asset="predictions",
+        passed=share <= settings.max_dead_letters,
+        severity="warn",
+        observed=share,
+        threshold=settings.max_dead_letters,
+        message=f"{dead_lettered:,} of {rows:,} rows are dead letters ({share:.3%}), at most {settings.max_dead_letters:.2%} "
+        "wanted; `batch-assets dead-letters` lists them.",
+    )
+
+
+def judge_one_model(found: Collection[tuple[str, str]], version: str, sha256: str) -> CheckOutcome:
+    """`one_model`: every chunk was scored by the one version and program that was approved, as (version, sha256) found."""
+    others = sorted(set(found) - {(version, sha256)})
+    wrong = ", ".join(f"{other} (sha256 {digest[:16]})" for other, digest in others)
+    return CheckOutcome(
+        name="one_model",
+        asset="predictions",
+        passed=not others,
+        severity="error",
+        observed=float(len(set(found) | {(version, sha256)})),
+        threshold=1.0,
+        message=f"Chunks were scored by {wrong}, not by {version} (sha256 {sha256[:16]}) alone."
+        if others
+        else f"Every chunk was scored by {version}, sha256 {sha256[:16]}.",
+    )
+
+
+def judge_audit(*, scored: int, audited: int, bit_equal: int, detects: float) -> CheckOutcome:
+    """`audit`: some rows were scored again, alone, and are what is about to be published.
+
+    A value that differs ends the run before it is judged; here it counts that rows were compared at all.
+    """
+    passed = bool(audited) or not scored
+    found = (
+        f"{audited:,} rows scored again, {bit_equal:,} of them bit-equal, the others within the stated bound; one wrong row "
+    )
+    return CheckOutcome(
+        name="audit",
+        asset="predictions",
+        passed=passed,
+        severity="error",
+        observed=float(audited),
+        threshold=1.0 if scored else 0.0,
+        message=f"{found} in a hundred is found with probability {detects:.4f}."
+        if passed and scored
+        else "There are no rows to score again."
+        if passed
+        else f"None of {scored:,} scored rows was scored again: nobody knows whether the values are right.",
     )

@@ -15,7 +15,7 @@ Counts = npt.NDArray[np.int64]
 
 _GROUPS = 10
 _CHANCE = 0.001
-"""How often chance alone exceeds the noise."""
+"""How often chance alone exceeds the noise of a look."""
 
 
 @dataclass(frozen=True)
@@ -32,15 +32,23 @@ class Measure:
 
 @dataclass(frozen=True)
 class Distance:
-    """PSI, the Kolmogorov-Smirnov distance and the Jensen-Shannon divergence (in bits) between two histograms."""
+    """PSI, the Kolmogorov-Smirnov distance and the Jensen-Shannon divergence (in bits) between two histograms.
+
+    `expected` and `observed` are the shares in each group of bins, and `first` is the group's first bin.
+    """
 
     psi: Measure
     ks: Measure
     js: Measure
+    first: tuple[int, ...]
+    expected: tuple[float, ...]
+    observed: tuple[float, ...]
 
 
-def distance(expected: Counts, observed: Counts) -> Distance:
+def distance(expected: Counts, observed: Counts, looks: int = 1) -> Distance:
     """Compare two histograms over the same bins, of shape (bins,).
+
+    Who looks at many pairs at once says so with `looks`: the noise is then what chance exceeds in one of all of them.
 
     PSI and Jensen-Shannon are taken over at most ten groups of neighbouring bins, about equal parts of what is expected; half a
     row is added to each group, so that an empty one does not make PSI infinite. KS is the largest difference of the shares up
@@ -59,22 +67,25 @@ def distance(expected: Counts, observed: Counts) -> Distance:
     n, m = int(expected.sum()), int(observed.sum())
     if not n or not m:
         raise ValueError("there is nothing to compare")
-    from scipy.stats import chi2
+    from scipy.special import chdtri
 
-    rarity = 1 / n + 1 / m
+    rarity, chance = 1 / n + 1 / m, _CHANCE / looks
     groups = _grouped(expected)
     count = int(groups[-1]) + 1
-    e, o = (np.bincount(groups, weights=counts, minlength=count) + 0.5 for counts in (expected, observed))
-    e, o = e / e.sum(), o / o.sum()
+    rows = [np.bincount(groups, weights=counts, minlength=count) for counts in (expected, observed)]
+    e, o = ((one + 0.5) / (one + 0.5).sum() for one in rows)
     middle = (e + o) / 2
-    noise = rarity * float(chi2.ppf(1 - _CHANCE, max(count - 1, 1)))
+    noise = rarity * float(chdtri(max(count - 1, 1), chance))
     return Distance(
         psi=Measure(float(np.sum((o - e) * np.log(o / e))), noise),
         ks=Measure(
             float(np.max(np.abs(np.cumsum(expected) / n - np.cumsum(observed) / m))),
-            math.sqrt(-math.log(_CHANCE / 2) / 2 * rarity),
+            math.sqrt(-math.log(chance / 2) / 2 * rarity),
         ),
         js=Measure(float(np.sum(e * np.log2(e / middle) + o * np.log2(o / middle)) / 2), noise / 8 / math.log(2)),
+        first=tuple(np.searchsorted(groups, np.arange(count)).tolist()),
+        expected=tuple((rows[0] / n).tolist()),
+        observed=tuple((rows[1] / m).tolist()),
     )
 
 

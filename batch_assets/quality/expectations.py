@@ -1,19 +1,52 @@
 """The feature suite: great-expectations judges the column profile, one row per column, not the data itself.
 
-The suite is made from the feature contract, so it needs no words of its own. It takes the same time for a thousand rows
-and for a billion. The only room that knows great-expectations.
+The suite is made from the feature contract, so it needs no words of its own; what a team knows beyond it is added in the
+pipeline's YAML. It takes the same time for a thousand rows and for a billion. Where somebody wants that, great-expectations
+reads all the data, too. The only room that knows great-expectations.
 """
 
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from batch_assets.contract import FeatureContract
 from batch_assets.quality.outcome import CheckOutcome, Severity
+
+_A_VALUE = 1e-12
+"""The share of values that are there if there is one."""
+
+_GX_SEVERITY = {"error": "critical", "warn": "warning"}
+_SHOWN = 5
+"""How many rows of the data are named for one finding."""
+
+
+class Expectation(BaseModel):
+    """What a team knows of one column of its own: between what values a number lies that the profile has."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    column: str
+    statistic: Literal["mean", "minimum", "maximum", "missing", "zeros"] = Field(
+        description="missing and zeros are shares of the rows; the others are of the finite values."
+    )
+    min: float | None = Field(None, description="Smallest value that is expected.")
+    max: float | None = Field(None, description="Largest value that is expected.")
+    severity: Literal["error", "warn"] = Field("error", description="Whether it blocks or warns where it does not hold.")
+
+    @model_validator(mode="after")
+    def _says_something(self) -> "Expectation":
+        if self.min is None and self.max is None:
+            raise ValueError(f"the expectation on {self.statistic} of {self.column} has neither min nor max")
+        return self
+
+    def __str__(self) -> str:
+        bounds = [f"at least {self.min:g}"] if self.min is not None else []
+        bounds += [f"at most {self.max:g}"] if self.max is not None else []
+        return f"{self.statistic} {' and '.join(bounds)}"
 
 
 class ExpectationSettings(BaseModel):
@@ -22,33 +55,57 @@ class ExpectationSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     max_missing: float = Field(
-        0.01, description="Share of null, NaN or infinite values in a column that blocks; any at all warns.", ge=0, le=1
+        0.01,
+        description="Share of null, NaN or infinite values that blocks where the contract does not permit them; any warns.",
+        ge=0,
+        le=1,
     )
+    own: tuple[Expectation, ...] = Field((), description="What the team expects beyond the contract.")
+    full_scan: bool = Field(False, description="Whether great-expectations reads every row, too: slower by far.")
 
 
 def judge_profile(
     profile: pa.Table, contract: FeatureContract, settings: ExpectationSettings, *, allow_empty: bool = False
 ) -> CheckOutcome:
     """`expectations`: the suite's findings on a profile (see `features.profile`), worst first in the table."""
-    frame = _frame(profile, contract)
-    results = _validate(frame, _suite(contract, settings, min_rows=0 if allow_empty else 1))
+    frame = _frame(profile, contract, settings)
+    results = _validate(frame, _suite(contract, settings, min_rows=0 if allow_empty else 1), "column")
+    held = f"{len(results)} expectations hold for {len(frame)} columns."
+    return _outcome("expectations", results, held, table=_table(frame, results))
+
+
+def judge_data(
+    tables: list[pa.Table], contract: FeatureContract, settings: ExpectationSettings, *, allow_empty: bool = False
+) -> CheckOutcome:
+    """`full_scan`: the same expectations on every row with its key, by great-expectations itself."""
+    import pandas as pd
+
+    frames = [table.to_pandas() for table in tables]  # float32 is slow there: a Python call for each row
+    data = pd.concat([frame.astype(dict.fromkeys(frame.select_dtypes("float32"), "float64")) for frame in frames])
+    suite = _data_suite(contract, settings, min_rows=0 if allow_empty else 1)
+    results = _validate(data, suite, contract.key.name)
+    return _outcome("full_scan", results, f"{len(results)} expectations hold for {len(data):,} rows.")
+
+
+def _outcome(name: str, results: list[dict[str, Any]], held: str, table: str = "") -> CheckOutcome:
     failed = [result for result in results if not result["passed"]]
+    failed.sort(key=lambda result: result["severity"] != "error")
     critical = [result for result in failed if result["severity"] == "error"]
     severity: Severity = "error" if critical or not failed else "warn"
     findings = "; ".join(f"{result['check']} ({result['columns'] or 'the suite could not judge it'})" for result in failed)
     return CheckOutcome(
-        name="expectations",
+        name=name,
         asset="user_features",
         passed=not failed,
         severity=severity,
         observed=float(len(failed)),
         threshold=0.0,
-        message=findings or f"{len(results)} expectations hold for {len(frame)} columns.",
-        table=_table(frame, results),
+        message=findings or held,
+        table=table,
     )
 
 
-def _frame(profile: pa.Table, contract: FeatureContract) -> Any:
+def _frame(profile: pa.Table, contract: FeatureContract, settings: ExpectationSettings) -> Any:
     """The profile of the contract's columns, with what each of them is allowed, as a pandas frame."""
     known = {row["column"]: row for row in profile.to_pylist()}
     columns = [column for column in contract.columns if column.name in known]
@@ -56,6 +113,10 @@ def _frame(profile: pa.Table, contract: FeatureContract) -> Any:
 
     frame = pd.DataFrame([known[column.name] for column in columns], columns=profile.column_names)
     frame["missing"] = (frame["nulls"] + frame["nans"] + frame["infinities"]) / frame["rows"].clip(lower=1)
+    frame["zeros"] = frame["zeros"] / frame["rows"].clip(lower=1)
+    permitted = [None if column.nullable else settings.max_missing for column in columns]
+    frame["permitted_missing"] = pd.Series(permitted, dtype="float64")
+    frame["usual_missing"] = frame["permitted_missing"] * 0
     frame["permitted_minimum"] = pd.Series([column.min for column in columns], dtype="float64")
     frame["permitted_maximum"] = pd.Series([column.max for column in columns], dtype="float64")
     return frame
@@ -77,6 +138,7 @@ def _without_spark() -> Iterator[None]:
 def _suite(contract: FeatureContract, settings: ExpectationSettings, min_rows: int) -> list[Any]:
     with _without_spark():
         import great_expectations.expectations as gxe
+        from great_expectations.expectations.row_conditions import Column as Name
 
     return [
         gxe.ExpectTableRowCountToEqual(
@@ -87,14 +149,24 @@ def _suite(contract: FeatureContract, settings: ExpectationSettings, min_rows: i
         gxe.ExpectColumnValuesToBeBetween(
             column="rows", min_value=min_rows, severity="critical", meta={"check": "enough rows"}
         ),
-        gxe.ExpectColumnValuesToBeBetween(
-            column="missing",
-            max_value=settings.max_missing,
+        gxe.ExpectColumnPairValuesAToBeGreaterThanB(
+            column_A="permitted_missing",
+            column_B="missing",
+            or_equal=True,
+            ignore_row_if="either_value_is_missing",
             severity="critical",
             meta={"check": f"at most {settings.max_missing:.2%} missing"},
         ),
         gxe.ExpectColumnValuesToBeBetween(
-            column="missing", max_value=0.0, severity="warning", meta={"check": "nothing missing"}
+            column="missing", max_value=1.0, strict_max=True, severity="critical", meta={"check": "any value at all"}
+        ),
+        gxe.ExpectColumnPairValuesAToBeGreaterThanB(
+            column_A="usual_missing",
+            column_B="missing",
+            or_equal=True,
+            ignore_row_if="either_value_is_missing",
+            severity="warning",
+            meta={"check": "nothing missing"},
         ),
         gxe.ExpectColumnPairValuesAToBeGreaterThanB(
             column_A="minimum",
@@ -112,11 +184,73 @@ def _suite(contract: FeatureContract, settings: ExpectationSettings, min_rows: i
             severity="critical",
             meta={"check": "maximum is permitted"},
         ),
+        *(
+            gxe.ExpectColumnValuesToBeBetween(
+                column=one.statistic,
+                min_value=one.min,
+                max_value=one.max,
+                row_condition=Name("column") == one.column,
+                severity=_GX_SEVERITY[one.severity],
+                meta={"check": f"{one} of {one.column}"},
+            )
+            for one in settings.own
+        ),
     ]
 
 
-def _validate(frame: Any, expectations: list[Any]) -> list[dict[str, Any]]:
-    """Run the suite; one dict per expectation, in the suite's order. An expectation that raised has failed."""
+def _data_suite(contract: FeatureContract, settings: ExpectationSettings, min_rows: int) -> list[Any]:
+    with _without_spark():
+        import great_expectations.expectations as gxe
+
+    key, single = contract.key.name, [column for column in contract.columns if column.length is None]
+    own = {
+        "mean": gxe.ExpectColumnMeanToBeBetween,
+        "minimum": gxe.ExpectColumnMinToBeBetween,
+        "maximum": gxe.ExpectColumnMaxToBeBetween,
+    }
+    return [
+        gxe.ExpectTableRowCountToBeBetween(min_value=min_rows, severity="critical", meta={"check": "enough rows"}),
+        gxe.ExpectColumnValuesToBeUnique(column=key, severity="critical", meta={"check": f"{key} is unique"}),
+        gxe.ExpectColumnValuesToNotBeNull(column=key, severity="critical", meta={"check": f"{key} is never null"}),
+        *(
+            gxe.ExpectColumnValuesToNotBeNull(
+                column=column.name,
+                mostly=_A_VALUE if column.nullable else 1 - settings.max_missing,
+                severity="critical",
+                meta={"check": f"{column.name} is there"},
+            )
+            for column in single
+        ),
+        *(
+            gxe.ExpectColumnValuesToBeBetween(
+                column=column.name,
+                min_value=column.min,
+                max_value=column.max,
+                severity="critical",
+                meta={"check": f"{column.name} is permitted"},
+            )
+            for column in single
+            if column.min is not None or column.max is not None
+        ),
+        *(
+            own[one.statistic](
+                column=one.column,
+                min_value=one.min,
+                max_value=one.max,
+                severity=_GX_SEVERITY[one.severity],
+                meta={"check": f"{one} of {one.column}"},
+            )
+            for one in settings.own
+            if one.statistic in own
+        ),
+    ]
+
+
+def _validate(frame: Any, expectations: list[Any], named_by: str) -> list[dict[str, Any]]:
+    """Run the suite; one dict per expectation, in the suite's order. An expectation that raised has failed.
+
+    `columns` says where it does not hold: the values of the frame's column `named_by`, of many the first few.
+    """
     import great_expectations as gx
     from great_expectations.data_context.types.base import ProgressBarsConfig
 
@@ -125,19 +259,26 @@ def _validate(frame: Any, expectations: list[Any]) -> list[dict[str, Any]]:
     asset = context.data_sources.add_pandas("profile").add_dataframe_asset("columns")
     batch = asset.add_batch_definition_whole_dataframe("all").get_batch({"dataframe": frame})
     suite = gx.ExpectationSuite("features", expectations=expectations)
-    answer = batch.validate(suite, result_format={"result_format": "COMPLETE", "unexpected_index_column_names": ["column"]})
+    answer = batch.validate(suite, result_format={"result_format": "COMPLETE", "unexpected_index_column_names": [named_by]})
     by_check = {result.expectation_config.meta["check"]: result for result in answer.results}
     return [
         {
             "check": expectation.meta["check"],
             "passed": bool(by_check[expectation.meta["check"]].success),
             "severity": "warn" if str(expectation.severity.value) == "warning" else "error",
-            "columns": ", ".join(
-                str(place["column"]) for place in by_check[expectation.meta["check"]].result.get("unexpected_index_list") or []
-            ),
+            "columns": _places(by_check[expectation.meta["check"]].result, named_by),
         }
         for expectation in expectations
     ]
+
+
+def _places(result: Any, named_by: str) -> str:
+    found = [str(place[named_by]) for place in result.get("unexpected_index_list") or []]
+    if named_by != "column" and len(found) > _SHOWN:
+        return f"{len(found):,} rows, first {', '.join(found[:_SHOWN])}"
+    if not found and result.get("observed_value") is not None:
+        return f"it is {result['observed_value']}"
+    return ", ".join(found)
 
 
 def _table(frame: Any, results: list[dict[str, Any]]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from batch_assets.histogram import Histogram
+from batch_assets.quality.outcome import Shares
 
 _INK, _EXPECTED, _OBSERVED = "#7d8590", "#9a9fa6", "#2f81f7"
 
@@ -35,6 +36,34 @@ def plot_scores(observed: Histogram, baseline: Histogram, title: str) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
+
+
+def plot_shares(shares: Shares) -> bytes:
+    """A PNG of what share of rows was expected and observed, two bars for each group."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 2.6), dpi=110, layout="constrained")
+    figure.patch.set_alpha(0.0)
+    axes = figure.add_subplot()
+    axes.set_facecolor("none")
+    places = np.arange(len(shares.groups))
+    axes.bar(places - 0.2, shares.expected, 0.4, color=_EXPECTED, label="expected")
+    axes.bar(places + 0.2, shares.observed, 0.4, color=_OBSERVED, label="observed")
+    axes.set_xticks(places, [_from(group) for group in shares.groups])
+    axes.set_ylabel("share of rows", color=_INK)
+    axes.set_title(shares.title, color=_INK, fontsize=10)
+    axes.tick_params(colors=_INK, which="both")
+    for spine in axes.spines.values():
+        spine.set_color(_INK)
+    axes.legend(frameon=False, labelcolor=_INK)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _from(group: str) -> str:
+    """The label of a group that begins at a value, or of the first, which has none."""
+    return group if group.startswith("<") or group == "all" else f"≥ {group}"
 
 
 def plot_work(seconds: Mapping[str, float], stages: Sequence[str]) -> bytes:

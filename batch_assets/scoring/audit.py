@@ -27,6 +27,9 @@ from batch_assets.snapshot import Snapshot
 BOUND = 1e-4
 """By how much a probability may differ where device, kernels, torch or batch shape are not those of the commit."""
 
+ONE_IN_A_HUNDRED = "one row in a hundred, anywhere"
+"""A kind of fault, as `Audit.detects` calls it."""
+
 
 class Audit(BaseModel):
     """What was compared and found equal. `detects` is the probability of finding a fault of a kind."""
@@ -138,7 +141,7 @@ def detection(snapshot: Snapshot, plan: Sequence[Chunk], groups: int, rows: int)
     length = max(end - first for _, first, end in windows)
     groups, rows = min(groups, len(windows)), min(rows, length)
     return {
-        "one row in a hundred, anywhere": round(1 - 0.99 ** (groups * rows), 6),
+        ONE_IN_A_HUNDRED: round(1 - 0.99 ** (groups * rows), 6),
         "one row in a thousand, anywhere": round(1 - 0.999 ** (groups * rows), 6),
         "one whole row group": round(groups / len(windows), 6),
         "two rows of one row group swapped": round(swapped_pair(len(windows), length, groups, rows), 9),

@@ -5,7 +5,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batch_assets.features.profile import BINS, edges, write_profile
+from batch_assets.features.profile import write_profile
+from batch_assets.histogram import FLOAT_BINS, float_edges
 
 
 def test_nulls_nans_and_infinities_are_counted_apart(tmp_path: Path) -> None:
@@ -17,7 +18,8 @@ def test_nulls_nans_and_infinities_are_counted_apart(tmp_path: Path) -> None:
     assert x == {
         "column": "x", "rows": 6, "nulls": 1, "nans": 1, "infinities": 1, "zeros": 0,
         "minimum": -2.0, "maximum": 4.0, "mean": 1.0,
-        "bins": (np.searchsorted(edges()[8 : BINS - 8], [-2.0, 1.0, 4.0], side="right") + 7).tolist(), "counts": [1, 1, 1],
+        "bins": (np.searchsorted(float_edges()[8 : FLOAT_BINS - 8], [-2.0, 1.0, 4.0], side="right") + 7).tolist(),
+        "counts": [1, 1, 1],
     }  # fmt: skip
     assert (n["nulls"], n["minimum"], n["maximum"]) == (1, 1.0, 6.0)
 
@@ -34,7 +36,7 @@ def test_a_value_lies_in_the_bin_that_its_edges_say(tmp_path: Path) -> None:
     values = (generator.choice([-1, 1], 5_000) * 10.0 ** generator.uniform(-30, 30, 5_000)).astype(np.float32)
     pq.write_table(pa.table({"x": values}), tmp_path / "part-00000.parquet")
     (x,) = write_profile(tmp_path, ["x"]).to_pylist()
-    below = edges()[8 : BINS - 8]
+    below = float_edges()[8 : FLOAT_BINS - 8]
     assert np.all(np.diff(below) >= 0)
     expected, counts = np.unique(np.searchsorted(below, values.astype(np.float64), side="right") + 7, return_counts=True)
     assert (x["bins"], x["counts"]) == (expected.tolist(), counts.tolist())

@@ -21,11 +21,13 @@ from batch_assets.errors import (
     StorageFull,
 )
 from batch_assets.numbered_log import NumberedLog
+from batch_assets.pipeline.accepted import accepted_log
 from batch_assets.pipeline.freeze import freeze
-from batch_assets.pipeline.judge import Verdict, accepted_log, judge, judge_features, read_verdict
+from batch_assets.pipeline.judge import judge, judge_features
 from batch_assets.pipeline.presence import presence
 from batch_assets.pipeline.publish import publish
 from batch_assets.pipeline.score import Scored, plan_run, score
+from batch_assets.pipeline.verdict import Verdict, read_verdict
 from batch_assets.process import Process
 from batch_assets.scoring.scorer import ScoringTask
 from batch_assets.storage import LocalStorage
@@ -340,10 +342,10 @@ class TestJudge:
 
     def test_features_are_judged_once_per_snapshot_and_settings(self, small: Small) -> None:
         frozen = freeze(small.config, small.storage, DAY, small.watch)
-        first = judge_features(small.config, small.storage, frozen)
-        assert judge_features(small.config, small.storage, frozen) == first
+        first = judge_features(small.config, small.storage, frozen, DAY)
+        assert judge_features(small.config, small.storage, frozen, DAY) == first
         reconfigure(small, quality={"expectations": {"max_missing": 0.5}})
-        assert judge_features(small.config, small.storage, frozen).settings != first.settings
+        assert judge_features(small.config, small.storage, frozen, DAY).settings != first.settings
         assert NumberedLog(small.storage, f"{frozen.folder}/_verdict").numbers() == [1, 2]
         assert read_verdict(small.storage, frozen.folder) != first
 

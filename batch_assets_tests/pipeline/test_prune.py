@@ -16,9 +16,10 @@ from batch_assets.config import PipelineConfig
 from batch_assets.engines.local_engine import LocalEngine
 from batch_assets.errors import ConfigError, NotFound, TornEntry
 from batch_assets.models.registry import Registry
+from batch_assets.pipeline.accepted import accepted_log
 from batch_assets.pipeline.explain import explain
 from batch_assets.pipeline.freeze import freeze
-from batch_assets.pipeline.judge import accepted_log, judge
+from batch_assets.pipeline.judge import judge
 from batch_assets.pipeline.presence import presence
 from batch_assets.pipeline.prune import prune
 from batch_assets.pipeline.replay import replay

@@ -10,10 +10,12 @@ from batch_assets.engines.local_engine import LocalEngine
 from batch_assets.errors import LostRace, ModelChanged, StorageFull, Withdrawn
 from batch_assets.models.registry import ModelVersion
 from batch_assets.numbered_log import NumberedLog
+from batch_assets.pipeline.accepted import accepted_run
 from batch_assets.pipeline.freeze import freeze, frozen
-from batch_assets.pipeline.judge import accepted_run, judge, judge_features, read_verdict
+from batch_assets.pipeline.judge import judge, judge_features
 from batch_assets.pipeline.rollout import approve, expected, outstanding, plan_rollout
 from batch_assets.pipeline.score import plan_run, score
+from batch_assets.pipeline.verdict import read_verdict
 from batch_assets.scoring.manifest import latest_manifest
 from batch_assets.scoring.scorer import Scorer
 from batch_assets.serving.release import current_log
@@ -75,7 +77,7 @@ class TestWhatIsDue:
         small.register("v2", small_model(TURNED))
         small.night()
         bad = "2024-03-11"
-        judge_features(small.config, small.storage, freeze(small.config, small.storage, bad, small.watch))
+        judge_features(small.config, small.storage, freeze(small.config, small.storage, bad, small.watch), bad)
         folder = frozen(small.config, small.storage, bad).folder
         verdict = read_verdict(small.storage, folder)
         assert verdict is not None

@@ -145,13 +145,13 @@ class TestExpectations:
     )
 
     def judge(self, *columns: dict[str, object], allow_empty: bool = False) -> CheckOutcome:
-        good = {"rows": 1_000, "nulls": 0, "nans": 0, "infinities": 0, "minimum": 1.0, "maximum": 9.0, "mean": 5.0}
+        good = {"rows": 1_000, "nulls": 0, "nans": 0, "infinities": 0, "zeros": 0, "minimum": 1.0, "maximum": 9.0, "mean": 5.0}
         profile = [{**good, "column": name} for name in ("x", "y", "z")]
         for change in columns:
             next(row for row in profile if row["column"] == change["column"]).update(change)
         kept = [row for row in profile if not row.get("absent")]
         schema = pa.schema(
-            [("column", pa.string()), *[(name, pa.int64()) for name in ("rows", "nulls", "nans", "infinities")]]
+            [("column", pa.string()), *[(name, pa.int64()) for name in ("rows", "nulls", "nans", "infinities", "zeros")]]
             + [(name, pa.float64()) for name in ("minimum", "maximum", "mean")]
         )
         return judge_profile(
@@ -160,7 +160,7 @@ class TestExpectations:
 
     def test_a_good_profile_passes(self) -> None:
         outcome = self.judge()
-        assert (outcome.passed, outcome.message) == (True, "6 expectations hold for 3 columns.")
+        assert (outcome.passed, outcome.message) == (True, "7 expectations hold for 3 columns.")
 
     @pytest.mark.parametrize(
         ("change", "finding"),
@@ -215,7 +215,7 @@ from batch_assets.contract import FeatureContract
 from batch_assets.quality.expectations import ExpectationSettings, judge_profile
 import pyarrow as pa
 contract = {"key": {"name": "user", "dtype": "int64"}, "columns": [{"name": "x"}]}
-names = ("rows", "nulls", "nans", "infinities", "minimum", "mean", "maximum")
+names = ("rows", "nulls", "nans", "infinities", "zeros", "minimum", "mean", "maximum")
 profile = pa.table({"column": ["x"], **{name: [1.0] for name in names}})
 assert judge_profile(profile, FeatureContract.model_validate(contract), ExpectationSettings()).name == "expectations"
 """

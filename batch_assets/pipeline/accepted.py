@@ -1,0 +1,80 @@
+"""Which run of a day is accepted: the one that later days are compared with and that may be published."""
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+from batch_assets.errors import LostRace
+from batch_assets.numbered_log import LogEntry, NumberedLog
+from batch_assets.pipeline.verdict import Verdict
+from batch_assets.scoring.commit import day_folder
+from batch_assets.scoring.manifest import Manifest, latest_manifest
+from batch_assets.storage import Storage
+
+
+def accepted_log(storage: Storage, pipeline: str, day: str) -> NumberedLog:
+    """Which run of a day is accepted: entries with `run_id` (None after a withdrawal), its `folder` and `approval`."""
+    return NumberedLog(storage, f"{day_folder(pipeline, day)}/_current")
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """A day's accepted run, and the approval under which it was accepted."""
+
+    run_id: str
+    folder: str
+    approval: int
+
+
+def accepted_run(storage: Storage, pipeline: str, day: str, withdrawn: Collection[int]) -> Accepted | None:
+    """The run of a day that is accepted, leaving out what was accepted under approvals that were withdrawn since."""
+    return next(_standing(storage, pipeline, day, withdrawn), None)
+
+
+def accepted_before(storage: Storage, pipeline: str, day: str, approval: int, withdrawn: Collection[int]) -> Accepted | None:
+    """The run of a day that was accepted under the newest approval before one, leaving out what was withdrawn."""
+    earlier = (one for one in _standing(storage, pipeline, day, withdrawn) if one and one.approval < approval)
+    return next(earlier, None)
+
+
+def _standing(storage: Storage, pipeline: str, day: str, withdrawn: Collection[int]) -> Iterator[Accepted | None]:
+    """A day's acceptances under approvals that stand, newest first; None is one that was taken back."""
+    log, taken_back = accepted_log(storage, pipeline, day), set[str]()
+    for number in reversed(log.numbers()):
+        body = log.entry(number).body
+        if body["run_id"] is None:
+            taken_back.add(body["withdrawn"])
+        if body["approval"] not in withdrawn and body["run_id"] not in taken_back:
+            yield Accepted(body["run_id"], body["folder"], body["approval"]) if body["run_id"] else None
+
+
+def _kept(storage: Storage, acceptance: LogEntry) -> bool:
+    """Whether the run that an acceptance names is still there; a withdrawal names none and stands."""
+    return acceptance.body["run_id"] is None or latest_manifest(storage, acceptance.body["folder"]) is not None
+
+
+def accept(storage: Storage, manifest: Manifest, approval: int, verdict: Verdict, withdrawn: Collection[int]) -> None:
+    """Let the day's acceptance follow a verdict.
+
+    A good run becomes the accepted one, unless its approval was withdrawn or a later approval's run is; a run that was pruned
+    does not count. An accepted run that is judged again and is not good any more is withdrawn: no later day is compared with
+    it. What is live stays live until another release is published.
+    """
+    log = accepted_log(storage, manifest.pipeline, manifest.partition)
+    while True:
+        latest = log.latest()
+        if verdict.good:
+            body = {"run_id": manifest.run_id, "folder": manifest.folder, "approval": approval}
+            later = latest is not None and latest.body["approval"] > approval
+            overruled = later and latest is not None and latest.body["approval"] not in withdrawn and _kept(storage, latest)
+            settled = approval in withdrawn or overruled or (latest is not None and latest.body == body)
+        else:
+            body = {"run_id": None, "withdrawn": manifest.run_id, "approval": approval}
+            settled = latest is None or latest.body["run_id"] != manifest.run_id
+        if settled:
+            return
+        try:
+            why = f"verdict {'good' if verdict.good else 'blocked'}, model {manifest.model.version}"
+            log.append(body, after=latest.number if latest else 0, why=why)
+        except LostRace:
+            continue  # somebody judged the same day in the same moment: decide again
+        return

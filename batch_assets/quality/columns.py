@@ -1,0 +1,66 @@
+"""A snapshot's columns as the checks see them: a few numbers and a histogram each."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from batch_assets.histogram import FLOAT_BINS, float_edges
+
+_MIDDLE = FLOAT_BINS // 2
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a snapshot. `minimum`, `maximum` and `mean` are None if no value is finite; `counts` has shape (4096,)."""
+
+    name: str
+    rows: int
+    nulls: int
+    nans: int
+    infinities: int
+    zeros: int
+    minimum: float | None
+    maximum: float | None
+    mean: float | None
+    counts: npt.NDArray[np.int64]
+
+    @property
+    def finite(self) -> int:
+        """How many values are neither null nor NaN nor infinite."""
+        return self.rows - self.nulls - self.nans - self.infinities
+
+    @property
+    def missing(self) -> float:
+        """Share of values that are null, NaN or infinite."""
+        return 1 - self.finite / self.rows if self.rows else 0.0
+
+    @property
+    def constant(self) -> bool:
+        """Whether all finite values (more than one) are the same."""
+        return self.finite > 1 and self.minimum == self.maximum
+
+    def says_as(self, other: "Column") -> bool:
+        """Whether everything that is known of two columns is equal."""
+        mine, yours = ((one.name, one.rows, one.nulls, one.nans, one.minimum, one.maximum, one.mean) for one in (self, other))
+        return mine == yours and np.array_equal(self.counts, other.counts)
+
+    def size(self) -> tuple[float, int]:
+        """The median size of the values that are not zero, to an eighth of an octave, and how many these are."""
+        sizes = self.counts[_MIDDLE:] + self.counts[_MIDDLE - 1 :: -1]
+        sizes[0] = 0
+        total = int(sizes.sum())
+        place = int(np.searchsorted(np.cumsum(sizes), (total + 1) // 2))
+        return (float(float_edges()[_MIDDLE + place]) if total else 0.0), total
+
+
+def columns_of(profile: pa.Table) -> dict[str, Column]:
+    """The columns of a profile (see `features.profile`), in its order."""
+    found = {}
+    for row in profile.to_pylist():
+        counts = np.zeros(FLOAT_BINS, np.int64)
+        counts[row.pop("bins")] = row.pop("counts")
+        name = row.pop("column")
+        found[name] = Column(name=name, counts=counts, **row)
+    return found
