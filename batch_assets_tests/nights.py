@@ -15,7 +15,7 @@ from batch_assets.storage import Storage
 from batch_assets_tests.small import Small
 
 DAYS = ["2024-03-06", "2024-03-07", "2024-03-08", "2024-03-09"]
-SETTINGS = {"quality": {"drift": {"trailing_days": 2}}, "retention": {"keep_days": 2}}
+SETTINGS = {"quality": {"drift": {"trailing_days": 2}, "changes": {"compare_days": 2}}, "retention": {"keep_days": 2}}
 
 
 def judged(small: Small, day: str) -> Verdict:

@@ -75,6 +75,7 @@ class Small:
         pq.write_table(table, self.source)
         query = folder / "query.sql"
         query.write_text("SELECT user, x, y, z FROM rows WHERE $partition IS NOT NULL")
+        quality = settings.get("quality", {})
         key = {"name": "user", "dtype": str(table.schema.field("user").type)}
         self.config = PipelineConfig.model_validate(
             {
@@ -87,7 +88,7 @@ class Small:
                 "model": {"name": "small"},
                 "scoring": {"chunk_rows": 256, "batch_size": 64},
                 **settings,
-                "quality": {"changes": {"allow_unchanged": True}, **settings.get("quality", {})},  # its rows are every day's
+                "quality": {**quality, "changes": {"allow_unchanged": True, **quality.get("changes", {})}},  # of every day
             }
         )
         self.register("v1", model)

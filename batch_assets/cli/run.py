@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from batch_assets.cli.terminal import TerminalWatch, finding, mark, registry, shown, storage, verb
+from batch_assets.cli.terminal import TerminalWatch, mark, registry, shown, storage, verb
 from batch_assets.errors import BatchAssetsError, LostRace
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def _show_run(console: Console, found: dict[str, Any]) -> None:
     table.add_row("run", f"{found['run_id']}, {found['resumed_chunks']} chunks resumed")
     table.add_row("model", f"{model['name']} {model['version']}, sha256 {model['sha256'][:16]}…")
     for check in found["checks"]:
-        table.add_row(f"check {check['name']}", f"{mark(check)}  {finding(check)}")
+        table.add_row(f"check {check['name']}", f"{mark(check)}  {escape(check['message'])}")
     live = "live" if found["live_release"] == found["release"] else f"not live, {found['live_release']} is newer"
     table.add_row("release", f"{found['release']} ({live})")
     if lookup:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from batch_assets.errors import BatchAssetsError
@@ -136,17 +135,6 @@ def mark(check: dict[str, Any]) -> str:
     if check["passed"]:
         return "[green]pass[/]"
     return "[red]FAIL[/]" if check["severity"] == "error" and not check["override"] else "[yellow]warn[/]"
-
-
-def finding(check: dict[str, Any]) -> str:
-    """What a check says, and who overrode it if somebody did."""
-    decided = check["override"]
-    said = (
-        f"{check['message']} Overridden by {decided['by']} on {decided['when']}: {decided['why']}"
-        if decided
-        else check["message"]
-    )
-    return escape(said)
 
 
 def registry() -> "Registry":

@@ -5,9 +5,10 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from batch_assets.cli.terminal import finding, mark, registry, shown, storage, verb
+from batch_assets.cli.terminal import mark, registry, shown, storage, verb
 
 
 def _show(console: Console, found: dict[str, Any]) -> None:
@@ -17,7 +18,7 @@ def _show(console: Console, found: dict[str, Any]) -> None:
         table.add_column(name, justify="right" if name in ("observed", "threshold") else "left", overflow="fold")
     for check in found["checks"]:
         numbers = ["" if check[name] is None else f"{check[name]:,.4g}" for name in ("observed", "threshold")]
-        table.add_row(check["name"], check["asset"], mark(check), *numbers, finding(check))
+        table.add_row(check["name"], check["asset"], mark(check), *numbers, escape(check["message"]))
     console.print(table)
     console.print(f"Compared with {', '.join(found['compared_with']) or 'nothing'}.", soft_wrap=True)
     said = found["recorded"]
@@ -27,9 +28,7 @@ def _show(console: Console, found: dict[str, Any]) -> None:
 @click.command()
 @click.argument("pipeline")
 @click.option("--partition", metavar="DAY", required=True, help="The day, YYYY-MM-DD.")
-@click.option(
-    "--override", "why", metavar="REASON", help="Decide that what blocks now does not; it is recorded with your name."
-)
+@click.option("--override", "why", metavar="REASON", help="Let what blocks pass; recorded with your name.")
 @click.option("--by", metavar="NAME", default=getpass.getuser, help="Who decides it; by default you.")
 @verb(_show)
 def verdict(pipeline: str, partition: str, why: str | None, by: str) -> dict[str, Any]:

@@ -34,7 +34,7 @@ class Column:
     @property
     def missing(self) -> float:
         """Share of values that are null, NaN or infinite."""
-        return 1 - self.finite / self.rows if self.rows else 0.0
+        return (self.rows - self.finite) / self.rows if self.rows else 0.0
 
     @property
     def constant(self) -> bool:

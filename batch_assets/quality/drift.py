@@ -70,7 +70,7 @@ class DriftSettings(BaseModel):
     )
 
     feature_warn: Levels = Field(Levels(psi=0.1, ks=0.1, js=0.02), description="Of a feature, what warns.")
-    feature_block: Levels = Field(Levels(psi=0.5, ks=0.3, js=0.1), description="Of a feature, what blocks.")
+    feature_block: Levels = Field(Levels(psi=0.25, ks=0.25, js=0.05), description="Of a feature, what blocks.")
 
     model_block: Levels = Field(
         Levels(psi=0.25, ks=0.25, js=0.05),

@@ -62,7 +62,7 @@ class CheckOutcome(BaseModel):
 
     def as_mapping(self) -> dict[str, Any]:
         """Plain values for the command line and its JSON; the UI shows tables and pictures."""
-        return self.model_dump(mode="json", exclude={"table", "shares"})
+        return {**self.model_dump(mode="json", exclude={"table", "shares"}), "message": self.explained()}
 
     def explained(self) -> str:
         """The message, and who overrode it if somebody did."""

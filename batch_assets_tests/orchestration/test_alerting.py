@@ -151,7 +151,8 @@ class TestDeadLetters:
         assert night.tick() == []
         assert night.told() == [("dead_letters", DAY, f"small {DAY} has many dead letters")]
         assert night.listener.heard[0]["message"] == (
-            f"3 of 2,000 rows are dead letters, more than 0.10%. (Dagster run {run_id})"
+            "3 of 2,000 rows are dead letters (0.150%), at most 0.10% wanted; `batch-assets dead-letters` lists them. "
+            f"(Dagster run {run_id})"
         )
 
     def test_one_in_a_thousand_is_not(self, with_missing: Callable[[int], Night]) -> None:

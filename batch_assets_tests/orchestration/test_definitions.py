@@ -23,6 +23,13 @@ ATTRIBUTES = {
 }
 
 
+BLOCKING = (
+    *("contract", "expectations", "changes", "feature_drift"),
+    *("complete", "one_model", "audit", "scores", "drift", "previous_model"),
+    "published_matches",
+)
+
+
 def test_what_the_code_location_holds() -> None:
     """Names that users, dashboards and stored history know; change them with care."""
     repository = code_location().get_repository_def()
@@ -32,15 +39,7 @@ def test_what_the_code_location_holds() -> None:
         "customer_propensity/serving_table",
         "customer_propensity/user_features",
     ]
-    assert sorted(key.name for key in graph.asset_check_keys) == [
-        "baseline",
-        "complete",
-        "contract",
-        "drift",
-        "expectations",
-        "published_matches",
-        "scores",
-    ]
+    assert sorted(key.name for key in graph.asset_check_keys) == sorted([*BLOCKING, "baseline", "dead_letters"])
     assert [job.name for job in repository.get_all_jobs() if not job.name.startswith("__")] == ["customer_propensity"]
     assert repository.schedule_defs == [], "a pipeline with an end needs no schedule"
     sensors = {sensor.name for sensor in repository.sensor_defs}
@@ -69,15 +68,14 @@ def test_partitions_are_every_day_of_the_data() -> None:
 def test_blocking_checks_block() -> None:
     graph = code_location().get_repository_def().asset_graph
     found = {key.name: graph.get_check_spec(key).blocking for key in graph.asset_check_keys}
-    assert found == {
-        "baseline": False,
-        "complete": True,
-        "contract": True,
-        "drift": True,
-        "expectations": True,
-        "published_matches": True,
-        "scores": True,
-    }
+    assert found == {**dict.fromkeys(BLOCKING, True), "baseline": False, "dead_letters": False}
+
+
+def test_a_full_scan_is_a_check_where_somebody_asked_for_it() -> None:
+    attributes = {**ATTRIBUTES, "quality": {"expectations": {"full_scan": True}}}
+    component = ScoringPipeline.from_attributes_dict(attributes=attributes)
+    graph = dg.component_defs(component=component, resources=shared_resources()).get_repository_def().asset_graph
+    assert "full_scan" in {key.name for key in graph.asset_check_keys}
 
 
 def test_a_pipeline_is_found_by_its_name() -> None:

@@ -110,7 +110,11 @@ class TestWhatTheUiShows:
             ).records
         ]
         assert {(e.check_name, e.partition) for e in evaluations} == {
-            (name, DAY) for name in ("contract", "expectations", "complete", "scores", "drift", "baseline", "published_matches")
+            (name, DAY)
+            for name in (
+                *("contract", "expectations", "changes", "feature_drift", "complete", "dead_letters", "one_model", "audit"),
+                *("scores", "drift", "previous_model", "baseline", "published_matches"),
+            )
         }
         assert {e.check_name for e in evaluations if not e.passed} <= {"baseline"}
 

@@ -265,7 +265,10 @@ class TestJudge:
         verdict = judged(small)
         assert verdict.good
         names = [outcome.name for outcome in verdict.outcomes]
-        assert names == ["contract", "expectations", "complete", "scores", "drift", "baseline"]
+        assert names == [
+            *("contract", "expectations", "changes", "feature_drift"),
+            *("complete", "dead_letters", "one_model", "audit", "scores", "drift", "previous_model", "baseline"),
+        ]
         accepted = accepted_log(small.storage, "small", DAY).latest()
         assert accepted is not None
         assert accepted.body["run_id"] == verdict.subject
@@ -278,8 +281,8 @@ class TestJudge:
         assert accepted_log(small.storage, "small", DAY).numbers() == [1]
 
     def test_a_check_that_did_not_run_has_not_passed(self, small: Small) -> None:
-        with pytest.raises(NotFound, match="says nothing about audit"):
-            judged(small).outcome("audit")
+        with pytest.raises(NotFound, match="says nothing about full_scan"):
+            judged(small).outcome("full_scan")
 
     def test_trailing_days_of_the_same_model_are_compared_with(self, small: Small) -> None:
         runs = [judged(small, day).subject for day in ("2024-02-01", "2024-03-01", "2024-03-05", "2024-03-20")]
@@ -287,12 +290,14 @@ class TestJudge:
         assert verdict.compared_with == tuple(runs[1:3]), "not the one 38 days back, not the later one"
         assert verdict.outcome("drift").severity == "error"
 
-    def test_days_of_another_model_are_not(self, small: Small) -> None:
-        judged(small, "2024-03-09")
-        small.register("v2", small_model([5.0, 0.0, 0.0]))
+    def test_the_days_of_another_model_say_how_far_a_new_one_is_from_it_and_no_more(self, small: Small) -> None:
+        before = judged(small, "2024-03-09").subject
+        small.register("v2", small_model([1.1, -0.5, 0.25]))
         verdict = judged(small, DAY)
-        assert verdict.compared_with == ()
+        assert verdict.compared_with == (before,)
         assert verdict.outcome("drift").message.startswith("not_compared")
+        assert verdict.outcome("previous_model").passed
+        assert "against v1 on 2024-03-09" in verdict.outcome("previous_model").message
 
     def test_shifted_scores_block_and_leave_everything_as_it_was(self, small: Small) -> None:
         judged(small, "2024-03-09")

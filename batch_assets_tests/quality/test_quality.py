@@ -9,9 +9,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from batch_assets.contract import FeatureContract
+from batch_assets.contract import Column, FeatureContract
 from batch_assets.histogram import Histogram
-from batch_assets.quality.completeness import CompletenessSettings, judge_completeness
+from batch_assets.quality.completeness import (
+    CompletenessSettings,
+    judge_audit,
+    judge_completeness,
+    judge_dead_letters,
+    judge_one_model,
+)
 from batch_assets.quality.drift import (
     DriftSettings,
     Levels,
@@ -19,7 +25,7 @@ from batch_assets.quality.drift import (
     judge_drift,
     judge_scores,
 )
-from batch_assets.quality.expectations import ExpectationSettings, judge_profile
+from batch_assets.quality.expectations import ExpectationSettings, judge_data, judge_profile
 from batch_assets.quality.outcome import CheckOutcome, none_blocks
 from batch_assets.quality.plots import plot_scores
 
@@ -78,6 +84,41 @@ class TestCompleteness:
     def test_an_empty_partition_is_good_only_where_that_was_said(self) -> None:
         empty = {"rows": 0, "scored": 0, "excluded": 0, "dead_lettered": 0, "proven_rows": 0}
         assert judge_completeness(**empty, settings=CompletenessSettings(allow_empty=True)).passed
+
+    @pytest.mark.parametrize(("dead", "passed"), [(0, True), (1, True), (2, False)])
+    def test_one_dead_letter_in_a_thousand_is_few_enough(self, dead: int, passed: bool) -> None:
+        outcome = judge_dead_letters(rows=1_000, dead_lettered=dead, settings=CompletenessSettings())
+        assert (outcome.passed, outcome.severity, outcome.blocks, outcome.observed) == (passed, "warn", False, dead / 1_000)
+
+    def test_no_rows_have_no_dead_letters(self) -> None:
+        assert judge_dead_letters(rows=0, dead_lettered=0, settings=CompletenessSettings()).passed
+
+
+class TestOneModel:
+    def test_chunks_of_another_version_or_program_block_and_are_named(self) -> None:
+        ours = ("v2", "a" * 64)
+        assert judge_one_model({ours}, *ours).passed
+        assert judge_one_model(set(), *ours).passed, "an empty day has no chunks"
+        for other in (("v1", "a" * 64), ("v2", "b" * 64)):
+            outcome = judge_one_model({ours, other}, *ours)
+            assert outcome.blocks
+            assert f"scored by {other[0]} (sha256 {other[1][:16]})" in outcome.message
+            assert judge_one_model({other}, *ours).blocks
+
+
+class TestAudit:
+    def judge(self, scored: int, audited: int) -> CheckOutcome:
+        return judge_audit(scored=scored, audited=audited, bit_equal=audited, detects=0.96)
+
+    def test_rows_were_scored_again(self) -> None:
+        outcome = self.judge(1_000, 320)
+        assert outcome.passed
+        assert outcome.message.startswith("320 rows scored again, 320 of them bit-equal")
+        assert self.judge(0, 0).passed
+
+    def test_a_run_that_nobody_looked_at_twice_blocks(self) -> None:
+        assert self.judge(1_000, 0).blocks
+        assert "None of 1,000 scored rows" in self.judge(1_000, 0).message
 
 
 class TestDrift:
@@ -144,9 +185,19 @@ class TestExpectations:
         }
     )
 
-    def judge(self, *columns: dict[str, object], allow_empty: bool = False) -> CheckOutcome:
+    def judge(
+        self,
+        *columns: dict[str, object],
+        allow_empty: bool = False,
+        nullable: bool = False,
+        settings: ExpectationSettings | None = None,
+    ) -> CheckOutcome:
         good = {"rows": 1_000, "nulls": 0, "nans": 0, "infinities": 0, "zeros": 0, "minimum": 1.0, "maximum": 9.0, "mean": 5.0}
-        profile = [{**good, "column": name} for name in ("x", "y", "z")]
+        names = ("x", "y", "z", "w") if nullable else ("x", "y", "z")
+        contract = self.contract.model_copy(
+            update={"columns": (*self.contract.columns, *([Column(name="w", nullable=True)] if nullable else []))}
+        )
+        profile = [{**good, "column": name} for name in names]
         for change in columns:
             next(row for row in profile if row["column"] == change["column"]).update(change)
         kept = [row for row in profile if not row.get("absent")]
@@ -155,7 +206,7 @@ class TestExpectations:
             + [(name, pa.float64()) for name in ("minimum", "maximum", "mean")]
         )
         return judge_profile(
-            pa.Table.from_pylist(kept, schema=schema), self.contract, ExpectationSettings(), allow_empty=allow_empty
+            pa.Table.from_pylist(kept, schema=schema), contract, settings or ExpectationSettings(), allow_empty=allow_empty
         )
 
     def test_a_good_profile_passes(self) -> None:
@@ -198,6 +249,82 @@ class TestExpectations:
         outcome = self.judge({"column": "z", "minimum": -5.0})
         assert outcome.table.splitlines()[2].startswith("| z |")
 
+    @pytest.mark.parametrize(
+        ("own", "blocks", "finding"),
+        [
+            ({"statistic": "mean", "max": 4.0}, True, "mean at most 4 of y (y)"),
+            (
+                {"statistic": "mean", "min": 5.5, "max": 9, "severity": "warn"},
+                False,
+                "mean at least 5.5 and at most 9 of y (y)",
+            ),
+            ({"statistic": "zeros", "max": 0.4}, True, "zeros at most 0.4 of y (y)"),
+            ({"statistic": "minimum", "min": 2}, True, "minimum at least 2 of y (y)"),
+        ],
+    )
+    def test_what_the_team_expects_is_judged_too(self, own: dict[str, object], blocks: bool, finding: str) -> None:
+        settings = ExpectationSettings.model_validate({"own": [{"column": "y", **own}]})
+        outcome = self.judge({"column": "y", "zeros": 500}, settings=settings)
+        assert (outcome.passed, outcome.blocks, outcome.message) == (False, blocks, finding)
+
+    def test_what_the_team_expects_of_one_column_is_not_asked_of_others(self) -> None:
+        settings = ExpectationSettings.model_validate({"own": [{"column": "y", "statistic": "mean", "min": 4, "max": 6}]})
+        assert self.judge({"column": "x", "mean": 100.0}, settings=settings).passed
+
+    def test_an_expectation_says_something(self) -> None:
+        with pytest.raises(ValueError, match="has neither min nor max"):
+            ExpectationSettings.model_validate({"own": [{"column": "y", "statistic": "mean"}]})
+
+    @pytest.mark.parametrize(("nulls", "passed"), [(999, True), (1_000, False)])
+    def test_where_missing_values_are_permitted_one_must_be_there(self, nulls: int, passed: bool) -> None:
+        assert self.judge({"column": "w", "nulls": nulls}, nullable=True).passed is passed
+
+
+class TestFullScan:
+    """great-expectations on the rows themselves."""
+
+    contract = FeatureContract.model_validate(
+        {
+            "key": {"name": "user", "dtype": "int64"},
+            "columns": [{"name": "x", "min": 0, "max": 10}, {"name": "y", "nullable": True}],
+        }
+    )
+
+    def judge(self, own: list[dict[str, object]] | None = None, **columns: object) -> CheckOutcome:
+        good = {"user": [1, 2, 3, 4], "x": [0.0, 1.0, 2.0, 10.0], "y": [None, 1.0, None, None]}
+        types = {"user": pa.int64(), "x": pa.float32(), "y": pa.float32()}
+        data = {name: pa.array(given, types[name]) for name, given in {**good, **columns}.items()}
+        return judge_data([pa.table(data)], self.contract, ExpectationSettings.model_validate({"own": own or []}))
+
+    def test_good_rows_pass(self) -> None:
+        outcome = self.judge([{"column": "x", "statistic": "mean", "min": 3, "max": 4}])
+        assert (outcome.name, outcome.passed, outcome.message) == ("full_scan", True, "7 expectations hold for 4 rows.")
+
+    @pytest.mark.parametrize(
+        ("columns", "finding"),
+        [
+            ({"user": [1, 2, 2, 4]}, "user is unique"),
+            ({"user": [1, None, 3, 4]}, "user is never null"),
+            ({"x": [0, 1, 2, 11]}, "x is permitted (4)"),
+            ({"x": [0, 1, None, 10]}, "x is there"),
+            ({"y": [None] * 4}, "y is there"),
+            ({"user": [], "x": [], "y": []}, "enough rows"),
+        ],
+    )
+    def test_what_is_wrong_blocks_and_is_named(self, columns: dict[str, object], finding: str) -> None:
+        outcome = self.judge(**columns)
+        assert outcome.blocks
+        assert finding in outcome.message
+
+    def test_what_the_team_expects_is_judged_too(self) -> None:
+        own = [{"column": "x", "statistic": "mean", "max": 3, "severity": "warn"}]
+        outcome = self.judge(own)
+        assert (outcome.passed, outcome.blocks, outcome.message) == (False, False, "mean at most 3 of x (it is 3.25)")
+
+    def test_of_many_rows_a_few_are_named(self) -> None:
+        outcome = self.judge(user=list(range(100)), x=[-1.0] * 100, y=[1.0] * 100)
+        assert outcome.message == "x is permitted (100 rows, first 0, 1, 2, 3, 4)"
+
 
 def test_the_picture_is_a_picture() -> None:
     png = plot_scores(scores(0.0, 0.5), scores(0.1, 1.0), "today")
@@ -211,7 +338,7 @@ def test_a_spark_that_is_installed_is_not_imported(tmp_path: Path) -> None:
     """Its package ends processes in which it does not find a main module; a made-up one stands for it."""
     (tmp_path / "pyspark.py").write_text("raise SystemExit('imported')")
     program = """
-from batch_assets.contract import FeatureContract
+from batch_assets.contract import Column, FeatureContract
 from batch_assets.quality.expectations import ExpectationSettings, judge_profile
 import pyarrow as pa
 contract = {"key": {"name": "user", "dtype": "int64"}, "columns": [{"name": "x"}]}
