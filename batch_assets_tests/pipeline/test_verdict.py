@@ -1,21 +1,28 @@
 """Verdicts as they are recorded, read and overridden: a small pipeline of real files, without Dagster."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from batch_assets.engines.local_engine import LocalEngine
 from batch_assets.errors import LostRace, NotFound, NotPublishable, OverrideInvalid
+from batch_assets.pipeline import shift
 from batch_assets.pipeline.accepted import accepted_run
 from batch_assets.pipeline.decide import override_day, verdict_of
 from batch_assets.pipeline.explain import explain
 from batch_assets.pipeline.freeze import freeze
-from batch_assets.pipeline.judge import judge, judge_features
+from batch_assets.pipeline.judge import finished_run, judge, judge_features
 from batch_assets.pipeline.publish import publish
 from batch_assets.pipeline.rollout import approve
 from batch_assets.pipeline.score import score
+from batch_assets.pipeline.shift import between_runs
 from batch_assets.pipeline.verdict import Verdict, override, read_verdict, verdict_log
-from batch_assets_tests.small import DAY, Small, rows, small_model
+from batch_assets.quality.drift import Shift
+from batch_assets_tests.small import DAY, Small, rows, small_model, with_values
+
+Make = Callable[..., Small]
 
 BEFORE, AFTER = "2024-03-09", "2024-03-11"
 
@@ -196,6 +203,47 @@ class TestAnotherModel:
     def test_that_is_judged_twice_is_compared_with_the_same_run(self, small: Small) -> None:
         first = self.rolled_out(small, [1.05, -0.5, 0.25], told=False)
         assert judge(small.config, small.storage, DAY, small.model) == first
+
+
+class TestBetweenRuns:
+    """Two days of the same users; on the second, features moved a little, or belong to others."""
+
+    def between(self, small: Small, table: pa.Table) -> Shift:
+        small.night(BEFORE)
+        small.replace_rows(table)
+        judged(small)
+        before, after = (finished_run(small.config, small.storage, day, small.model)[1] for day in (BEFORE, DAY))
+        found = between_runs(small.storage, before, after, "user")
+        assert found is not None
+        return found.shift
+
+    @pytest.mark.parametrize("at_most", [1 << 20, 600])
+    @pytest.mark.parametrize("key_type", [pa.int64(), pa.string()])
+    def test_ranks_are_of_the_same_keys(
+        self, make_small: Make, monkeypatch: pytest.MonkeyPatch, at_most: int, key_type: pa.DataType
+    ) -> None:
+        monkeypatch.setattr(shift, "_ROWS", at_most)
+        table = rows(2_000, key_type=key_type)
+        small = make_small(table)
+        found = self.between(small, with_values(table, "x", {7: 9.0, 1_000: -9.0}))
+        assert found.rank_correlation > 0.95
+        assert found.rows == 2_000 if at_most > 2_000 else 256 <= found.rows <= 768
+
+    @pytest.mark.parametrize("at_most", [1 << 20, 600])
+    def test_other_users_features_do_not_rank_alike(
+        self, make_small: Make, monkeypatch: pytest.MonkeyPatch, at_most: int
+    ) -> None:
+        monkeypatch.setattr(shift, "_ROWS", at_most)
+        small = make_small(rows(2_000))
+        assert abs(self.between(small, rows(2_000, seed=5)).rank_correlation) < 0.2
+
+    def test_users_that_are_new_are_left_out(self, make_small: Make) -> None:
+        small = make_small(rows(2_000))
+        assert self.between(small, rows(2_000).slice(500)).rows == 1_500
+
+    def test_rows_that_were_not_scored_are_left_out(self, make_small: Make) -> None:
+        small = make_small(rows(2_000))
+        assert self.between(small, with_values(rows(2_000), "x", dict.fromkeys(range(5), np.nan))).rows == 1_995
 
 
 def _digest(small: Small, day: str) -> str:
