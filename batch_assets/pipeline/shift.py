@@ -1,16 +1,13 @@
 """How far two model versions are apart, from their probabilities of the same rows or of two days."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from batch_assets.arrow import as_numpy
-from batch_assets.errors import CommitBroken
 from batch_assets.histogram import Histogram
 from batch_assets.quality.distance import Distance
 from batch_assets.quality.drift import Shift, between
@@ -48,21 +45,21 @@ def compared(before: Floats, after: Floats, partition: str, against: str) -> Com
 def between_runs(storage: Storage, before: Manifest, after: Manifest, key: str) -> Compared | None:
     """Compare two finished runs, from the predictions that they committed: their scores, and the ranks of the keys in both.
 
-    Of large runs some chunks are read, evenly spread, and of the earlier run those that hold the same keys.
+    Of large runs some chunks are compared, evenly spread, with those of the earlier run that hold the same keys.
 
     Raises:
         CommitBroken: a file cannot be read.
     """
     every = -(-after.rows // _ROWS)
     new = [_scores(storage, after, files, key) for files in _chunks(after)[every // 2 :: max(every, 1)]]
-    windows = [(table.column(key)[0].as_py(), table.column(key)[-1].as_py()) for table in new if len(table)]
-    old = [_scores(storage, before, files, key) for files in _chunks(before)] if every <= 1 else []
-    if every > 1:
-        for files in _chunks(before):
-            low, high = _key_range(storage, before, files, key)
-            if any(low <= last and first <= high for first, last in windows):
-                old.append(_scores(storage, before, files, key))
-    if not windows or not any(len(table) for table in old):
+    windows = [(table.column(key)[0].as_py(), table.column(key)[-1].as_py()) for table in new]
+    old = []
+    for files in _chunks(before):
+        table = _scores(storage, before, files, key)
+        low, high = table.column(key)[0].as_py(), table.column(key)[-1].as_py()
+        if every <= 1 or any(low <= last and first <= high for first, last in windows):
+            old.append(table)
+    if not windows or not old:
         return None
     ours, theirs = pa.concat_tables(old), pa.concat_tables(new)
     places = pc.index_in(theirs.column(key), ours.column(key).combine_chunks())
@@ -93,6 +90,7 @@ def _compared(before: Floats, after: Floats, one: Floats, other: Floats, partiti
 
 
 def _chunks(run: Manifest) -> list[list[ManifestFile]]:
+    """The files of each chunk that has a scored row."""
     return [[chunk, *replays] for chunk, replays in run.by_chunk() if chunk.scored or replays]
 
 
@@ -100,16 +98,3 @@ def _scores(storage: Storage, run: Manifest, files: list[ManifestFile], key: str
     """Key and probability of a chunk with its replays, by key."""
     tables = [read_committed(storage, f"{run.folder}/{file.name}", [key, "probability"]) for file in files]
     return pa.concat_tables(tables, promote_options="permissive").sort_by(key) if len(tables) > 1 else tables[0]
-
-
-def _key_range(storage: Storage, run: Manifest, files: list[ManifestFile], key: str) -> tuple[Any, Any]:
-    """The smallest and the largest key of a chunk, from its footer: keys ascend within a run."""
-    path = f"{run.folder}/{files[0].name}"
-    try:
-        with storage.open(path) as file:
-            metadata = pq.read_metadata(file)
-    except (OSError, pa.ArrowException) as error:
-        raise CommitBroken(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
-    place = metadata.schema.names.index(key)
-    groups = [metadata.row_group(number).column(place).statistics for number in range(metadata.num_row_groups)]
-    return min(group.min for group in groups), max(group.max for group in groups)
