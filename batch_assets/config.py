@@ -113,6 +113,7 @@ class PipelineConfig(BaseModel):
     model: ModelSettings
     engine: EngineSettings = EngineSettings()
     scoring: ScoringSettings = ScoringSettings()
+    preflight: bool = Field(False, description="Whether a sample is scored, and may say no, before a day is.")
     quality: QualitySettings = QualitySettings()
     retention: RetentionSettings = RetentionSettings()
     nightly: NightlySettings = NightlySettings()

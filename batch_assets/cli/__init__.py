@@ -5,6 +5,7 @@ import click
 from batch_assets.cli.dead_letters import dead_letters
 from batch_assets.cli.explain import explain, replay
 from batch_assets.cli.models import models
+from batch_assets.cli.preflight import preflight
 from batch_assets.cli.prune import prune
 from batch_assets.cli.run import demo, lookup, run
 from batch_assets.cli.sweep import sweep
@@ -18,5 +19,5 @@ def main() -> None:
     """The nightly batch inference job: features -> predictions -> serving table."""
 
 
-for _command in (demo, ui, run, lookup, verdict, explain, replay, sweep, dead_letters, models, prune):
+for _command in (demo, ui, run, preflight, lookup, verdict, explain, replay, sweep, dead_letters, models, prune):
     main.add_command(_command)

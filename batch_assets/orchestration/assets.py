@@ -14,6 +14,7 @@ from batch_assets.orchestration.pins import pinned
 from batch_assets.orchestration.resources import RayCluster, StorageRoot
 from batch_assets.pipeline.freeze import freeze
 from batch_assets.pipeline.judge import judge, judge_features
+from batch_assets.pipeline.preflight import preflight
 from batch_assets.pipeline.publish import publish
 from batch_assets.pipeline.score import score
 from batch_assets.pipeline.watch import Watch
@@ -92,6 +93,10 @@ def build_assets(pipeline: PipelineConfig) -> list[dg.AssetsDefinition]:
     ) -> Result:
         """Every user of the day, scored by one approved model and proven complete."""
         storage, model, day = storage_root.storage(), pinned(context, pipeline, storage_root), context.partition_key
+        if pipeline.preflight:
+            flown = preflight(pipeline, storage, day, model)
+            flown.require()
+            watch.say(flown.sentence())
         engine = ray_cluster.engine(pipeline.engine, config.engine.value if config.engine else None)
         scored = score(
             pipeline, storage, day, model, engine, ObservingWatch(watch, context, asset_key(pipeline, "predictions"))

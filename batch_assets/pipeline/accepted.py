@@ -8,12 +8,17 @@ from batch_assets.numbered_log import LogEntry, NumberedLog
 from batch_assets.pipeline.verdict import Verdict
 from batch_assets.scoring.commit import day_folder
 from batch_assets.scoring.manifest import Manifest, latest_manifest
+from batch_assets.snapshot import days_of
 from batch_assets.storage import Storage
 
 
 def accepted_log(storage: Storage, pipeline: str, day: str) -> NumberedLog:
     """Which run of a day is accepted: entries with `run_id` (None after a withdrawal), its `folder` and `approval`."""
     return NumberedLog(storage, f"{day_folder(pipeline, day)}/_current")
+
+
+_LAST_RUNS = 3
+"""From how many runs before the pace is taken."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,19 @@ def _standing(storage: Storage, pipeline: str, day: str, withdrawn: Collection[i
             taken_back.add(body["withdrawn"])
         if body["approval"] not in withdrawn and body["run_id"] not in taken_back:
             yield Accepted(body["run_id"], body["folder"], body["approval"]) if body["run_id"] else None
+
+
+def last_paces(storage: Storage, pipeline: str) -> list[tuple[int, float]]:
+    """Rows and seconds of the newest accepted runs that scored something, newest first: how fast nights are."""
+    found: list[tuple[int, float]] = []
+    for day in reversed(days_of(storage, pipeline)):
+        accepted = accepted_run(storage, pipeline, day, ())
+        manifest = latest_manifest(storage, accepted.folder) if accepted else None
+        if manifest is not None and manifest.scored_here:
+            found.append((manifest.scored_here, manifest.wall_seconds))
+        if len(found) == _LAST_RUNS:
+            break
+    return found
 
 
 def _kept(storage: Storage, acceptance: LogEntry) -> bool:

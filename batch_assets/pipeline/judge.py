@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Collection, Iterator
 from datetime import date, timedelta
-from typing import Any
 
 from batch_assets.config import PipelineConfig
 from batch_assets.errors import CommitBroken, NotFound, SnapshotChanged
@@ -12,12 +11,12 @@ from batch_assets.models.registry import ModelVersion
 from batch_assets.pipeline.accepted import accept, accepted_before, accepted_run
 from batch_assets.pipeline.freeze import Frozen, check_contract
 from batch_assets.pipeline.score import Run, plan_run
-from batch_assets.pipeline.shift import Compared, between_runs
+from batch_assets.pipeline.shift import Compared, between_runs, expected_shift
 from batch_assets.pipeline.verdict import Verdict, read_verdict, record
 from batch_assets.quality.changes import judge_changes
 from batch_assets.quality.columns import Column, columns_of
 from batch_assets.quality.completeness import judge_audit, judge_completeness, judge_dead_letters, judge_one_model
-from batch_assets.quality.drift import Shift, judge_baseline, judge_drift, judge_model_shift, judge_ranks, judge_scores
+from batch_assets.quality.drift import judge_baseline, judge_drift, judge_model_shift, judge_ranks, judge_scores
 from batch_assets.quality.drift import judge_features as judge_feature_drift
 from batch_assets.quality.expectations import judge_data, judge_profile
 from batch_assets.quality.outcome import CheckOutcome
@@ -111,7 +110,7 @@ def judge(config: PipelineConfig, storage: Storage, day: str, model: ModelVersio
     run, manifest = finished_run(config, storage, day, model)
     features = judge_features(config, storage, run.frozen, day)
     withdrawn = model.withdrawn()
-    trailing = _trailing(config, storage, manifest, withdrawn)
+    trailing = trailing_runs(config, storage, run)
     histograms = {partition: other.histogram for partition, other in trailing.items()}
     quality, card = config.quality, model.card
     previous = _previous(config, storage, manifest, model, trailing, withdrawn)
@@ -165,13 +164,13 @@ def finished_run(config: PipelineConfig, storage: Storage, day: str, model: Mode
     return run, manifest
 
 
-def _trailing(config: PipelineConfig, storage: Storage, manifest: Manifest, withdrawn: Collection[int]) -> dict[str, Manifest]:
-    """Earlier accepted days within reach that the same model scored, by partition, oldest first."""
-    found = {}
-    for day in reversed(list(_days_before(manifest.partition, config.quality.drift.trailing_days))):
+def trailing_runs(config: PipelineConfig, storage: Storage, run: Run) -> dict[str, Manifest]:
+    """Earlier accepted days within reach that the model of a run scored, by partition, oldest first."""
+    withdrawn, found = run.model.withdrawn(), {}
+    for day in reversed(list(_days_before(run.day, config.quality.drift.trailing_days))):
         accepted = accepted_run(storage, config.name, day, withdrawn)
         other = latest_manifest(storage, accepted.folder) if accepted else None
-        if other is not None and other.model == manifest.model:
+        if other is not None and (other.model.name, other.model.digest) == (run.model.name, run.model.digest):
             found[day] = other
     return found
 
@@ -214,17 +213,8 @@ def _between(config: PipelineConfig, storage: Storage, before: Manifest | None, 
 def _model_shift(config: PipelineConfig, model: ModelVersion, found: Compared | None) -> CheckOutcome:
     if found is None:
         return judge_model_shift(None, None, None, config.quality.drift)
-    expected = _expected_shift(config, model)
+    expected = expected_shift(config, model)
     return judge_model_shift(found.distance, found.shift, expected, config.quality.drift, found.edges)
-
-
-def _expected_shift(config: PipelineConfig, model: ModelVersion) -> Shift | None:
-    """What the plan of the approval in use said about scores, or None if it said nothing."""
-    if not model.alias:
-        return None
-    plan = model.registry.approvals(model.name, model.alias).number(model.approval).plan or {}
-    told: list[dict[str, Any]] = [one for one in plan.get("pipelines", []) if one["pipeline"] == config.name]
-    return Shift.model_validate(told[0]["shift"]) if told and told[0].get("shift") else None
 
 
 def _days_before(day: str, count: int) -> Iterator[str]:

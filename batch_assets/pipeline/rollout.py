@@ -3,8 +3,6 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from batch_assets.config import PipelineConfig
@@ -12,26 +10,17 @@ from batch_assets.errors import ConfigError, InUse, NoSuchModel
 from batch_assets.models.approvals import Approval, undone
 from batch_assets.models.registry import ModelVersion, Registry
 from batch_assets.numbered_log import LogEntry
-from batch_assets.pipeline.accepted import accepted_run
+from batch_assets.pipeline.accepted import accepted_run, last_paces
 from batch_assets.pipeline.freeze import frozen
-from batch_assets.pipeline.score import plan_run, scoring_task
+from batch_assets.pipeline.sample import places, score_sample
+from batch_assets.pipeline.score import plan_run
 from batch_assets.pipeline.shift import compared
 from batch_assets.pipeline.verdict import read_verdict
 from batch_assets.quality.drift import Shift
-from batch_assets.scoring.audit import draw
-from batch_assets.scoring.chunks import Chunk
-from batch_assets.scoring.manifest import Manifest, latest_manifest
 from batch_assets.serving.release import current_log as live_log
 from batch_assets.serving.release import live_release, release_folder, release_name
 from batch_assets.snapshot import current_log, days_of, snapshot_folder
 from batch_assets.storage import Storage
-
-_SAMPLE_GROUPS = 64
-_SAMPLE_ROWS = 256
-"""Rows of each row group that are scored with both versions: 16,384 at most."""
-
-_LAST_RUNS = 3
-"""From how many runs before the pace is taken."""
 
 
 class Plan(BaseModel):
@@ -124,8 +113,8 @@ def plan_rollout(config: PipelineConfig, storage: Storage, registry: Registry, v
     shift = None
     if days and before is not None:
         shift = measure_shift(config, storage, days[-1], registry.version(config.model.name, before.version), model)
-    pace = _pace(config, storage)
-    hours = rows / pace / 3600 if pace else None
+    paces = last_paces(storage, config.name)
+    hours = rows * sum(seconds for _, seconds in paces) / sum(done for done, _ in paces) / 3600 if paces else None
     price = config.engine.price
     return Plan(
         pipeline=config.name,
@@ -142,39 +131,10 @@ def plan_rollout(config: PipelineConfig, storage: Storage, registry: Registry, v
 def measure_shift(config: PipelineConfig, storage: Storage, day: str, old: ModelVersion, new: ModelVersion) -> Shift | None:
     """Score a random sample of a day's snapshot with two versions, here and now; None if the day has no rows to score."""
     runs = [plan_run(config, storage, day, model) for model in (old, new)]
-    sample = draw(runs[0].frozen.snapshot, runs[0].plan, _SAMPLE_GROUPS, _SAMPLE_ROWS)
-    before, after = (_probabilities(config, storage, day, model, sample) for model in (old, new))
+    drawn = places(runs[0])
+    before, after = (score_sample(config, storage, run, drawn).probability for run in runs)
     found = compared(before, after, day, old.version)
     return found.shift if found else None
-
-
-def _probabilities(
-    config: PipelineConfig, storage: Storage, day: str, model: ModelVersion, sample: list[tuple[Chunk, tuple[int, ...]]]
-) -> npt.NDArray[np.float32]:
-    """The probability of each sampled row, NaN where it cannot be scored."""
-    scorer = scoring_task(config, storage, plan_run(config, storage, day, model)).open()
-    found = []
-    for chunk, places in sample:
-        staged, rows = scorer.sampled(chunk, places)
-        passed = scorer.passed(staged, rows, chunk, {})
-        predictions, _ = scorer.finished(passed, rows)
-        probability = np.full(len(places), np.nan, dtype=np.float32)
-        probability[rows.rejects.scored] = predictions.probability
-        found.append(probability)
-    return np.concatenate(found) if found else np.empty(0, dtype=np.float32)
-
-
-def _pace(config: PipelineConfig, storage: Storage) -> float | None:
-    """Rows per second of the newest accepted runs that scored something, or None."""
-    rows, seconds, runs = 0, 0.0, 0
-    for day in reversed(days_of(storage, config.name)):
-        accepted = accepted_run(storage, config.name, day, ())
-        manifest: Manifest | None = latest_manifest(storage, accepted.folder) if accepted else None
-        if manifest is not None and manifest.scored_here:
-            rows, seconds, runs = rows + manifest.scored_here, seconds + manifest.wall_seconds, runs + 1
-        if runs == _LAST_RUNS:
-            break
-    return rows / seconds if seconds else None
 
 
 def approve(

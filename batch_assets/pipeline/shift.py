@@ -1,6 +1,7 @@
 """How far two model versions are apart, from their probabilities of the same rows or of two days."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -8,7 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batch_assets.arrow import as_numpy
+from batch_assets.config import PipelineConfig
+from batch_assets.errors import ModelError
 from batch_assets.histogram import Histogram
+from batch_assets.models.registry import ModelVersion
 from batch_assets.quality.distance import Distance
 from batch_assets.quality.drift import Shift, between
 from batch_assets.scoring.commit import read_committed
@@ -98,3 +102,27 @@ def _scores(storage: Storage, run: Manifest, files: list[ManifestFile], key: str
     """Key and probability of a chunk with its replays, by key."""
     tables = [read_committed(storage, f"{run.folder}/{file.name}", [key, "probability"]) for file in files]
     return pa.concat_tables(tables, promote_options="permissive").sort_by(key) if len(tables) > 1 else tables[0]
+
+
+def expected_shift(config: PipelineConfig, model: ModelVersion) -> Shift | None:
+    """What the plan of the approval in use said about scores, or None if it said nothing."""
+    if not model.alias:
+        return None
+    plan = model.registry.approvals(model.name, model.alias).number(model.approval).plan or {}
+    told: list[dict[str, Any]] = [one for one in plan.get("pipelines", []) if one["pipeline"] == config.name]
+    return Shift.model_validate(told[0]["shift"]) if told and told[0].get("shift") else None
+
+
+def model_before(config: PipelineConfig, model: ModelVersion) -> ModelVersion | None:
+    """The version that a version replaces, or None if there is none (any more).
+
+    Of an approved one it is the other one that was approved before; one that is not approved would replace today's.
+    """
+    approvals = model.registry.approvals(config.model.name, config.model.alias)
+    withdrawn = approvals.withdrawn()
+    earlier = [one for one in approvals.history() if not model.approval or one.number < model.approval]
+    others = [one for one in earlier if one.version != model.version and one.number not in withdrawn]
+    try:
+        return model.registry.version(model.name, others[-1].version) if others else None
+    except ModelError:
+        return None

@@ -1,0 +1,189 @@
+"""Preflight: a sample of the night through the old model and the new one, before a single chunk is scored.
+
+It says within a minute what the night will be like, each number with its bounds, and whether to go.
+"""
+
+from collections.abc import Callable
+from functools import reduce
+from operator import add
+
+import numpy as np
+import numpy.typing as npt
+import psutil
+from pydantic import BaseModel, ConfigDict
+
+from batch_assets.config import PipelineConfig
+from batch_assets.errors import ContractBroken, PreflightFailed
+from batch_assets.histogram import Histogram
+from batch_assets.models.registry import ModelVersion
+from batch_assets.pipeline.accepted import last_paces
+from batch_assets.pipeline.judge import judge_features, trailing_runs
+from batch_assets.pipeline.sample import Sampled, places, score_sample
+from batch_assets.pipeline.score import Run, plan_run
+from batch_assets.pipeline.shift import compared, expected_shift, model_before
+from batch_assets.quality.drift import Levels, between, judge_model_shift
+from batch_assets.quality.interval import Interval, resampled, share
+from batch_assets.storage import Storage
+
+_MEASURES = ("psi", "ks", "js")
+
+
+class Preflight(BaseModel):
+    """What a sample of a day says of the night; `reasons` are why not to go.
+
+    `dead_letters` is the share of the rows that are not excluded. `drift` is the distance to the trailing days and `shift` that
+    to the version before on the same rows, by measure; empty if there is nothing to compare with. `minutes` and `cost` are None
+    while no run says how fast it is. `memory` is of one process, in bytes.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pipeline: str
+    partition: str
+    version: str
+    against: str | None = None
+    rows: int
+    sampled: int = 0
+    dead_letters: Interval | None = None
+    drift: dict[str, Interval] = {}
+    shift: dict[str, Interval] = {}
+    minutes: Interval | None = None
+    memory: Interval | None = None
+    cost: Interval | None = None
+    currency: str = ""
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def go(self) -> bool:
+        """Whether nothing speaks against the night."""
+        return not self.reasons
+
+    def sentence(self) -> str:
+        """What it says, for a log."""
+        dead = f"{self.dead_letters.low:.2%} to {self.dead_letters.high:.2%} dead letters" if self.dead_letters else "no rows"
+        return f"Preflight of {self.pipeline} {self.partition} with {self.version}: {self.sampled:,} rows, {dead}; go."
+
+    def require(self) -> None:
+        """Raise PreflightFailed, with every reason, if it is a no-go."""
+        if self.reasons:
+            raise PreflightFailed(
+                f"Preflight of {self.pipeline} {self.partition} with {self.version} says no: {'; '.join(self.reasons)}. Not a "
+                "chunk was scored."
+            )
+
+
+def preflight(config: PipelineConfig, storage: Storage, day: str, model: ModelVersion) -> Preflight:
+    """Score a sample of a frozen day with a version and with the one before, and say whether to go.
+
+    Raises:
+        NotFound: the day is not frozen.
+        SnapshotChanged, ModelChanged: a file is not what was recorded.
+    """
+    run = plan_run(config, storage, day, model)
+    rows = run.frozen.snapshot.rows
+    found = Preflight(pipeline=config.name, partition=day, version=model.version, rows=rows)
+    reasons = [f"{one.name}: {one.message}" for one in judge_features(config, storage, run.frozen, day).blocking]
+    drawn = places(run)
+    try:
+        sample = score_sample(config, storage, run, drawn)
+    except ContractBroken as error:
+        return found.model_copy(update={"reasons": (*reasons, str(error))})
+    previous = model_before(config, model)
+    old = score_sample(config, storage, plan_run(config, storage, day, previous), drawn) if previous else None
+    dead = share(sample.dead, len(sample.probability) - sample.excluded)
+    minutes = _minutes(rows, last_paces(storage, config.name), sample, old)
+    price = config.engine.price
+    drift, against_trailing = _drift(config, storage, run, sample)
+    shift, against_previous = _shift(config, model, previous, sample, old, day)
+    reasons += [*_of_rows(config, sample, dead), *against_trailing, *against_previous]
+    return found.model_copy(
+        update={
+            "against": previous.version if previous else None,
+            "sampled": len(sample.probability),
+            "dead_letters": dead,
+            "drift": drift,
+            "shift": shift,
+            "minutes": minutes,
+            "memory": _memory(run),
+            "cost": minutes.times(price.per_hour / 60) if minutes and price else None,
+            "currency": price.currency if price else "",
+            "reasons": tuple(reasons),
+        }
+    )
+
+
+def _of_rows(config: PipelineConfig, sample: Sampled, dead: Interval) -> list[str]:
+    most, scores = 1 - config.quality.completeness.min_output_ratio, sample.scored
+    reasons = []
+    if dead.low > most:
+        reasons.append(f"{dead.low:.2%} to {dead.high:.2%} of the rows would be dead letters, at most {most:.2%} are wanted")
+    if len(scores) > 1 and scores.min() == scores.max():
+        reasons.append(f"all {len(scores):,} scores of the sample are {scores[0]:.6g}: the model says nothing")
+    return reasons
+
+
+def _drift(config: PipelineConfig, storage: Storage, run: Run, sample: Sampled) -> tuple[dict[str, Interval], list[str]]:
+    """The distance of the sample's scores to the trailing days of the same version."""
+    trailing = [one.histogram for one in trailing_runs(config, storage, run).values() if one.histogram.total]
+    if not trailing or not len(sample.scored):
+        return {}, []
+    expected, scores = reduce(add, trailing), sample.scored
+
+    def measured(measure: str) -> Callable[[npt.NDArray[np.intp]], float]:
+        return lambda taken: _value(expected, Histogram.of(scores[taken], expected.edges), measure)
+
+    found = {measure: resampled(measured(measure), len(scores)) for measure in _MEASURES}
+    return found, _reached(found, config.quality.drift.block, "drift")
+
+
+def _shift(
+    config: PipelineConfig,
+    model: ModelVersion,
+    previous: ModelVersion | None,
+    sample: Sampled,
+    old: Sampled | None,
+    day: str,
+) -> tuple[dict[str, Interval], list[str]]:
+    """The distance between the two versions' scores of the same rows, and what the gate would say of it."""
+    found = compared(old.probability, sample.probability, day, previous.version) if previous and old else None
+    if found is None or old is None:
+        return {}, []
+    both = np.isfinite(old.probability) & np.isfinite(sample.probability)
+    before, after, edges = old.probability[both], sample.probability[both], found.edges
+
+    def measured(measure: str) -> Callable[[npt.NDArray[np.intp]], float]:
+        return lambda taken: _value(Histogram.of(before[taken], edges), Histogram.of(after[taken], edges), measure)
+
+    bounds = {measure: resampled(measured(measure), len(before)) for measure in _MEASURES}
+    outcome = judge_model_shift(found.distance, found.shift, expected_shift(config, model), config.quality.drift, edges)
+    return bounds, [f"previous_model: {outcome.message}"] if outcome.blocks else []
+
+
+def _value(expected: Histogram, observed: Histogram, measure: str) -> float:
+    return float(getattr(between(expected, observed), measure).value)
+
+
+def _reached(found: dict[str, Interval], levels: Levels, name: str) -> list[str]:
+    """The measures whose lower bound is at the level where the gate blocks."""
+    return [
+        f"{name}: {measure.upper()} would be {bounds.low:.4f} to {bounds.high:.4f}, it blocks at {getattr(levels, measure)}"
+        for measure, bounds in found.items()
+        if bounds.low >= getattr(levels, measure)
+    ]
+
+
+def _minutes(rows: int, paces: list[tuple[int, float]], sample: Sampled, old: Sampled | None) -> Interval | None:
+    """From the slowest and the fastest of the last runs; slower by as much as the new version's forward passes are."""
+    if not paces:
+        return None
+    slower = max(sample.seconds / old.seconds, 1.0) if old and old.seconds else 1.0
+    seconds = [rows * took / done for done, took in paces]
+    return Interval(value=sum(seconds) / len(seconds) / 60, low=min(seconds) / 60, high=max(seconds) * slower / 60)
+
+
+def _memory(run: Run) -> Interval:
+    """What this process has with the model in it, and with the largest chunk as table and matrix beside it, read ahead once."""
+    now = float(psutil.Process().memory_info().rss)
+    width = 4 * (len(run.model.card.contract.columns) + 2)
+    chunk = float(max((one.rows for one in run.plan), default=0) * width)
+    return Interval(value=now + 2 * chunk, low=now, high=now + 4 * chunk)

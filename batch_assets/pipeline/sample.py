@@ -1,0 +1,63 @@
+"""Score a sample of a day's snapshot with a model version, here and now; nothing is written."""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from batch_assets.config import PipelineConfig
+from batch_assets.pipeline.score import Run, scoring_task
+from batch_assets.scoring.audit import draw
+from batch_assets.scoring.chunks import Chunk
+from batch_assets.storage import Storage
+
+GROUPS = 64
+ROWS = 256
+"""Rows of each of so many row groups that are taken: 16,384 at most."""
+
+Places = list[tuple[Chunk, tuple[int, ...]]]
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """What became of the sampled rows: `probability` has shape (rows,), NaN where a row was not scored.
+
+    `seconds` are those of the forward passes alone.
+    """
+
+    probability: npt.NDArray[np.float32]
+    excluded: int
+    dead: int
+    seconds: float
+
+    @property
+    def scored(self) -> npt.NDArray[np.float32]:
+        """The probabilities that are there."""
+        return self.probability[np.isfinite(self.probability)]
+
+
+def places(run: Run) -> Places:
+    """Random rows of every row group, or of as many as are taken."""
+    return draw(run.frozen.snapshot, run.plan, GROUPS, ROWS)
+
+
+def score_sample(config: PipelineConfig, storage: Storage, run: Run, sample: Places) -> Sampled:
+    """Score sampled rows with the model of a run.
+
+    Raises:
+        ContractBroken: the model does not take the columns that are there.
+    """
+    scorer = scoring_task(config, storage, run).open()
+    found, excluded, dead, seconds = [], 0, 0, 0.0
+    for chunk, rows_of_chunk in sample:
+        staged, rows = scorer.sampled(chunk, rows_of_chunk)
+        started = time.perf_counter()
+        passed = scorer.passed(staged, rows, chunk, {})
+        seconds += time.perf_counter() - started
+        predictions, _ = scorer.finished(passed, rows)
+        probability = np.full(len(rows_of_chunk), np.nan, dtype=np.float32)
+        probability[rows.rejects.scored] = predictions.probability
+        found.append(probability)
+        excluded, dead = excluded + len(rows.rejects.excluded), dead + len(rows.rejects.dead)
+    return Sampled(np.concatenate(found) if found else np.empty(0, dtype=np.float32), excluded, dead, seconds)

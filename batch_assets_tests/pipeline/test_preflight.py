@@ -1,0 +1,154 @@
+"""Preflight on real files: a sample says what the night will be like, and may stop it before a chunk is scored."""
+
+from collections.abc import Callable
+
+import dagster as dg
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from batch_assets.errors import NotFound, PreflightFailed
+from batch_assets.pipeline.freeze import freeze
+from batch_assets.pipeline.preflight import Preflight, preflight
+from batch_assets.pipeline.rollout import approve
+from batch_assets.pipeline.score import plan_run
+from batch_assets_tests.orchestration.location import repository, run
+from batch_assets_tests.small import DAY, Small, rows, small_model, with_values
+
+Make = Callable[..., Small]
+
+BEFORE = "2024-03-09"
+
+
+def flown(small: Small, version: str | None = None) -> Preflight:
+    freeze(small.config, small.storage, DAY, small.watch)
+    model = small.registry.version("small", version) if version else small.model
+    return preflight(small.config, small.storage, DAY, model)
+
+
+def registered(small: Small, weights: list[float], version: str = "v2") -> None:
+    model = small_model(weights)
+    small.registry.register("small", version, small.card(model), model)
+
+
+class TestWhatItSays:
+    def test_of_a_first_night_only_what_the_sample_shows(self, small: Small) -> None:
+        found = flown(small)
+        assert (found.go, found.against, found.drift, found.shift, found.minutes) == (True, None, {}, {}, None)
+        assert (found.sampled, found.rows) == (2_000, 2_000)
+        assert found.dead_letters is not None
+        assert found.memory is not None
+        assert found.dead_letters.value == 0
+        assert 0 < found.memory.low <= found.memory.value <= found.memory.high
+        assert found.sentence().startswith(f"Preflight of small {DAY} with v1: 2,000 rows, 0.00% to ")
+
+    def test_of_a_later_one_drift_duration_and_cost(self, make_small: Make) -> None:
+        small = make_small(engine={"price": {"per_hour": 6.0, "currency": "EUR"}})
+        small.night(BEFORE)
+        found = flown(small)
+        assert found.go
+        assert found.minutes is not None
+        assert found.cost is not None
+        assert found.minutes.low <= found.minutes.value <= found.minutes.high
+        assert (found.cost.value, found.currency) == (pytest.approx(found.minutes.value / 10), "EUR")
+        assert set(found.drift) == {"psi", "ks", "js"}
+        assert all(bounds.low <= bounds.high < 0.05 for bounds in found.drift.values())
+
+    def test_a_day_must_be_frozen(self, small: Small) -> None:
+        with pytest.raises(NotFound, match="not frozen yet"):
+            preflight(small.config, small.storage, DAY, small.model)
+
+    def test_of_a_large_day_a_sample(self, make_small: Make) -> None:
+        small = make_small(rows(40_000), scoring={"chunk_rows": 4_096, "batch_size": 64})
+        assert 1_000 < flown(small).sampled <= 16_384
+
+
+class TestAnotherVersion:
+    def test_is_compared_with_the_one_that_it_would_replace(self, small: Small) -> None:
+        registered(small, [1.05, -0.5, 0.25])
+        found = flown(small, "v2")
+        assert (found.go, found.version, found.against) == (True, "v2", "v1")
+        assert found.shift["psi"].high < 0.1
+
+    @pytest.mark.parametrize("weights", [[-1.0, 0.5, -0.25], [5.0, -2.0, 1.0]])
+    def test_that_scores_otherwise_is_a_no_go(self, small: Small, weights: list[float]) -> None:
+        registered(small, weights)
+        found = flown(small, "v2")
+        assert not found.go
+        assert found.reasons[0].startswith("previous_model: PSI")
+
+    def test_that_scores_otherwise_as_its_approver_was_told_is_a_go(self, small: Small) -> None:
+        freeze(small.config, small.storage, DAY, small.watch)
+        registered(small, [-1.0, 0.5, -0.25])
+        approve([small.config], small.storage, small.registry, "small", "batch", "v2", why="better", by="Ann")
+        found = flown(small)
+        assert (found.go, found.version, found.against) == (True, "v2", "v1")
+
+    def test_a_version_that_was_rolled_back_is_not_compared_with(self, small: Small) -> None:
+        small.register("v2", small_model([9.0, 9.0, 9.0]))
+        small.registry.approve("small", "batch", "v1", why="back", by="the test")
+        assert flown(small).against is None
+
+
+class TestNoGo:
+    def test_a_model_that_says_nothing(self, small: Small) -> None:
+        registered(small, [0.0, 0.0, 0.0])
+        found = flown(small, "v2")
+        assert any("all 2,000 scores of the sample are 0.5" in reason for reason in found.reasons)
+
+    def test_features_that_block(self, small: Small) -> None:
+        small.night(BEFORE)
+        small.replace_rows(rows(1_000))
+        assert any(reason.startswith("changes: 1,000 rows are 50% fewer") for reason in flown(small).reasons)
+
+    def test_too_many_rows_that_cannot_be_scored(self, make_small: Make) -> None:
+        """Missing values are permitted by the gate and not by the model."""
+        small = make_small(
+            with_values(rows(2_000), "x", dict.fromkeys(range(100), np.nan)),
+            quality={"expectations": {"max_missing": 0.1}},
+        )
+        found = flown(small)
+        assert found.dead_letters is not None
+        assert found.dead_letters.low < 0.05 < found.dead_letters.high
+        assert "of the rows would be dead letters, at most 1.00% are wanted" in found.reasons[0]
+
+    def test_scores_that_moved(self, make_small: Make) -> None:
+        never = {"psi": 100, "ks": 100, "js": 100}
+        small = make_small(quality={"drift": {"feature_warn": never, "feature_block": never}})
+        small.night(BEFORE)
+        table = rows(2_000)
+        small.replace_rows(table.set_column(1, "x", pa.array(table["x"].to_numpy() + np.float32(2))))
+        found = flown(small)
+        assert found.drift["psi"].low > 0.25
+        assert any(reason.startswith("drift: PSI would be ") for reason in found.reasons)
+
+    def test_a_model_of_other_features(self, small: Small) -> None:
+        model = small_model()
+        columns = tuple(
+            column.model_copy(update={"name": "w"}) if column.name == "z" else column
+            for column in small.config.features.contract.columns
+        )
+        contract = small.config.features.contract.model_copy(update={"columns": columns})
+        card = small.card(model).model_copy(update={"contract": contract})
+        small.registry.register("small", "v2", card, model)
+        found = flown(small, "v2")
+        assert "z seems to be renamed" in found.reasons[0] or "w" in found.reasons[0]
+
+    def test_it_is_an_error_with_every_reason(self, small: Small) -> None:
+        registered(small, [0.0, 0.0, 0.0])
+        with pytest.raises(PreflightFailed, match=r"says no: .*the model says nothing.*Not a chunk was scored"):
+            flown(small, "v2").require()
+        flown(small).require()
+
+
+def test_as_the_first_step_it_stops_a_bad_model_before_a_chunk_is_scored(make_small: Make) -> None:
+    small = make_small(preflight=True)
+    with dg.instance_for_test() as instance:
+        location = repository(small)
+        assert instance.get_run_by_id(run(location, instance, BEFORE)).is_success  # type: ignore[union-attr]
+        small.register("v2", small_model([0.0, 0.0, 0.0]))
+        failed = instance.get_run_by_id(run(location, instance, DAY))
+        assert failed is not None
+        assert not failed.is_success
+        folder = plan_run(small.config, small.storage, DAY, small.model).folder
+        assert small.storage.names(folder) == {}
