@@ -6,6 +6,7 @@ the schema of each snapshot before a single row is scored. Nothing is ever fille
 
 import hashlib
 from collections.abc import Sequence
+from datetime import date
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -21,8 +22,15 @@ FeatureType = Literal["float32", "float64", "int8", "int16", "int32", "int64", "
 _ARROW_NAMES = {"float": "float32", "double": "float64", "large_string": "string"}
 
 
+def _is_none(value: object) -> bool:
+    return value is None
+
+
 class Column(BaseModel):
-    """One feature: its name, type, permitted values, and which of the model's inputs it is a part of."""
+    """One feature: its name, type, meaning, permitted values, and which of the model's inputs it is a part of.
+
+    A contract that says nothing of units and of since when has the fingerprint that it had before there were such.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -35,6 +43,10 @@ class Column(BaseModel):
     nullable: bool = Field(False, description="Whether null, NaN and infinite values go to the model, as NaN or infinity.")
     min: float | None = Field(None, description="Smallest permitted value.")
     max: float | None = Field(None, description="Largest permitted value.")
+    unit: str | None = Field(None, description="What the values are, like days or US dollars.", exclude_if=_is_none)
+    since: date | None = Field(
+        None, description="The first day on which it means what it means now; moved when that changes.", exclude_if=_is_none
+    )
 
 
 class Key(BaseModel):
@@ -59,6 +71,9 @@ class ModelInput(BaseModel):
     dtype: Literal["float32", "int64"] = "float32"
     max_length: int = Field(512, description="Of lists of variable length: a longer one is dead-lettered.", ge=1)
     pad: float = Field(0.0, description="What shorter lists are padded with.")
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.dtype}, at most {self.max_length}, padded with {self.pad:g})"
 
 
 class FeatureContract(BaseModel):
@@ -115,15 +130,59 @@ class FeatureContract(BaseModel):
 
     def differences(self, schema: "pa.Schema") -> list[str]:
         """Each way in which a schema differs from the contract, as a phrase; empty if it fits."""
-        expected = [(self.key.name, self.key.dtype), *((column.name, _type_name(column)) for column in self.columns)]
+        expected = [(self.key.name, str(self.key.dtype)), *_types(self)]
         found = [(field.name, _arrow_name(field.type)) for field in schema]
-        return _differences([(name, str(dtype)) for name, dtype in expected], found, self.strict)
+        return _differences(expected, found, self.strict)
+
+    def changes(self, other: "FeatureContract") -> list[str]:
+        """Each way in which another contract means other columns than this one, as a phrase; empty if it means the same.
+
+        Permitted ranges are no part of it: they say what is let through, not what it is.
+        """
+        expected, found = ([(one.key.name, str(one.key.dtype)), *_types(one)] for one in (self, other))
+        theirs = {column.name: column for column in other.columns}
+        phrases = _differences(expected, found, strict=True)
+        for column in self.columns:
+            if column.name in theirs:
+                phrases += _of_meaning(column, theirs[column.name])
+        if self.inputs != other.inputs:
+            ours, others = (", ".join(map(str, contract.inputs)) for contract in (self, other))
+            phrases.append(f"the inputs are {others} instead of {ours}")
+        return phrases
+
+    def require_same(self, other: "FeatureContract", whose: str) -> None:
+        """Raise ContractBroken with every change, if there is any."""
+        changes = self.changes(other)
+        if changes:
+            raise ContractBroken(
+                f"{whose} was trained on other features than the pipeline's contract says: {'; '.join(changes)}. "
+                "Train it on these features, or correct the contract."
+            )
 
     def require(self, schema: "pa.Schema", where: str) -> None:
         """Raise ContractBroken with every difference, if there is any."""
         differences = self.differences(schema)
         if differences:
             raise ContractBroken(f"{where} breaks the feature contract: {'; '.join(differences)}.")
+
+
+def _types(contract: FeatureContract) -> list[tuple[str, str]]:
+    return [(column.name, _type_name(column)) for column in contract.columns]
+
+
+def _of_meaning(ours: Column, theirs: Column) -> list[str]:
+    """How two columns of one name and type differ. A unit that only one of them states is none that differs."""
+    phrases = []
+    if ours.unit and theirs.unit and ours.unit != theirs.unit:
+        phrases.append(f"{ours.name} is in {theirs.unit} instead of {ours.unit}")
+    if ours.since != theirs.since:
+        spoken = [f"since {column.since}" if column.since else "since always" for column in (theirs, ours)]
+        phrases.append(f"{ours.name} is what it means {spoken[0]}, not what it means {spoken[1]}")
+    if ours.nullable != theirs.nullable:
+        phrases.append(f"{ours.name} {'may' if theirs.nullable else 'must not'} be missing")
+    if ours.input != theirs.input:
+        phrases.append(f"{ours.name} is for the input {theirs.input} instead of {ours.input}")
+    return phrases
 
 
 def _type_name(column: Column) -> str:

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pyarrow as pa
 import pytest
 from pydantic import ValidationError
@@ -49,3 +51,73 @@ def test_the_fingerprint_is_of_everything() -> None:
 def test_a_column_cannot_be_named_twice() -> None:
     with pytest.raises(ValidationError, match="named twice: x"):
         FeatureContract.model_validate({"key": {"name": "k", "dtype": "int64"}, "columns": [{"name": "x"}, {"name": "x"}]})
+
+
+FIRST: dict[str, Any] = {
+    "key": {"name": "user", "dtype": "int64"},
+    "columns": [{"name": "x", "unit": "days"}, {"name": "y"}, {"name": "z"}],
+}
+
+
+WORDS = ("z is int8 instead of float32", "x is in weeks instead of days")
+
+
+class TestAnotherContract:
+    """What a model was trained on, beside what the pipeline says now."""
+
+    def changes(self, **columns: dict[str, object]) -> list[str]:
+        other = {**FIRST, "columns": [{**one, **columns.get(str(one["name"]), {})} for one in self.columns()]}
+        return FeatureContract.model_validate(FIRST).changes(FeatureContract.model_validate(other))
+
+    def columns(self) -> list[dict[str, object]]:
+        return [dict(column) for column in FIRST["columns"]]
+
+    def test_the_same_has_no_changes(self) -> None:
+        assert self.changes() == []
+
+    @pytest.mark.parametrize(
+        ("columns", "phrases"),
+        [
+            ({"x": {"name": "w"}}, ["x seems to be renamed to w"]),
+            ({"x": {"dtype": "float64"}}, ["x is float64 instead of float32"]),
+            ({"y": {"length": 3}}, ["y is list of 3 float32 instead of float32"]),
+            ({"x": {"unit": "weeks"}}, ["x is in weeks instead of days"]),
+            ({"y": {"since": "2026-01-01"}}, ["y is what it means since 2026-01-01, not what it means since always"]),
+            ({"y": {"nullable": True}}, ["y may be missing"]),
+            (
+                {"x": {"unit": "weeks"}, "z": {"dtype": "int8"}},
+                ["z is int8 instead of float32", "x is in weeks instead of days"],
+            ),
+        ],
+    )
+    def test_every_change_is_named(self, columns: dict[str, dict[str, object]], phrases: list[str]) -> None:
+        assert self.changes(**columns) == phrases
+
+    def test_order_key_and_inputs_count(self) -> None:
+        ours = FeatureContract.model_validate(FIRST)
+        turned = FeatureContract.model_validate({**FIRST, "columns": self.columns()[::-1]})
+        assert ours.changes(turned) == ["the order is user, z, y, x instead of user, x, y, z"]
+        other_key = FeatureContract.model_validate({**FIRST, "key": {"name": "user", "dtype": "string"}})
+        assert ours.changes(other_key) == ["user is string instead of int64"]
+        padded = FeatureContract.model_validate({**FIRST, "inputs": [{"name": "features", "pad": 1.0}]})
+        kind = "features (float32, at most 512, padded with {})"
+        assert ours.changes(padded) == [f"the inputs are {kind.format(1)} instead of {kind.format(0)}"]
+
+    def test_a_unit_that_only_one_states_is_none_that_differs(self) -> None:
+        assert self.changes(x={"unit": None}, y={"unit": "days"}) == []
+
+    def test_what_is_permitted_is_not_what_is_meant(self) -> None:
+        assert self.changes(x={"min": 0, "max": 9}) == []
+
+    def test_a_model_of_other_features_is_told_from_one_of_these(self) -> None:
+        ours = FeatureContract.model_validate(FIRST)
+        ours.require_same(ours, "v1")
+        with pytest.raises(ContractBroken, match=r"v2 was trained on other features .*: x seems to be renamed to w\."):
+            ours.require_same(FeatureContract.model_validate({**FIRST, "columns": [{"name": "w"}, *self.columns()[1:]]}), "v2")
+
+
+def test_without_units_the_fingerprint_is_what_it_was_before_there_were_any() -> None:
+    assert "unit" not in CONTRACT.model_dump_json()
+    assert "since" not in CONTRACT.model_dump_json()
+    with_unit = CONTRACT.model_copy(update={"columns": (CONTRACT.columns[0].model_copy(update={"unit": "days"}),)})
+    assert '"unit":"days"' in with_unit.model_dump_json()

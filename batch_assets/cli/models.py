@@ -119,6 +119,8 @@ def _show_approval(console: Console, found: dict[str, Any]) -> None:
         table.add_row("takes", _duration(plan["minutes"]))
         if plan["cost"] is not None:
             table.add_row("costs", f"about {plan['cost']:.4g} {plan['currency']}")
+        for change in plan["contract_changes"]:
+            table.add_row("features", escape(change))
         if plan["withdraws"]:
             table.add_row("rolls back", f"approval {', '.join(map(str, plan['withdraws']))}")
         if plan["shift"]:

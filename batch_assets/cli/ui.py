@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 
+from batch_assets.cli.terminal import registry
 from batch_assets.errors import BatchAssetsError, ConfigError
 
 _GRACE_SECONDS = 60.0
@@ -25,14 +26,16 @@ def ui(host: str, port: int) -> None:
 
     One Ray is started for all of them, unless RAY_ADDRESS names one; its workers stay warm between runs.
     """
-    from batch_assets.orchestration.catalog import project_root
+    from batch_assets.orchestration.catalog import pipelines, project_root
     from batch_assets.orchestration.resources import shared_ray
+    from batch_assets.pipeline.rollout import require_fit
 
     for wish in (signal.SIGTERM, signal.SIGINT):  # a shell that starts this in the background has it ignore the second
         signal.signal(wish, _interrupt)
     program = [str(Path(sys.executable).parent / "dg"), "dev", "-w", "workspace.yaml", "--host", host, "--port", str(port)]
     home = Path(os.environ.get("DAGSTER_HOME") or project_root() / ".dagster_home").absolute()
     try:
+        require_fit(pipelines().values(), registry())
         with _only_one(home), shared_ray() as address:
             # Ray has put into the environment how its token is to be asked for.
             environment = {**os.environ, "DAGSTER_HOME": str(home), "RAY_ADDRESS": address}

@@ -89,6 +89,8 @@ def preflight(config: PipelineConfig, storage: Storage, day: str, model: ModelVe
     except ContractBroken as error:
         return found.model_copy(update={"reasons": (*reasons, str(error))})
     previous = model_before(config, model)
+    if previous and config.features.contract.changes(previous.card.contract):
+        previous = None  # it cannot score these features
     old = score_sample(config, storage, plan_run(config, storage, day, previous), drawn) if previous else None
     dead = share(sample.dead, len(sample.probability) - sample.excluded)
     minutes = _minutes(rows, last_paces(storage, config.name), sample, old)

@@ -24,7 +24,10 @@ from batch_assets.storage import Storage
 
 
 class Plan(BaseModel):
-    """What approving a version will cause in one pipeline. `minutes` and `cost` are None while no run says how fast it is."""
+    """What approving a version will cause in one pipeline. `minutes` and `cost` are None while no run says how fast it is.
+
+    `contract_changes` are what its features mean otherwise than those of the version before; the pipeline's say the same.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -35,6 +38,7 @@ class Plan(BaseModel):
     cost: float | None = None
     currency: str = ""
     withdraws: tuple[int, ...] = ()
+    contract_changes: tuple[str, ...] = ()
     shift: Shift | None = None
 
 
@@ -106,13 +110,17 @@ def plan_rollout(config: PipelineConfig, storage: Storage, registry: Registry, v
         ContractBroken: the version does not take the pipeline's features.
     """
     model = registry.version(config.model.name, version)
+    config.features.contract.require_same(model.card.contract, f"{model.name} {version}")
     approvals = registry.approvals(config.model.name, config.model.alias)
     days = last_days(config, storage)
     rows = sum(frozen(config, storage, day).snapshot.rows for day in days)
     before = approvals.latest()
-    shift = None
-    if days and before is not None:
-        shift = measure_shift(config, storage, days[-1], registry.version(config.model.name, before.version), model)
+    shift, changes = None, list[str]()
+    if before is not None:
+        replaced = registry.version(config.model.name, before.version)
+        changes = replaced.card.contract.changes(model.card.contract)
+        if days and not changes:
+            shift = measure_shift(config, storage, days[-1], replaced, model)
     paces = last_paces(storage, config.name)
     hours = rows * sum(seconds for _, seconds in paces) / sum(done for done, _ in paces) / 3600 if paces else None
     price = config.engine.price
@@ -124,8 +132,22 @@ def plan_rollout(config: PipelineConfig, storage: Storage, registry: Registry, v
         cost=round(hours * price.per_hour, 4) if hours is not None and price else None,
         currency=price.currency if price else "",
         withdraws=tuple(undone(approvals.history(), version)),
+        contract_changes=tuple(changes),
         shift=shift,
     )
+
+
+def require_fit(configs: Iterable[PipelineConfig], registry: Registry) -> None:
+    """Compare each pipeline's contract with the card of its approved version, where there is one: what start-up looks at.
+
+    Raises:
+        ContractBroken: one of them was trained on other features; names every change.
+    """
+    for config in configs:
+        latest = registry.approvals(config.model.name, config.model.alias).latest()
+        if latest is not None:
+            card = registry.version(config.model.name, latest.version).card
+            config.features.contract.require_same(card.contract, f"{config.model.name} {latest.version}")
 
 
 def measure_shift(config: PipelineConfig, storage: Storage, day: str, old: ModelVersion, new: ModelVersion) -> Shift | None:

@@ -217,6 +217,7 @@ def _audit(workers: Workers, run: Run, commits: dict[int, ChunkCommit]) -> Audit
 def scoring_task(config: PipelineConfig, storage: Storage, run: Run) -> ScoringTask:
     """What the workers are told, after the columns were compared with what the model takes."""
     card = run.model.card
+    config.features.contract.require_same(card.contract, f"{run.model.name} {run.model.version}")
     reader = SnapshotReader(storage, run.frozen.folder, run.frozen.snapshot)
     card.contract.require(reader.schema(), f"The snapshot of {config.name} {run.day}")
     return ScoringTask(

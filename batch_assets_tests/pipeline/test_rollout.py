@@ -1,19 +1,20 @@
 """What an approval causes: the days that are due, what was promised of them, and what a roll-back takes back."""
 
 import hashlib
+from datetime import date
 
 import pytest
 
 from batch_assets.config import PipelineConfig
 from batch_assets.engines.engine import Price
 from batch_assets.engines.local_engine import LocalEngine
-from batch_assets.errors import LostRace, ModelChanged, StorageFull, Withdrawn
+from batch_assets.errors import ContractBroken, LostRace, ModelChanged, StorageFull, Withdrawn
 from batch_assets.models.registry import ModelVersion
 from batch_assets.numbered_log import NumberedLog
 from batch_assets.pipeline.accepted import accepted_run
 from batch_assets.pipeline.freeze import freeze, frozen
 from batch_assets.pipeline.judge import judge, judge_features
-from batch_assets.pipeline.rollout import approve, expected, outstanding, plan_rollout
+from batch_assets.pipeline.rollout import approve, expected, outstanding, plan_rollout, require_fit
 from batch_assets.pipeline.score import plan_run, score
 from batch_assets.pipeline.verdict import read_verdict
 from batch_assets.scoring.manifest import latest_manifest
@@ -163,6 +164,42 @@ class TestThePlan:
         monkeypatch.setattr(rollout, "measure_shift", slowly)
         with pytest.raises(LostRace, match="by Bob in the same moment"):
             approve([small.config], small.storage, small.registry, "small", "batch", "v1", why="late", by="Ann")
+
+
+class TestAModelOfOtherFeatures:
+    """The pipeline's contract says that z means something else since a day; the model was trained before."""
+
+    @pytest.fixture
+    def changed(self, small: Small) -> Small:
+        columns = small.config.features.contract.columns
+        contract = small.config.features.contract.model_copy(
+            update={"columns": (*columns[:2], columns[2].model_copy(update={"since": date(2024, 3, 1)}))}
+        )
+        features = small.config.features.model_copy(update={"contract": contract})
+        small.config = small.config.model_copy(update={"features": features})
+        return small
+
+    def test_cannot_be_approved(self, changed: Small) -> None:
+        with pytest.raises(ContractBroken, match="z is what it means since always, not what it means since 2024-03-01"):
+            plan_rollout(changed.config, changed.storage, changed.registry, "v1")
+
+    def test_scores_nothing(self, changed: Small) -> None:
+        with pytest.raises(ContractBroken, match="small v1 was trained on other features"):
+            changed.night()
+
+    def test_is_told_at_start_up(self, changed: Small) -> None:
+        with pytest.raises(ContractBroken, match="small v1 was trained on other features"):
+            require_fit([changed.config], changed.registry)
+
+    def test_one_that_was_trained_on_them_is_approved_and_its_approver_told_what_changed(self, changed: Small) -> None:
+        model = small_model([1.1, -0.5, 0.25])
+        changed.registry.register("small", "v2", changed.card(model), model)
+        plan = plan_rollout(changed.config, changed.storage, changed.registry, "v2")
+        assert plan.contract_changes == ("z is what it means since 2024-03-01, not what it means since always",)
+        assert plan.shift is None, "the version before cannot score these features"
+        changed.registry.approve("small", "batch", "v2", why="new features", by="Ann")
+        require_fit([changed.config], changed.registry)
+        assert changed.night().is_live
 
 
 class TestRollBack:
