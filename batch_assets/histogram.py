@@ -106,3 +106,19 @@ def float_edges() -> npt.NDArray[np.float64]:
     special = codes % _HALF >= _SPECIAL
     bits = np.where(special, np.uint32(0), (codes << np.uint32(_SHIFT)) | rest)
     return np.where(special, np.nan, bits.view(np.float32).astype(np.float64))
+
+
+class Spread(BaseModel):
+    """How the values of a feature were spread: the bins of `float_bins` that are not empty, ascending, and their counts."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bins: tuple[int, ...]
+    counts: tuple[int, ...]
+
+    @classmethod
+    def of(cls, values: npt.NDArray[np.float32]) -> "Spread":
+        """The spread of values of shape (rows,); what is not finite is left out."""
+        counts, _ = float_bins(np.ascontiguousarray(values))
+        filled = np.flatnonzero(counts)
+        return cls(bins=tuple(filled.tolist()), counts=tuple(counts[filled].tolist()))

@@ -64,6 +64,7 @@ def train(config: PipelineConfig, registry: Registry, watch: Watch, version: str
         probabilities[TEST_DAYS[0]],
         partition=TEST_DAYS[0].isoformat(),
         labels=("unlikely", "likely"),
+        features=dict(zip(config.features.contract.names, days[TEST_DAYS[0]].features.T, strict=True)),
         threshold=_best_f1_threshold(np.concatenate([probabilities[day] for day in TRAINING_DAYS]), training.bought),
         description="Probability that a customer buys again within 28 days; a small network on recency, frequency and amount.",
         metrics={day.isoformat(): _metrics(probabilities[day], days[day].bought) for day in TEST_DAYS},

@@ -1,7 +1,7 @@
 """The model card: what a version says of itself. It is immutable and part of the version's digest."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
 import numpy as np
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from batch_assets.contract import FeatureContract
 from batch_assets.errors import ModelMisfit
-from batch_assets.histogram import Histogram
+from batch_assets.histogram import Histogram, Spread
 from batch_assets.models.formats import FACTORY_PATTERN, MODEL_FILES, PT2, FormatName, ModelFormat
 from batch_assets.scoring.postprocess import Outputs
 
@@ -42,6 +42,9 @@ class Card(BaseModel):
     outputs: Outputs
     baseline_partition: str = Field(description="The day whose scores the baseline and the deciles are taken from.")
     baseline: Histogram = Field(description="Histogram of the probabilities on the baseline day.")
+    features: dict[str, Spread] | None = Field(
+        None, description="How each feature was spread on the baseline day.", exclude_if=_is_none
+    )
     metrics: dict[str, dict[str, float]] = Field(description="Partition -> metrics measured on it after training.")
     training: dict[str, Any] = Field(description="How it was trained: partitions, seed, label, sizes.")
 
@@ -70,6 +73,7 @@ def make_card(
     partition: str,
     labels: tuple[str, ...],
     threshold: float | None = None,
+    features: Mapping[str, npt.NDArray[np.float32]] | None = None,
     description: str,
     metrics: dict[str, dict[str, float]],
     training: dict[str, Any],
@@ -84,6 +88,7 @@ def make_card(
         partition: that day.
         labels: names of the classes; of two, the negative one comes first.
         threshold: of two classes, the probability from which on the positive label is given.
+        features: the values of that day's features by name, each of shape (rows,); nights are compared with them, too.
         description: one sentence for people.
         metrics: partition -> what was measured on it after training.
         training: how it was trained.
@@ -101,6 +106,7 @@ def make_card(
         outputs=Outputs(labels=labels, threshold=threshold, decile_edges=tuple(deciles.tolist())),
         baseline_partition=partition,
         baseline=Histogram.of(probabilities, percentiles.tolist()),
+        features={name: Spread.of(values) for name, values in features.items()} if features else None,
         metrics=metrics,
         training=training,
     )

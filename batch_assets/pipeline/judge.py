@@ -16,9 +16,10 @@ from batch_assets.pipeline.verdict import Verdict, read_verdict, record
 from batch_assets.quality.changes import judge_changes
 from batch_assets.quality.columns import Column, columns_of
 from batch_assets.quality.completeness import judge_audit, judge_completeness, judge_dead_letters, judge_one_model
-from batch_assets.quality.drift import judge_baseline, judge_drift, judge_model_shift, judge_ranks, judge_scores
-from batch_assets.quality.drift import judge_features as judge_feature_drift
+from batch_assets.quality.drift import judge_baseline, judge_drift, judge_scores
 from batch_assets.quality.expectations import judge_data, judge_profile
+from batch_assets.quality.feature_drift import judge_feature_baseline, judge_feature_drift
+from batch_assets.quality.model_shift import judge_model_shift, judge_ranks
 from batch_assets.quality.outcome import CheckOutcome
 from batch_assets.scoring.audit import ONE_IN_A_HUNDRED
 from batch_assets.scoring.commit import read_commits
@@ -50,7 +51,7 @@ def judge_features(config: PipelineConfig, storage: Storage, frozen: Frozen, day
         message="; ".join(differences) or f"{len(contract.columns)} columns as agreed.",
     )
     profile = read_profile(storage, frozen.folder)
-    columns = {name: one for name, one in columns_of(profile).items() if name in contract.names}
+    columns = _columns(config, storage, frozen.folder)
     days = dict(sorted(_good_days(config, storage, day)))
     trailing = {other: found for other, (_, found) in days.items()}
     again = next((other for other, (digest, _) in days.items() if digest == frozen.snapshot.digest), "")
@@ -80,14 +81,18 @@ def _good_days(config: PipelineConfig, storage: Storage, day: str) -> Iterator[t
         if entry is None or verdict is None or not verdict.good:
             continue
         try:
-            profile = read_profile(storage, folder)
+            yield other, (entry.body["digest"], _columns(config, storage, folder))
         except SnapshotChanged:
             continue  # it was pruned, or written before profiles had histograms
-        columns = {name: one for name, one in columns_of(profile).items() if name in config.features.contract.names}
-        yield other, (entry.body["digest"], columns)
         found += 1
         if found == config.quality.changes.compare_days:
             return
+
+
+def _columns(config: PipelineConfig, storage: Storage, folder: str) -> dict[str, Column]:
+    """What a snapshot's profile says of the contract's columns."""
+    names = config.features.contract.names
+    return {name: column for name, column in columns_of(read_profile(storage, folder)).items() if name in names}
 
 
 def _full_scan(config: PipelineConfig, storage: Storage, frozen: Frozen, agreed: CheckOutcome) -> CheckOutcome:
@@ -141,6 +146,12 @@ def judge(config: PipelineConfig, storage: Storage, day: str, model: ModelVersio
             judge_ranks(yesterday.shift if yesterday else None, quality.drift),
             _model_shift(config, model, _between(config, storage, previous, manifest)),
             judge_baseline(manifest.histogram, card.baseline, card.baseline_partition, quality.drift),
+            judge_feature_baseline(
+                _columns(config, storage, run.frozen.folder),
+                {name: Column.seen(name, spread) for name, spread in (card.features or {}).items()},
+                card.baseline_partition,
+                quality.drift,
+            ),
         ),
         compared_with=tuple(other.run_id for other in (*trailing.values(), *([previous] if previous else []))),
     )

@@ -21,8 +21,9 @@ from batch_assets.pipeline.judge import judge_features, trailing_runs
 from batch_assets.pipeline.sample import Sampled, places, score_sample
 from batch_assets.pipeline.score import Run, plan_run
 from batch_assets.pipeline.shift import compared, expected_shift, model_before
-from batch_assets.quality.drift import Levels, between, judge_model_shift
+from batch_assets.quality.drift import Levels, between
 from batch_assets.quality.interval import Interval, resampled, share
+from batch_assets.quality.model_shift import judge_model_shift
 from batch_assets.storage import Storage
 
 _MEASURES = ("psi", "ks", "js")

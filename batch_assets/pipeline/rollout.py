@@ -16,7 +16,7 @@ from batch_assets.pipeline.sample import places, score_sample
 from batch_assets.pipeline.score import plan_run
 from batch_assets.pipeline.shift import compared
 from batch_assets.pipeline.verdict import read_verdict
-from batch_assets.quality.drift import Shift
+from batch_assets.quality.model_shift import Shift
 from batch_assets.serving.release import current_log as live_log
 from batch_assets.serving.release import live_release, release_folder, release_name
 from batch_assets.snapshot import current_log, days_of, snapshot_folder

@@ -14,7 +14,8 @@ from batch_assets.errors import ModelError
 from batch_assets.histogram import Histogram
 from batch_assets.models.registry import ModelVersion
 from batch_assets.quality.distance import Distance
-from batch_assets.quality.drift import Shift, between
+from batch_assets.quality.drift import between
+from batch_assets.quality.model_shift import Shift
 from batch_assets.scoring.commit import read_committed
 from batch_assets.scoring.manifest import Manifest, ManifestFile
 from batch_assets.scoring.precision import spearman

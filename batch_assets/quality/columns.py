@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from batch_assets.histogram import FLOAT_BINS, float_edges
+from batch_assets.histogram import FLOAT_BINS, Spread, float_edges
 
 _MIDDLE = FLOAT_BINS // 2
 
@@ -25,6 +25,14 @@ class Column:
     maximum: float | None
     mean: float | None
     counts: npt.NDArray[np.int64]
+
+    @classmethod
+    def seen(cls, name: str, spread: Spread) -> "Column":
+        """A column of which nothing but its spread is known."""
+        counts = np.zeros(FLOAT_BINS, np.int64)
+        counts[list(spread.bins)] = spread.counts
+        rows = int(counts.sum())
+        return cls(name, rows, 0, 0, 0, 0, minimum=None, maximum=None, mean=None, counts=counts)
 
     @property
     def finite(self) -> int:

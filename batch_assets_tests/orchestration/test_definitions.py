@@ -28,6 +28,7 @@ BLOCKING = (
     *("complete", "one_model", "audit", "scores", "drift", "ranks", "previous_model"),
     "published_matches",
 )
+WARNING = ("baseline", "feature_baseline", "dead_letters")
 
 
 def test_what_the_code_location_holds() -> None:
@@ -39,7 +40,9 @@ def test_what_the_code_location_holds() -> None:
         "customer_propensity/serving_table",
         "customer_propensity/user_features",
     ]
-    assert sorted(key.name for key in graph.asset_check_keys) == sorted([*BLOCKING, "baseline", "dead_letters"])
+    assert sorted(key.name for key in graph.asset_check_keys) == sorted(
+        [*BLOCKING, "baseline", "feature_baseline", "dead_letters"]
+    )
     assert [job.name for job in repository.get_all_jobs() if not job.name.startswith("__")] == ["customer_propensity"]
     assert repository.schedule_defs == [], "a pipeline with an end needs no schedule"
     sensors = {sensor.name for sensor in repository.sensor_defs}
@@ -68,7 +71,7 @@ def test_partitions_are_every_day_of_the_data() -> None:
 def test_blocking_checks_block() -> None:
     graph = code_location().get_repository_def().asset_graph
     found = {key.name: graph.get_check_spec(key).blocking for key in graph.asset_check_keys}
-    assert found == {**dict.fromkeys(BLOCKING, True), "baseline": False, "dead_letters": False}
+    assert found == {**dict.fromkeys(BLOCKING, True), **dict.fromkeys(WARNING, False)}
 
 
 def test_a_full_scan_is_a_check_where_somebody_asked_for_it() -> None:

@@ -113,10 +113,10 @@ class TestWhatTheUiShows:
             (name, DAY)
             for name in (
                 *("contract", "expectations", "changes", "feature_drift", "complete", "dead_letters", "one_model", "audit"),
-                *("scores", "drift", "ranks", "previous_model", "baseline", "published_matches"),
+                *("scores", "drift", "ranks", "previous_model", "baseline", "feature_baseline", "published_matches"),
             )
         }
-        assert {e.check_name for e in evaluations if not e.passed} <= {"baseline"}
+        assert {e.check_name for e in evaluations if not e.passed} <= {"baseline", "feature_baseline"}
 
     def test_a_later_day_is_compared_with_the_days_before(self, instance: dg.DagsterInstance, config: PipelineConfig) -> None:
         materialize(config, "1998-06-29", instance, Quiet(), engine="local")

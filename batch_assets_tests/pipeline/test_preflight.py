@@ -112,9 +112,7 @@ class TestNoGo:
         assert found.dead_letters.low < 0.05 < found.dead_letters.high
         assert "of the rows would be dead letters, at most 1.00% are wanted" in found.reasons[0]
 
-    def test_scores_that_moved(self, make_small: Make) -> None:
-        never = {"psi": 100, "ks": 100, "js": 100}
-        small = make_small(quality={"drift": {"feature_warn": never, "feature_block": never}})
+    def test_scores_that_moved(self, small: Small) -> None:
         small.night(BEFORE)
         table = rows(2_000)
         small.replace_rows(table.set_column(1, "x", pa.array(table["x"].to_numpy() + np.float32(2))))

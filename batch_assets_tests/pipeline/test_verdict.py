@@ -19,7 +19,7 @@ from batch_assets.pipeline.rollout import approve
 from batch_assets.pipeline.score import score
 from batch_assets.pipeline.shift import between_runs
 from batch_assets.pipeline.verdict import Verdict, override, read_verdict, verdict_log
-from batch_assets.quality.drift import Shift
+from batch_assets.quality.model_shift import Shift
 from batch_assets_tests.small import DAY, Small, rows, small_model, with_values
 
 Make = Callable[..., Small]

@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 
 from batch_assets.quality.columns import Column
-from batch_assets.quality.drift import DriftSettings, Shift, judge_features, judge_model_shift
+from batch_assets.quality.drift import DriftSettings
+from batch_assets.quality.feature_drift import judge_feature_baseline, judge_feature_drift
+from batch_assets.quality.model_shift import Shift, judge_model_shift, judge_ranks
 from batch_assets.quality.outcome import CheckOutcome
 from batch_assets_tests.quality.nights import ROWS, night, profiled, values, week
 
@@ -11,18 +13,18 @@ TONIGHT = values(9)
 
 
 def judge(today: dict[str, Column], **settings: object) -> CheckOutcome:
-    return judge_features(today, WEEK, DriftSettings.model_validate(settings))
+    return judge_feature_drift(today, WEEK, DriftSettings.model_validate(settings))
 
 
 class TestFeatures:
     def test_a_night_like_the_others_passes(self) -> None:
         outcome = judge(night(9))
         assert outcome.passed
-        assert "3 features are as on the days before" in outcome.message
+        assert "3 features are as before" in outcome.message
         assert set(outcome.figures) == {"psi", "ks", "js"}
 
     def test_without_an_earlier_day_there_is_nothing_to_compare(self) -> None:
-        outcome = judge_features(night(9), {}, DriftSettings())
+        outcome = judge_feature_drift(night(9), {}, DriftSettings())
         assert (outcome.passed, outcome.severity) == (True, "info")
 
     def test_a_column_that_moved_far_blocks_and_is_named(self) -> None:
@@ -52,7 +54,7 @@ class TestFeatures:
     def test_it_is_enough_to_be_like_one_of_the_days(self) -> None:
         sunday = {**WEEK, "2024-03-02": night(2, share=values(2)["share"] + np.float32(0.3))}
         today = night(9, share=TONIGHT["share"] + np.float32(0.3))
-        assert judge_features(today, sunday, DriftSettings()).passed
+        assert judge_feature_drift(today, sunday, DriftSettings()).passed
 
     def test_swapped_columns_are_recognized(self) -> None:
         message = judge(night(9, share=TONIGHT["orders"], orders=TONIGHT["share"])).message
@@ -64,7 +66,7 @@ class TestFeatures:
         for seed in range(20):
             random = np.random.default_rng(seed)
             nights = [{f"c{n}": random.standard_normal(100).astype(np.float32) for n in range(40)} for _ in range(2)]
-            found = judge_features(profiled(nights[0]), {"2024-03-01": profiled(nights[1])}, DriftSettings())
+            found = judge_feature_drift(profiled(nights[0]), {"2024-03-01": profiled(nights[1])}, DriftSettings())
             alarms += not found.passed
         assert alarms <= 1
 
@@ -75,8 +77,45 @@ class TestFeatures:
 
     def test_it_blocks_above_where_it_warns(self) -> None:
         low = {"psi": 0.05, "ks": 0.05, "js": 0.01}
-        with pytest.raises(ValueError, match=r"feature_drift blocks at psi 0\.05, below the 0\.1 where it warns"):
-            DriftSettings.model_validate({"feature_block": low})
+        with pytest.raises(ValueError, match=r"drift blocks at psi 0\.05, below the 0\.1 where it warns"):
+            DriftSettings.model_validate({"block": low})
+
+
+class TestAgainstTheModelCard:
+    def test_a_population_that_moved_warns_and_never_blocks(self) -> None:
+        outcome = judge_feature_baseline(
+            night(9, share=TONIGHT["share"] + 5), WEEK["2024-03-01"], "2024-01-31", DriftSettings()
+        )
+        assert (outcome.name, outcome.asset, outcome.passed, outcome.severity) == (
+            "feature_baseline",
+            "predictions",
+            False,
+            "warn",
+        )
+        assert "share is PSI" in outcome.message
+        assert "from what it was on 2024-01-31" in outcome.message
+        assert outcome.threshold == 0.25
+
+    def test_one_that_has_not_passes(self) -> None:
+        assert judge_feature_baseline(night(9), WEEK["2024-03-01"], "2024-01-31", DriftSettings()).passed
+
+    def test_a_card_without_features_is_not_compared_with(self) -> None:
+        outcome = judge_feature_baseline(night(9), {}, "2024-01-31", DriftSettings())
+        assert (outcome.passed, outcome.severity) == (True, "info")
+
+
+class TestRanks:
+    @pytest.mark.parametrize(("correlation", "passed"), [(0.3, True), (0.29, False), (-1.0, False)])
+    def test_keys_that_rank_otherwise_than_the_day_before_block(self, correlation: float, passed: bool) -> None:
+        outcome = judge_ranks(TestAnotherModel.shift(0.0, correlation), DriftSettings())
+        assert (outcome.passed, outcome.blocks, outcome.observed) == (passed, not passed, correlation)
+        assert "20,000 keys rank as on 2024-03-10" in outcome.message
+
+    @pytest.mark.parametrize(("rows", "severity"), [(29, "info"), (30, "error")])
+    def test_of_a_few_keys_ranks_say_nothing(self, rows: int, severity: str) -> None:
+        shift = TestAnotherModel.shift(0.0, -1.0).model_copy(update={"rows": rows})
+        assert judge_ranks(shift, DriftSettings()).severity == severity
+        assert judge_ranks(None, DriftSettings()).severity == "info"
 
 
 class TestAnotherModel:
