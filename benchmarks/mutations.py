@@ -22,21 +22,33 @@ _SIGNS = {
 
 _CALLS = {"min": "max", "max": "min", "any": "all", "all": "any"}
 _SEVERITIES = {"error": "warn", "warn": "error", "critical": "warning", "warning": "critical"}
+_FINDINGS = ("found", "finding")
+"""How the names of lists of findings begin."""
+
 _TEXTS = ("message", "description")
-_BOUNDS = ("or_equal", "strict_min", "strict_max")
+_WITHIN = ("or_equal", "strict_min", "strict_max")
 _PASSING = '.model_copy(update={"passed": True})'
 
 
 @dataclass(frozen=True)
 class Change:
-    """One change: `edits` are (first byte, byte after the last, new text); `function` the lines of the function around it."""
+    """One change of a module.
+
+    `context` is its first line; `edits` are (first byte, byte after the last, new text); `function` are the first and the last
+    line of the function around it.
+    """
 
     kind: str
     line: int
     before: str
     after: str
+    context: str
     edits: tuple[tuple[int, int, str], ...]
     function: tuple[int, int] | None
+
+    def __str__(self) -> str:
+        where = f"   in: {self.context}" if len(self.before) < len(self.context) and self.kind not in MUST_DIE else ""
+        return f"{self.kind}: {self.before}  ->  {self.after}{where}"
 
     def apply(self, source: bytes) -> bytes:
         """The changed source."""
@@ -64,6 +76,7 @@ class _Mutator(ast.NodeVisitor):
 
     def __init__(self, source: bytes) -> None:
         self.found: list[Change] = []
+        self._lines = source.decode().splitlines()
         self._starts = [0]
         for line in source.splitlines(keepends=True):
             self._starts.append(self._starts[-1] + len(line))
@@ -75,14 +88,18 @@ class _Mutator(ast.NodeVisitor):
         return self._starts[node.lineno - 1] + node.col_offset, last + (node.end_col_offset or 0)
 
     def _change(self, kind: str, node: ast.expr | ast.stmt, after: str) -> None:
-        text = f"({after})" if isinstance(node, ast.expr) else after
+        text = after
+        if isinstance(node, ast.expr):
+            after = ast.unparse(ast.parse(after, mode="eval"))
+            text = f"({after})"
         self._add(kind, node, ast.unparse(node), after, ((*self._place(node), text),))
 
     def _add(
         self, kind: str, node: ast.expr | ast.stmt, before: str, after: str, edits: tuple[tuple[int, int, str], ...]
     ) -> None:
-        before, after = (textwrap.shorten(text, 100, placeholder=" …") for text in (before, after))
-        self.found.append(Change(kind, node.lineno, before, after, edits, self._function))
+        line = self._lines[node.lineno - 1]
+        before, after, line = (textwrap.shorten(text, 100, placeholder=" …") for text in (before, after, line))
+        self.found.append(Change(kind, node.lineno, before, after, line, edits, self._function))
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
         """Its body and defaults, not its decorators and annotations; a `judge_*` lets everything pass."""
@@ -113,14 +130,15 @@ class _Mutator(ast.NodeVisitor):
         """A finding that is not found; a text by itself is a docstring."""
         match node.value:
             case ast.Call(func=ast.Attribute(value=ast.Name(id=name), attr="append" | "extend")):
-                self._change("finding" if name.startswith("find") or name == "found" else "statement", node, "pass")
+                self._change("finding" if name.startswith(_FINDINGS) else "statement", node, "pass")
         self.generic_visit(node)
 
     def visit_AugAssign(self, node: ast.AugAssign) -> None:
         """As an `append`, where a list of findings grows."""
-        if isinstance(node.target, ast.Name) and (node.target.id.startswith("find") or node.target.id == "found"):
+        name = node.target.id if isinstance(node.target, ast.Name) else ""
+        if name.startswith(_FINDINGS):
             self._change("finding", node, "pass")
-        if not (isinstance(node.target, ast.Name) and node.target.id in _TEXTS):
+        if name not in _TEXTS:
             self.visit(node.value)
 
     def visit_Return(self, node: ast.Return) -> None:
@@ -169,6 +187,12 @@ class _Mutator(ast.NodeVisitor):
         self.generic_visit(node)
 
     def _negate(self, test: ast.expr) -> None:
+        match test:
+            case (
+                ast.UnaryOp(op=ast.Not())
+                | ast.Compare(ops=[ast.Eq() | ast.NotEq() | ast.Is() | ast.IsNot() | ast.In() | ast.NotIn()])
+            ):
+                return  # what is done to these by themselves is the same
         self._change("condition", test, f"not ({ast.unparse(test)})")
 
     def visit_Compare(self, node: ast.Compare) -> None:
@@ -177,7 +201,7 @@ class _Mutator(ast.NodeVisitor):
         for place in range(len(node.ops)):
             signs = [_SIGNS[type(one)][other == place] for other, one in enumerate(node.ops)]
             after = " ".join([ast.unparse(node.left), *(f"{sign} ({text})" for sign, text in zip(signs, texts, strict=True))])
-            self._change("comparison", node, ast.unparse(ast.parse(after)))
+            self._change("comparison", node, after)
         self.generic_visit(node)
 
     def visit_BoolOp(self, node: ast.BoolOp) -> None:
@@ -186,7 +210,7 @@ class _Mutator(ast.NodeVisitor):
         variants = [(" or " if word == " and " else " and ").join(parts)]
         variants += [word.join(parts[:place] + parts[place + 1 :]) for place in range(len(parts))]
         for after in variants:
-            self._change("logic", node, ast.unparse(ast.parse(after)))
+            self._change("logic", node, after)
         self.generic_visit(node)
 
     def visit_UnaryOp(self, node: ast.UnaryOp) -> None:
@@ -202,17 +226,14 @@ class _Mutator(ast.NodeVisitor):
         if isinstance(node.func, ast.Name) and node.func.id == "Field" and node.args:
             self._numbers = "threshold"
             self.visit(node.args[0])
-            self._numbers = "bound"
-            for other in node.keywords:
-                self.visit(other)
             self._numbers = "number"
         else:
             self.generic_visit(node)
 
     def visit_keyword(self, node: ast.keyword) -> None:
-        """No texts; whether a bound is within, and how bad a finding is."""
+        """Whether a bound is within, and how bad a finding is."""
         match node.value:
-            case ast.Constant(value=bool() as said) if node.arg in _BOUNDS:
+            case ast.Constant(value=bool() as said) if node.arg in _WITHIN:
                 self._change("comparison", node.value, str(not said))
         if node.arg not in _TEXTS:
             self._severity(node.arg, node.value)
