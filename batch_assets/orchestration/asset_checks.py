@@ -36,6 +36,7 @@ _OF_RUNS = {
     "audit": "Some rows were scored again, alone, and are what is about to be published.",
     "scores": "Scores are finite and not all the same.",
     "drift": "PSI, KS and Jensen-Shannon against the trailing accepted days that the same model scored.",
+    "ranks": "By and large, keys rank as on the newest accepted day that the same model scored.",
     "previous_model": "The same against the version before, beyond what its approval was told to expect.",
     "baseline": "The same against the model card's baseline; it only warns.",
 }

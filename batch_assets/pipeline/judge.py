@@ -12,12 +12,12 @@ from batch_assets.models.registry import ModelVersion
 from batch_assets.pipeline.accepted import accept, accepted_before, accepted_run
 from batch_assets.pipeline.freeze import Frozen, check_contract
 from batch_assets.pipeline.score import Run, plan_run
-from batch_assets.pipeline.shift import between_runs
+from batch_assets.pipeline.shift import Compared, between_runs
 from batch_assets.pipeline.verdict import Verdict, read_verdict, record
 from batch_assets.quality.changes import judge_changes
 from batch_assets.quality.columns import Column, columns_of
 from batch_assets.quality.completeness import judge_audit, judge_completeness, judge_dead_letters, judge_one_model
-from batch_assets.quality.drift import Shift, judge_baseline, judge_drift, judge_model_shift, judge_scores
+from batch_assets.quality.drift import Shift, judge_baseline, judge_drift, judge_model_shift, judge_ranks, judge_scores
 from batch_assets.quality.drift import judge_features as judge_feature_drift
 from batch_assets.quality.expectations import judge_data, judge_profile
 from batch_assets.quality.outcome import CheckOutcome
@@ -115,6 +115,7 @@ def judge(config: PipelineConfig, storage: Storage, day: str, model: ModelVersio
     histograms = {partition: other.histogram for partition, other in trailing.items()}
     quality, card = config.quality, model.card
     previous = _previous(config, storage, manifest, model, trailing, withdrawn)
+    yesterday = _between(config, storage, next(reversed(trailing.values()), None), manifest)
     verdict = Verdict(
         subject=manifest.run_id,
         settings=_fingerprint(quality.model_dump_json()),
@@ -138,7 +139,8 @@ def judge(config: PipelineConfig, storage: Storage, day: str, model: ModelVersio
             ),
             judge_scores(manifest.histogram),
             judge_drift(manifest.histogram, histograms, quality.drift),
-            _model_shift(config, storage, manifest, model, previous),
+            judge_ranks(yesterday.shift if yesterday else None, quality.drift),
+            _model_shift(config, model, _between(config, storage, previous, manifest)),
             judge_baseline(manifest.histogram, card.baseline, card.baseline_partition, quality.drift),
         ),
         compared_with=tuple(other.run_id for other in (*trailing.values(), *([previous] if previous else []))),
@@ -201,13 +203,15 @@ def _previous(
     return None
 
 
-def _model_shift(
-    config: PipelineConfig, storage: Storage, manifest: Manifest, model: ModelVersion, previous: Manifest | None
-) -> CheckOutcome:
+def _between(config: PipelineConfig, storage: Storage, before: Manifest | None, manifest: Manifest) -> Compared | None:
+    """How a run compares with an earlier one; one whose files are damaged or gone says nothing about this one."""
     try:
-        found = between_runs(storage, previous, manifest, config.features.contract.key.name) if previous else None
-    except CommitBroken:
-        found = None  # an earlier run whose files are damaged or gone says nothing about this one
+        return between_runs(storage, before, manifest, config.features.contract.key.name) if before else None
+    except (CommitBroken, NotFound):
+        return None
+
+
+def _model_shift(config: PipelineConfig, model: ModelVersion, found: Compared | None) -> CheckOutcome:
     if found is None:
         return judge_model_shift(None, None, None, config.quality.drift)
     expected = _expected_shift(config, model)

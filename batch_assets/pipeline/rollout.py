@@ -144,7 +144,7 @@ def measure_shift(config: PipelineConfig, storage: Storage, day: str, old: Model
     runs = [plan_run(config, storage, day, model) for model in (old, new)]
     sample = draw(runs[0].frozen.snapshot, runs[0].plan, _SAMPLE_GROUPS, _SAMPLE_ROWS)
     before, after = (_probabilities(config, storage, day, model, sample) for model in (old, new))
-    found = compared(before, after, day, old.version, same_rows=True)
+    found = compared(before, after, day, old.version)
     return found.shift if found else None
 
 

@@ -12,7 +12,7 @@ from batch_assets.histogram import Histogram
 from batch_assets.quality.distance import Distance
 from batch_assets.quality.drift import Shift, between
 from batch_assets.scoring.commit import read_committed
-from batch_assets.scoring.manifest import Manifest
+from batch_assets.scoring.manifest import Manifest, ManifestFile
 from batch_assets.scoring.precision import spearman
 from batch_assets.storage import Storage
 
@@ -31,63 +31,70 @@ class Compared:
     shift: Shift
 
 
-def compared(before: Floats, after: Floats, partition: str, against: str, *, same_rows: bool) -> Compared | None:
-    """Compare two versions' probabilities, over a hundred equal parts of the old ones. None if there is nothing to compare.
+def compared(before: Floats, after: Floats, partition: str, against: str) -> Compared | None:
+    """Compare two versions' probabilities of the same rows, in the same order, each of shape (rows,).
 
-    NaN stands where a row was not scored.
-
-    With `same_rows`, both have shape (rows,) and the same order; else ranks cannot be compared and count as equal.
+    The distance is over a hundred equal parts of the old ones. A row that one of them has no finite probability of is left
+    out; None if no row remains.
     """
-    if same_rows:
-        both = np.isfinite(before) & np.isfinite(after)
-        before, after = before[both], after[both]
-    else:
-        before, after = before[np.isfinite(before)], after[np.isfinite(after)]
-    if not len(before) or not len(after):
-        return None
-    edges = tuple(np.unique(np.quantile(before, np.arange(1, 100) / 100)).tolist())
-    found = between(Histogram.of(before, edges), Histogram.of(after, edges))
-    tenth = max(1, len(before) // 10)
-    overlap = rank = 1.0
-    if same_rows:
-        tops = [set(np.argsort(-scores, kind="stable")[:tenth].tolist()) for scores in (before, after)]
-        overlap = len(tops[0] & tops[1]) / tenth
-        rank = spearman(before.astype(np.float64), after.astype(np.float64))
-    shift = Shift(
-        partition=partition,
-        against=against,
-        rows=len(before),
-        psi=round(found.psi.value, 6),
-        ks=round(found.ks.value, 6),
-        js=round(found.js.value, 6),
-        top_decile_overlap=round(overlap, 6),
-        rank_correlation=round(rank, 6),
-    )
-    return Compared(found, edges, shift)
+    both = np.isfinite(before) & np.isfinite(after)
+    before, after = before[both], after[both]
+    return _compared(before, after, before, after, partition, against)
 
 
 def between_runs(storage: Storage, before: Manifest, after: Manifest, key: str) -> Compared | None:
-    """The shift from one finished run to another, from the predictions that they committed: of the same snapshot row by row.
+    """Compare two finished runs, from the predictions that they committed: their scores, and the ranks of the keys in both.
+
+    Of large runs some chunks are compared, evenly spread, with those of the earlier run that hold the same keys.
 
     Raises:
         CommitBroken: a file cannot be read.
     """
-    same_rows = before.snapshot == after.snapshot
-    chunks = [[(chunk.name, chunk.rows) for chunk, _ in run.by_chunk()] for run in (before, after)]
-    every = max(1, after.rows // _ROWS) if same_rows and chunks[0] == chunks[1] else 1
-    old, new = (_scores(storage, run, key, every) for run in (before, after))
-    if same_rows:
-        places = pc.index_in(new.column(key), old.column(key).combine_chunks())
-        there = places.is_valid()
-        old, new = old.take(places.drop_null()), new.filter(there)
-    ours, theirs = (as_numpy(table.column("probability")) for table in (old, new))
-    return compared(ours, theirs, before.partition, before.model.version, same_rows=same_rows)
+    every = -(-after.rows // _ROWS)
+    new = [_scores(storage, after, files, key) for files in _chunks(after)[every // 2 :: max(every, 1)]]
+    windows = [(table.column(key)[0].as_py(), table.column(key)[-1].as_py()) for table in new]
+    old = []
+    for files in _chunks(before):
+        table = _scores(storage, before, files, key)
+        low, high = table.column(key)[0].as_py(), table.column(key)[-1].as_py()
+        if every <= 1 or any(low <= last and first <= high for first, last in windows):
+            old.append(table)
+    if not windows or not old:
+        return None
+    ours, theirs = pa.concat_tables(old), pa.concat_tables(new)
+    places = pc.index_in(theirs.column(key), ours.column(key).combine_chunks())
+    joined = ours.take(places.drop_null()), theirs.filter(places.is_valid())
+    scores = [as_numpy(table.column("probability")) for table in (ours, theirs, *joined)]
+    return _compared(scores[0], scores[1], scores[2], scores[3], before.partition, before.model.version)
 
 
-def _scores(storage: Storage, run: Manifest, key: str, every: int) -> pa.Table:
-    """Key and probability of every n-th chunk of a run."""
-    files = [file for chunk, replays in run.by_chunk()[::every] for file in (chunk, *replays)]
-    return pa.concat_tables(
-        [read_committed(storage, f"{run.folder}/{file.name}", [key, "probability"]) for file in files],
-        promote_options="permissive",
+def _compared(before: Floats, after: Floats, one: Floats, other: Floats, partition: str, against: str) -> Compared | None:
+    """`one` and `other` are the scores of the keys in both, in the same order."""
+    if not len(before) or not len(after):
+        return None
+    edges = tuple(np.unique(np.quantile(before, np.arange(1, 100) / 100)).tolist())
+    found = between(Histogram.of(before, edges), Histogram.of(after, edges))
+    tenth = max(1, len(one) // 10)
+    tops = [set(np.argsort(-scores, kind="stable")[:tenth].tolist()) for scores in (one, other)]
+    shift = Shift(
+        partition=partition,
+        against=against,
+        rows=len(one),
+        psi=round(found.psi.value, 6),
+        ks=round(found.ks.value, 6),
+        js=round(found.js.value, 6),
+        top_decile_overlap=round(len(tops[0] & tops[1]) / tenth, 6),
+        rank_correlation=round(spearman(one.astype(np.float64), other.astype(np.float64)), 6),
     )
+    return Compared(found, edges, shift)
+
+
+def _chunks(run: Manifest) -> list[list[ManifestFile]]:
+    """The files of each chunk that has a scored row."""
+    return [[chunk, *replays] for chunk, replays in run.by_chunk() if chunk.scored or replays]
+
+
+def _scores(storage: Storage, run: Manifest, files: list[ManifestFile], key: str) -> pa.Table:
+    """Key and probability of a chunk with its replays, by key."""
+    tables = [read_committed(storage, f"{run.folder}/{file.name}", [key, "probability"]) for file in files]
+    return pa.concat_tables(tables, promote_options="permissive").sort_by(key) if len(tables) > 1 else tables[0]

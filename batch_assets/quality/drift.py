@@ -20,6 +20,9 @@ _NAMES = ("psi", "ks", "js")
 _AGAIN, _RANKS = 1.5, 0.1
 """How much farther than expected a new version's scores may be, and by how much the rank correlation may be lower."""
 
+_ENOUGH = 30
+"""Of fewer keys ranks say nothing."""
+
 _LIKE = 0.02
 """A Jensen-Shannon divergence up to which a column looks like another one."""
 
@@ -39,10 +42,10 @@ class Levels(BaseModel):
 
 
 class Shift(BaseModel):
-    """How far the scores of two model versions on the same rows are apart.
+    """How far the scores of two model versions, or of two days, are apart.
 
-    `top_decile_overlap` is the share of the old version's highest tenth that is in the new version's; `rank_correlation` is
-    Spearman's. Approvals of earlier releases of this program recorded neither `ks` nor `js`.
+    `top_decile_overlap` is the share of the old highest tenth that is in the new one; `rank_correlation` is Spearman's; both
+    are of the `rows` whose key is in both. Approvals of earlier releases of this program recorded neither `ks` nor `js`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -76,8 +79,17 @@ class DriftSettings(BaseModel):
         Levels(psi=0.25, ks=0.25, js=0.05),
         description="Against the model version before, what blocks unless the approval was told to expect it.",
     )
-    min_rank_correlation: float = Field(
-        0.5, description="Spearman's, with that version on the same rows, below which a run blocks likewise.", ge=-1, le=1
+    model_rank_correlation: float = Field(
+        0.5,
+        description="Spearman's, with that version's scores of the same keys, below which it blocks likewise.",
+        ge=-1,
+        le=1,
+    )
+    day_rank_correlation: float = Field(
+        0.3,
+        description="Spearman's, with the newest accepted day's scores of the same keys, below which it blocks.",
+        ge=-1,
+        le=1,
     )
 
     @model_validator(mode="after")
@@ -174,7 +186,7 @@ def judge_model_shift(
 
     Args:
         found: the distance between the two versions' scores; None if there is nothing to compare with.
-        shift: what it says, and, if both scored the same rows, how differently they rank them.
+        shift: what it says, and how differently they rank the same keys.
         expected: what the plan of the approval said; up to half as much again is accepted with it.
         settings: the levels.
         edges: between the bins over which the distance was taken.
@@ -186,7 +198,9 @@ def judge_model_shift(
     level = Levels(**{name: max(getattr(settings.model_block, name), _AGAIN * told[name]) for name in _NAMES})
     reached = level.reached(found)
     least = (
-        min(settings.min_rank_correlation, expected.rank_correlation - _RANKS) if expected else settings.min_rank_correlation
+        min(settings.model_rank_correlation, expected.rank_correlation - _RANKS)
+        if expected
+        else settings.model_rank_correlation
     )
     reorders = shift.rank_correlation < least
     message = f"{_told(found)}, rank correlation {shift.rank_correlation:.4f} against {shift.against} on {shift.partition}; "
@@ -206,6 +220,28 @@ def judge_model_shift(
         figures={**_figures(found), "rank_correlation": shift.rank_correlation, "top_decile_overlap": shift.top_decile_overlap},
         shares=_shares(found, f"Scores of this version and of {shift.against}", np.asarray([np.nan, *edges])),
         message=f"{message}.",
+    )
+
+
+def judge_ranks(shift: Shift | None, settings: DriftSettings) -> CheckOutcome:
+    """`ranks`: by and large, users stand where they stood on the newest accepted day that the same model scored.
+
+    Features that were joined to other users leave every distribution as it was; this is where it shows.
+    """
+    if shift is None or shift.rows < _ENOUGH:
+        message = "not_compared: no accepted day before has enough of the same keys."
+        return CheckOutcome(name="ranks", asset="predictions", passed=True, severity="info", message=message)
+    least, overlap = settings.day_rank_correlation, shift.top_decile_overlap
+    return CheckOutcome(
+        name="ranks",
+        asset="predictions",
+        passed=shift.rank_correlation >= least,
+        severity="error",
+        observed=shift.rank_correlation,
+        threshold=least,
+        figures={"rank_correlation": shift.rank_correlation, "top_decile_overlap": overlap},
+        message=f"{shift.rows:,} keys rank as on {shift.partition} with a correlation of {shift.rank_correlation:.4f}, at "
+        f"least {least} wanted; {overlap:.1%} of the highest tenth are the same.",
     )
 
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from batch_assets.contract import Key
 from batch_assets.digest import Digest, hash_keys
@@ -26,8 +26,15 @@ from batch_assets.storage import Storage
 _DOCUMENT = "_release.json"
 
 
+def _is_empty(value: str) -> bool:
+    return not value
+
+
 class Release(BaseModel):
-    """What one release holds, and where it came from."""
+    """What one release holds, and where it came from; `size` and `sha256` are of the file that holds it.
+
+    The first versions did not write a sha256; the description of such a release keeps its fingerprint.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -42,6 +49,7 @@ class Release(BaseModel):
     rows: int
     values: Digest
     size: int
+    sha256: str = Field("", exclude_if=_is_empty)
 
     def fingerprint(self) -> str:
         """A sha256 of everything the description says."""
@@ -131,7 +139,10 @@ def build_release(
         new.mkdir()
         lmdb_store.build(new, batches())
         _require_equal(_digest(new, key.dtype), manifest, expected.name)
-        release = expected.model_copy(update={"size": (new / lmdb_store.FILE).stat().st_size})
+        file = new / lmdb_store.FILE
+        with file.open("rb") as built:
+            sha256 = hashlib.file_digest(built, "sha256").hexdigest()
+        release = expected.model_copy(update={"size": file.stat().st_size, "sha256": sha256})
         (new / _DOCUMENT).write_text(release.model_dump_json(indent=1))
         if damaged:
             storage.discard(folder)  # only now that another is ready
@@ -141,18 +152,27 @@ def build_release(
 
 
 def require_release(storage: Storage, manifest: Manifest, key: Key, labels: tuple[str, ...]) -> Release:
-    """A run's release, if description and records, read back one by one, are what the manifest says. Raises ReleaseBroken."""
+    """A run's release, if description and records, read back one by one, are what the manifest says.
+
+    The file is hashed first: damaged pages may end the process that maps them.
+
+    Raises:
+        ReleaseBroken: it is not.
+    """
     expected = _expected(manifest, key, labels)
     release = read_release(storage, manifest.pipeline, expected.name)
-    if release.model_copy(update={"size": expected.size}) != expected:
+    if release.model_copy(update={"size": expected.size, "sha256": expected.sha256}) != expected:
         raise ReleaseBroken(f"The description of release {release.name} is not what its manifest says: publish it again.")
     folder = storage.local_path(release_folder(release.pipeline, release.name))
+    file = f"{release_folder(release.pipeline, release.name)}/{lmdb_store.FILE}"
+    if release.sha256 and storage.sha256(file) != release.sha256:
+        raise ReleaseBroken(f"{file} was changed since it was built: publish the partition again.")
     _require_equal(_digest(folder, release.key.dtype), manifest, release.name)
     return release
 
 
 def _expected(manifest: Manifest, key: Key, labels: tuple[str, ...]) -> Release:
-    """What a run's release must say of itself, but for the size of its file."""
+    """What a run's release must say of itself, but for size and sha256 of its file."""
     return Release(
         name=release_name(manifest.partition, manifest.run_id),
         pipeline=manifest.pipeline,

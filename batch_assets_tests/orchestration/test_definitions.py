@@ -25,7 +25,7 @@ ATTRIBUTES = {
 
 BLOCKING = (
     *("contract", "expectations", "changes", "feature_drift"),
-    *("complete", "one_model", "audit", "scores", "drift", "previous_model"),
+    *("complete", "one_model", "audit", "scores", "drift", "ranks", "previous_model"),
     "published_matches",
 )
 

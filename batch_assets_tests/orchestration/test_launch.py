@@ -113,7 +113,7 @@ class TestWhatTheUiShows:
             (name, DAY)
             for name in (
                 *("contract", "expectations", "changes", "feature_drift", "complete", "dead_letters", "one_model", "audit"),
-                *("scores", "drift", "previous_model", "baseline", "published_matches"),
+                *("scores", "drift", "ranks", "previous_model", "baseline", "published_matches"),
             )
         }
         assert {e.check_name for e in evaluations if not e.passed} <= {"baseline"}

@@ -106,7 +106,8 @@ class TestALiveKey:
         small.night()
         found = json.loads(json.dumps(explained(small, 42).as_mapping()))
         assert found["model"]["digest"] == small.model.digest
-        assert set(found["checks"][0]) == {"name", "asset", "passed", "severity", "message"}
+        said = {"name", "asset", "passed", "severity", "observed", "threshold", "figures", "message", "override"}
+        assert set(found["checks"][0]) == said
         assert found["scored_by"]["written"]["host"]
         assert found["approval"]["by"] == "the test"
 

@@ -267,7 +267,7 @@ class TestJudge:
         names = [outcome.name for outcome in verdict.outcomes]
         assert names == [
             *("contract", "expectations", "changes", "feature_drift"),
-            *("complete", "dead_letters", "one_model", "audit", "scores", "drift", "previous_model", "baseline"),
+            *("complete", "dead_letters", "one_model", "audit", "scores", "drift", "ranks", "previous_model", "baseline"),
         ]
         accepted = accepted_log(small.storage, "small", DAY).latest()
         assert accepted is not None
