@@ -3,11 +3,8 @@
 import json
 import os
 import signal
-import socket
-import subprocess
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +17,7 @@ from batch_assets.orchestration.catalog import pipeline
 from batch_assets.serving.release import current_log
 from batch_assets.storage import LocalStorage
 from batch_assets_tests.conftest import Command
+from batch_assets_tests.open_ui import open_ui, until
 from batch_assets_tests.small import Quiet
 
 NAME = training.PIPELINE
@@ -58,52 +56,14 @@ class Ui:
         return entry.body
 
 
-def until(condition: Callable[[], Any], what: str, seconds: float = 90.0) -> Any:
-    """What the condition gives as soon as it is true."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.3)
-    raise AssertionError(f"{what} did not happen within {seconds} s")
-
-
 @pytest.fixture
 def ui(command: Command, tmp_path: Path) -> Iterator[Ui]:
     """v1 is live, v2 is registered."""
     training.train(pipeline(NAME), Registry(LocalStorage(str(command.root))), Quiet(), "v2", seed=7)
     done = command.run("run", NAME, "--partition", DAY, "--engine", "local")
     assert done.returncode == 0, done.stderr
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    log = tmp_path / "ui.log"
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [command.program, "ui", "--port", str(port)],
-            env=command.environment,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-        try:
-            until(lambda: _answers(port) or process.poll() is not None, "the UI's first answer")
-            assert process.poll() is None, log.read_text()
-            yield Ui(command, port)
-        except AssertionError:
-            print(log.read_text()[-20_000:])
-            raise
-        finally:
-            process.send_signal(signal.SIGINT)
-            assert process.wait(60) == 0
-            assert not _answers(port)
-
-
-def _answers(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(0.5)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+    with open_ui(command, tmp_path / "ui.log") as port:
+        yield Ui(command, port)
 
 
 def test_a_night_with_the_daemon(ui: Ui) -> None:

@@ -14,6 +14,7 @@ from typing import IO, Any
 
 import dagster as dg
 
+from batch_assets import errors
 from batch_assets.config import PipelineConfig
 from batch_assets.engines.engine import EngineName
 from batch_assets.errors import BatchAssetsError, Blocked, ConfigError, RunFailed
@@ -22,7 +23,7 @@ from batch_assets.orchestration.assets import asset_key
 from batch_assets.orchestration.catalog import code_location, project_root
 from batch_assets.orchestration.liveness import COMMAND_LINE, POOL, bury_dead_runs, process_tags, scoring_elsewhere
 from batch_assets.orchestration.resources import connected, default_root
-from batch_assets.orchestration.runs import blocking_findings
+from batch_assets.orchestration.runs import blocking_findings, first_error
 from batch_assets.pipeline.presence import presence
 from batch_assets.pipeline.watch import Watch
 from batch_assets.process import Process
@@ -219,27 +220,50 @@ class _Launcher:
         }
         try:
             with _interruptible(instance, run_id):
-                return self._job.execute_in_process(
+                result = self._job.execute_in_process(
                     run_config={"ops": options, "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
                     instance=instance,
                     partition_key=day,
                     tags={**process_tags(run_id), COMMAND_LINE: run_id},
                     resources={**self._job.resource_defs, "watch": self._watch},
                     run_id=run_id,
+                    raise_on_error=False,  # so that every check is made, also those after one that blocks
                 )
-        except dg.DagsterExecutionInterruptedError:
+        except dg.DagsterExecutionInterruptedError:  # before or between the steps
             raise KeyboardInterrupt from None
-        except BatchAssetsError:
-            raise
-        except Exception as error:  # whatever it is, it is this day's; the run's log in the UI has the traceback
-            findings = blocking_findings(config, instance, run_id)
-            if findings:
-                hint = "" if self._refresh else " (If the query or its tables were corrected since, run with --refresh.)"
-                raise Blocked(f"{config.name} {day} is blocked by {'; '.join(findings)}{hint}") from None
-            reason = str(error).strip().partition("\n")[0] or "no reason given"
-            raise RunFailed(
-                f"{config.name} {day} failed with {type(error).__name__}: {reason} (Dagster run {run_id})"
-            ) from error
+        except Exception as error:  # of Dagster, before or between the steps; whatever it is, it is this day's
+            raise RunFailed(self._failed(day, run_id, type(error).__name__, str(error))) from error
+        if result.success:
+            return result
+        if _interrupted(result):
+            raise KeyboardInterrupt
+        raise self._why(day, run_id)
+
+    def _why(self, day: str, run_id: str) -> BatchAssetsError:
+        """What went wrong in a run that failed; the run's log in the UI has the traceback."""
+        findings = blocking_findings(self._config, self._instance, run_id)
+        if findings:
+            hint = "" if self._refresh else " (If the query or its tables were corrected since, run with --refresh.)"
+            return Blocked(f"{self._config.name} {day} is blocked by {'; '.join(findings)}{hint}")
+        kind, sentence = first_error(self._instance, run_id)
+        ours = getattr(errors, kind, None)
+        if isinstance(ours, type) and issubclass(ours, BatchAssetsError):
+            return ours(sentence)
+        return RunFailed(self._failed(day, run_id, kind, sentence))
+
+    def _failed(self, day: str, run_id: str, kind: str, message: str) -> str:
+        reason = message.strip().partition("\n")[0] or "no reason given"
+        return f"{self._config.name} {day} failed with {kind}: {reason} (Dagster run {run_id})"
+
+
+def _interrupted(result: dg.ExecuteInProcessResult) -> bool:
+    """Whether a run ended because somebody cancelled or interrupted it."""
+    for event in result.all_events:
+        if event.event_type is dg.DagsterEventType.RUN_CANCELED:
+            return True
+        if event.event_type is dg.DagsterEventType.RUN_FAILURE and event.job_failure_data.error:
+            return str(event.job_failure_data.error.cls_name) in ("KeyboardInterrupt", "DagsterExecutionInterruptedError")
+    return False
 
 
 def _op(config: PipelineConfig, asset: str) -> str:

@@ -38,12 +38,23 @@ def blocking_findings(config: PipelineConfig, instance: dg.DagsterInstance, run_
 
 def step_failures(instance: dg.DagsterInstance, run_id: str) -> list[str]:
     """Why steps of a run failed: what the asset raised, without Dagster's wrapper and without what had caused it."""
+    return [f"{step}: {sentence}" for step, _, sentence in _errors(instance, run_id)]
+
+
+def first_error(instance: dg.DagsterInstance, run_id: str) -> tuple[str, str]:
+    """The class and the text of what the first step that failed raised."""
+    return next(((kind, sentence) for _, kind, sentence in _errors(instance, run_id)), ("an unknown error", ""))
+
+
+def _errors(instance: dg.DagsterInstance, run_id: str) -> list[tuple[str, str, str]]:
+    """Step, class and text of each error."""
     records = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.STEP_FAILURE).records
     found = []
     for record in records:
         event = record.event_log_entry.dagster_event
-        error = event.step_failure_data.error if event else None
-        if event and error:
-            message = (error.cause or error).message.strip()
-            found.append(f"{event.step_key}: {_OUR_OWN.sub('', message)}")
+        failure = event.step_failure_data.error if event else None
+        if event and failure:
+            error = failure.cause or failure
+            text = error.message.strip().removeprefix(f"{error.cls_name}: ")
+            found.append((str(event.step_key), str(error.cls_name), _OUR_OWN.sub("", text)))
     return found
