@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -30,19 +31,10 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 NAME = training.PIPELINE
 GREEN, RED = "1998-06-29", "1998-06-30"
 
+Theme = Literal["light", "dark"]
+THEMES: tuple[Theme, ...] = ("light", "dark")
+
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium; apt-get install chromium")
-
-
-@pytest.fixture
-def nights(command: Command, tmp_path: Path) -> Command:
-    """Two good nights, and one on which dollars have become cents: it is blocked."""
-    done = command.run("run", NAME, "--from", "1998-06-28", "--to", GREEN, "--engine", "local")
-    assert done.returncode == 0, done.stderr
-    freeze_in_cents(command.root, tmp_path)
-    done = command.run("run", NAME, "--partition", RED, "--engine", "local")
-    assert done.returncode == 1
-    assert "changes: amount is about 100 times" in done.stderr.replace("the check ", "")
-    return command
 
 
 def freeze_in_cents(root: Path, folder: Path) -> None:
@@ -60,16 +52,17 @@ def freeze_in_cents(root: Path, folder: Path) -> None:
 
 
 class Ui:
-    """A browser on a UI."""
+    """A browser on a UI, and the command line beside it."""
 
-    def __init__(self, browser: Browser, port: int, folder: Path) -> None:
-        self._browser, self._port, self._folder = browser, port, folder
+    def __init__(self, command: Command, browser: Browser, port: int, folder: Path) -> None:
+        self.command, self._browser, self._port, self._folder = command, browser, port, folder
 
-    def check(self, asset: str, check: str, theme: str) -> Page:
+    def check(self, asset: str, check: str, theme: Theme) -> Page:
         """The page of a check."""
-        page = self._browser.new_context(viewport={"width": 1500, "height": 1000}).new_page()
+        page = self._browser.new_context(viewport={"width": 1500, "height": 1000}, color_scheme=theme).new_page()
         page.add_init_script(f"localStorage.setItem('theme', JSON.stringify('{theme}'))")
         page.goto(f"http://127.0.0.1:{self._port}/assets/{NAME}/{asset}?view=checks&checkDetail={check}")
+        expect(page.get_by_text("Latest execution")).to_be_visible(timeout=60_000)
         return page
 
     def keep(self, page: Page, name: str) -> None:
@@ -78,32 +71,57 @@ class Ui:
 
 
 @pytest.fixture
-def ui(nights: Command, tmp_path: Path) -> Iterator[Ui]:
+def ui(command: Command, tmp_path: Path) -> Iterator[Ui]:
+    """Two good nights."""
+    done = command.run("run", NAME, "--from", "1998-06-28", "--to", GREEN, "--engine", "local")
+    assert done.returncode == 0, done.stderr
     folder = Path(os.environ.get("BATCH_ASSETS_SCREENSHOTS") or tmp_path)
     with ExitStack() as stack:
-        port = stack.enter_context(open_ui(nights, tmp_path / "ui.log"))
+        port = stack.enter_context(open_ui(command, tmp_path / "ui.log"))
         playwright = stack.enter_context(sync_playwright())
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         stack.callback(browser.close)
-        yield Ui(browser, port, folder)
+        yield Ui(command, browser, port, folder)
 
 
-def test_a_green_and_a_red_night(ui: Ui) -> None:
-    for theme in ("light", "dark"):
-        _the_red_night_names_its_cause(ui, theme)
-        _the_green_night_shows_what_it_was_compared_with(ui, theme)
+def test_a_green_and_a_red_night(ui: Ui, tmp_path: Path) -> None:
+    for theme in THEMES:
+        _a_green_night_shows_what_it_was_compared_with(ui, theme)
+    freeze_in_cents(ui.command.root, tmp_path)
+    done = ui.command.run("run", NAME, "--partition", RED, "--engine", "local")
+    assert done.returncode == 1
+    assert "the check changes: amount is about 100 times" in done.stderr
+    for theme in THEMES:
+        _a_red_night_names_its_cause(ui, theme)
 
 
-def _the_red_night_names_its_cause(ui: Ui, theme: str) -> None:
-    page = ui.check("user_features", "changes", theme)
-    for name in ("contract", "expectations", "changes", "feature_drift"):
-        expect(page.get_by_text(name, exact=True).first).to_be_visible(timeout=60_000)
-    page.get_by_text("Failed").first.wait_for(timeout=60_000)
-    ui.keep(page, f"red-{theme}")
-
-
-def _the_green_night_shows_what_it_was_compared_with(ui: Ui, theme: str) -> None:
+def _a_green_night_shows_what_it_was_compared_with(ui: Ui, theme: Theme) -> None:
     page = ui.check("predictions", "drift", theme)
-    for name in ("complete", "one_model", "audit", "scores", "drift", "ranks", "previous_model", "baseline"):
-        expect(page.get_by_text(name, exact=True).first).to_be_visible(timeout=60_000)
+    for name in ("complete", "dead_letters", "one_model", "audit", "scores", "drift", "ranks", "previous_model", "baseline"):
+        expect(page.get_by_text(name, exact=True).first).to_be_visible()
+    for text in ("This is a blocking asset check", "Passed", GREEN, "threshold", "warns at PSI 0.1", "against 1 accepted day(s)"):
+        expect(page.get_by_text(text).first).to_be_visible()
     ui.keep(page, f"green-{theme}")
+    _the_picture_is_shown(ui, page, f"green-picture-{theme}")
+
+
+def _a_red_night_names_its_cause(ui: Ui, theme: Theme) -> None:
+    page = ui.check("user_features", "changes", theme)
+    for text in ("This is a blocking asset check", "Failed", RED, "threshold", "amount is about 100 times what it was on"):
+        expect(page.get_by_text(text).first).to_be_visible()
+    for name in ("contract", "expectations", "changes", "feature_drift"):
+        expect(page.get_by_text(name, exact=True).first).to_be_visible()
+    expect(page.get_by_text("Passed").first).to_be_visible()  # the contract holds
+    ui.keep(page, f"red-{theme}")
+    page = ui.check("user_features", "feature_drift", theme)
+    expect(page.get_by_text("amount is PSI").first).to_be_visible()
+    _the_picture_is_shown(ui, page, f"red-picture-{theme}")
+
+
+def _the_picture_is_shown(ui: Ui, page: Page, name: str) -> None:
+    """Expected and observed, drawn: the browser has decoded it."""
+    page.get_by_text("[Show Markdown]").first.click()
+    picture = page.get_by_role("dialog").get_by_role("img").first
+    expect(picture).to_be_visible()
+    assert picture.evaluate("image => image.naturalWidth") > 500
+    ui.keep(page, name)
