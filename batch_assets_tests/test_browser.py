@@ -31,6 +31,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 NAME = training.PIPELINE
 GREEN, RED = "1998-06-29", "1998-06-30"
 
+SHOWN = ("This is a blocking asset check", "severity", "threshold", "observed")
 Theme = Literal["light", "dark"]
 THEMES: tuple[Theme, ...] = ("light", "dark")
 
@@ -67,7 +68,7 @@ class Ui:
 
     def keep(self, page: Page, name: str) -> None:
         """Keep a picture of a page."""
-        page.screenshot(path=self._folder / f"{name}.png")
+        page.screenshot(path=self._folder / f"{name}.png", animations="disabled")
 
 
 @pytest.fixture
@@ -99,7 +100,15 @@ def _a_green_night_shows_what_it_was_compared_with(ui: Ui, theme: Theme) -> None
     page = ui.check("predictions", "drift", theme)
     for name in ("complete", "dead_letters", "one_model", "audit", "scores", "drift", "ranks", "previous_model", "baseline"):
         expect(page.get_by_text(name, exact=True).first).to_be_visible()
-    for text in ("This is a blocking asset check", "Passed", GREEN, "threshold", "warns at PSI 0.1", "against 1 accepted day(s)"):
+    for text in (
+        "This is a blocking asset check",
+        "Passed",
+        GREEN,
+        "severity",
+        "threshold",
+        "warns at PSI 0.1",
+        "against 1 accepted day(s)",
+    ):
         expect(page.get_by_text(text).first).to_be_visible()
     ui.keep(page, f"green-{theme}")
     _the_picture_is_shown(ui, page, f"green-picture-{theme}")
@@ -107,11 +116,18 @@ def _a_green_night_shows_what_it_was_compared_with(ui: Ui, theme: Theme) -> None
 
 def _a_red_night_names_its_cause(ui: Ui, theme: Theme) -> None:
     page = ui.check("user_features", "changes", theme)
-    for text in ("This is a blocking asset check", "Failed", RED, "threshold", "amount is about 100 times what it was on"):
+    for text in (
+        "This is a blocking asset check",
+        "Failed",
+        RED,
+        "severity",
+        "threshold",
+        "amount is about 100 times what it was on",
+    ):
         expect(page.get_by_text(text).first).to_be_visible()
     for name in ("contract", "expectations", "changes", "feature_drift"):
         expect(page.get_by_text(name, exact=True).first).to_be_visible()
-    expect(page.get_by_text("Passed").first).to_be_visible()  # the contract holds
+    expect(page.get_by_text("Succeeded").first).to_be_visible()  # the contract holds
     ui.keep(page, f"red-{theme}")
     page = ui.check("user_features", "feature_drift", theme)
     expect(page.get_by_text("amount is PSI").first).to_be_visible()
@@ -120,8 +136,8 @@ def _a_red_night_names_its_cause(ui: Ui, theme: Theme) -> None:
 
 def _the_picture_is_shown(ui: Ui, page: Page, name: str) -> None:
     """Expected and observed, drawn: the browser has decoded it."""
-    page.get_by_text("[Show Markdown]").first.click()
-    picture = page.get_by_role("dialog").get_by_role("img").first
+    page.locator("tr", has_text="expected_and_observed").get_by_text("[Show Markdown]").click()
+    picture = page.get_by_role("dialog").locator("img").first
     expect(picture).to_be_visible()
     assert picture.evaluate("image => image.naturalWidth") > 500
     ui.keep(page, name)

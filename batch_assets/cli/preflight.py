@@ -12,11 +12,9 @@ from batch_assets.cli.terminal import TerminalWatch, registry, storage, verb
 
 def _show(console: Console, found: dict[str, Any]) -> None:
     versions = f"{found['version']} beside {found['against']}" if found["against"] else found["version"]
-    table = Table(
-        title=f"{found['pipeline']} {found['partition']}: {found['sampled']:,} of {found['rows']:,} rows with {versions}",
-        title_justify="left",
-        box=None,
-    )
+    sampled = f"{found['sampled']:,} of {found['rows']:,} rows"
+    console.print(f"{found['pipeline']} {found['partition']}: {sampled} with {versions}", style="italic", soft_wrap=True)
+    table = Table(box=None)
     for name in ("", "expected", "at least", "at most"):
         table.add_column(name, justify="right" if name else "left")
     rows = {

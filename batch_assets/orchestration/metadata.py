@@ -32,7 +32,7 @@ def of_features(frozen: Frozen, verdict: Verdict) -> Metadata:
         "resumed": "the snapshot that was frozen before" if frozen.reused else "no, frozen now",
         "snapshot": frozen.snapshot.digest,
         "folder": dg.MetadataValue.path(frozen.folder),
-        "rows_ratio": _observed(verdict.outcome("changes")),
+        "rows_ratio": verdict.outcome("changes").figures.get("rows_ratio", verdict.outcome("changes").message),
         **_distances("features", verdict.outcome("feature_drift")),
         "column_profile": dg.MetadataValue.md(verdict.outcome("expectations").table),
     }
@@ -91,7 +91,7 @@ def of_release(published: Published) -> Metadata:
 
 def of_outcome(outcome: CheckOutcome) -> Metadata:
     """A check: what was observed and what was allowed."""
-    shown: Metadata = {"message": outcome.explained()}
+    shown: Metadata = {"message": outcome.explained(), "severity": outcome.severity}
     if outcome.observed is not None:
         shown["observed"] = outcome.observed
     if outcome.threshold is not None:

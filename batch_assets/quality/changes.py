@@ -59,15 +59,17 @@ def judge_changes(today: Columns, before: Mapping[str, Columns], settings: Chang
     findings = _of_rows(rows, usual, settings)
     if same_as and not settings.allow_unchanged:
         findings.append(f"these are the features of {same_as} again: the source was not updated")
-    by_column = {name: _of_column(column, _known(name, before), settings) for name, column in today.items()}
+    for name, column in today.items():
+        findings += [f"{name} {what}" for what in _of_column(column, _known(name, before), settings)]
     return CheckOutcome(
         name="changes",
         asset="user_features",
-        passed=not findings and not any(by_column.values()),
+        passed=not findings,
         severity="error",
-        observed=rows / usual if usual else None,
-        threshold=settings.min_rows,
-        message="; ".join([*findings, *(f"{name} {what}" for name, found in by_column.items() for what in found)])
+        observed=float(len(findings)),
+        threshold=0.0,
+        figures={"rows_ratio": round(rows / usual, 6)} if usual else {},
+        message="; ".join(findings)
         or f"Nothing is suddenly otherwise than from {min(before)} to {max(before)} ({len(before)} good days).",
     )
 

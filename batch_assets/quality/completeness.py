@@ -58,7 +58,7 @@ def judge_dead_letters(*, rows: int, dead_lettered: int, settings: CompletenessS
         observed=share,
         threshold=settings.max_dead_letters,
         message=f"{dead_lettered:,} of {rows:,} rows are dead letters ({share:.3%}), at most {settings.max_dead_letters:.2%} "
-        "wanted; `batch-assets dead-letters` lists them.",
+        f"wanted{'; `batch-assets dead-letters` lists them' if dead_lettered else ''}.",
     )
 
 
@@ -85,9 +85,7 @@ def judge_audit(*, scored: int, audited: int, bit_equal: int, detects: float) ->
     A value that differs ends the run before it is judged; here it counts that rows were compared at all.
     """
     passed = bool(audited) or not scored
-    found = (
-        f"{audited:,} rows scored again, {bit_equal:,} of them bit-equal, the others within the stated bound; one wrong row "
-    )
+    found = f"{audited:,} rows scored again, {bit_equal:,} of them bit-equal, the others within the stated bound; one wrong row"
     return CheckOutcome(
         name="audit",
         asset="predictions",

@@ -41,7 +41,7 @@ def _judge(
             passed=True,
             severity="info",
             threshold=last.psi,
-            message="not_compared: there is nothing with such columns.",
+            message="not_compared: nothing that was good before has such columns.",
         )
     blocking = [one for one in found if block and block.reached(found[one][1])]
     warning = [one for one in found if one not in blocking and warn.reached(found[one][1])]
@@ -88,7 +88,7 @@ def _taken_for(name: str, today: Columns, before: Mapping[str, Columns]) -> str:
     like = min(mine, key=lambda other: mine[other], default=None)
     if like is None or mine[like] > _LIKE:
         return ""
-    return f" and looks like {like} then: are they swapped?"
+    return f" and looks like {like} then, as if they were swapped"
 
 
 def _table(found: Sequence[tuple[str, str, Distance]], blocking: Sequence[str], warning: Sequence[str]) -> str:

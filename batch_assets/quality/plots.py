@@ -42,20 +42,20 @@ def plot_shares(shares: Shares) -> bytes:
     """A PNG of what share of rows was expected and observed, two bars for each group."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.2, 2.6), dpi=110, layout="constrained")
+    figure = Figure(figsize=(7.6, 2.7), dpi=110, layout="constrained")
     figure.patch.set_alpha(0.0)
     axes = figure.add_subplot()
     axes.set_facecolor("none")
     places = np.arange(len(shares.groups))
     axes.bar(places - 0.2, shares.expected, 0.4, color=_EXPECTED, label="expected")
     axes.bar(places + 0.2, shares.observed, 0.4, color=_OBSERVED, label="observed")
-    axes.set_xticks(places, [_from(group) for group in shares.groups])
+    axes.set_xticks(places, [_from(group) for group in shares.groups], fontsize=8)
     axes.set_ylabel("share of rows", color=_INK)
-    axes.set_title(shares.title, color=_INK, fontsize=10)
+    axes.set_title(shares.title, color=_INK, fontsize=10, loc="left")
     axes.tick_params(colors=_INK, which="both")
     for spine in axes.spines.values():
         spine.set_color(_INK)
-    axes.legend(frameon=False, labelcolor=_INK)
+    axes.legend(frameon=False, labelcolor=_INK, fontsize=9, ncols=2, loc="lower right", bbox_to_anchor=(1.0, 1.0), borderpad=0)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()

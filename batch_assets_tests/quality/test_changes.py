@@ -17,7 +17,7 @@ def judge(today: dict[str, Column], same_as: str = "", **settings: object) -> Ch
 def test_a_night_like_the_others_passes() -> None:
     outcome = judge(night(9))
     assert outcome.passed
-    assert (outcome.observed, outcome.threshold) == (1.0, 0.9)
+    assert (outcome.observed, outcome.threshold, outcome.figures) == (0.0, 0.0, {"rows_ratio": 1.0})
     assert outcome.message == "Nothing is suddenly otherwise than from 2024-03-01 to 2024-03-07 (7 good days)."
 
 
@@ -143,6 +143,8 @@ class TestAColumn:
 
 def test_every_finding_is_told() -> None:
     changed = {"amount": TONIGHT["amount"] * np.float32(100), "orders": np.ones(ROWS, np.float32)}
-    message = judge(night(9, **changed)).message
+    outcome = judge(night(9, **changed))
+    message = outcome.message
+    assert outcome.observed == 2
     assert "amount is about 100 times" in message
     assert "orders is 1 in every row" in message

@@ -239,7 +239,7 @@ FEATURES: dict[str, tuple[Change, str]] = {
     "the key's type changed": (cast("customer_id", pa.int64()), r"contract: customer_id is int64 instead of int32"),
     "first and last day swapped": (
         swapped("days_since_last", "days_since_first"),
-        r"days_since_first is PSI .* looks like days_since_last then: are they swapped",
+        r"days_since_first is PSI .* looks like days_since_last then, as if they were swapped",
     ),
     "amounts swapped": (swapped("amount", "amount_90d"), r"amount_90d is PSI .* looks like amount then"),
     "orders and disks swapped": (swapped("orders", "cds"), r"feature_drift: .*orders is PSI .* looks like cds then"),
