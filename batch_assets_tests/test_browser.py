@@ -11,21 +11,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from batch_assets.config import FeatureSettings
 from batch_assets.demo import train as training
-from batch_assets.features.sql_source import SqlSource
-from batch_assets.orchestration.catalog import pipeline
-from batch_assets.pipeline.freeze import freeze
-from batch_assets.storage import LocalStorage
+from batch_assets_tests.cents import freeze_in_cents
 from batch_assets_tests.conftest import Command
 from batch_assets_tests.open_ui import open_ui
-from batch_assets_tests.small import Quiet
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 NAME = training.PIPELINE
@@ -36,20 +28,6 @@ Theme = Literal["light", "dark"]
 THEMES: tuple[Theme, ...] = ("light", "dark")
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium; apt-get install chromium")
-
-
-def freeze_in_cents(root: Path, folder: Path) -> None:
-    """Freeze the red night's features from a source whose amounts are in cents."""
-    config = pipeline(NAME)
-    transactions = pq.read_table(config.features.source.tables["transactions"])
-    cents = pa.array(transactions["amount"].to_numpy() * np.float32(100))
-    place = transactions.schema.get_field_index("amount")
-    pq.write_table(transactions.set_column(place, "amount", cents), folder / "transactions.parquet")
-    source = SqlSource(
-        kind="sql", query=config.features.source.query, tables={"transactions": str(folder / "transactions.parquet")}
-    )
-    features = FeatureSettings(source=source, contract=config.features.contract)
-    freeze(config.model_copy(update={"features": features}), LocalStorage(str(root)), RED, Quiet())
 
 
 class Ui:
@@ -88,7 +66,7 @@ def ui(command: Command, tmp_path: Path) -> Iterator[Ui]:
 def test_a_green_and_a_red_night(ui: Ui, tmp_path: Path) -> None:
     for theme in THEMES:
         _a_green_night_shows_what_it_was_compared_with(ui, theme)
-    freeze_in_cents(ui.command.root, tmp_path)
+    freeze_in_cents(ui.command.root, RED, tmp_path)
     done = ui.command.run("run", NAME, "--partition", RED, "--engine", "local")
     assert done.returncode == 1
     assert "the check changes: amount is about 100 times" in done.stderr

@@ -12,6 +12,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
+from batch_assets_tests.cents import freeze_in_cents
 from batch_assets_tests.conftest import Command
 
 PIPELINE, DAY = "customer_propensity", "1998-06-30"
@@ -181,6 +182,62 @@ def test_an_interrupted_run_says_that_it_resumes(command: Command, number: signa
     assert "the same command resumes" in stderr
     assert json.loads(stdout)["kind"] == "Interrupted"
     assert answer(command, *RUN, "--engine", "local")["resumed_chunks"] >= 1
+
+
+class TestVerdict:
+    def test_a_good_night(self, undisturbed: tuple[Command, dict[str, Any]]) -> None:
+        command, run = undisturbed
+        found = answer(command, "verdict", PIPELINE, "--partition", DAY, "--json")
+        assert (found["good"], found["subject"]) == (True, f"run {run['run_id']}")
+        assert [check["name"] for check in found["checks"]] == [check["name"] for check in run["checks"][:-1]]
+        shown = command.run("verdict", PIPELINE, "--partition", DAY).stdout
+        assert "complete" in shown
+        assert "0.99" in shown
+
+    def test_a_bad_night_is_overridden_by_somebody_with_a_reason(self, command: Command, tmp_path: Path) -> None:
+        assert command.run("run", PIPELINE, "--partition", "1998-06-29", "--engine", "local").returncode == 0
+        freeze_in_cents(command.root, DAY, tmp_path)
+        blocked = command.run(*RUN, "--engine", "local")
+        assert blocked.returncode == 1
+        for finding in (
+            "check expectations: ",
+            "check changes: amount is about 100 times",
+            "check feature_drift: amount is PSI",
+        ):
+            assert finding in blocked.stderr, "every finding, not only the first"
+        judged = command.run("verdict", PIPELINE, "--partition", DAY)
+        assert judged.returncode == 1
+        assert "is blocked by expectations: " in judged.stderr
+        assert "FAIL" in judged.stdout
+        assert command.run("verdict", PIPELINE, "--partition", DAY, "--override", " ").returncode == 1
+        decided = command.run("verdict", PIPELINE, "--partition", DAY, "--override", "cents from now on", "--by", "Ann")
+        assert decided.returncode == 0, decided.stderr
+        assert "Overridden by Ann" in " ".join(decided.stdout.split())
+        scored = command.run(*RUN, "--engine", "local")
+        assert "the check drift: PSI" in scored.stderr, "scores moved with the features; that is another decision"
+        assert command.run("verdict", PIPELINE, "--partition", DAY, "--override", "as expected", "--by", "Ann").returncode == 0
+        assert answer(command, *RUN, "--engine", "local")["live_release"].startswith(DAY)
+        explained = answer(command, "explain", PIPELINE, "42", "--json")
+        reasons = {check["name"]: check["override"]["why"] for check in explained["checks"] if check["override"]}
+        assert reasons["changes"] == "cents from now on"
+        assert reasons["drift"] == "as expected"
+
+
+class TestPreflight:
+    def test_of_the_approved_version(self, undisturbed: tuple[Command, dict[str, Any]]) -> None:
+        command, _ = undisturbed
+        found = answer(command, "preflight", PIPELINE, "--partition", "1998-06-28", "--json")
+        assert (found["go"], found["version"], found["against"]) == (True, "v1", None)
+        assert found["dead_letters"]["low"] == 0.0
+        assert found["minutes"]["low"] <= found["minutes"]["high"]
+        shown = command.run("preflight", PIPELINE, "--partition", "1998-06-28").stdout
+        assert "dead letters" in shown
+        assert shown.rstrip().endswith("go")
+
+    def test_of_a_version_that_is_not_there(self, undisturbed: tuple[Command, dict[str, Any]]) -> None:
+        done = undisturbed[0].run("preflight", PIPELINE, "--partition", "1998-06-28", "--version", "v9")
+        assert done.returncode == 1
+        assert "v9 is not registered" in done.stderr
 
 
 class TestDeadLetters:

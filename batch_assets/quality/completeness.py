@@ -57,8 +57,8 @@ def judge_dead_letters(*, rows: int, dead_lettered: int, settings: CompletenessS
         severity="warn",
         observed=share,
         threshold=settings.max_dead_letters,
-        message=f"{dead_lettered:,} of {rows:,} rows are dead letters ({share:.3%}), at most {settings.max_dead_letters:.2%} "
-        f"wanted{'; `batch-assets dead-letters` lists them' if dead_lettered else ''}.",
+        message=f"{dead_lettered:,} of {rows:,} rows are dead letters ({share:.3%}), at most {settings.max_dead_letters:.2%}"
+        f" wanted{'; `batch-assets dead-letters` lists them' if dead_lettered else ''}.",
     )
 
 

@@ -1,0 +1,29 @@
+"""A bad night of the demo's pipeline, made from its real data: dollars have become cents."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batch_assets.config import FeatureSettings
+from batch_assets.demo import train as training
+from batch_assets.features.sql_source import SqlSource
+from batch_assets.orchestration.catalog import pipeline
+from batch_assets.pipeline.freeze import freeze
+from batch_assets.storage import LocalStorage
+from batch_assets_tests.small import Quiet
+
+
+def freeze_in_cents(root: Path, day: str, folder: Path) -> None:
+    """Freeze a day's features from a source whose amounts are in cents; what else it needs goes to the folder."""
+    config = pipeline(training.PIPELINE)
+    transactions = pq.read_table(config.features.source.tables["transactions"])
+    cents = pa.array(transactions["amount"].to_numpy() * np.float32(100))
+    place = transactions.schema.get_field_index("amount")
+    pq.write_table(transactions.set_column(place, "amount", cents), folder / "transactions.parquet")
+    source = SqlSource(
+        kind="sql", query=config.features.source.query, tables={"transactions": str(folder / "transactions.parquet")}
+    )
+    features = FeatureSettings(source=source, contract=config.features.contract)
+    freeze(config.model_copy(update={"features": features}), LocalStorage(str(root)), day, Quiet())
