@@ -51,7 +51,7 @@ def override_day(
     That run is accepted then, and the next `run` of the day publishes it.
 
     Raises:
-        OverrideInvalid: nothing blocks the day, or name or reason is missing.
+        OverrideInvalid: nothing blocks the day, something else does than the verdict says, or name or reason is missing.
         NotFound: the day was not judged.
     """
     features = frozen(config, storage, day).folder
@@ -62,12 +62,19 @@ def override_day(
     model = _approved(config, storage, registry, day)
     if model is not None:
         run, _ = finished_run(config, storage, day, model)
-        if judge(config, storage, day, model).blocking:
+        seen, now = read_verdict(storage, run.folder), judge(config, storage, day, model)
+        if _blocking(now) - (_blocking(seen) if seen else set()):
+            raise OverrideInvalid(f"{config.name} {day} is blocked by something else than before: look at its verdict again.")
+        if now.blocking:
             overridden += override(storage, run.folder, by=by, why=why)
             judge(config, storage, day, model)
     if not overridden:
         raise OverrideInvalid(f"Nothing blocks {config.name} {day}: there is nothing to override.")
     return overridden
+
+
+def _blocking(verdict: Verdict) -> set[tuple[str, str]]:
+    return {(outcome.name, outcome.message) for outcome in verdict.blocking}
 
 
 def _approved(config: PipelineConfig, storage: Storage, registry: Registry, day: str) -> ModelVersion | None:

@@ -124,6 +124,14 @@ class TestOverriding:
         assert verdict.outcome("drift").override is None
         assert accepted_run(blocked.storage, "small", DAY, ()) is None
 
+    def test_what_nobody_has_seen_yet_is_not_overridden(self, blocked: Small) -> None:
+        """Since the verdict was written another day has come, and the day is blocked by something else now."""
+        blocked.replace_rows(shifted(-2))
+        assert blocked.night("2024-03-05")
+        with pytest.raises(OverrideInvalid, match="blocked by something else than before"):
+            self.decide(blocked)
+        self.decide(blocked, "seen now")
+
     def test_days_after_it_are_compared_with_it(self, blocked: Small) -> None:
         self.decide(blocked)
         frozen = freeze(blocked.config, blocked.storage, AFTER, blocked.watch)
