@@ -60,9 +60,10 @@ class NumberedLog:
             digest = document.pop("sha256")
         except (ValueError, KeyError, AttributeError, TypeError):
             digest, document = None, None
-        if document is None or digest != _sha256_of(document):
+        if document is None or digest != _sha256_of(document) or document["number"] != number:
             raise TornEntry(
-                f"{path} under {self.storage.location} is torn: it does not match its own sha256; restore it from a copy."
+                f"{path} under {self.storage.location} is torn: it does not match its own sha256 or number; restore it "
+                "from a copy."
             )
         return LogEntry(**document)
 
@@ -74,7 +75,7 @@ class NumberedLog:
         """
         entry = {
             "number": after + 1,
-            "who": _actor(),
+            "who": f"{user_name()}@{socket.gethostname()}",
             "when": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "why": why,
             "body": body,
@@ -90,12 +91,12 @@ class NumberedLog:
         return f"{self.folder}/{number:06d}.json"
 
 
-def _actor() -> str:
+def user_name() -> str:
+    """Who this process belongs to."""
     try:
-        user = getpass.getuser()
+        return getpass.getuser()
     except (KeyError, OSError):  # a container's number without a name
-        user = f"uid{os.getuid()}"
-    return f"{user}@{socket.gethostname()}"
+        return f"uid{os.getuid()}"
 
 
 def _sha256_of(document: dict[str, Any]) -> str:

@@ -1,6 +1,5 @@
 """`models`: the registered versions, their approvals, and what approving one would cause."""
 
-import getpass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from batch_assets.cli.terminal import registry, shown, storage, verb
+from batch_assets.numbered_log import user_name
 
 if TYPE_CHECKING:
     from batch_assets.config import PipelineConfig
@@ -119,6 +119,8 @@ def _show_approval(console: Console, found: dict[str, Any]) -> None:
         table.add_row("takes", _duration(plan["minutes"]))
         if plan["cost"] is not None:
             table.add_row("costs", f"about {plan['cost']:.4g} {plan['currency']}")
+        if plan["not_measured"]:
+            table.add_row("shift", f"not measured: {escape(plan['not_measured'])}")
         for change in plan["contract_changes"]:
             table.add_row("features", escape(change))
         if plan["withdraws"]:
@@ -157,7 +159,7 @@ def approve(name: str, version: str, alias: str, why: str, by: str | None, dry_r
     if dry_run:
         number, plans = None, [rollout.plan_rollout(config, root, known, version) for config in configs]
     else:
-        approval, plans = rollout.approve(configs, root, known, name, alias, version, why=why, by=by or getpass.getuser())
+        approval, plans = rollout.approve(configs, root, known, name, alias, version, why=why, by=by or user_name())
         number = approval.number
     return {
         "name": name,
@@ -185,7 +187,7 @@ def retire(name: str, version: str, why: str, by: str | None, delete: bool) -> d
     from batch_assets.pipeline import rollout
 
     names = [config.name for config in _pipelines()]
-    rollout.retire(names, storage(), registry(), name, version, why=why, by=by or getpass.getuser(), delete=delete)
+    rollout.retire(names, storage(), registry(), name, version, why=why, by=by or user_name(), delete=delete)
     return {"name": name, "version": version, "deleted": delete}
 
 

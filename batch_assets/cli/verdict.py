@@ -1,6 +1,5 @@
 """`verdict`: what was judged of a day, and the decision that a finding does not block."""
 
-import getpass
 from typing import Any
 
 import click
@@ -9,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from batch_assets.cli.terminal import mark, registry, shown, storage, verb
+from batch_assets.numbered_log import user_name
 
 
 def _show(console: Console, found: dict[str, Any]) -> None:
@@ -29,7 +29,7 @@ def _show(console: Console, found: dict[str, Any]) -> None:
 @click.argument("pipeline")
 @click.option("--partition", metavar="DAY", required=True, help="The day, YYYY-MM-DD.")
 @click.option("--override", "why", metavar="REASON", help="Let what blocks pass; recorded with your name.")
-@click.option("--by", metavar="NAME", default=getpass.getuser, help="Who decides it; by default you.")
+@click.option("--by", metavar="NAME", default=user_name, help="Who decides it; by default you.")
 @verb(_show)
 def verdict(pipeline: str, partition: str, why: str | None, by: str) -> dict[str, Any]:
     """Print the verdict on a day of PIPELINE; exit status 1 if it blocks.

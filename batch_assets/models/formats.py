@@ -10,11 +10,8 @@ import hashlib
 import importlib
 import importlib.util
 import io
-import json
-import pickletools
 import re
 import warnings
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from batch_assets.errors import ModelChanged, ModelMisfit, UnsafeModel
 from batch_assets.models.device import on_cuda
 from batch_assets.models.program import read_program
+from batch_assets.models.vetting import require_safe_pt2, require_safe_script
 from batch_assets.scoring.settings import Device
 
 if TYPE_CHECKING:
@@ -34,14 +32,6 @@ MODEL_FILES: dict[FormatName, str] = {"pt2": "model.pt2", "safetensors": "model.
 """How the file of a version is called."""
 
 FACTORY_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*$"
-
-_LOADABLE = re.compile(
-    r"__torch__(\.\S+)? \S+|torch\.jit\._pickle \w+|torch\._utils _rebuild_tensor_v2|torch \w+Storage|collections OrderedDict"
-)
-"""What a TorchScript file's pickles may name: classes whose code is in the file, tensors and containers."""
-
-_EFFECTS = re.compile(rb"\b(save|from_file)\b")
-"""The operators by which a TorchScript program can write or map a file."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +64,7 @@ def read_model(data: bytes, name: str, device: Device, form: ModelFormat) -> Cal
         return _safetensors(data, name, device, form)
     if form.name == "torchscript":
         return _torchscript(data, name, device)
-    _refuse_pickles(data, name)
+    require_safe_pt2(data, name)
     return read_program(data, device) or by_torch_export(data, device)
 
 
@@ -176,7 +166,7 @@ def _torchscript(data: bytes, name: str, device: Device) -> _Single:
     """
     import torch
 
-    _refuse_foreign_script(data, name)
+    require_safe_script(data, name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # said at registration
         try:
@@ -184,48 +174,3 @@ def _torchscript(data: bytes, name: str, device: Device) -> _Single:
         except RuntimeError as error:
             raise UnsafeModel(f"{name} is not a TorchScript file: {str(error).splitlines()[0]}.") from error
     return _Single(network.eval())
-
-
-def _refuse_foreign_script(data: bytes, name: str) -> None:
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            files = {entry.partition("/")[2]: archive.read(entry) for entry in archive.namelist()}
-        named = [one for file, content in files.items() if file.endswith((".pkl", "debug_pkl")) for one in _globals(content)]
-    except (zipfile.BadZipFile, ValueError, IndexError) as error:
-        raise UnsafeModel(f"{name} is not a TorchScript file that batch-assets can vouch for: {error}.") from error
-    foreign = [one for one in named if not _LOADABLE.fullmatch(one)]
-    if foreign:
-        raise UnsafeModel(f"{name} holds a pickle that names {foreign[0]}: it may not be loaded.")
-    effects = [found for file, content in files.items() if file.endswith(".py") and (found := _EFFECTS.search(content))]
-    if effects:
-        raise UnsafeModel(f"{name} holds code that calls {effects[0][0].decode()}: it may not be loaded.")
-
-
-def _globals(pickled: bytes) -> list[str]:
-    """What a pickle would import, as `module name`; one that computes names is refused by naming its operation."""
-    found = []
-    for operation, argument, _ in pickletools.genops(pickled):
-        if operation.name == "GLOBAL":
-            found.append(str(argument))
-        elif operation.name in ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"):
-            found.append(operation.name)
-    return found
-
-
-def _refuse_pickles(data: bytes, path: str) -> None:
-    """`torch.export.load` unpickles weights, constants and sample inputs that say so; a model from us never does."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            entries = {entry.filename.partition("/")[2]: entry for entry in archive.infolist()}
-            configs = [name for name in entries if name.endswith("_config.json")]
-            pickled = [
-                payload
-                for name in configs
-                for payload in json.loads(archive.read(entries[name]))["config"].values()
-                if payload["use_pickle"]
-            ]
-    except (zipfile.BadZipFile, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UnsafeModel(f"{path} is not a .pt2 file that batch-assets can vouch for: {error}.") from error
-    samples = [name for name, entry in entries.items() if "sample_inputs" in name and entry.file_size]
-    if pickled or samples or "archive_format" not in entries:
-        raise UnsafeModel(f"{path} holds pickled objects; export it with batch_assets.models.predictor.export_model.")

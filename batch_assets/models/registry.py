@@ -7,6 +7,7 @@ was approved, so bytes that change afterwards are noticed by whoever resolves th
 import hashlib
 import logging
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -102,15 +103,22 @@ class Registry:
         if card.model_sha256 != hashlib.sha256(model).hexdigest():
             raise ModelChanged(f"The card of {name} {version} names another sha256 than that of the model file.")
         check_model(model, card.contract, card.outputs.logits, f"{name} {version}", card.form)
-        for file, data in {card.model_file: model, CARD_FILE: card.model_dump_json(indent=1).encode()}.items():
+        described = card.model_dump_json(indent=1).encode()
+        with suppress(NotFound):  # a version whose program is gone keeps its name: nothing is written beside another card
+            self._require_same(name, version, self.storage.read(f"{folder}/{CARD_FILE}"), described)
+        for file, data in {card.model_file: model, CARD_FILE: described}.items():
             try:  # the card comes last: a version without one is not there yet, and the same registration finishes it
                 self.storage.create(f"{folder}/{file}", data)
             except AlreadyExists:
-                if self.storage.read(f"{folder}/{file}") != data:
-                    raise VersionExists(
-                        f"{name} {version} is registered with other bytes; versions are immutable, use another version."
-                    ) from None
+                self._require_same(name, version, self.storage.read(f"{folder}/{file}"), data)
         return self.version(name, version)
+
+    @staticmethod
+    def _require_same(name: str, version: str, found: bytes, given: bytes) -> None:
+        if found != given:
+            raise VersionExists(
+                f"{name} {version} is registered with other bytes; versions are immutable, use another version."
+            )
 
     def version(self, name: str, version: str) -> ModelVersion:
         """A version, with the digest of the bytes that are there now.

@@ -87,7 +87,8 @@ def accept(storage: Storage, manifest: Manifest, approval: int, verdict: Verdict
             settled = approval in withdrawn or overruled or (latest is not None and latest.body == body)
         else:
             body = {"run_id": None, "withdrawn": manifest.run_id, "approval": approval}
-            settled = latest is None or latest.body["run_id"] != manifest.run_id
+            standing = accepted_run(storage, manifest.pipeline, manifest.partition, withdrawn)
+            settled = standing is None or standing.run_id != manifest.run_id
         if settled:
             return
         try:

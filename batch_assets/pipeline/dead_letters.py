@@ -124,6 +124,7 @@ def replay(config: PipelineConfig, storage: Storage, registry: Registry, folder:
                 watch.progress("replaying", sum(len(each.still_dead) + each.scored for each in found), total)
     finally:  # what one chunk raises does not undo what others have done
         if any(one.scored for one in found):
+            run.model.require_unchanged()
             _add(config, storage, entry.number, manifest, [one for one in found if one.scored])
     still.update(why for one in found for why in one.still_dead.values())
     return Outcome(manifest.run_id, total, sum(one.scored for one in found), dict((+still).most_common()))

@@ -80,6 +80,9 @@ def prune(config: PipelineConfig, storage: Storage, keep_days: int | None, dry_r
             watch.say(f"{config.name} {one.day} is left alone: {reason}.")
         if one.day in busy:
             continue
+        folder, _, name = one.path.rpartition("/")
+        if one.kind == "rejects files" and name not in _unnamed_rejects(storage, folder):
+            continue  # its chunk was committed meanwhile, and names it
         if not dry_run:
             (storage.discard if one.is_folder else storage.delete)(one.path)
         counts[one.kind] += 1

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from batch_assets.config import PipelineConfig
 from batch_assets.digest import hash_keys
-from batch_assets.errors import CommitBroken, NotPublishable, ServingError
+from batch_assets.errors import CommitBroken, NotPublishable, ServingError, Withdrawn
 from batch_assets.models.registry import ModelVersion
 from batch_assets.pipeline.judge import finished_run
 from batch_assets.pipeline.score import BYTES_PER_ROW, SPARE_BYTES
@@ -26,6 +26,7 @@ from batch_assets.serving.release import (
     go_live,
     live_release,
     require_release,
+    step_back,
 )
 from batch_assets.storage import Storage, require_space
 
@@ -70,6 +71,11 @@ def publish(config: PipelineConfig, storage: Storage, day: str, model: ModelVers
     )
     model.require_in_force()
     live = go_live(storage, release, model.approval, model.withdrawn())
+    try:
+        model.require_in_force()
+    except Withdrawn:  # somebody went back in this very moment
+        step_back(storage, config.name, model.withdrawn())
+        raise
     warnings = tuple(outcome for outcome in verdict.outcomes if not outcome.passed)
     return Published(release, live.body["release"], time.perf_counter() - started, warnings)
 

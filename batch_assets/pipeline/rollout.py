@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel, ConfigDict
 
 from batch_assets.config import PipelineConfig
-from batch_assets.errors import ConfigError, InUse, NoSuchModel
+from batch_assets.errors import BatchAssetsError, ConfigError, InUse, NoSuchModel, SnapshotChanged
 from batch_assets.models.approvals import Approval, undone
 from batch_assets.models.registry import ModelVersion, Registry
 from batch_assets.numbered_log import LogEntry
@@ -27,6 +27,8 @@ class Plan(BaseModel):
     """What approving a version will cause in one pipeline. `minutes` and `cost` are None while no run says how fast it is.
 
     `contract_changes` are what its features mean otherwise than those of the version before; the pipeline's say the same.
+    `not_measured` says why there is no `shift`, if that is because the version before or the day cannot be scored any more:
+    whoever goes back from a version that is broken must not be stopped by it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -40,6 +42,7 @@ class Plan(BaseModel):
     withdraws: tuple[int, ...] = ()
     contract_changes: tuple[str, ...] = ()
     shift: Shift | None = None
+    not_measured: str = ""
 
 
 @dataclass(frozen=True)
@@ -113,14 +116,20 @@ def plan_rollout(config: PipelineConfig, storage: Storage, registry: Registry, v
     config.features.contract.require_same(model.card.contract, f"{model.name} {version}")
     approvals = registry.approvals(config.model.name, config.model.alias)
     days = last_days(config, storage)
-    rows = sum(frozen(config, storage, day).snapshot.rows for day in days)
+    rows = sum(_rows(config, storage, day) for day in days)
     before = approvals.latest()
-    shift, changes = None, list[str]()
+    shift, changes, not_measured = None, list[str](), ""
     if before is not None:
-        replaced = registry.version(config.model.name, before.version)
-        changes = replaced.card.contract.changes(model.card.contract)
-        if days and not changes:
-            shift = measure_shift(config, storage, days[-1], replaced, model)
+        try:
+            changes = registry.card(config.model.name, before.version).contract.changes(model.card.contract)
+            if days and not changes:
+                replaced = registry.version(config.model.name, before.version)
+                shift = measure_shift(config, storage, days[-1], replaced, model)
+        except BatchAssetsError as error:
+            not_measured = str(error)
+            if days and not isinstance(error, SnapshotChanged):
+                run = plan_run(config, storage, days[-1], model)
+                score_sample(config, storage, run, places(run))  # what is wrong with the new version refuses it
     paces = last_paces(storage, config.name)
     hours = rows * sum(seconds for _, seconds in paces) / sum(done for done, _ in paces) / 3600 if paces else None
     price = config.engine.price
@@ -134,7 +143,16 @@ def plan_rollout(config: PipelineConfig, storage: Storage, registry: Registry, v
         withdraws=tuple(undone(approvals.history(), version)),
         contract_changes=tuple(changes),
         shift=shift,
+        not_measured=not_measured,
     )
+
+
+def _rows(config: PipelineConfig, storage: Storage, day: str) -> int:
+    """The rows of a day; of a snapshot that is damaged nobody knows, and its run will say so."""
+    try:
+        return frozen(config, storage, day).snapshot.rows
+    except SnapshotChanged:
+        return 0
 
 
 def require_fit(configs: Iterable[PipelineConfig], registry: Registry) -> None:
@@ -146,7 +164,7 @@ def require_fit(configs: Iterable[PipelineConfig], registry: Registry) -> None:
     for config in configs:
         latest = registry.approvals(config.model.name, config.model.alias).latest()
         if latest is not None:
-            card = registry.version(config.model.name, latest.version).card
+            card = registry.card(config.model.name, latest.version)
             config.features.contract.require_same(card.contract, f"{config.model.name} {latest.version}")
 
 

@@ -48,6 +48,7 @@ def score_sample(config: PipelineConfig, storage: Storage, run: Run, sample: Pla
     Raises:
         ContractBroken: the model does not take the columns that are there.
     """
+    config.features.contract.require_same(run.model.card.contract, f"{run.model.name} {run.model.version}")
     scorer = scoring_task(config, storage, run).open()
     found, excluded, dead, seconds = [], 0, 0, 0.0
     for chunk, rows_of_chunk in sample:

@@ -128,6 +128,7 @@ def score(config: PipelineConfig, storage: Storage, day: str, model: ModelVersio
     if broken:
         watch.say(f"Run {run.run_id} of {day} was finished, but {'; '.join(broken)}: what is missing is scored again.")
     started = time.perf_counter()
+    config.features.contract.require_same(model.card.contract, f"{model.name} {model.version}")
     task = scoring_task(config, storage, run)
     with presence(storage, run.folder) as others:
         for other in others:
@@ -217,7 +218,6 @@ def _audit(workers: Workers, run: Run, commits: dict[int, ChunkCommit]) -> Audit
 def scoring_task(config: PipelineConfig, storage: Storage, run: Run) -> ScoringTask:
     """What the workers are told, after the columns were compared with what the model takes."""
     card = run.model.card
-    config.features.contract.require_same(card.contract, f"{run.model.name} {run.model.version}")
     reader = SnapshotReader(storage, run.frozen.folder, run.frozen.snapshot)
     card.contract.require(reader.schema(), f"The snapshot of {config.name} {run.day}")
     return ScoringTask(

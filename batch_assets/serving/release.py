@@ -7,7 +7,7 @@ does not replace what is live.
 
 import hashlib
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -206,11 +206,11 @@ def _digest(folder: Path, key_type: str) -> Digest:
 def go_live(storage: Storage, release: Release, approval: int, withdrawn: Collection[int] = ()) -> LogEntry:
     """Let readers see a release, unless a newer one is live; returns the entry that is in force then.
 
-    What went live under an approval that was withdrawn since does not count as newer.
+    What went live under an approval that was withdrawn since does not count as newer; what was live before it does.
     """
     log = current_log(storage, release.pipeline)
     while True:
-        live = log.latest()
+        live = step_back(storage, release.pipeline, withdrawn)
         same = live is not None and live.body["description"] == release.fingerprint()
         if live and same and live.body["approval"] >= approval:
             return live
@@ -227,3 +227,26 @@ def go_live(storage: Storage, release: Release, approval: int, withdrawn: Collec
             return log.append(body, after=live.number if live else 0, why=f"run {release.run_id} was accepted")
         except LostRace:
             continue  # somebody published in the same moment: look again who is newer
+
+
+def step_back(storage: Storage, pipeline: str, withdrawn: Collection[int]) -> LogEntry | None:
+    """Where the live release is of an approval that was withdrawn, let the newest one live that stands and is still there.
+
+    Returns the entry that is in force then, or None if nothing was ever published.
+    """
+    log = current_log(storage, pipeline)
+    while True:
+        live = log.latest()
+        if live is None or live.body["approval"] not in withdrawn:
+            return live
+        standing = next((entry for entry in _newest_first(log) if entry.body["approval"] not in withdrawn), None)
+        if standing is None or not storage.names(release_folder(pipeline, standing.body["release"])):
+            return live
+        try:
+            return log.append(standing.body, after=live.number, why=f"approval {live.body['approval']} was withdrawn")
+        except LostRace:
+            continue
+
+
+def _newest_first(log: NumberedLog) -> Iterator[LogEntry]:
+    return (log.entry(number) for number in reversed(log.numbers()))

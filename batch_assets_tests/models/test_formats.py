@@ -1,6 +1,8 @@
 import hashlib
 import io
+import json
 import pickle
+import re
 import sys
 import warnings
 import zipfile
@@ -91,11 +93,16 @@ class Payload:
         return (Path.touch, (self.path,))
 
 
-def rewritten(model: bytes, replace: Callable[[str, bytes], bytes]) -> bytes:
+def rewritten(
+    model: bytes, replace: Callable[[str, bytes], bytes], extra: dict[str, bytes] | None = None, without: str = "-"
+) -> bytes:
     source, target = zipfile.ZipFile(io.BytesIO(model)), io.BytesIO()
     with zipfile.ZipFile(target, "w") as archive:
         for name in source.namelist():
-            archive.writestr(name, replace(name, source.read(name)))
+            if not name.endswith(without):
+                archive.writestr(name, replace(name, source.read(name)))
+        for name, data in (extra or {}).items():
+            archive.writestr(name, data)
     return target.getvalue()
 
 
@@ -125,6 +132,41 @@ class TestPickles:
         torch.save({"weights": Payload(witness)}, buffer)
         with pytest.raises(UnsafeModel):
             load_program(buffer.getvalue(), "model", form=form)
+
+    @pytest.mark.parametrize("code", ["__import__('pathlib').Path({!r}).touch()", "(lambda: 0)()", "Symbol('a b').x", "[0][0]"])
+    def test_an_expression_that_is_no_arithmetic(self, witness: Path, small: Small, code: str) -> None:
+        """torch has sympy evaluate the sizes of an exported program as Python."""
+        program = small.storage.read(small.model.path)
+        evil = json.dumps(code.format(str(witness))).encode()
+        bad = rewritten(program, lambda name, data: re.sub(rb'"Symbol[^"]*"', lambda _: evil, data) if "json" in name else data)
+        with pytest.raises(UnsafeModel, match="holds the expression"):
+            load_program(bad, "model", form=PT2)
+
+    def test_an_older_layout_beside_ours(self, witness: Path, small: Small) -> None:
+        """Without `archive_version` torch takes the older one, whose tensors are pickles."""
+        payload = pickle.dumps(Payload(witness))
+        extra = {"version": b"8.1", "serialized_exported_program.json": b"{}", "serialized_state_dict.pt": payload}
+        bad = rewritten(small.storage.read(small.model.path), lambda _, data: data, extra, without="archive_version")
+        with pytest.raises(UnsafeModel):
+            load_program(bad, "model", form=PT2)
+
+    @pytest.mark.parametrize(
+        "name", ["archive/data/aotinductor/model.so", "archive/extra.pt", "archive/models/other.json"]
+    )
+    def test_an_entry_of_another_kind(self, small: Small, name: str) -> None:
+        bad = rewritten(small.storage.read(small.model.path), lambda _, data: data, {name: b""})
+        with pytest.raises(UnsafeModel, match="may not be loaded"):
+            load_program(bad, "model", form=PT2)
+
+    @pytest.mark.filterwarnings("ignore:Duplicate name")
+    def test_an_entry_twice_or_in_a_second_folder(self, small: Small) -> None:
+        """What was looked at would not be what torch reads."""
+        program, script = small.storage.read(small.model.path), scripted(seeded())
+        for name in ("archive/archive_format", "zz/archive_format"):
+            with pytest.raises(UnsafeModel, match="several folders, or an entry twice"):
+                load_program(rewritten(program, lambda _, data: data, {name: b"pt2"}), "model", form=PT2)
+        with pytest.raises(UnsafeModel, match="several folders, or an entry twice"):
+            load_program(rewritten(script, lambda _, data: data, {"zz/code/x.py": b""}), "model", form=TORCHSCRIPT)
 
     @pytest.mark.parametrize("protocol", [2, 5])
     @pytest.mark.parametrize("place", ["data.pkl", "constants.pkl", ".debug_pkl"])

@@ -2,6 +2,7 @@
 
 import hashlib
 from datetime import date
+from typing import Any
 
 import pytest
 
@@ -10,16 +11,17 @@ from batch_assets.engines.engine import Price
 from batch_assets.engines.local_engine import LocalEngine
 from batch_assets.errors import ContractBroken, LostRace, ModelChanged, StorageFull, Withdrawn
 from batch_assets.models.registry import ModelVersion
-from batch_assets.numbered_log import NumberedLog
-from batch_assets.pipeline.accepted import accepted_run
+from batch_assets.numbered_log import LogEntry, NumberedLog
+from batch_assets.pipeline.accepted import accept, accepted_run
 from batch_assets.pipeline.freeze import freeze, frozen
 from batch_assets.pipeline.judge import judge, judge_features
 from batch_assets.pipeline.rollout import approve, expected, outstanding, plan_rollout, require_fit
 from batch_assets.pipeline.score import plan_run, score
 from batch_assets.pipeline.verdict import read_verdict
+from batch_assets.quality.outcome import CheckOutcome
 from batch_assets.scoring.manifest import latest_manifest
 from batch_assets.scoring.scorer import Scorer
-from batch_assets.serving.release import current_log
+from batch_assets.serving.release import current_log, go_live, live_release
 from batch_assets_tests.small import DAY, Quiet, Small, small_model
 
 DAYS = ["2024-03-08", "2024-03-09", DAY]
@@ -246,13 +248,64 @@ class TestRollBack:
         assert accepted is not None
         assert accepted.approval == 1
 
-    def test_an_older_day_may_replace_what_was_withdrawn_and_nothing_else(
-        self, rolled_back: tuple[Small, ModelVersion]
-    ) -> None:
+    def test_what_was_live_before_is_live_again_and_no_older_day(self, rolled_back: tuple[Small, ModelVersion]) -> None:
         small, _ = rolled_back
-        assert small.night(DAYS[1]).is_live, "what is live was withdrawn"
-        small.night(DAY)
-        assert not small.night(DAYS[0]).is_live
+        first = live_release(small.storage, "small")
+        assert first is not None
+        assert not small.night(DAYS[1]).is_live
+        now = live_release(small.storage, "small")
+        assert now is not None
+        assert (now.partition, now.model.version) == (DAY, "v1")
+        assert now.name != first.name
+        assert small.night(DAY).is_live
+
+    def test_a_roll_back_in_the_moment_of_publishing_leaves_nothing_withdrawn_live(
+        self, small: Small, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        small.night()
+        small.register("v2", small_model(TURNED))
+
+        def late(*arguments: Any) -> LogEntry:
+            small.registry.approve("small", "batch", "v1", why="complaints", by="Bob")
+            return go_live(*arguments)
+
+        monkeypatch.setattr("batch_assets.pipeline.publish.go_live", late)
+        with pytest.raises(Withdrawn):
+            small.night()
+        now = live_release(small.storage, "small")
+        assert now is not None
+        assert now.model.version == "v1"
+
+    def test_a_run_that_is_not_good_any_more_is_not_accepted_again(self, rolled_back: tuple[Small, ModelVersion]) -> None:
+        """v2's acceptance, which was withdrawn, is the newest entry."""
+        small, _ = rolled_back
+        strict = small.config.model_dump() | {"quality": {"completeness": {"min_output_ratio": 1.0}}}
+        config = PipelineConfig.model_validate(strict)
+        verdict = judge(config, small.storage, DAY, small.registry.resolve(config.model, 1))
+        bad = verdict.model_copy(update={"outcomes": tuple(_failed(one) for one in verdict.outcomes)})
+        manifest = latest_manifest(small.storage, plan_run(config, small.storage, DAY, small.model).folder)
+        assert manifest is not None
+        accept(small.storage, manifest, 1, bad, small.model.withdrawn())
+        assert accepted_run(small.storage, "small", DAY, small.model.withdrawn()) is None
+
+    @pytest.mark.parametrize("damage", ["file", "snapshot"])
+    def test_a_broken_version_does_not_stop_who_goes_back_from_it(self, small: Small, damage: str) -> None:
+        small.night()
+        model = small.register("v2", small_model(TURNED))
+        frozen_day = freeze(small.config, small.storage, DAY, small.watch)
+        path = model.path if damage == "file" else f"{frozen_day.folder}/{frozen_day.snapshot.files[0].name}"
+        file = small.storage.local_path(path)
+        file.write_bytes(file.read_bytes()[:-1])
+        _, (plan,) = approve(
+            [small.config], small.storage, small.registry, "small", "batch", "v1", why="v2 is broken", by="Bob"
+        )
+        assert plan.shift is None
+        assert plan.not_measured
+        require_fit([small.config], small.registry)
+
+
+def _failed(outcome: CheckOutcome) -> CheckOutcome:
+    return outcome.model_copy(update={"passed": False, "severity": "error"})
 
 
 class TestBytesThatChange:
