@@ -150,9 +150,7 @@ class TestPickles:
         with pytest.raises(UnsafeModel):
             load_program(bad, "model", form=PT2)
 
-    @pytest.mark.parametrize(
-        "name", ["archive/data/aotinductor/model.so", "archive/extra.pt", "archive/models/other.json"]
-    )
+    @pytest.mark.parametrize("name", ["archive/data/aotinductor/model.so", "archive/extra.pt", "archive/models/other.json"])
     def test_an_entry_of_another_kind(self, small: Small, name: str) -> None:
         bad = rewritten(small.storage.read(small.model.path), lambda _, data: data, {name: b""})
         with pytest.raises(UnsafeModel, match="may not be loaded"):
