@@ -1,6 +1,6 @@
 """The checks of a pipeline. Each one shows what a verdict says; none of them judges anything itself."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from datetime import date
 
 import dagster as dg
@@ -20,7 +20,7 @@ from batch_assets.pipeline.verdict import Verdict, read_verdict
 from batch_assets.quality.outcome import CheckOutcome
 from batch_assets.storage import Storage
 
-Look = Callable[[dg.AssetCheckExecutionContext, StorageRoot], CheckOutcome]
+Outcomes = Callable[[dg.AssetCheckExecutionContext, StorageRoot], Iterator[CheckOutcome]]
 
 _OF_FEATURES = {
     "contract": "The columns are those that were agreed: names, order, types.",
@@ -42,58 +42,71 @@ _OF_RUNS = {
     "feature_baseline": "The features against the model card's baseline; it only warns.",
 }
 _WARNING_ONLY = ("dead_letters", "baseline", "feature_baseline", "promise")
-_OF_PROMISE = "The day, or a newer one, went live by the time that was promised."
+_OF_RELEASE = {"published_matches": "The release holds what the manifest says."}
+_OF_PROMISE = {"promise": "The day, or a newer one, went live by the time that was promised."}
 
 
 def build_checks(config: PipelineConfig, clock: Clock = utc_now) -> list[dg.AssetChecksDefinition]:
-    """Every check of a pipeline; blocking but for those that only warn."""
+    """Every check of a pipeline, in one step for each subject; blocking but for those that only warn."""
 
-    def of_features(name: str) -> Look:
-        def look(context: dg.AssetCheckExecutionContext, root: StorageRoot) -> CheckOutcome:
-            storage = root.storage()
-            return _verdict(storage, frozen(config, storage, context.partition_key).folder).outcome(name)
+    def of_features(context: dg.AssetCheckExecutionContext, root: StorageRoot) -> Iterator[CheckOutcome]:
+        storage = root.storage()
+        yield from _verdict(storage, frozen(config, storage, context.partition_key).folder).outcomes
 
-        return look
+    def of_runs(context: dg.AssetCheckExecutionContext, root: StorageRoot) -> Iterator[CheckOutcome]:
+        storage = root.storage()
+        run, _ = finished_run(config, storage, context.partition_key, pinned(context, config, root))
+        yield from _verdict(storage, run.folder).outcomes
 
-    def of_runs(name: str) -> Look:
-        def look(context: dg.AssetCheckExecutionContext, root: StorageRoot) -> CheckOutcome:
-            storage = root.storage()
-            run, _ = finished_run(config, storage, context.partition_key, pinned(context, config, root))
-            return _verdict(storage, run.folder).outcome(name)
+    def of_release(context: dg.AssetCheckExecutionContext, root: StorageRoot) -> Iterator[CheckOutcome]:
+        yield published_matches(config, root.storage(), context.partition_key, pinned(context, config, root))
 
-        return look
-
-    def of_release(context: dg.AssetCheckExecutionContext, root: StorageRoot) -> CheckOutcome:
-        return published_matches(config, root.storage(), context.partition_key, pinned(context, config, root))
-
-    def of_promise(context: dg.AssetCheckExecutionContext, root: StorageRoot) -> CheckOutcome:
+    def of_promise(context: dg.AssetCheckExecutionContext, root: StorageRoot) -> Iterator[CheckOutcome]:
         day = date.fromisoformat(context.partition_key)
-        return standing(config, context.instance, root.storage(), day, clock()).outcome()
+        yield standing(config, context.instance, root.storage(), day, clock()).outcome()
 
     features = {**_OF_FEATURES, **(_FULL_SCAN if config.quality.expectations.full_scan else {})}
     return [
-        *(_check(config, "user_features", name, text, of_features(name)) for name, text in features.items()),
-        *(_check(config, "predictions", name, text, of_runs(name)) for name, text in _OF_RUNS.items()),
-        _check(config, "serving_table", "published_matches", "The release holds what the manifest says.", of_release),
-        *([_check(config, "serving_table", "promise", _OF_PROMISE, of_promise)] if config.promise else []),
+        _checks("features", config, "user_features", features, of_features),
+        _checks("run", config, "predictions", _OF_RUNS, of_runs),
+        _checks("release", config, "serving_table", _OF_RELEASE, of_release),
+        *([_checks("promise", config, "serving_table", _OF_PROMISE, of_promise)] if config.promise else []),
     ]
 
 
-def _check(config: PipelineConfig, asset: str, name: str, description: str, look: Look) -> dg.AssetChecksDefinition:
-    @dg.asset_check(
-        asset=asset_key(config, asset),
-        name=name,
-        description=description,
-        blocking=name not in _WARNING_ONLY,
-        partitions_def=partitions(config),
+def _checks(
+    subject: str, config: PipelineConfig, asset: str, described: Mapping[str, str], found: Outcomes
+) -> dg.AssetChecksDefinition:
+    @dg.multi_asset_check(
+        name=f"{config.name}__{subject}_is_good",
+        specs=[
+            dg.AssetCheckSpec(
+                name,
+                asset=asset_key(config, asset),
+                description=description,
+                blocking=name not in _WARNING_ONLY,
+                partitions_def=partitions(config),
+            )
+            for name, description in described.items()
+        ],
+        can_subset=True,
     )
-    def check(context: dg.AssetCheckExecutionContext, storage_root: StorageRoot) -> dg.AssetCheckResult:
-        outcome = look(context, storage_root)
-        return dg.AssetCheckResult(
-            passed=outcome.passed, severity=metadata.severity(outcome), metadata=metadata.of_outcome(outcome)
-        )
+    def checks(context: dg.AssetCheckExecutionContext, storage_root: StorageRoot) -> Iterator[dg.AssetCheckResult]:
+        asked = {key.name for key in context.selected_asset_check_keys}
+        for outcome in found(context, storage_root):
+            if outcome.name in asked:
+                asked.remove(outcome.name)
+                yield dg.AssetCheckResult(
+                    asset_key=asset_key(config, asset),
+                    check_name=outcome.name,
+                    passed=outcome.passed,
+                    severity=metadata.severity(outcome),
+                    metadata=metadata.of_outcome(outcome),
+                )
+        if asked:
+            raise NotFound(f"The verdict says nothing about {', '.join(sorted(asked))}: materialize {asset} again.")
 
-    return check
+    return checks
 
 
 def _verdict(storage: Storage, folder: str) -> Verdict:

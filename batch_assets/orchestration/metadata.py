@@ -149,5 +149,5 @@ def _seconds_table(seconds: dict[str, float]) -> Any:
     return dg.MetadataValue.md(f"| stage | seconds |\n|---|--:|\n{lines}") if lines else "nothing was computed now"
 
 
-def _picture(png: bytes, title: str) -> Any:
-    return dg.MetadataValue.md(f"![{title}](data:image/png;base64,{base64.b64encode(png).decode()})")
+def _picture(svg: bytes, title: str) -> Any:
+    return dg.MetadataValue.md(f"![{title}](data:image/svg+xml;base64,{base64.b64encode(svg).decode()})")

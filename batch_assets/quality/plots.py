@@ -1,100 +1,107 @@
 """Pictures of what was judged, readable on light and dark backgrounds alike."""
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from batch_assets.histogram import Histogram
 from batch_assets.quality.outcome import Shares
+from batch_assets.quality.svg import INK, Point, Svg, ticks
 
-_INK, _EXPECTED, _OBSERVED = "#7d8590", "#9a9fa6", "#2f81f7"
+_EXPECTED, _OBSERVED = "#9a9fa6", "#2f81f7"
+_WIDTH, _HEIGHT = 760, 270
+_LEFT, _TOP, _BOTTOM = 48, 42, 40
 
 
 def plot_scores(observed: Histogram, baseline: Histogram, title: str) -> bytes:
-    """A PNG of the score distribution against the baseline, as densities over a logarithmic axis of probability."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.2, 2.9), dpi=110, layout="constrained")
-    figure.patch.set_alpha(0.0)
-    axes = figure.add_subplot()
-    axes.set_facecolor("none")
-    for histogram, color, name, fill in (
-        (baseline, _EXPECTED, "baseline of the model card", True),
-        (observed, _OBSERVED, "this partition", False),
-    ):
-        edges, shares = _shares(histogram, observed, baseline)
-        axes.stairs(shares, edges, fill=fill, color=color, alpha=0.45 if fill else 1.0, linewidth=1.8, label=name)
-    axes.set_xscale("log")
-    axes.set_xlabel("probability", color=_INK)
-    axes.set_ylabel("share of users", color=_INK)
-    axes.set_title(title, color=_INK, fontsize=10)
-    axes.tick_params(colors=_INK, which="both")
-    for spine in axes.spines.values():
-        spine.set_color(_INK)
-    axes.legend(frameon=False, labelcolor=_INK)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+    """An SVG of the score distribution against the baseline, as shares over a logarithmic axis of probability."""
+    grid = _grid(observed, baseline)
+    expected, found = _shares(baseline, grid), _shares(observed, grid)
+    frame = _Frame(title, (("baseline of the model card", _EXPECTED), ("this partition", _OBSERVED)), [*expected, *found])
+    low, high = math.log10(grid[0]), math.log10(grid[-1])
+    places = [(math.log10(edge) - low) / (high - low) for edge in grid]
+    outline = frame.steps(places, expected)
+    frame.svg.area([*outline, (outline[-1][0], frame.y(0)), (outline[0][0], frame.y(0))], _EXPECTED, 0.45)
+    frame.svg.line(frame.steps(places, found), _OBSERVED, 1.8)
+    for power in range(math.ceil(low - 1), math.floor(high) + 1):
+        for digit in range(1, 10):
+            place = (power + math.log10(digit) - low) / (high - low)
+            if 0 <= place <= 1:
+                named = digit == 1 or (high - low < 2 and digit in (2, 5))
+                frame.tick(place, f"{digit * 10.0**power:g}" if named else "")
+    frame.svg.text((frame.x(0.5), _HEIGHT - 6), "probability", anchor="middle")
+    return frame.svg.bytes()
 
 
 def plot_shares(shares: Shares) -> bytes:
-    """A PNG of what share of rows was expected and observed, two bars for each group."""
-    from matplotlib.figure import Figure
+    """An SVG of what share of rows was expected and observed, two bars for each group."""
+    series = (("expected", _EXPECTED, shares.expected), ("observed", _OBSERVED, shares.observed))
+    frame = _Frame(shares.title, [(name, color) for name, color, _ in series], [*shares.expected, *shares.observed])
+    width = (frame.x(1) - frame.x(0)) / len(shares.groups)
+    for number, group in enumerate(shares.groups):
+        left = frame.x(0) + width * number
+        for place, (_, color, values) in enumerate(series):
+            top = frame.y(values[number])
+            frame.svg.rect((left + width * (0.1 + 0.4 * place), top), 0.4 * width, frame.y(0) - top, color)
+        frame.svg.text((left + width / 2, frame.y(0) + 15), _from(group), anchor="middle", size=10)
+    return frame.svg.bytes()
 
-    figure = Figure(figsize=(7.6, 2.7), dpi=110, layout="constrained")
-    figure.patch.set_alpha(0.0)
-    axes = figure.add_subplot()
-    axes.set_facecolor("none")
-    places = np.arange(len(shares.groups))
-    axes.bar(places - 0.2, shares.expected, 0.4, color=_EXPECTED, label="expected")
-    axes.bar(places + 0.2, shares.observed, 0.4, color=_OBSERVED, label="observed")
-    axes.set_xticks(places, [_from(group) for group in shares.groups], fontsize=8)
-    axes.set_ylabel("share of rows", color=_INK)
-    axes.set_title(shares.title, color=_INK, fontsize=10, loc="left")
-    axes.tick_params(colors=_INK, which="both")
-    for spine in axes.spines.values():
-        spine.set_color(_INK)
-    axes.legend(frameon=False, labelcolor=_INK, fontsize=9, ncols=2, loc="lower right", bbox_to_anchor=(1.0, 1.0), borderpad=0)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+
+def plot_work(seconds: Mapping[str, float], stages: Sequence[str]) -> bytes:
+    """An SVG of the workers' time by stage, one bar a stage in the order given, as shares of the whole."""
+    shown = [stage for stage in stages if seconds.get(stage)]
+    total = sum(seconds[stage] for stage in shown) or 1.0
+    longest = max((seconds[stage] for stage in shown), default=1.0)
+    svg = Svg(_WIDTH, 28 + 22 * len(shown), "The workers' time")
+    svg.text((_LEFT + 50, 14), "The workers' time", size=12)
+    for number, stage in enumerate(shown):
+        top, length = 24 + 22 * number, 440 * seconds[stage] / longest
+        svg.text((_LEFT + 42, top + 12), stage, anchor="end")
+        svg.rect((_LEFT + 50, top), length, 16, _OBSERVED if seconds[stage] == longest else _EXPECTED)
+        svg.text((_LEFT + 56 + length, top + 12), f"{seconds[stage] / total:.1%}, {seconds[stage]:,.1f} s")
+    return svg.bytes()
+
+
+class _Frame:
+    """A picture with a title, a legend and two axes; `values` are the shares that it must have room for."""
+
+    def __init__(self, title: str, legend: Sequence[tuple[str, str]], values: Sequence[float]) -> None:
+        self.svg = Svg(_WIDTH, _HEIGHT, title)
+        self._highest = max(values, default=0.0) * 1.05 or 1.0
+        self.svg.text((_LEFT, 14), title, size=12)
+        self.svg.legend(_WIDTH - 8, 32, legend)
+        for value in ticks(self._highest):
+            self.svg.line([(_LEFT - 4, self.y(value)), (_LEFT, self.y(value))])
+            self.svg.text((_LEFT - 7, self.y(value) + 4), f"{value:g}", anchor="end", size=10)
+        self.svg.text((0, 32), "share of rows")
+        self.svg.line([(_LEFT, _TOP), (_LEFT, self.y(0)), (_WIDTH - 8, self.y(0))])
+
+    def x(self, share: float) -> float:
+        """The place of a share of the width."""
+        return _LEFT + share * (_WIDTH - 8 - _LEFT)
+
+    def y(self, value: float) -> float:
+        """The place of a value of the upright axis."""
+        return _HEIGHT - _BOTTOM - value / self._highest * (_HEIGHT - _BOTTOM - _TOP)
+
+    def tick(self, share: float, name: str) -> None:
+        """A mark on the lower axis."""
+        x, y = self.x(share), self.y(0)
+        self.svg.line([(x, y), (x, y + (5 if name else 3))])
+        if name:
+            self.svg.text((x, y + 17), name, anchor="middle", size=10)
+
+    def steps(self, places: Sequence[float], values: Sequence[float]) -> list[Point]:
+        """The outline of a histogram: `values` between `places`, of which there is one more."""
+        sides = zip(places[:-1], places[1:], values, strict=True)
+        return [(self.x(side), self.y(value)) for left, right, value in sides for side in (left, right)]
 
 
 def _from(group: str) -> str:
     """The label of a group that begins at a value, or of the first, which has none."""
     return group if group.startswith("<") or group == "all" else f"≥ {group}"
-
-
-def plot_work(seconds: Mapping[str, float], stages: Sequence[str]) -> bytes:
-    """A PNG of the workers' time by stage, one bar a stage in the order given, as shares of the whole."""
-    from matplotlib.figure import Figure
-
-    shown = [stage for stage in stages if seconds.get(stage)]
-    total = sum(seconds[stage] for stage in shown) or 1.0
-    shares = [seconds[stage] / total for stage in shown]
-    figure = Figure(figsize=(7.2, 0.6 + 0.3 * len(shown)), dpi=110, layout="constrained")
-    figure.patch.set_alpha(0.0)
-    axes = figure.add_subplot()
-    axes.set_facecolor("none")
-    colors = [_OBSERVED if share == max(shares) else _EXPECTED for share in shares]
-    bars = axes.barh(shown, shares, color=colors)
-    axes.bar_label(
-        bars,
-        [f"{share:.1%}, {seconds[stage]:,.1f} s" for stage, share in zip(shown, shares, strict=True)],
-        padding=4,
-        color=_INK,
-    )
-    axes.set_xlim(0, 1.25 * max(shares, default=1.0))
-    axes.invert_yaxis()
-    axes.set_title("The workers' time", color=_INK, fontsize=10)
-    axes.tick_params(colors=_INK, which="both", length=0)
-    axes.xaxis.set_visible(False)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
 
 
 def plot_sweep(curve: Sequence[tuple[int, float, int]], picked: int, title: str) -> bytes:
@@ -114,29 +121,33 @@ def plot_sweep(curve: Sequence[tuple[int, float, int]], picked: int, title: str)
         one.plot(sizes, values, color=color, marker="o", markersize=3, linewidth=1.6)
         one.set_ylabel(name, color=color)
         one.set_yscale("log")
-        one.tick_params(colors=_INK, which="both")
+        one.tick_params(colors=INK, which="both")
         for spine in one.spines.values():
-            spine.set_color(_INK)
+            spine.set_color(INK)
     axes.set_xscale("log", base=2)
     axes.axvline(picked, color=_OBSERVED, linestyle=":", linewidth=1.2)
     axes.annotate(
-        f"{picked:,} rows", (picked, rates[sizes.index(picked)]), xytext=(6, -14), textcoords="offset points", color=_INK
+        f"{picked:,} rows", (picked, rates[sizes.index(picked)]), xytext=(6, -14), textcoords="offset points", color=INK
     )
-    axes.set_xlabel("rows in a batch", color=_INK)
-    axes.set_title(title, color=_INK, fontsize=10)
+    axes.set_xlabel("rows in a batch", color=INK)
+    axes.set_title(title, color=INK, fontsize=10)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
 
 
-def _shares(histogram: Histogram, observed: Histogram, baseline: Histogram) -> tuple[list[float], list[float]]:
-    """The histogram in 40 bins of equal width on the logarithmic axis, a bin's rows spread evenly over its width."""
+def _grid(observed: Histogram, baseline: Histogram) -> list[float]:
+    """The edges of 40 bins of equal width on a logarithmic axis that both fit on."""
     low = max(min(h.minimum for h in (observed, baseline) if h.minimum is not None), 1e-6)
     high = max(h.maximum for h in (observed, baseline) if h.maximum is not None)
-    grid = np.geomspace(low, max(high, low * 1.01), 41)
+    return [float(edge) for edge in np.geomspace(low, max(high, low * 1.01), 41)]
+
+
+def _shares(histogram: Histogram, grid: Sequence[float]) -> list[float]:
+    """The histogram over other bins, its bins' rows spread evenly over their width on the logarithmic axis."""
+    low, high = grid[0], grid[-1]
     inner = [edge for edge in histogram.edges if low < edge < high]
-    bounds = np.log([low, *inner, max(high, low * 1.01)])
     first = next((i for i, edge in enumerate(histogram.edges) if edge > low), len(histogram.edges))
     counts = np.asarray(histogram.counts[first : first + len(inner) + 1], dtype=float)
-    cumulative = np.interp(np.log(grid), bounds, np.concatenate([[0.0], np.cumsum(counts)]))
-    return grid.tolist(), (np.diff(cumulative) / max(histogram.total, 1)).tolist()
+    cumulative = np.interp(np.log(grid), np.log([low, *inner, high]), np.concatenate([[0.0], np.cumsum(counts)]))
+    return [float(rows) / max(histogram.total, 1) for rows in np.diff(cumulative)]

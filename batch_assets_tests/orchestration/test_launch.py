@@ -78,7 +78,7 @@ class TestWhatTheUiShows:
         assert all(
             stage in shown["seconds_per_stage"].value for stage in ("read", "convert", "forward", "postprocess", "write")
         )
-        assert shown["workers_time"].value.startswith("![The workers' time](data:image/png;base64,")
+        assert shown["workers_time"].value.startswith("![The workers' time](data:image/svg+xml;base64,")
         assert "of the workers' time is" in shown["what_limits_it"].value
         assert re.fullmatch(r"(\d+) rows scored again, \1 of them bit-equal", shown["audit"].value)
         assert shown["precision"].value == "float32"
@@ -91,7 +91,7 @@ class TestWhatTheUiShows:
         assert shown["psi_baseline"].value > 0
         assert str(shown["psi_trailing"].value).startswith("not_compared")
         assert shown["scores"].value.startswith(
-            "![Scores of 1998-06-30 against the baseline of 1998-05-31](data:image/png;base64,"
+            "![Scores of 1998-06-30 against the baseline of 1998-05-31](data:image/svg+xml;base64,"
         )
         for materialization in (predictions, table):
             assert materialization.metadata["run_id"].value == shown["run_id"].value

@@ -282,7 +282,7 @@ class TestTheCheck:
         location = repository(mornings.small, **SETTINGS)
         key = dg.AssetCheckKey(asset_key(mornings.config, "serving_table"), "promise")
         assert location.asset_graph.get_check_spec(key).blocking is False
-        (check,) = [one for one in build_checks(mornings.config, lambda: deadline) if one.check_key == key]
+        (check,) = [one for one in build_checks(mornings.config, lambda: deadline) if key in one.check_keys]
         job = dg.Definitions(
             asset_checks=[check],
             jobs=[dg.define_asset_job("by_hand", selection=dg.AssetSelection.checks(check))],
