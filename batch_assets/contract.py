@@ -7,11 +7,12 @@ the schema of each snapshot before a single row is scored. Nothing is ever fille
 import hashlib
 from collections.abc import Sequence
 from datetime import date
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from batch_assets.errors import ContractBroken
+from batch_assets.histogram import FLOAT_BINS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -43,10 +44,37 @@ class Column(BaseModel):
     nullable: bool = Field(False, description="Whether null, NaN and infinite values go to the model, as NaN or infinity.")
     min: float | None = Field(None, description="Smallest permitted value.")
     max: float | None = Field(None, description="Largest permitted value.")
+    categories: int | None = Field(
+        None,
+        description="Of a category: how many there are. Its values are their numbers, from 0.",
+        ge=2,
+        le=FLOAT_BINS,
+        exclude_if=_is_none,
+    )
     unit: str | None = Field(None, description="What the values are, like days or US dollars.", exclude_if=_is_none)
     since: date | None = Field(
         None, description="The first day on which it means what it means now; moved when that changes.", exclude_if=_is_none
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _permits_categories(cls, said: Any) -> Any:
+        """Of categories, their numbers are permitted and nothing else."""
+        if isinstance(said, dict) and isinstance(said.get("categories"), int):
+            return {**said, "min": said.get("min", 0), "max": said.get("max", said["categories"] - 1)}
+        return said
+
+    @model_validator(mode="after")
+    def _numbers_categories(self) -> "Column":
+        if self.categories is None:
+            return self
+        if self.dtype.startswith("float") or self.length is not None:
+            raise ValueError(f"{self.name} is a category, so it must be one whole number or a bool in each row")
+        if (self.min, self.max) != (0, self.categories - 1):
+            raise ValueError(
+                f"{self.name} has {self.categories} categories: 0 to {self.categories - 1} are permitted, no others"
+            )
+        return self
 
 
 class Key(BaseModel):
@@ -120,6 +148,11 @@ class FeatureContract(BaseModel):
         return [column for column in self.columns if column.input == model_input]
 
     @property
+    def categories(self) -> list[str]:
+        """The names of the features that are categories."""
+        return [column.name for column in self.columns if column.categories is not None]
+
+    @property
     def names(self) -> list[str]:
         """The features' names, in order."""
         return [column.name for column in self.columns]
@@ -178,6 +211,9 @@ def _of_meaning(ours: Column, theirs: Column) -> list[str]:
     if ours.since != theirs.since:
         spoken = [f"since {column.since}" if column.since else "since always" for column in (theirs, ours)]
         phrases.append(f"{ours.name} is what it means {spoken[0]}, not what it means {spoken[1]}")
+    if ours.categories != theirs.categories:
+        spoken = [f"one of {one.categories} categories" if one.categories else "a number" for one in (theirs, ours)]
+        phrases.append(f"{ours.name} is {spoken[0]} instead of {spoken[1]}")
     if ours.nullable != theirs.nullable:
         phrases.append(f"{ours.name} {'may' if theirs.nullable else 'must not'} be missing")
     if ours.input != theirs.input:

@@ -5,6 +5,8 @@ without a second look at the data. Those of scores have the edges that the model
 same bins on every day and in every pipeline: a value's bin is the first twelve bits of its float32 form (sign, exponent,
 three bits of the mantissa), which takes a shift to compute. Such a bin is an eighth of an octave wide: 9 to 13 % of its
 values. So any two days can be compared, and nobody has to say beforehand which values to expect.
+
+A category's bin is its number.
 """
 
 from collections.abc import Sequence
@@ -108,8 +110,16 @@ def float_edges() -> npt.NDArray[np.float64]:
     return np.where(special, np.nan, bits.view(np.float32).astype(np.float64))
 
 
+def category_bins(values: npt.NDArray[np.generic]) -> npt.NDArray[np.int64]:
+    """Counts of finite values by bin, shape (4096,), where a category's bin is its number."""
+    return np.bincount(np.clip(values, 0, FLOAT_BINS - 1).astype(np.int64), minlength=FLOAT_BINS)
+
+
 class Spread(BaseModel):
-    """How the values of a feature were spread: the bins of `float_bins` that are not empty, ascending, and their counts."""
+    """How the values of a feature were spread: the bins that are not empty, ascending, and their counts.
+
+    The bins are those of `float_bins`, of a category those of `category_bins`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -117,8 +127,9 @@ class Spread(BaseModel):
     counts: tuple[int, ...]
 
     @classmethod
-    def of(cls, values: npt.NDArray[np.float32]) -> "Spread":
+    def of(cls, values: npt.NDArray[np.generic], *, category: bool = False) -> "Spread":
         """The spread of values of shape (rows,); what is not finite is left out."""
-        counts, _ = float_bins(np.ascontiguousarray(values))
+        taken = np.ascontiguousarray(values, dtype=np.float32)
+        counts = category_bins(taken[np.isfinite(taken)]) if category else float_bins(taken)[0]
         filled = np.flatnonzero(counts)
         return cls(bins=tuple(filled.tolist()), counts=tuple(counts[filled].tolist()))

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from batch_assets.contract import FeatureContract
+from batch_assets.contract import Column, FeatureContract
 from batch_assets.errors import ContractBroken
 
 CONTRACT = FeatureContract.model_validate(
@@ -93,6 +93,18 @@ class TestAnotherContract:
     def test_every_change_is_named(self, columns: dict[str, dict[str, object]], phrases: list[str]) -> None:
         assert self.changes(**columns) == phrases
 
+    def test_categories_count(self) -> None:
+        number = {"dtype": "int16"}
+        category = {"dtype": "int16", "categories": 40}
+        contracts = [
+            FeatureContract.model_validate({**FIRST, "columns": [{"name": "shop", **kind}]})
+            for kind in (number, category, {**category, "categories": 41})
+        ]
+        assert contracts[0].changes(contracts[1]) == ["shop is one of 40 categories instead of a number"]
+        assert contracts[1].changes(contracts[2]) == ["shop is one of 41 categories instead of one of 40 categories"]
+        assert contracts[1].categories == ["shop"]
+        assert FeatureContract.model_validate_json(contracts[1].model_dump_json()) == contracts[1]
+
     def test_order_key_and_inputs_count(self) -> None:
         ours = FeatureContract.model_validate(FIRST)
         turned = FeatureContract.model_validate({**FIRST, "columns": self.columns()[::-1]})
@@ -121,3 +133,18 @@ def test_without_units_the_fingerprint_is_what_it_was_before_there_were_any() ->
     assert "since" not in CONTRACT.model_dump_json()
     with_unit = CONTRACT.model_copy(update={"columns": (CONTRACT.columns[0].model_copy(update={"unit": "days"}),)})
     assert '"unit":"days"' in with_unit.model_dump_json()
+
+
+@pytest.mark.parametrize(
+    ("column", "sentence"),
+    [
+        ({"dtype": "float32"}, "x is a category, so it must be one whole number or a bool in each row"),
+        ({"dtype": "int8", "length": 3}, "x is a category, so it must be one whole number or a bool in each row"),
+        ({"dtype": "int8", "min": 1}, "x has 5 categories: 0 to 4 are permitted, no others"),
+        ({"dtype": "int8", "max": 5}, "x has 5 categories: 0 to 4 are permitted, no others"),
+    ],
+)
+def test_a_category_is_a_number_from_zero(column: dict[str, object], sentence: str) -> None:
+    with pytest.raises(ValidationError, match=sentence):
+        Column.model_validate({"name": "x", "categories": 5, **column})
+    assert (Column(name="x", dtype="int8", categories=5).min, Column(name="x", dtype="int8", categories=5).max) == (0, 4)

@@ -1,6 +1,6 @@
 """The column profile of a snapshot: one row per column, computed in one pass, judged instead of the data itself."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,24 +12,27 @@ import pyarrow.parquet as pq
 
 from batch_assets.arrow import as_numpy
 from batch_assets.errors import NotFound, SnapshotChanged
-from batch_assets.histogram import FLOAT_BINS, float_bins
+from batch_assets.histogram import FLOAT_BINS, category_bins, float_bins
 from batch_assets.storage import Storage
 
 PROFILE = "_profile.parquet"
 """File name beside the part files of a snapshot."""
 
 _SCHEMA = pa.schema(
-    [("column", pa.string()), ("rows", pa.int64())]
+    [("column", pa.string()), ("category", pa.bool_()), ("rows", pa.int64())]
     + [(name, pa.int64()) for name in ("nulls", "nans", "infinities", "zeros")]
     + [(name, pa.float64()) for name in ("minimum", "maximum", "mean")]
     + [("bins", pa.list_(pa.int16())), ("counts", pa.list_(pa.int64()))]
 )
+
+_ZEROS, _ZERO_CATEGORY = slice(FLOAT_BINS // 2 - 1, FLOAT_BINS // 2 + 1), slice(1)
 
 
 @dataclass
 class _Column:
     """What is known of a column so far."""
 
+    category: bool
     rows: int = 0
     nulls: int = 0
     nans: int = 0
@@ -47,12 +50,12 @@ class _Column:
         with np.errstate(over="ignore"):  # beyond float32 it is infinite for the model, too
             taken = values.astype(np.float32, copy=False)
         counts, special = float_bins(taken)
-        self.counts += counts
         if special:
             infinities = int(np.count_nonzero(np.isinf(taken)))
             self.infinities += infinities
             self.nans += special - infinities
             values = values[np.isfinite(taken)]
+        self.counts += category_bins(values) if self.category else counts
         if len(values):
             self.minimum = min(self.minimum, float(values.min()))
             self.maximum = max(self.maximum, float(values.max()))
@@ -63,11 +66,12 @@ class _Column:
         filled, count = np.flatnonzero(self.counts), int(self.counts.sum())
         return {
             "column": name,
+            "category": self.category,
             "rows": self.rows,
             "nulls": self.nulls,
             "nans": self.nans,
             "infinities": self.infinities,
-            "zeros": int(self.counts[FLOAT_BINS // 2 - 1 : FLOAT_BINS // 2 + 1].sum()),
+            "zeros": int(self.counts[_ZERO_CATEGORY if self.category else _ZEROS].sum()),
             "minimum": self.minimum if count else None,
             "maximum": self.maximum if count else None,
             "mean": self.total / count if count else None,
@@ -76,15 +80,16 @@ class _Column:
         }
 
 
-def write_profile(folder: Path, columns: list[str]) -> pa.Table:
+def write_profile(folder: Path, columns: list[str], categories: Collection[str] = ()) -> pa.Table:
     """Profile numeric columns of the part files in a local folder and keep the table beside them.
 
     Returns:
-        One row per column: `column`, `rows`, `nulls`, `nans`, `infinities`, `zeros` (and what is too small for a float32), and
-        `minimum`, `maximum`, `mean` of the finite values (null if there are none). NaN is counted apart from null. `bins` and
-        `counts` are the histogram of the finite values: bins that are not empty, ascending; see `float_edges`.
+        One row per column: `column`, whether it is a `category`, `rows`, `nulls`, `nans`, `infinities`, `zeros` (and what is
+        too small for a float32), and `minimum`, `maximum`, `mean` of the finite values (null if there are none). NaN is counted
+        apart from null. `bins` and `counts` are the histogram of the finite values: bins that are not empty, ascending; see
+        `float_bins` and, of a category, `category_bins`.
     """
-    found = {name: _Column() for name in columns}
+    found = {name: _Column(category=name in categories) for name in columns}
     for group in _row_groups(folder, columns):
         for name, column in found.items():
             column.add(group.column(name))

@@ -73,7 +73,7 @@ def make_card(
     partition: str,
     labels: tuple[str, ...],
     threshold: float | None = None,
-    features: Mapping[str, npt.NDArray[np.float32]] | None = None,
+    features: Mapping[str, npt.NDArray[np.generic]] | None = None,
     description: str,
     metrics: dict[str, dict[str, float]],
     training: dict[str, Any],
@@ -106,7 +106,9 @@ def make_card(
         outputs=Outputs(labels=labels, threshold=threshold, decile_edges=tuple(deciles.tolist())),
         baseline_partition=partition,
         baseline=Histogram.of(probabilities, percentiles.tolist()),
-        features={name: Spread.of(values) for name, values in features.items()} if features else None,
+        features={name: Spread.of(values, category=name in contract.categories) for name, values in features.items()}
+        if features
+        else None,
         metrics=metrics,
         training=training,
     )

@@ -148,7 +148,10 @@ def judge(config: PipelineConfig, storage: Storage, day: str, model: ModelVersio
             judge_baseline(manifest.histogram, card.baseline, card.baseline_partition, quality.drift),
             judge_feature_baseline(
                 _columns(config, storage, run.frozen.folder),
-                {name: Column.seen(name, spread) for name, spread in (card.features or {}).items()},
+                {
+                    name: Column.seen(name, spread, category=name in card.contract.categories)
+                    for name, spread in (card.features or {}).items()
+                },
                 card.baseline_partition,
                 quality.drift,
             ),

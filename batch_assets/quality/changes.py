@@ -107,7 +107,7 @@ def _of_column(today: Column, before: Mapping[str, Column], settings: ChangeSett
     most = max(other.missing for other in before.values())
     if today.missing > most + settings.max_missing_rise:
         found.append(f"is missing in {today.missing:.0%} of the rows; it was in at most {most:.0%}")
-    factor = _factor(today, before.values()) if not found else 1.0
+    factor = _factor(today, before.values()) if not found and not today.category else 1.0
     if max(factor, 1 / factor) >= settings.max_factor:
         found.append(f"is {_in_words(factor)} what it was on {newest}, as if in another unit")
     return found

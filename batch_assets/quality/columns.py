@@ -16,6 +16,7 @@ class Column:
     """One column of a snapshot. `minimum`, `maximum` and `mean` are None if no value is finite; `counts` has shape (4096,)."""
 
     name: str
+    category: bool
     rows: int
     nulls: int
     nans: int
@@ -27,12 +28,12 @@ class Column:
     counts: npt.NDArray[np.int64]
 
     @classmethod
-    def seen(cls, name: str, spread: Spread) -> "Column":
+    def seen(cls, name: str, spread: Spread, *, category: bool) -> "Column":
         """A column of which nothing but its spread is known."""
         counts = np.zeros(FLOAT_BINS, np.int64)
         counts[list(spread.bins)] = spread.counts
         rows = int(counts.sum())
-        return cls(name, rows, 0, 0, 0, 0, minimum=None, maximum=None, mean=None, counts=counts)
+        return cls(name, category, rows, 0, 0, 0, 0, minimum=None, maximum=None, mean=None, counts=counts)
 
     @property
     def finite(self) -> int:
@@ -49,9 +50,15 @@ class Column:
         """Whether all finite values (more than one) are the same."""
         return self.finite > 1 and self.minimum == self.maximum
 
+    def comparable(self, other: "Column") -> bool:
+        """Whether both have values, counted in the same bins."""
+        return bool(self.finite and other.finite) and self.category == other.category
+
     def says_as(self, other: "Column") -> bool:
         """Whether everything that is known of two columns is equal."""
-        mine, yours = ((one.name, one.rows, one.nulls, one.nans, one.minimum, one.maximum, one.mean) for one in (self, other))
+        mine, yours = (
+            (one.name, one.category, one.rows, one.nulls, one.nans, one.minimum, one.maximum, one.mean) for one in (self, other)
+        )
         return mine == yours and np.array_equal(self.counts, other.counts)
 
     def size(self) -> tuple[float, int]:

@@ -45,7 +45,7 @@ class Distance:
     observed: tuple[float, ...]
 
 
-def distance(expected: Counts, observed: Counts, looks: int = 1) -> Distance:
+def distance(expected: Counts, observed: Counts, looks: int = 1, *, ordered: bool = True) -> Distance:
     """Compare two histograms over the same bins, of shape (bins,).
 
     Who looks at many pairs at once says so with `looks`: the noise is then what chance exceeds in one of all of them.
@@ -53,6 +53,9 @@ def distance(expected: Counts, observed: Counts, looks: int = 1) -> Distance:
     PSI and Jensen-Shannon are taken over at most ten groups of neighbouring bins, about equal parts of what is expected; half a
     row is added to each group, so that an empty one does not make PSI infinite. KS is the largest difference of the shares up
     to a bin.
+
+    Bins that are categories are not `ordered`, so they have no neighbours: the nine that are expected most often are groups of
+    their own, all others together are the last one, and KS is taken over them in this order.
 
     Sources: N. Siddiqi, "Credit Risk Scorecards" (2006), for PSI, where 0.1 is a small and 0.25 a large shift; B. Yurdakul,
     "Statistical Properties of Population Stability Index" (2018), for its noise: (1/n + 1/m) times a quantile of chi-square;
@@ -70,20 +73,21 @@ def distance(expected: Counts, observed: Counts, looks: int = 1) -> Distance:
     from scipy.special import chdtri
 
     rarity, chance = 1 / n + 1 / m, _CHANCE / looks
-    groups = _grouped(expected)
-    count = int(groups[-1]) + 1
+    groups = _grouped(expected) if ordered else _most_frequent(expected)
+    count = int(groups.max()) + 1
     rows = [np.bincount(groups, weights=counts, minlength=count) for counts in (expected, observed)]
     e, o = ((one + 0.5) / (one + 0.5).sum() for one in rows)
     middle = (e + o) / 2
+    steps = (expected, observed) if ordered else rows
     noise = rarity * float(chdtri(max(count - 1, 1), chance))
     return Distance(
         psi=Measure(float(np.sum((o - e) * np.log(o / e))), noise),
         ks=Measure(
-            float(np.max(np.abs(np.cumsum(expected) / n - np.cumsum(observed) / m))),
+            float(np.max(np.abs(np.cumsum(steps[0]) / n - np.cumsum(steps[1]) / m))),
             math.sqrt(-math.log(chance / 2) / 2 * rarity),
         ),
         js=Measure(float(np.sum(e * np.log2(e / middle) + o * np.log2(o / middle)) / 2), noise / 8 / math.log(2)),
-        first=tuple(np.searchsorted(groups, np.arange(count)).tolist()),
+        first=tuple(int(np.argmax(groups == group)) for group in range(count)),
         expected=tuple((rows[0] / n).tolist()),
         observed=tuple((rows[1] / m).tolist()),
     )
@@ -94,3 +98,11 @@ def _grouped(expected: Counts) -> npt.NDArray[np.int64]:
     middles = np.cumsum(expected) - expected / 2
     groups = np.minimum((_GROUPS * middles / expected.sum()).astype(np.int64), _GROUPS - 1)
     return np.unique(groups, return_inverse=True)[1]
+
+
+def _most_frequent(expected: Counts) -> npt.NDArray[np.int64]:
+    """The group of each bin: those that are expected most often first, one each, all others last; shape (bins,)."""
+    groups = np.full(len(expected), min(np.count_nonzero(expected), _GROUPS - 1), dtype=np.int64)
+    most = np.argsort(-expected, kind="stable")[: groups[0]]
+    groups[most] = np.arange(len(most))
+    return groups

@@ -140,12 +140,16 @@ def score_edges(scores: Histogram) -> npt.NDArray[np.float64]:
     return np.asarray([np.nan, *scores.edges])
 
 
-def shares_of(found: Distance, title: str, edges: npt.NDArray[np.float64]) -> Shares:
-    """A picture of a distance; `edges` are the smallest values of the bins that it was taken over."""
-    lower = [float(edges[first]) for first in found.first[1:]]
+def shares_of(found: Distance, title: str, edges: npt.NDArray[np.float64] | None) -> Shares:
+    """A picture of a distance; `edges` are the smallest values of the bins that it was taken over, None those of categories."""
+    if edges is None:
+        groups = [*map(str, found.first[:-1]), "others"]
+    else:
+        lower = [float(edges[first]) for first in found.first[1:]]
+        groups = [f"< {lower[0]:.3g}" if lower else "all", *(f"≥ {value:.3g}" for value in lower)]
     return Shares(
         title=title,
-        groups=(f"< {lower[0]:.3g}" if lower else "all", *(f"{value:.3g}" for value in lower)),
+        groups=tuple(groups),
         expected=tuple(round(share, 6) for share in found.expected),
         observed=tuple(round(share, 6) for share in found.observed),
     )

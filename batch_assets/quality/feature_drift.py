@@ -59,7 +59,9 @@ def _judge(
         observed=worst.psi.value,
         threshold=warn.psi if warning and not blocking else last.psi,
         figures=figures_of(worst),
-        shares=shares_of(worst, f"{ordered[0]} of this partition and of {day}", float_edges()),
+        shares=shares_of(
+            worst, f"{ordered[0]} of this partition and of {day}", None if today[ordered[0]].category else float_edges()
+        ),
         table=_table([(one, *found[one]) for one in ordered], blocking, warning),
         message=f"{message}."
         if message
@@ -70,9 +72,9 @@ def _judge(
 def _nearest(column: Column, before: Mapping[str, Columns], looks: int) -> tuple[str, Distance] | None:
     """The day on which a column was nearest, and how far it is from that; None if there is nothing to compare."""
     found = [
-        (day, distance(columns[column.name].counts, column.counts, looks))
+        (day, distance(columns[column.name].counts, column.counts, looks, ordered=not column.category))
         for day, columns in before.items()
-        if column.name in columns and columns[column.name].finite and column.finite
+        if column.name in columns and columns[column.name].comparable(column)
     ]
     return min(found, key=lambda near: near[1].js.value, default=None)
 
@@ -81,9 +83,9 @@ def _taken_for(name: str, today: Columns, before: Mapping[str, Columns]) -> str:
     """Whether a column that moved far is now what another one was, which is what a swap looks like."""
     newest = before[max(before)]
     mine = {
-        other: distance(column.counts, today[name].counts).js.value
+        other: distance(column.counts, today[name].counts, ordered=not column.category).js.value
         for other, column in newest.items()
-        if other != name and column.finite
+        if other != name and column.comparable(today[name])
     }
     like = min(mine, key=lambda other: mine[other], default=None)
     if like is None or mine[like] > _LIKE:

@@ -45,7 +45,7 @@ def plot_shares(shares: Shares) -> bytes:
         for place, (_, color, values) in enumerate(series):
             top = frame.y(values[number])
             frame.svg.rect((left + width * (0.1 + 0.4 * place), top), 0.4 * width, frame.y(0) - top, color)
-        frame.svg.text((left + width / 2, frame.y(0) + 15), _from(group), anchor="middle", size=10)
+        frame.svg.text((left + width / 2, frame.y(0) + 15), group, anchor="middle", size=10)
     return frame.svg.bytes()
 
 
@@ -97,11 +97,6 @@ class _Frame:
         """The outline of a histogram: `values` between `places`, of which there is one more."""
         sides = zip(places[:-1], places[1:], values, strict=True)
         return [(self.x(side), self.y(value)) for left, right, value in sides for side in (left, right)]
-
-
-def _from(group: str) -> str:
-    """The label of a group that begins at a value, or of the first, which has none."""
-    return group if group.startswith("<") or group == "all" else f"≥ {group}"
 
 
 def plot_sweep(curve: Sequence[tuple[int, float, int]], picked: int, title: str) -> bytes:

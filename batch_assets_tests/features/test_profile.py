@@ -16,7 +16,7 @@ def test_nulls_nans_and_infinities_are_counted_apart(tmp_path: Path) -> None:
     pq.write_table(table.slice(2), tmp_path / "part-00001.parquet")
     x, n = write_profile(tmp_path, ["x", "n"]).to_pylist()
     assert x == {
-        "column": "x", "rows": 6, "nulls": 1, "nans": 1, "infinities": 1, "zeros": 0,
+        "column": "x", "category": False, "rows": 6, "nulls": 1, "nans": 1, "infinities": 1, "zeros": 0,
         "minimum": -2.0, "maximum": 4.0, "mean": 1.0,
         "bins": (np.searchsorted(float_edges()[8 : FLOAT_BINS - 8], [-2.0, 1.0, 4.0], side="right") + 7).tolist(),
         "counts": [1, 1, 1],
@@ -59,3 +59,15 @@ def test_whole_numbers_and_booleans_have_histograms_too(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "part-00000.parquet")
     n, b = write_profile(tmp_path, ["n", "b"]).to_pylist()
     assert (n["counts"], b["counts"], b["nulls"], b["zeros"]) == ([1, 2, 1], [1, 2], 1, 1)
+
+
+def test_a_category_is_counted_by_its_number(tmp_path: Path) -> None:
+    """Numbers that are none, which the gate refuses, are counted at the ends."""
+    codes = pa.array([700, 700, 701, None, -3, 10**9, 0], pa.int64())
+    pq.write_table(pa.table({"c": codes, "b": [True, False, True, True, None, True, True]}), tmp_path / "part-00000.parquet")
+    c, b = write_profile(tmp_path, ["c", "b"], ["c", "b"]).to_pylist()
+    assert (c["bins"], c["counts"], c["zeros"]) == ([0, 700, 701, FLOAT_BINS - 1], [2, 2, 1, 1], 2)
+    assert (b["category"], b["bins"], b["counts"], b["zeros"]) == (True, [0, 1], [1, 5], 1)
+    pq.write_table(pa.table({"c": [1.0, math.nan, math.inf, 1.0]}), tmp_path / "part-00000.parquet")
+    (c,) = write_profile(tmp_path, ["c"], ["c"]).to_pylist()
+    assert (c["bins"], c["counts"], c["nans"], c["infinities"]) == ([1], [2], 1, 1)

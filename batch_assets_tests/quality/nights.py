@@ -1,5 +1,6 @@
 """Profiles of made-up columns, as a snapshot's would be."""
 
+from collections.abc import Collection
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -24,10 +25,10 @@ def values(seed: int, rows: int = ROWS) -> dict[str, npt.NDArray[np.float32]]:
     }
 
 
-def profiled(columns: dict[str, npt.NDArray[np.float32]]) -> dict[str, Column]:
+def profiled(columns: dict[str, npt.NDArray[np.generic]], categories: Collection[str] = ()) -> dict[str, Column]:
     with TemporaryDirectory() as folder:
         pq.write_table(pa.table(columns), Path(folder, "part-00000.parquet"))
-        return columns_of(write_profile(Path(folder), list(columns)))
+        return columns_of(write_profile(Path(folder), list(columns), categories))
 
 
 def night(seed: int, rows: int = ROWS, **changed: npt.NDArray[np.float32]) -> dict[str, Column]:

@@ -64,3 +64,36 @@ def test_nothing_cannot_be_compared() -> None:
         distance(np.zeros(3, np.int64), np.ones(3, np.int64))
     with pytest.raises(ValueError, match="other bins"):
         distance(np.ones(2, np.int64), np.ones(3, np.int64))
+
+
+class TestCategories:
+    def test_order_says_nothing(self) -> None:
+        """Neighbours that trade places are a change; numbered otherwise, the same change is the same distance."""
+        generator = np.random.default_rng(11)
+        expected, observed = generator.integers(1, 500, 64), generator.integers(1, 500, 64)
+        renumbered = generator.permutation(64)
+        one = distance(expected, observed, ordered=False)
+        other = distance(expected[renumbered], observed[renumbered], ordered=False)
+        assert (one.psi, one.ks, one.js) == (other.psi, other.ks, other.js)
+
+    def test_neighbours_are_told_apart(self) -> None:
+        expected, observed = np.zeros(64, np.int64), np.zeros(64, np.int64)
+        expected[40:60:2] = 100
+        expected[41:60:2] = 10
+        observed[41:60:2] = 100
+        observed[40:60:2] = 10
+        assert distance(expected, observed).psi.value < 0.05
+        assert distance(expected, observed, ordered=False).psi.value > 1
+
+    def test_the_most_frequent_have_a_group_each_and_the_others_one(self) -> None:
+        expected = np.array([5, 0, 900, 3, 80, *range(20, 30)])
+        found = distance(expected, np.ones(15, np.int64), ordered=False)
+        assert found.first[:3] == (2, 4, 14)
+        assert len(found.first) == 10
+        assert found.observed[-1] == pytest.approx(6 / 15)
+
+    def test_one_that_was_never_seen_is_among_the_others(self) -> None:
+        found = distance(np.array([500, 500, 0, 0]), np.array([300, 300, 0, 400]), ordered=False)
+        assert found.observed == (0.3, 0.3, 0.4)
+        assert found.expected == (0.5, 0.5, 0.0)
+        assert found.psi.value > 1

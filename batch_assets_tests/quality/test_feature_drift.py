@@ -1,6 +1,9 @@
+from typing import ClassVar
+
 import numpy as np
 import pytest
 
+from batch_assets.quality.changes import ChangeSettings, judge_changes
 from batch_assets.quality.columns import Column
 from batch_assets.quality.drift import DriftSettings
 from batch_assets.quality.feature_drift import judge_feature_baseline, judge_feature_drift
@@ -10,6 +13,16 @@ from batch_assets_tests.quality.nights import ROWS, night, profiled, values, wee
 
 WEEK = week()
 TONIGHT = values(9)
+
+
+SHOPS = 40
+
+
+def shops(seed: int, *, renumbered: bool = False, rows: int = ROWS) -> dict[str, Column]:
+    """In which of 40 shops a user buys, some of them far more often than others."""
+    shares = np.random.default_rng(0).dirichlet(np.full(SHOPS, 0.5))
+    chosen = np.random.default_rng(seed).choice(SHOPS, rows, p=shares[::-1] if renumbered else shares)
+    return profiled({"shop": chosen.astype(np.int16)}, ["shop"])
 
 
 def judge(today: dict[str, Column], **settings: object) -> CheckOutcome:
@@ -177,4 +190,33 @@ class TestAnotherModel:
 
     def test_without_an_earlier_version_there_is_nothing_to_compare(self) -> None:
         outcome = judge_model_shift(None, None, None, DriftSettings())
+        assert (outcome.passed, outcome.severity) == (True, "info")
+
+
+class TestCategories:
+    BEFORE: ClassVar = {f"2024-03-0{day}": shops(day) for day in range(1, 8)}
+
+    def test_a_night_like_the_others_passes(self) -> None:
+        outcome = judge_feature_drift(shops(9), self.BEFORE, DriftSettings())
+        assert outcome.passed, outcome.message
+
+    def test_categories_that_were_numbered_otherwise_block(self) -> None:
+        outcome = judge_feature_drift(shops(9, renumbered=True), self.BEFORE, DriftSettings())
+        assert outcome.blocks
+        assert outcome.message.startswith("shop is PSI ")
+        assert outcome.shares is not None
+        assert outcome.shares.groups[-1] == "others"
+        assert all(0 <= int(group) < SHOPS for group in outcome.shares.groups[:-1])
+
+    def test_no_unit_is_guessed(self) -> None:
+        today = profiled({"shop": np.full(ROWS, 39, np.int16) - (np.arange(ROWS) % 2).astype(np.int16)}, ["shop"])
+        before = {day: profiled({"shop": np.arange(ROWS, dtype=np.int16) % 2 + 1}, ["shop"]) for day in ("a", "b")}
+        assert judge_changes(today, before, ChangeSettings()).passed
+        numbers = {day: profiled({"shop": np.arange(ROWS, dtype=np.int16) % 2 + 1}) for day in ("a", "b")}
+        larger = profiled({"shop": np.full(ROWS, 39) - np.arange(ROWS) % 2})
+        assert "another unit" in judge_changes(larger, numbers, ChangeSettings()).message
+
+    def test_a_day_on_which_it_was_a_number_is_not_compared(self) -> None:
+        numbers = profiled({"shop": np.arange(ROWS, dtype=np.int16)})
+        outcome = judge_feature_drift(shops(9), {"2024-03-01": numbers}, DriftSettings())
         assert (outcome.passed, outcome.severity) == (True, "info")

@@ -334,7 +334,7 @@ class TestPictures:
 
     def test_bars_are_as_high_as_the_shares(self) -> None:
         expected, observed = (0.5, 0.25, 0.25), (0.0, 0.25, 0.75)
-        shares = Shares(title="<x> & y", groups=("< 1", "1", "20"), expected=expected, observed=observed)
+        shares = Shares(title="<x> & y", groups=("< 1", "≥ 1", "≥ 20"), expected=expected, observed=observed)
         bars = self.elements(plot_shares(shares), "rect")[2:]  # two are the legend's
         heights = [float(bar.attrib["height"]) for bar in bars]
         assert [height / heights[0] / 2 for height in heights] == pytest.approx([0.5, 0.0, 0.25, 0.25, 0.25, 0.75], abs=0.001)
