@@ -12,7 +12,7 @@ from batch_assets.pipeline.verdict import read_verdict
 from batch_assets.quality.outcome import CheckOutcome
 from batch_assets.scoring.commit import Written
 from batch_assets.scoring.manifest import Manifest, ModelPin
-from batch_assets.serving.release import current_log, read_release, release_folder, release_name
+from batch_assets.serving.release import current_log, read_release, release_folder, release_name, release_parts
 from batch_assets.snapshot import SnapshotReader
 from batch_assets.storage import Storage
 
@@ -148,9 +148,11 @@ def _approval(config: PipelineConfig, registry: Registry, manifest: Manifest, nu
 def _release(storage: Storage, manifest: Manifest) -> ReleaseState:
     entry = current_log(storage, manifest.pipeline).latest()
     live = entry.body["release"] if entry else None
-    name = release_name(manifest.partition, manifest.run_id)
+    name = release_name(manifest)
     if not storage.names(release_folder(manifest.pipeline, name)):
-        return ReleaseState(None, matches=False, is_live=False, live=live)
+        if live is None or release_parts(live) != (manifest.partition, manifest.run_id):
+            return ReleaseState(None, matches=False, is_live=False, live=live)
+        name = live  # from before dead letters were replayed
     try:
         matches = read_release(storage, manifest.pipeline, name).values == manifest.values
     except ReleaseBroken:

@@ -16,7 +16,7 @@ from batch_assets.errors import CommitBroken, ConfigError
 from batch_assets.pipeline.presence import at_work, left_behind
 from batch_assets.pipeline.watch import Watch
 from batch_assets.scoring.commit import day_folder, read_footer
-from batch_assets.serving.release import current_log, release_day, release_folder
+from batch_assets.serving.release import current_log, release_folder, release_parts
 from batch_assets.snapshot import partition_folder
 from batch_assets.storage import Storage
 
@@ -104,10 +104,11 @@ def _waste(storage: Storage, pipeline: str, days: list[str], first_kept: str | N
     def is_old(day: str) -> bool:
         return first_kept is not None and day < first_kept and day != live
 
-    releases = [(release_day(name), name) for name in sorted(storage.names(f"{pipeline}/serving/releases"))]
+    names = sorted(storage.names(f"{pipeline}/serving/releases"))
+    releases = [(parts[0], name) for name in names if (parts := release_parts(name))]
     old = [day for day in days if is_old(day)]
     folders: list[tuple[Kind, str, str]] = [
-        *(("releases", day, release_folder(pipeline, name)) for day, name in releases if day and is_old(day)),
+        *(("releases", day, release_folder(pipeline, name)) for day, name in releases if is_old(day)),
         *(("runs", day, folder) for day in old for folder in _runs(storage, pipeline, day)),
         *(("snapshots", day, folder) for day in old for folder in _snapshots(storage, pipeline, day)),
     ]

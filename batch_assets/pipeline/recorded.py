@@ -21,7 +21,7 @@ from batch_assets.scoring.chunks import Chunk
 from batch_assets.scoring.commit import ChunkCommit, day_folder, read_commit, read_committed, run_folder
 from batch_assets.scoring.dead_letters import EXCLUDED
 from batch_assets.scoring.manifest import Manifest, ManifestFile, manifest_log, read_manifest
-from batch_assets.serving.release import current_log, release_name
+from batch_assets.serving.release import current_log, release_parts
 from batch_assets.snapshot import Snapshot, SnapshotReader, read_snapshot
 from batch_assets.storage import Storage
 
@@ -74,7 +74,7 @@ def recorded_run(config: PipelineConfig, storage: Storage, registry: Registry, d
         live = current_log(storage, config.name).latest()
         if live is None:
             raise NoPrediction(f"Nothing of {config.name} has been published under {storage.location} yet.")
-        day, run_id = live.body["partition"], live.body["release"].removeprefix(release_name(live.body["partition"], ""))
+        day, run_id = release_parts(live.body["release"]) or (live.body["partition"], "")
         return _run(config, storage, day, run_id, "live", live.body["approval"])
     withdrawn = registry.approvals(config.model.name, config.model.alias).withdrawn()
     accepted = accepted_run(storage, config.name, day, withdrawn)

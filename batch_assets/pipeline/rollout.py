@@ -17,6 +17,7 @@ from batch_assets.pipeline.score import plan_run
 from batch_assets.pipeline.shift import compared
 from batch_assets.pipeline.verdict import read_verdict
 from batch_assets.quality.model_shift import Shift
+from batch_assets.scoring.manifest import latest_manifest
 from batch_assets.serving.release import current_log as live_log
 from batch_assets.serving.release import live_release, release_folder, release_name
 from batch_assets.snapshot import current_log, days_of, snapshot_folder
@@ -98,7 +99,8 @@ def outstanding(config: PipelineConfig, storage: Storage, registry: Registry) ->
         accepted = accepted_run(storage, config.name, day, withdrawn)
         if accepted is None or accepted.approval < model.approval or (day, model.approval) > reached:
             return False
-        return bool(storage.names(release_folder(config.name, release_name(day, accepted.run_id))))
+        manifest = latest_manifest(storage, accepted.folder)
+        return manifest is not None and bool(storage.names(release_folder(config.name, release_name(manifest))))
 
     told = expected(latest, config.name)
     promised = {day for day in (told.days if told else ()) if _scorable(config, storage, day)}

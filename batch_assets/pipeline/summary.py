@@ -22,7 +22,7 @@ def summarize(config: PipelineConfig, storage: Storage, day: str, model: ModelVe
         raise NotFound(f"Run {run.run_id} of {config.name} {day} was not judged.")
     outcomes = [*verdict.outcomes, published_matches(config, storage, day, model)]
     live = current_log(storage, config.name).latest()
-    release = release_name(day, run.run_id)
+    release = release_name(manifest)
     return {
         "pipeline": config.name,
         "partition": day,

@@ -99,6 +99,11 @@ class Manifest(BaseModel):
                 replays.setdefault(file.chunk, []).append(file)
         return [(file, replays.get(file.chunk, [])) for file in self.files if not file.is_replay]
 
+    @property
+    def replays(self) -> int:
+        """How many files hold rows that were dead letters before."""
+        return sum(file.is_replay for file in self.files)
+
     def with_replays(self, replays: Sequence[ManifestFile], histogram: Histogram) -> "Manifest":
         """The same run with rows that were dead letters scored; `histogram` is that of their probabilities."""
         scored = sum(file.scored for file in replays)

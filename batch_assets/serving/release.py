@@ -56,15 +56,16 @@ class Release(BaseModel):
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
 
-def release_name(partition: str, run_id: str) -> str:
-    """A run has one release."""
-    return f"{partition}-{run_id}"
+def release_name(manifest: Manifest) -> str:
+    """A finished run has one release, and another when dead letters were replayed: what is live is not replaced in place."""
+    replays = manifest.replays
+    return f"{manifest.partition}-{manifest.run_id}{f'.{replays}' if replays else ''}"
 
 
-def release_day(name: str) -> str:
-    """The partition of a release by its name, or nothing if no release is called so."""
-    day, _, run_id = name.rpartition("-")
-    return day if run_id and re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", day) else ""
+def release_parts(name: str) -> tuple[str, str] | None:
+    """Partition and run id of a release by its name, or None if no release is called so."""
+    found = re.fullmatch(r"([0-9]{4}-[0-9]{2}-[0-9]{2})-([0-9a-f]+)(\.[0-9]+)?", name)
+    return (found[1], found[2]) if found else None
 
 
 def release_folder(pipeline: str, name: str) -> str:
@@ -174,7 +175,7 @@ def require_release(storage: Storage, manifest: Manifest, key: Key, labels: tupl
 def _expected(manifest: Manifest, key: Key, labels: tuple[str, ...]) -> Release:
     """What a run's release must say of itself, but for size and sha256 of its file."""
     return Release(
-        name=release_name(manifest.partition, manifest.run_id),
+        name=release_name(manifest),
         pipeline=manifest.pipeline,
         partition=manifest.partition,
         run_id=manifest.run_id,

@@ -18,10 +18,12 @@ from batch_assets.pipeline.dead_letters import (
 from batch_assets.pipeline.freeze import freeze
 from batch_assets.pipeline.judge import judge
 from batch_assets.pipeline.publish import publish
+from batch_assets.pipeline.recorded import recorded_run
 from batch_assets.pipeline.score import score
 from batch_assets.scoring.manifest import Manifest
 from batch_assets.scoring.proof import prove_replays
 from batch_assets.serving.reader import Reader
+from batch_assets.serving.release import release_folder, release_parts
 from batch_assets_tests.faulty import Faulty
 from batch_assets_tests.small import DAY, Small, rows, with_values
 
@@ -119,12 +121,18 @@ def test_the_run_is_then_what_it_would_have_been_without_the_fault(
 def test_a_published_run_is_published_again_with_the_replayed_rows(broken: tuple[Small, Manifest, Path]) -> None:
     small, manifest, flag = broken
     judge(small.config, small.storage, DAY, small.model)
-    publish(small.config, small.storage, DAY, small.model, small.watch)
+    first = publish(small.config, small.storage, DAY, small.model, small.watch).release
+    file = small.storage.local_path(f"{release_folder('small', first.name)}/data.mdb")
+    before = file.stat()
     flag.unlink()
     replayed(small, manifest)
     judge(small.config, small.storage, DAY, small.model)
     published = publish(small.config, small.storage, DAY, small.model, small.watch)
     assert (published.release.rows, published.is_live) == (1_998, True)
+    assert published.release.name == f"{first.name}.2", "beside what was live, not in its place"
+    assert (file.stat().st_ino, file.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert recorded_run(small.config, small.storage, small.registry, None).manifest.scored == 1_998
+    assert release_parts(published.release.name) == (DAY, manifest.run_id)
 
 
 def test_a_second_replay_finds_only_what_is_left(broken: tuple[Small, Manifest, Path]) -> None:
