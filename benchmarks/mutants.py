@@ -35,8 +35,9 @@ import pytest
 from mutations import MUST_DIE, Change, changes
 
 PROJECT = Path(__file__).parent.parent
-HEAVY = "dagster great_expectations.expectations hypothesis matplotlib.image pandas pyarrow.parquet ray scipy.stats torch"
+HEAVY = "dagster great_expectations.expectations hypothesis pandas pyarrow.parquet ray scipy.stats torch"
 LIMIT_SECONDS = 15
+PICTURES = ("__init__", "plots", "svg")
 
 
 class Unfit(Exception):
@@ -128,7 +129,7 @@ class Harness:
         self._scratch = scratch
         self.package, *inner = room.relative_to(self._top).parts
         self._tests = [str(Path(self._top, f"{self.package}_tests", *inner)), *tests]
-        self.modules = {path: path.read_bytes() for path in sorted(room.glob("*.py")) if path.stem not in ("__init__", "plots")}
+        self.modules = {path: path.read_bytes() for path in sorted(room.glob("*.py")) if path.stem not in PICTURES}
         self._called: dict[str, set[tuple[str, int]]] = {}
         self._seconds: dict[str, float] = {}
         self._limit = 600
@@ -287,8 +288,9 @@ def main() -> None:
             sys.exit(str(why))
         for verdict in harness.judge(mutants, options.processes):
             verdicts.append(verdict)
-            if sys.stderr.isatty():
-                print(f"\r{len(verdicts)} of {len(mutants)}", end="", file=sys.stderr, flush=True)
+            if verdict.survived:
+                place = f"{len(verdicts)} of {len(mutants)}: {Path(verdict.path).name}:{verdict.change.line}"
+                print(f"{place} {verdict.change} survives", file=sys.stderr, flush=True)
     print(json.dumps([asdict(one) for one in verdicts]) if options.json else report(verdicts, time.monotonic() - began))
     sys.exit(any(one.survived and one.change.kind in MUST_DIE for one in verdicts))
 

@@ -15,9 +15,11 @@ from batch_assets.orchestration.resources import RayCluster, StorageRoot
 from batch_assets.pipeline.freeze import freeze
 from batch_assets.pipeline.judge import judge, judge_features
 from batch_assets.pipeline.preflight import preflight
+from batch_assets.pipeline.presence import presence
 from batch_assets.pipeline.publish import publish
 from batch_assets.pipeline.score import score
 from batch_assets.pipeline.watch import Watch
+from batch_assets.scoring.commit import day_folder
 
 Result = dg.MaterializeResult[None]
 
@@ -71,9 +73,10 @@ def build_assets(pipeline: PipelineConfig) -> list[dg.AssetsDefinition]:
         watch: dg.ResourceParam[Watch],
     ) -> Result:
         """The day's features, computed from what was known by its end and frozen as a snapshot."""
-        storage = storage_root.storage()
-        frozen = freeze(pipeline, storage, context.partition_key, watch, refresh=config.refresh)
-        verdict = judge_features(pipeline, storage, frozen, context.partition_key)
+        storage, day = storage_root.storage(), context.partition_key
+        with presence(storage, day_folder(pipeline.name, day)):
+            frozen = freeze(pipeline, storage, day, watch, refresh=config.refresh)
+            verdict = judge_features(pipeline, storage, frozen, day)
         return Result(metadata=metadata.of_features(frozen, verdict), data_version=dg.DataVersion(frozen.snapshot.digest))
 
     @dg.asset(
@@ -93,15 +96,15 @@ def build_assets(pipeline: PipelineConfig) -> list[dg.AssetsDefinition]:
     ) -> Result:
         """Every user of the day, scored by one approved model and proven complete."""
         storage, model, day = storage_root.storage(), pinned(context, pipeline, storage_root), context.partition_key
-        if pipeline.preflight:
-            flown = preflight(pipeline, storage, day, model)
-            flown.require()
-            watch.say(flown.sentence())
         engine = ray_cluster.engine(pipeline.engine, config.engine.value if config.engine else None)
-        scored = score(
-            pipeline, storage, day, model, engine, ObservingWatch(watch, context, asset_key(pipeline, "predictions"))
-        )
-        verdict = judge(pipeline, storage, day, model)
+        observing = ObservingWatch(watch, context, asset_key(pipeline, "predictions"))
+        with presence(storage, day_folder(pipeline.name, day)):
+            if pipeline.preflight:
+                flown = preflight(pipeline, storage, day, model)
+                flown.require()
+                watch.say(flown.sentence())
+            scored = score(pipeline, storage, day, model, engine, observing)
+            verdict = judge(pipeline, storage, day, model)
         return Result(
             metadata=metadata.of_predictions(scored, verdict, model),
             data_version=dg.DataVersion(scored.manifest.run_id),
@@ -111,8 +114,9 @@ def build_assets(pipeline: PipelineConfig) -> list[dg.AssetsDefinition]:
     @dg.asset(key_prefix=pipeline.name, partitions_def=days, group_name=pipeline.name, deps=[predictions], kinds={"lmdb"})
     def serving_table(context: dg.AssetExecutionContext, storage_root: StorageRoot, watch: dg.ResourceParam[Watch]) -> Result:
         """The day's predictions by key, published all at once if the verdict on them is good."""
-        storage, model = storage_root.storage(), pinned(context, pipeline, storage_root)
-        published = publish(pipeline, storage, context.partition_key, model, watch)
+        storage, model, day = storage_root.storage(), pinned(context, pipeline, storage_root), context.partition_key
+        with presence(storage, day_folder(pipeline.name, day)):
+            published = publish(pipeline, storage, day, model, watch)
         return Result(
             metadata=metadata.of_release(published),
             data_version=dg.DataVersion(published.release.run_id),

@@ -12,6 +12,7 @@ from batch_assets.engines.engine import Engine
 from batch_assets.errors import LostRace, NewRunNeeded, NoPrediction, NotFound
 from batch_assets.histogram import Histogram
 from batch_assets.models.registry import Registry
+from batch_assets.pipeline.presence import presence
 from batch_assets.pipeline.recorded import newest_run
 from batch_assets.pipeline.score import Run, plan_run, scoring_task
 from batch_assets.pipeline.watch import Watch
@@ -118,7 +119,7 @@ def replay(config: PipelineConfig, storage: Storage, registry: Registry, folder:
     found: list[Replayed] = []
     total = sum(len(one.places) for one in replays)
     try:
-        with engine.open(task, watch.say) as workers:
+        with presence(storage, folder), engine.open(task, watch.say) as workers:
             for one in workers.map(replay_chunk, replays):
                 found.append(one)
                 watch.progress("replaying", sum(len(each.still_dead) + each.scored for each in found), total)

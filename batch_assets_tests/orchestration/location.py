@@ -1,5 +1,6 @@
 """A small pipeline as a code location, and what is done with it."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
@@ -15,9 +16,9 @@ def changed(small: Small, **settings: Any) -> PipelineConfig:
     return PipelineConfig.model_validate(small.config.model_dump() | {"engine": {"kind": "local"}} | settings)
 
 
-def repository(small: Small, **settings: Any) -> dg.RepositoryDefinition:
-    """The code location of a small pipeline with other settings."""
-    resources = shared_resources() | {"storage_root": StorageRoot(root=small.storage.root)}
+def repository(small: Small, resources: Mapping[str, object] | None = None, **settings: Any) -> dg.RepositoryDefinition:
+    """The code location of a small pipeline with other resources and settings."""
+    resources = shared_resources() | {"storage_root": StorageRoot(root=small.storage.root)} | (resources or {})
     return dg.component_defs(component=ScoringPipeline(changed(small, **settings)), resources=resources).get_repository_def()
 
 

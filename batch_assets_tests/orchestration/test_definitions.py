@@ -8,6 +8,10 @@ from batch_assets.errors import NoSuchPipeline
 from batch_assets.orchestration.catalog import code_location, pipeline, pipelines
 from batch_assets.orchestration.component import ScoringPipeline
 from batch_assets.orchestration.resources import shared_resources
+from batch_assets.pipeline.presence import at_work
+from batch_assets.scoring.commit import day_folder
+from batch_assets_tests.orchestration.location import repository, run
+from batch_assets_tests.small import DAY, Quiet, Small
 
 ATTRIBUTES = {
     "name": "another",
@@ -157,3 +161,24 @@ def test_importing_is_light(module: str, unwanted: list[str]) -> None:
     program = f"import sys, {module}; print([name for name in {unwanted} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+class Looking(Quiet):
+    """A watch that looks who is announced on the day whenever something happens."""
+
+    def __init__(self, small: Small) -> None:
+        super().__init__()
+        self._small = small
+        self.found: dict[str, int] = {}
+
+    def progress(self, stage: str, done: int, total: int | None) -> None:
+        self.found[stage] = len(at_work(self._small.storage, day_folder("small", DAY)))
+
+
+def test_who_works_on_a_day_is_announced_all_the_time(small: Small) -> None:
+    """So that `prune` leaves it alone, also while nothing is scored."""
+    watch = Looking(small)
+    with dg.DagsterInstance.ephemeral() as instance:
+        run(repository(small, {"watch": dg.ResourceDefinition.hardcoded_resource(watch)}), instance, DAY)
+    assert watch.found == {"freezing features": 1, "scoring": 1, "publishing": 1}
+    assert at_work(small.storage, day_folder("small", DAY)) == []
