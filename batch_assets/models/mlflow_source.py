@@ -71,24 +71,27 @@ class MlflowSource:
             MlflowUnreachable: MLflow cannot be asked.
             ModelMisfit, UnsafeModel: see `Registry.register`.
             Retired: the version was retired on our side.
-            LostRace: somebody approved another version in the same moment.
         """
+        while not self._followed(registry, name, alias, verify):
+            pass  # somebody approved another version meanwhile, perhaps one that MLflow named later: ask again
+
+    def _followed(self, registry: "Registry", name: str, alias: str, verify: bool) -> bool:
+        """Ask once and follow; False if our alias was moved after MLflow was asked, so that the answer may be old."""
+        approvals = registry.approvals(name, alias)
+        latest = approvals.latest()
         with self._explained(f"{self.registered_model} with the alias {self.alias}") as client:
             found = client.get_model_version_by_alias(self.registered_model, self.alias)
         version = f"v{found.version}"
         if verify or version not in registry.versions(name):
             self._mirror(registry, name, version, found)
-        approvals = registry.approvals(name, alias)
-        latest = approvals.latest()
         if latest is not None and latest.version == version:
-            return
+            return True
         why, by = found.tags.get("why") or found.description or "alias moved in MLflow", found.tags.get("approved_by")
         try:
             registry.approve(name, alias, version, why=why, by=by or "mlflow", after=latest.number if latest else 0)
         except LostRace:
-            winner = approvals.latest()
-            if winner is None or winner.version != version:  # else another process has mirrored the same move
-                raise
+            return False
+        return True
 
     def _mirror(self, registry: "Registry", name: str, version: str, found: Any) -> None:
         """Register MLflow's files, or compare them with those that are registered."""

@@ -93,6 +93,23 @@ def test_an_alias_that_moves_is_followed(team: Team, model_bytes: bytes) -> None
     assert team.small.registry.approvals("mirrored", "batch").withdrawn() == {2}
 
 
+def test_an_answer_that_is_old_does_not_go_back(team: Team, model_bytes: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one process downloads what the alias named, the alias moves on and another process follows it."""
+    team.log(model_bytes)
+    mirror, moved = MlflowSource._mirror, list[str]()
+
+    def slow(source: MlflowSource, *found: Any) -> None:
+        mirror(source, *found)
+        if not moved:
+            moved.append("while the first version is on its way")
+            team.log(small_model([3.0, 2.0, 1.0]))
+            team.sync()
+
+    monkeypatch.setattr(MlflowSource, "_mirror", slow)
+    team.sync()
+    assert [version for version, _, _ in team.approvals()] == ["v2"]
+
+
 def test_nothing_is_written_while_nothing_moves(team: Team, model_bytes: bytes) -> None:
     team.log(model_bytes)
     for verify in (False, False, True, True):
