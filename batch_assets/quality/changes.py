@@ -21,7 +21,7 @@ _ENOUGH = 30
 _EXACT = 0.15
 """How far a factor may be from a round one to be called so: the width of a histogram's bin."""
 
-_FACTORS = (7, 10, 12, 24, 60, 100, 365, 1_000, 3_600, 10_000, 86_400, 100_000, 1_000_000)
+_FACTORS = (7, 10, 12, 24, 60, 100, 365, 1_000, 3_600, 10_000, 86_400, 1_000_000)
 
 
 class ChangeSettings(BaseModel):
