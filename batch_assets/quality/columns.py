@@ -48,7 +48,7 @@ class Column:
     @property
     def constant(self) -> bool:
         """Whether all finite values (more than one) are the same."""
-        return self.finite > 1 and self.minimum == self.maximum
+        return self.finite > 1 and self.minimum is not None and self.minimum == self.maximum
 
     def comparable(self, other: "Column") -> bool:
         """Whether both have values, counted in the same bins."""

@@ -48,6 +48,12 @@ class TestRows:
         assert judge_changes(night(9, 59), small, ChangeSettings()).blocks
         assert judge_changes(night(9, 151), small, ChangeSettings()).blocks
 
+    def test_chance_is_within_its_bound(self) -> None:
+        """Four times the square root of 49 rows are 28."""
+        small = {day: night(number, 49) for number, day in enumerate(WEEK)}
+        assert judge_changes(night(9, 77), small, ChangeSettings()).passed
+        assert judge_changes(night(9, 78), small, ChangeSettings()).blocks
+
     def test_one_odd_day_does_not_say_what_is_usual(self) -> None:
         odd = {**WEEK, "2024-03-07": night(7, 20_000)}
         assert judge_changes(night(9), odd, ChangeSettings()).passed
@@ -88,6 +94,7 @@ class TestAColumn:
     def test_with_a_single_row_is_not_called_constant(self) -> None:
         single = {"2024-03-01": night(1, 1)}
         assert judge_changes(night(9, 1), single, ChangeSettings()).passed
+        assert "in every row" not in judge(night(9, 1)).message
 
     @pytest.mark.parametrize("factor", [7, 10, 12, 24, 60, 100, 365, 1_000, 3_600, 10_000, 86_400, 1_000_000])
     def test_in_another_unit(self, factor: int) -> None:
@@ -119,6 +126,9 @@ class TestAColumn:
         more = np.concatenate([np.ones(30), np.zeros(ROWS - 30)]).astype(np.float32)
         before = {day: night(number, orders=more) for number, day in enumerate(WEEK)}
         assert judge_changes(night(9, orders=more * np.float32(1_000)), before, ChangeSettings()).blocks
+        assert judge_changes(night(9, orders=few * np.float32(1_000)), before, ChangeSettings()).passed
+        before["2024-03-07"] = night(7, orders=few * np.float32(1_000))
+        assert judge_changes(night(9, orders=more * np.float32(1_000)), before, ChangeSettings()).blocks, "29 say nothing"
 
     def test_that_is_missing_more_often_than_before(self) -> None:
         share = TONIGHT["share"].copy()
