@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from batch_assets.histogram import Spread
 from batch_assets.quality.changes import ChangeSettings
@@ -13,6 +14,12 @@ def test_of_a_spread_alone_every_value_is_there() -> None:
     assert (column.rows, column.finite, column.missing, column.constant) == (3, 3, 0.0, False)
     assert (column.nulls, column.nans, column.infinities, column.zeros) == (0, 0, 0, 0)
     assert column.size()[1] == 3
+
+
+@pytest.mark.parametrize(("values", "size"), [([1, 1, 2, 2], 1), ([1, 2, 2], 2), ([-4, 0, 0, 0], 4), ([8], 8)])
+def test_its_size_is_the_lower_median_of_what_is_not_zero(values: list[int], size: int) -> None:
+    column = Column.seen("x", Spread.of(np.array(values)), category=False)
+    assert column.size() == (size, np.count_nonzero(values))
 
 
 def test_what_is_allowed_where_nobody_says_otherwise() -> None:

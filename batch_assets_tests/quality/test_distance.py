@@ -44,6 +44,20 @@ def test_it_is_finite_and_in_its_bounds(one: list[int], other: list[int]) -> Non
     assert -1e-12 <= found.js.value <= 1
 
 
+def test_the_noise_is_that_of_its_sources() -> None:
+    """Two groups have one degree of freedom; chance exceeds a thousandth of all looks together."""
+    found = distance(np.array([500, 500]), np.array([1_000, 1_000]), looks=5)
+    rarity = 1 / 1_000 + 1 / 2_000
+    assert found.psi.noise == pytest.approx(rarity * stats.chi2.isf(0.001 / 5, 1))
+    assert found.js.noise == pytest.approx(found.psi.noise / 8 / math.log(2))
+    assert found.ks.noise == pytest.approx(math.sqrt(-math.log(0.001 / 5 / 2) / 2 * rarity))
+
+
+def test_neighbours_are_a_group_by_the_middle_of_their_rows() -> None:
+    assert distance(np.array([2, 15, 83]), np.array([2, 15, 83])).first == (0, 2)
+    assert distance(np.array([2, 18, 80]), np.array([2, 18, 80])).first == (0, 1, 2)
+
+
 @pytest.mark.parametrize(("n", "m"), [(200, 200), (200, 20_000), (3_000, 500)])
 @pytest.mark.parametrize("name", ["psi", "ks", "js"])
 def test_chance_exceeds_the_noise_about_once_in_a_thousand(n: int, m: int, name: str) -> None:

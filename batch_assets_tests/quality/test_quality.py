@@ -20,6 +20,7 @@ from batch_assets.quality.completeness import (
 from batch_assets.quality.drift import (
     DriftSettings,
     Levels,
+    between,
     judge_baseline,
     judge_drift,
     judge_scores,
@@ -85,6 +86,10 @@ class TestCompleteness:
         empty = {"rows": 0, "scored": 0, "excluded": 0, "dead_lettered": 0, "proven_rows": 0}
         assert judge_completeness(**empty, settings=CompletenessSettings(allow_empty=True)).passed
 
+    def test_where_nothing_was_to_be_scored_nothing_was(self) -> None:
+        assert self.judge(scored=0, excluded=1_000).observed == 0
+        assert self.judge(scored=0, excluded=1_000).blocks
+
     @pytest.mark.parametrize(("dead", "passed"), [(0, True), (1, True), (2, False)])
     def test_one_dead_letter_in_a_thousand_is_few_enough(self, dead: int, passed: bool) -> None:
         outcome = judge_dead_letters(rows=1_000, dead_lettered=dead, settings=CompletenessSettings())
@@ -98,6 +103,7 @@ class TestOneModel:
     def test_chunks_of_another_version_or_program_block_and_are_named(self) -> None:
         ours = ("v2", "a" * 64)
         assert judge_one_model({ours}, *ours).passed
+        assert (judge_one_model({ours}, *ours).observed, judge_one_model({ours}, *ours).threshold) == (1, 1)
         assert judge_one_model(set(), *ours).passed, "an empty day has no chunks"
         for other in (("v1", "a" * 64), ("v2", "b" * 64)):
             outcome = judge_one_model({ours, other}, *ours)
@@ -115,6 +121,7 @@ class TestAudit:
         assert outcome.passed
         assert outcome.message.startswith("320 rows scored again, 320 of them bit-equal")
         assert self.judge(0, 0).passed
+        assert [(one.observed, one.threshold) for one in (outcome, self.judge(0, 0))] == [(320, 1), (0, 0)]
 
     def test_a_run_that_nobody_looked_at_twice_blocks(self) -> None:
         assert self.judge(1_000, 0).blocks
@@ -131,7 +138,14 @@ class TestDrift:
         assert outcome.passed
         assert outcome.observed is not None
         assert outcome.observed < 0.01
+        assert (outcome.severity, outcome.threshold) == ("error", 0.1), "it is a check that could have blocked"
         assert "3 accepted day(s) from 2024-01-01 to 2024-01-03" in outcome.message
+
+    def test_scores_in_other_bins_cannot_be_compared(self) -> None:
+        with pytest.raises(ValueError, match="other edges"):
+            between(scores(0.2, 0.8), Histogram.empty((0.5,)))
+        with pytest.raises(ValueError, match="other edges"):
+            between(Histogram.of(np.array([0.1, 0.9]), (0.4,)), Histogram.of(np.array([0.1, 0.9]), (0.5,)))
 
     def test_a_small_shift_warns_and_does_not_block(self) -> None:
         outcome = self.judge(scores(0.2, 0.8, 14_000) + scores(0.6, 0.8, 6_000))
@@ -212,6 +226,7 @@ class TestExpectations:
     def test_a_good_profile_passes(self) -> None:
         outcome = self.judge()
         assert (outcome.passed, outcome.message) == (True, "7 expectations hold for 3 columns.")
+        assert (outcome.observed, outcome.threshold, outcome.severity) == (0, 0, "error")
 
     @pytest.mark.parametrize(
         ("change", "finding"),
