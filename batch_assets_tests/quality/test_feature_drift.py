@@ -35,6 +35,7 @@ class TestFeatures:
         assert outcome.passed
         assert "3 features are as before" in outcome.message
         assert set(outcome.figures) == {"psi", "ks", "js"}
+        assert (outcome.severity, outcome.threshold) == ("error", 0.25)
 
     def test_without_an_earlier_day_there_is_nothing_to_compare(self) -> None:
         outcome = judge_feature_drift(night(9), {}, DriftSettings())
@@ -52,7 +53,7 @@ class TestFeatures:
 
     def test_one_that_moved_a_little_warns(self) -> None:
         outcome = judge(night(9, share=TONIGHT["share"] + np.float32(0.05)))
-        assert (outcome.passed, outcome.severity) == (False, "warn")
+        assert (outcome.passed, outcome.severity, outcome.threshold) == (False, "warn", 0.1)
         assert "| share | warns |" in outcome.table
 
     def test_what_blocks_is_told_and_not_what_warns_beside_it(self) -> None:

@@ -29,5 +29,11 @@ def test_a_mean_lies_within_its_bounds_in_about_19_of_20_samples() -> None:
     assert 88 <= inside <= 99
 
 
+def test_every_row_is_drawn_about_as_often() -> None:
+    for place in range(3):
+        drawn = resampled(lambda places, place=place: float(np.mean(places == place)), 3)  # type: ignore[misc]
+        assert (drawn.low, drawn.value, drawn.high) == (0.0, 1 / 3, pytest.approx(0.8, abs=0.21))
+
+
 def test_bounds_have_units() -> None:
     assert share(1, 2).times(60).value == 30
