@@ -21,6 +21,14 @@ from batch_assets_tests.small import Quiet, Small, rows, small_model
 PROJECT = Path(batch_assets.__file__).parent.parent
 
 
+LONGEST = ("test_ui.py", "test_browser.py", "test_failures.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest tests begin first, so that none of them goes on alone while the other processes have nothing left."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 @pytest.fixture(scope="session")
 def model_bytes() -> bytes:
     return small_model()

@@ -37,7 +37,7 @@ def poisoned(make_small: Make) -> Working:
     return Working(make_small(with_values(rows(2_000), "x", {700: POISON})))
 
 
-SMALL_CHUNKS = {"scoring": {"chunk_rows": 64, "batch_size": 16}}
+SMALL_CHUNKS = {"scoring": {"chunk_rows": 16, "batch_size": 64}}
 """Each halving of a chunk costs a worker, and a worker some seconds."""
 
 
@@ -79,31 +79,31 @@ def test_a_worker_that_hangs_is_replaced(poisoned: Working, tmp_path: Path) -> N
 
 
 def test_a_row_that_kills_its_worker_is_found_and_dead_lettered(make_small: Make) -> None:
-    poisoned, healthy = (Working(make_small(with_values(rows(500), "x", {150: POISON}), **SMALL_CHUNKS)) for _ in range(2))
+    poisoned, healthy = (Working(make_small(with_values(rows(125), "x", {40: POISON}), **SMALL_CHUNKS)) for _ in range(2))
     healthy.score_all()
     commits, said = score(with_fault(poisoned, "kill"))
     assert len(commits) == 8
     assert commits[2].attempt > 2
     (letter,) = poisoned.rejects()
-    assert (letter["user"], letter["row"], letter["kind"]) == (151, 150, "dead_letter")
+    assert (letter["user"], letter["row"], letter["kind"]) == (41, 40, "dead_letter")
     assert letter["reason"] == "the row kills or hangs the worker that scores it"
-    assert any(f"Row {150 - 128} of chunk-00002 kills" in line for line in said)
-    assert everybody(poisoned) == [row for row in everybody(healthy) if row["user"] != 151]
-    assert poisoned.prove().rows == 500
+    assert any(f"Row {40 - 32} of chunk-00002 kills" in line for line in said)
+    assert everybody(poisoned) == [row for row in everybody(healthy) if row["user"] != 41]
+    assert poisoned.prove().rows == 125
 
 
 def test_several_rows_of_a_chunk_that_kill_are_all_found(make_small: Make) -> None:
-    working = Working(make_small(with_values(rows(150), "x", {3: POISON, 5: POISON, 50: POISON}), **SMALL_CHUNKS))
+    working = Working(make_small(with_values(rows(40), "x", {3: POISON, 5: POISON, 13: POISON}), **SMALL_CHUNKS))
     commits, _ = score(with_fault(working, "kill"))
     assert [commit.dead_lettered for _, commit in sorted(commits.items())] == [3, 0, 0]
-    assert {letter["row"] for letter in working.rejects()} == {3, 5, 50}
+    assert {letter["row"] for letter in working.rejects()} == {3, 5, 13}
 
 
 def test_a_row_that_hangs_its_worker_is_found_like_one_that_kills_it(make_small: Make) -> None:
-    poisoned = Working(make_small(with_values(rows(500), "x", {150: POISON}), **SMALL_CHUNKS))
+    poisoned = Working(make_small(with_values(rows(125), "x", {40: POISON}), **SMALL_CHUNKS))
     commits, _ = score(with_fault(poisoned, "stop"), stall_seconds=4.0)
     assert len(commits) == 8
-    assert [letter["row"] for letter in poisoned.rejects()] == [150]
+    assert [letter["row"] for letter in poisoned.rejects()] == [40]
 
 
 def test_a_worker_that_was_idle_for_long_is_not_stalled(poisoned: Working) -> None:
