@@ -1,6 +1,6 @@
 """Just enough SVG for the pictures that every night draws.
 
-A plotting library takes half a second to import and a tenth to draw; a night with six pictures would wait a second for them.
+Importing a plotting library and laying out its figures takes longer than judging the night; see ARCHITECTURE.md.
 """
 
 import math
