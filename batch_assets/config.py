@@ -83,6 +83,12 @@ class QualitySettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    min_days: int = Field(
+        7,
+        description="Of fewer good days before, changes, feature_drift and drift only warn: the first days differ truly.",
+        ge=1,
+    )
+
     expectations: ExpectationSettings = ExpectationSettings()
     completeness: CompletenessSettings = CompletenessSettings()
     changes: ChangeSettings = ChangeSettings()
@@ -123,7 +129,8 @@ class PipelineConfig(BaseModel):
     def days_needed(self) -> int:
         """How many of the newest days later work looks at: checks compare with them, an approval scores them again."""
         quality = self.quality
-        return max(quality.drift.trailing_days, quality.changes.compare_days, self.model.rescore_days)
+        looked_back = (quality.drift.trailing_days, quality.changes.compare_days, quality.min_days)
+        return max(*looked_back, self.model.rescore_days)
 
     @model_validator(mode="after")
     def _fits_together(self) -> "PipelineConfig":
@@ -145,6 +152,6 @@ class PipelineConfig(BaseModel):
         if self.retention.keep_days < self.days_needed():
             raise ValueError(
                 f"retention.keep_days is {self.retention.keep_days}, but the last {self.days_needed()} days are needed by "
-                "drift.trailing_days, changes.compare_days or model.rescore_days"
+                "drift.trailing_days, changes.compare_days, min_days or model.rescore_days"
             )
         return self

@@ -53,9 +53,9 @@ def main() -> None:
         started = time.perf_counter()
         judge_profile(profile, contract, ExpectationSettings())
         suite = time.perf_counter()
-        judge_changes(today, trailing, ChangeSettings(allow_unchanged=True))
+        judge_changes("2024-03-08", today, trailing, ChangeSettings(allow_unchanged=True))
         changes = time.perf_counter()
-        judge_feature_drift(today, trailing, DriftSettings())
+        judge_feature_drift("2024-03-08", today, trailing, DriftSettings())
         over = time.perf_counter()
     print(f"judgement: {over - started:.2f} s")
     parts = {"expectations": suite - started, "changes": changes - suite, "feature_drift": over - changes}

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Collection, Iterator
 from datetime import date, timedelta
+from itertools import islice, takewhile
 
 from batch_assets.config import PipelineConfig
 from batch_assets.errors import CommitBroken, NotFound, SnapshotChanged
@@ -15,6 +16,7 @@ from batch_assets.pipeline.shift import Compared, between_runs, expected_shift
 from batch_assets.pipeline.verdict import Verdict, read_verdict, record
 from batch_assets.quality.changes import judge_changes
 from batch_assets.quality.columns import Column, columns_of
+from batch_assets.quality.comparable import while_few_are_known
 from batch_assets.quality.completeness import judge_audit, judge_completeness, judge_dead_letters, judge_one_model
 from batch_assets.quality.drift import judge_baseline, judge_drift, judge_scores
 from batch_assets.quality.expectations import judge_data, judge_profile
@@ -27,16 +29,13 @@ from batch_assets.scoring.manifest import Manifest, latest_manifest, read_manife
 from batch_assets.snapshot import SnapshotReader, current_log, days_of, snapshot_folder
 from batch_assets.storage import Storage
 
-_OLDEST = 28
-"""How many days before a day the good days that its features are compared with may lie."""
-
 
 def judge_features(config: PipelineConfig, storage: Storage, frozen: Frozen, day: str) -> Verdict:
     """Judge a snapshot's columns: the contract, the suite over the column profile, and the good days before."""
     quality, contract = config.quality, config.features.contract
     allow_empty = quality.completeness.allow_empty
     deciding = (contract, quality.expectations, quality.changes, quality.drift)
-    settings = _fingerprint(*(one.model_dump_json() for one in deciding), str(allow_empty))
+    settings = _fingerprint(*(one.model_dump_json() for one in deciding), str(allow_empty), str(quality.min_days))
     before = read_verdict(storage, frozen.folder)
     if before is not None and before.settings == settings:
         return before
@@ -52,8 +51,10 @@ def judge_features(config: PipelineConfig, storage: Storage, frozen: Frozen, day
     )
     profile = read_profile(storage, frozen.folder)
     columns = _columns(config, storage, frozen.folder)
-    days = dict(sorted(_good_days(config, storage, day)))
+    days = dict(sorted(_within_reach(config, storage, day)))
     trailing = {other: found for other, (_, found) in days.items()}
+    known = len(list(islice(_good_days(config, storage, day), quality.min_days)))
+    newest = quality.changes.compare_days
     again = next((other for other, (digest, _) in days.items() if digest == frozen.snapshot.digest), "")
     verdict = Verdict(
         subject=frozen.snapshot.digest,
@@ -61,8 +62,8 @@ def judge_features(config: PipelineConfig, storage: Storage, frozen: Frozen, day
         outcomes=(
             agreed,
             judge_profile(profile, contract, quality.expectations, allow_empty=allow_empty),
-            judge_changes(columns, trailing, quality.changes, again),
-            judge_feature_drift(columns, trailing, quality.drift),
+            while_few_are_known(judge_changes(day, columns, trailing, quality.changes, again), known, quality.min_days),
+            while_few_are_known(judge_feature_drift(day, columns, trailing, quality.drift, newest), known, quality.min_days),
             *([_full_scan(config, storage, frozen, agreed)] if quality.expectations.full_scan else []),
         ),
         compared_with=tuple(f"{other} {digest[:16]}" for other, (digest, _) in days.items()),
@@ -70,23 +71,24 @@ def judge_features(config: PipelineConfig, storage: Storage, frozen: Frozen, day
     return record(storage, frozen.folder, verdict)
 
 
-def _good_days(config: PipelineConfig, storage: Storage, day: str) -> Iterator[tuple[str, tuple[str, dict[str, Column]]]]:
-    """The newest days before a day whose features are good: the snapshot's digest and its columns, newest first."""
-    oldest = (date.fromisoformat(day) - timedelta(days=_OLDEST)).isoformat()
-    found = 0
-    for other in reversed([one for one in days_of(storage, config.name) if oldest <= one < day]):
+def _good_days(config: PipelineConfig, storage: Storage, day: str) -> Iterator[tuple[str, str, str]]:
+    """The days before a day whose features are good, newest first: each with its snapshot's digest and folder."""
+    for other in reversed([one for one in days_of(storage, config.name) if one < day]):
         entry = current_log(storage, config.name, other).latest()
         folder = snapshot_folder(config.name, other, entry.body["digest"]) if entry else ""
         verdict = read_verdict(storage, folder) if entry else None
-        if entry is None or verdict is None or not verdict.good:
-            continue
+        if entry is not None and verdict is not None and verdict.good:
+            yield other, entry.body["digest"], folder
+
+
+def _within_reach(config: PipelineConfig, storage: Storage, day: str) -> Iterator[tuple[str, tuple[str, dict[str, Column]]]]:
+    """The good days before a day that it can be compared with: the snapshot's digest and its columns, newest first."""
+    oldest = _oldest(day, config.quality.drift.trailing_days)
+    for other, digest, folder in takewhile(lambda one: one[0] >= oldest, _good_days(config, storage, day)):
         try:
-            yield other, (entry.body["digest"], _columns(config, storage, folder))
+            yield other, (digest, _columns(config, storage, folder))
         except SnapshotChanged:
             continue  # it was pruned, or written before profiles had histograms
-        found += 1
-        if found == config.quality.changes.compare_days:
-            return
 
 
 def _columns(config: PipelineConfig, storage: Storage, folder: str) -> dict[str, Column]:
@@ -142,7 +144,11 @@ def judge(config: PipelineConfig, storage: Storage, day: str, model: ModelVersio
                 detects=manifest.audit.detects.get(ONE_IN_A_HUNDRED, 0.0),
             ),
             judge_scores(manifest.histogram),
-            judge_drift(manifest.histogram, histograms, quality.drift),
+            while_few_are_known(
+                judge_drift(day, manifest.histogram, histograms, quality.drift, quality.changes.compare_days),
+                known_runs(config, storage, run),
+                quality.min_days,
+            ),
             judge_ranks(yesterday.shift if yesterday else None, quality.drift),
             _model_shift(config, model, _between(config, storage, previous, manifest)),
             judge_baseline(manifest.histogram, card.baseline, card.baseline_partition, quality.drift),
@@ -180,13 +186,24 @@ def finished_run(config: PipelineConfig, storage: Storage, day: str, model: Mode
 
 def trailing_runs(config: PipelineConfig, storage: Storage, run: Run) -> dict[str, Manifest]:
     """Earlier accepted days within reach that the model of a run scored, by partition, oldest first."""
-    withdrawn, found = run.model.withdrawn(), {}
-    for day in reversed(list(_days_before(run.day, config.quality.drift.trailing_days))):
+    oldest = _oldest(run.day, config.quality.drift.trailing_days)
+    within = takewhile(lambda manifest: manifest.partition >= oldest, _runs_before(config, storage, run))
+    return {manifest.partition: manifest for manifest in reversed(list(within))}
+
+
+def known_runs(config: PipelineConfig, storage: Storage, run: Run) -> int:
+    """How many earlier accepted days the model of a run scored, at most `min_days`, however long ago."""
+    return len(list(islice(_runs_before(config, storage, run), config.quality.min_days)))
+
+
+def _runs_before(config: PipelineConfig, storage: Storage, run: Run) -> Iterator[Manifest]:
+    """The accepted runs of the days before a run's that its model scored, newest first."""
+    withdrawn = run.model.withdrawn()
+    for day in reversed([one for one in days_of(storage, config.name) if one < run.day]):
         accepted = accepted_run(storage, config.name, day, withdrawn)
         other = latest_manifest(storage, accepted.folder) if accepted else None
         if other is not None and (other.model.name, other.model.digest) == (run.model.name, run.model.digest):
-            found[day] = other
-    return found
+            yield other
 
 
 def _previous(
@@ -229,6 +246,10 @@ def _model_shift(config: PipelineConfig, model: ModelVersion, found: Compared | 
         return judge_model_shift(None, None, None, config.quality.drift)
     expected = expected_shift(config, model)
     return judge_model_shift(found.distance, found.shift, expected, config.quality.drift, found.edges)
+
+
+def _oldest(day: str, reach: int) -> str:
+    return (date.fromisoformat(day) - timedelta(days=reach)).isoformat()
 
 
 def _days_before(day: str, count: int) -> Iterator[str]:

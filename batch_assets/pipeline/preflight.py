@@ -4,8 +4,6 @@ It says within a minute what the night will be like, each number with its bounds
 """
 
 from collections.abc import Callable
-from functools import reduce
-from operator import add
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +15,11 @@ from batch_assets.errors import ContractBroken, PreflightFailed
 from batch_assets.histogram import Histogram
 from batch_assets.models.registry import ModelVersion
 from batch_assets.pipeline.accepted import last_paces
-from batch_assets.pipeline.judge import judge_features, trailing_runs
+from batch_assets.pipeline.judge import judge_features, known_runs, trailing_runs
 from batch_assets.pipeline.sample import Sampled, places, score_sample
 from batch_assets.pipeline.score import Run, plan_run
 from batch_assets.pipeline.shift import compared, expected_shift, model_before
-from batch_assets.quality.drift import Levels, between
+from batch_assets.quality.drift import Levels, between, nearest_scores
 from batch_assets.quality.interval import Interval, resampled, share
 from batch_assets.quality.model_shift import judge_model_shift
 from batch_assets.storage import Storage
@@ -32,9 +30,9 @@ _MEASURES = ("psi", "ks", "js")
 class Preflight(BaseModel):
     """What a sample of a day says of the night; `reasons` are why not to go.
 
-    `dead_letters` is the share of the rows that are not excluded. `drift` is the distance to the trailing days and `shift` that
-    to the version before on the same rows, by measure; empty if there is nothing to compare with. `minutes` and `cost` are None
-    while no run says how fast it is. `memory` is of one process, in bytes.
+    `dead_letters` is the share of the rows that are not excluded. `drift` is the distance to the nearest comparable day and
+    `shift` that to the version before on the same rows, by measure; empty if there is nothing to compare with. `minutes` and
+    `cost` are None while no run says how fast it is. `memory` is of one process, in bytes.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -126,17 +124,20 @@ def _of_rows(config: PipelineConfig, sample: Sampled, dead: Interval) -> list[st
 
 
 def _drift(config: PipelineConfig, storage: Storage, run: Run, sample: Sampled) -> tuple[dict[str, Interval], list[str]]:
-    """The distance of the sample's scores to the trailing days of the same version."""
-    trailing = [one.histogram for one in trailing_runs(config, storage, run).values() if one.histogram.total]
-    if not trailing or not len(sample.scored):
+    """The distance of the sample's scores to the day that the gate will compare them with."""
+    trailing = {day: one.histogram for day, one in trailing_runs(config, storage, run).items()}
+    scores, edges, quality = sample.scored, run.model.card.baseline.edges, config.quality
+    near = nearest_scores(run.day, Histogram.of(scores, edges), trailing, quality.drift, quality.changes.compare_days)
+    if near is None:
         return {}, []
-    expected, scores = reduce(add, trailing), sample.scored
+    expected = trailing[near[0]]
 
     def measured(measure: str) -> Callable[[npt.NDArray[np.intp]], float]:
         return lambda taken: _value(expected, Histogram.of(scores[taken], expected.edges), measure)
 
     found = {measure: resampled(measured(measure), len(scores)) for measure in _MEASURES}
-    return found, _reached(found, config.quality.drift.block, "drift")
+    few = known_runs(config, storage, run) < quality.min_days
+    return found, [] if few else _reached(found, quality.drift.block, "drift")
 
 
 def _shift(

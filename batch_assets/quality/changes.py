@@ -1,16 +1,19 @@
 """Is a snapshot suddenly otherwise than on the nights before? What no contract forbids, and no night does by itself.
 
 A filled column, another unit, a fifth of the rows gone, the same file once more: each leaves types and ranges as they were.
-It shows beside the newest days whose features were good. What moves little by little is drift; see `drift`.
+It shows beside the days that are comparable. What moves little by little is drift; see `drift`.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from statistics import median
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from batch_assets.quality.columns import Column
+from batch_assets.quality.comparable import comparable, same_weekday
+from batch_assets.quality.guess import guessed, in_words
 from batch_assets.quality.outcome import CheckOutcome
 
 Columns = Mapping[str, Column]
@@ -18,10 +21,8 @@ Columns = Mapping[str, Column]
 _ENOUGH = 30
 """Of fewer values no unit is guessed."""
 
-_EXACT = 0.15
-"""How far a factor may be from a round one to be called so: the width of a histogram's bin."""
-
-_FACTORS = (7, 10, 12, 24, 60, 100, 365, 1_000, 3_600, 10_000, 86_400, 1_000_000)
+_CHANCE = 4
+"""So many square roots of a count are what chance does to it."""
 
 
 class ChangeSettings(BaseModel):
@@ -29,8 +30,14 @@ class ChangeSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    compare_days: int = Field(7, description="How many of the newest good days are compared with.", ge=1, le=28)
-    min_rows: float = Field(0.9, description="Rows, as a share of the median of those days, below which a night blocks.", ge=0)
+    compare_days: int = Field(
+        7, description="How many of the newest good days count where too few are of the same weekday.", ge=1, le=28
+    )
+    min_rows: float = Field(
+        0.9,
+        description="Rows, as a share of the median of the newest or of the same weekdays, below which a night blocks.",
+        ge=0,
+    )
     max_rows: float = Field(1.5, description="And above which it blocks.", ge=1)
     max_missing_rise: float = Field(
         0.05, description="By how much the share of missing values in a column may exceed that of those days.", ge=0, le=1
@@ -41,12 +48,15 @@ class ChangeSettings(BaseModel):
     allow_unchanged: bool = Field(False, description="Whether the very features of an earlier day are good.")
 
 
-def judge_changes(today: Columns, before: Mapping[str, Columns], settings: ChangeSettings, same_as: str = "") -> CheckOutcome:
-    """`changes`: nothing is suddenly otherwise than on earlier good days, keyed by partition, oldest first.
+def judge_changes(
+    day: str, today: Columns, before: Mapping[str, Columns], settings: ChangeSettings, same_as: str = ""
+) -> CheckOutcome:
+    """`changes`: nothing is suddenly otherwise than on earlier good days.
 
     Args:
+        day: the partition that is judged.
         today: the profile's columns.
-        before: those of the days that are compared with.
+        before: those of the good days before, by partition.
         settings: how much may differ.
         same_as: a day whose snapshot has the same digest.
     """
@@ -54,13 +64,15 @@ def judge_changes(today: Columns, before: Mapping[str, Columns], settings: Chang
         return CheckOutcome(
             name="changes", asset="user_features", passed=True, severity="info", message="not_compared: no earlier good day."
         )
-    rows, usual = _rows(today), median(_rows(columns) for columns in before.values())
-    same_as = same_as or next((day for day, columns in before.items() if _same(today, columns)), "")
-    findings = _of_rows(rows, usual, settings)
+    rows, usual = _rows(today), _usual(day, before, settings)
+    nearest = min(usual, key=lambda one: abs(math.log((rows + 1) / (one + 1))))
+    same_as = same_as or next((other for other in sorted(before, reverse=True) if _same(today, before[other])), "")
+    findings = _of_rows(rows, usual, nearest, _rows(before[max(before)]), settings)
     if same_as and not settings.allow_unchanged:
         findings.append(f"these are the features of {same_as} again: the source was not updated")
     for name, column in today.items():
-        findings += [f"{name} {what}" for what in _of_column(column, _known(name, before), settings)]
+        like = comparable(day, _known(name, before), partial(_apart, settings), settings.compare_days)
+        findings += [f"{name} {what}" for what in _of_column(column, like, settings, partial(_guess, name, today, before))]
     return CheckOutcome(
         name="changes",
         asset="user_features",
@@ -68,7 +80,7 @@ def judge_changes(today: Columns, before: Mapping[str, Columns], settings: Chang
         severity="error",
         observed=float(len(findings)),
         threshold=0.0,
-        figures={"rows_ratio": round(rows / usual, 6)} if usual else {},
+        figures={"rows_ratio": round(rows / nearest, 6)} if nearest else {},
         message="; ".join(findings)
         or f"Nothing is suddenly otherwise than from {min(before)} to {max(before)} ({len(before)} good days).",
     )
@@ -87,43 +99,61 @@ def _same(today: Columns, other: Columns) -> bool:
     return today.keys() == other.keys() and all(column.says_as(other[name]) for name, column in today.items())
 
 
-def _of_rows(rows: int, usual: float, settings: ChangeSettings) -> list[str]:
-    """Rows against the median; four times the square root, which is what chance does to a small count, is always allowed."""
-    chance = 4 * math.sqrt(usual)
-    if rows < settings.min_rows * usual and rows < usual - chance:
-        return [f"{rows:,} rows are {1 - rows / usual:.0%} fewer than the usual {usual:,.0f}"]
-    if rows > settings.max_rows * usual and rows > usual + chance:
-        return [f"{rows:,} rows are {rows / usual:.2f} times the usual {usual:,.0f}"]
-    return []
+def _usual(day: str, before: Mapping[str, Columns], settings: ChangeSettings) -> list[float]:
+    """The rows that are usual: the median of the newest days and, where there are some, of the same weekdays."""
+    newest, same = sorted(before, reverse=True)[: settings.compare_days], same_weekday(day, before)
+    return [median(_rows(before[other]) for other in days) for days in (newest, same) if days]
 
 
-def _of_column(today: Column, before: Mapping[str, Column], settings: ChangeSettings) -> list[str]:
-    """What is otherwise about one column, as phrases that go on after its name."""
+def _of_rows(rows: int, usual: Sequence[float], nearest: float, newest: int, settings: ChangeSettings) -> list[str]:
+    """Rows against what is usual; what chance does to a small count is always allowed.
+
+    It is enough to be usual in one way. A young pipeline grows day by day, so more rows than usual are measured by the newest
+    day, too.
+    """
+    few = all(rows < min(settings.min_rows * one, one - _CHANCE * math.sqrt(one)) for one in usual)
+    if few:
+        return [f"{rows:,} rows are {1 - rows / nearest:.0%} fewer than the usual {nearest:,.0f}"]
+    many = all(rows > max(settings.max_rows * one, one + _CHANCE * math.sqrt(one)) for one in (*usual, newest))
+    return [f"{rows:,} rows are {rows / nearest:.2f} times the usual {nearest:,.0f}"] if many else []
+
+
+def _apart(settings: ChangeSettings, one: Column, other: Column) -> bool:
+    """Whether the second of two days would be found to be otherwise than the first."""
+    return bool(_of_column(other, {"": one}, settings, lambda _: ""))
+
+
+def _of_column(today: Column, before: Mapping[str, Column], settings: ChangeSettings, guess: Callable[[str], str]) -> list[str]:
+    """What is otherwise about one column, as phrases that go on after its name.
+
+    Args:
+        today: the column.
+        before: the same column on the days that it may be like, newest first.
+        settings: how much may differ.
+        guess: what would explain that its size is another one than on a day.
+    """
     if not before or not today.rows:
         return []
-    newest, found = max(before), []
+    found = []
     if today.constant and not any(other.constant for other in before.values()):
-        found.append(f"is {today.minimum:.6g} in every row; it had many values on {newest}")
+        found.append(f"is {today.minimum:.6g} in every row; it had many values on {max(before)}")
     most = max(other.missing for other in before.values())
     if today.missing > most + settings.max_missing_rise:
         found.append(f"is missing in {today.missing:.0%} of the rows; it was in at most {most:.0%}")
-    factor = _factor(today, before.values()) if not found and not today.category else 1.0
+    day, factor = _factor(today, before) if not found and not today.category else ("", 1.0)
     if max(factor, 1 / factor) >= settings.max_factor:
-        found.append(f"is {_in_words(factor)} what it was on {newest}, as if in another unit")
+        found.append(f"is {in_words(factor)} what it was on {day}{guess(day)}")
     return found
 
 
-def _factor(today: Column, before: Iterable[Column]) -> float:
+def _factor(today: Column, before: Mapping[str, Column]) -> tuple[str, float]:
     """The factor between a column's median size and that of the day where it is nearest; 1 where too few values say."""
     size, values = today.size()
-    sizes = [found for found, count in (other.size() for other in before) if count >= _ENOUGH]
-    if values < _ENOUGH or not sizes:
-        return 1.0
-    return min((size / other for other in sizes), key=lambda factor: abs(math.log(factor)))
+    sizes = {day: other.size() for day, other in before.items()}
+    factors = {day: size / other for day, (other, count) in sizes.items() if min(count, values) >= _ENOUGH}
+    return min(factors.items(), key=lambda one: abs(math.log(one[1])), default=("", 1.0))
 
 
-def _in_words(factor: float) -> str:
-    size = max(factor, 1 / factor)
-    near = min(_FACTORS, key=lambda one: abs(math.log(size / one)))
-    amount = f"{near:,}" if abs(math.log(size / near)) <= _EXACT else f"{size:.3g}"
-    return f"about {amount} times" if factor > 1 else f"about 1/{amount} of"
+def _guess(name: str, today: Columns, before: Mapping[str, Columns], day: str) -> str:
+    found = guessed(name, today, before[day])
+    return f", {found.why}" if found else ""

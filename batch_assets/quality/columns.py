@@ -61,9 +61,13 @@ class Column:
         )
         return mine == yours and np.array_equal(self.counts, other.counts)
 
+    def sizes(self) -> npt.NDArray[np.int64]:
+        """The histogram of the values without their signs, shape (2048,), over the upper half of `float_edges`."""
+        return self.counts[_MIDDLE:] + self.counts[_MIDDLE - 1 :: -1]
+
     def size(self) -> tuple[float, int]:
         """The median size of the values that are not zero, to an eighth of an octave, and how many these are."""
-        sizes = self.counts[_MIDDLE:] + self.counts[_MIDDLE - 1 :: -1]
+        sizes = self.sizes()
         sizes[0] = 0
         total = int(sizes.sum())
         place = int(np.searchsorted(np.cumsum(sizes), (total + 1) // 2))

@@ -2,8 +2,8 @@
 
 A Sunday is like the Sundays before it, so these always count. What ages, or has changed for good, is like the newest good day,
 although it is another weekday: that day counts too, unless the weeks before say that the two weekdays are no more alike than a
-Sunday and a Monday. A Wednesday that looks like a Sunday is therefore found, and a cohort that is a week older is not blamed for
-it. Where fewer than two days of the same weekday are known, one of which may have been a holiday, the newest of all count.
+Sunday and a Monday. So a Wednesday that looks like a Sunday is found, and a cohort that is a week older is not blamed for it.
+Where fewer than two days of the same weekday are known, one of which may have been a holiday, the newest of all count.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -66,6 +66,6 @@ def while_few_are_known(outcome: CheckOutcome, known: int, least: int) -> CheckO
     """An outcome that blocks, as a warning where fewer good days are known than have to be: the first days differ truly."""
     if not outcome.blocks or known >= least:
         return outcome
-    days = f"{known} good day{'' if known == 1 else 's'}"
-    said = f"It would block; with {days} before it, it only warns until there are {least}, and later days are compared with this one"
+    days = f"{known} good day{' is' if known == 1 else 's are'} known before it"
+    said = f"It would block, but only {days}: it warns until there are {least}. Later days are compared with this one"
     return outcome.model_copy(update={"severity": "warn", "message": f"{outcome.message.rstrip('.')}. {said}."})

@@ -73,7 +73,7 @@ def distance(expected: Counts, observed: Counts, looks: int = 1, *, ordered: boo
     from scipy.special import chdtri
 
     rarity, chance = 1 / n + 1 / m, _CHANCE / looks
-    groups = _grouped(expected) if ordered else _most_frequent(expected)
+    groups = equal_parts(expected) if ordered else _most_frequent(expected)
     count = int(groups.max()) + 1
     rows = [np.bincount(groups, weights=counts, minlength=count) for counts in (expected, observed)]
     e, o = ((one + 0.5) / (one + 0.5).sum() for one in rows)
@@ -93,7 +93,7 @@ def distance(expected: Counts, observed: Counts, looks: int = 1, *, ordered: boo
     )
 
 
-def _grouped(expected: Counts) -> npt.NDArray[np.int64]:
+def equal_parts(expected: Counts) -> npt.NDArray[np.int64]:
     """The group of each bin: about equal parts of what is expected, numbered without gaps; shape (bins,)."""
     middles = np.cumsum(expected) - expected / 2
     groups = np.minimum((_GROUPS * middles / expected.sum()).astype(np.int64), _GROUPS - 1)

@@ -1,14 +1,19 @@
-"""Have the scores moved? Against the days before by the same model (blocks), and against the model card (warns)."""
+"""Have the scores moved? Against the comparable days by the same model (blocks), and against the model card (warns)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
+from datetime import date
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from batch_assets.histogram import Histogram
+from batch_assets.quality.comparable import comparable
 from batch_assets.quality.distance import Distance, distance
 from batch_assets.quality.outcome import CheckOutcome, Shares
+
+T = TypeVar("T")
 
 MEASURES = ("psi", "ks", "js")
 
@@ -32,7 +37,7 @@ class DriftSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    trailing_days: int = Field(28, description="How far back accepted days are compared with.", ge=1)
+    trailing_days: int = Field(28, description="How far back good days are compared with.", ge=1)
     warn: Levels = Field(Levels(psi=0.1, ks=0.1, js=0.02), description="Of scores and of features, what warns.")
     block: Levels = Field(Levels(psi=0.25, ks=0.25, js=0.05), description="Of scores and of features, what blocks.")
     baseline_warn: Levels = Field(
@@ -85,10 +90,41 @@ def judge_scores(actual: Histogram) -> CheckOutcome:
     return CheckOutcome(name="scores", asset="predictions", passed=passed, severity="error", message=message)
 
 
-def judge_drift(actual: Histogram, trailing: Mapping[str, Histogram], settings: DriftSettings) -> CheckOutcome:
-    """`drift`: the distance to all comparable days together, keyed by partition."""
-    comparable = [histogram for histogram in trailing.values() if histogram.total]
-    if not comparable or not actual.total:
+def nearest_of(
+    day: str, today: T, before: Mapping[str, T], apart: Callable[[T, T], Distance], warn: Levels, newest: int
+) -> tuple[str, Distance] | None:
+    """The comparable day on which something was nearest to what it is today, and how far it is; None if there is none.
+
+    Args:
+        day: the partition that is judged.
+        today: what is compared.
+        before: the same on the good days before.
+        apart: how far the second is from the first.
+        warn: the levels from which on two weekdays are not alike.
+        newest: how many of the newest days are comparable where too few are of the same weekday.
+    """
+    days = comparable(day, before, lambda one, other: bool(warn.reached(apart(one, other))), newest)
+    found = {other: apart(one, today) for other, one in days.items()}
+    return min(found.items(), key=lambda near: near[1].js.value, default=None)
+
+
+def nearest_scores(
+    day: str, actual: Histogram, trailing: Mapping[str, Histogram], settings: DriftSettings, newest: int = 7
+) -> tuple[str, Distance] | None:
+    """The comparable accepted day whose scores are nearest, and how far these are from it."""
+    known = {other: histogram for other, histogram in trailing.items() if histogram.total}
+    return nearest_of(day, actual, known, between, settings.warn, newest) if actual.total else None
+
+
+def judge_drift(
+    day: str, actual: Histogram, trailing: Mapping[str, Histogram], settings: DriftSettings, newest: int = 7
+) -> CheckOutcome:
+    """`drift`: the distance to the nearest comparable one of the accepted days before by the same model, keyed by partition.
+
+    `newest` of them are comparable where too few are of the same weekday.
+    """
+    near = nearest_scores(day, actual, trailing, settings, newest)
+    if near is None:
         return CheckOutcome(
             name="drift",
             asset="predictions",
@@ -97,7 +133,7 @@ def judge_drift(actual: Histogram, trailing: Mapping[str, Histogram], settings: 
             threshold=settings.block.psi,
             message=f"not_compared: no accepted day of the {settings.trailing_days} days before was scored by this model.",
         )
-    found = between(_sum(comparable), actual)
+    other, found = near
     blocking, warning = settings.block.reached(found), settings.warn.reached(found)
     level = settings.block if blocking else settings.warn
     return CheckOutcome(
@@ -108,10 +144,15 @@ def judge_drift(actual: Histogram, trailing: Mapping[str, Histogram], settings: 
         observed=found.psi.value,
         threshold=level.psi,
         figures=figures_of(found),
-        shares=shares_of(found, "Scores of this partition and of the days before", score_edges(actual)),
-        message=f"{told(found)} against {len(comparable)} accepted day(s) from {min(trailing)} to {max(trailing)}; "
+        shares=shares_of(found, f"Scores of this partition and of {named(other)}", score_edges(actual)),
+        message=f"{told(found)} against {named(other)}, the nearest comparable one of {len(trailing)} accepted day(s); "
         f"{reached_in_words(blocking or warning, level, 'blocks' if blocking else 'warns')}.",
     )
+
+
+def named(day: str) -> str:
+    """A day and its weekday."""
+    return f"{day} ({date.fromisoformat(day):%A})"
 
 
 def judge_baseline(actual: Histogram, baseline: Histogram, partition: str, settings: DriftSettings) -> CheckOutcome:
@@ -170,10 +211,3 @@ def reached_in_words(measures: list[str], level: Levels, does: str) -> str:
     if measures:
         return f"{does} as " + ", ".join(f"{name.upper()} reaches {getattr(level, name)}" for name in measures)
     return f"{does} at " + ", ".join(f"{name.upper()} {getattr(level, name)}" for name in MEASURES)
-
-
-def _sum(histograms: Sequence[Histogram]) -> Histogram:
-    total = histograms[0]
-    for histogram in histograms[1:]:
-        total = total + histogram
-    return total

@@ -1,38 +1,59 @@
-"""Have features moved? Against the newest good days (warns, then blocks), and against the model card (warns).
+"""Have features moved? Against the comparable good days (warns, then blocks), and against the model card (warns).
 
-A feature is compared with each of the days, and the nearest counts: a Sunday is like a Sunday, and what ages day by day is like
-yesterday.
+A feature is compared with each of the days that are comparable (see `comparable`), and the nearest counts.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from batch_assets.histogram import float_edges
 from batch_assets.quality.columns import Column
 from batch_assets.quality.distance import Distance, distance
-from batch_assets.quality.drift import DriftSettings, Levels, figures_of, shares_of, told
+from batch_assets.quality.drift import DriftSettings, Levels, figures_of, named, nearest_of, shares_of, told
+from batch_assets.quality.guess import guessed, in_words
 from batch_assets.quality.outcome import Asset, CheckOutcome
 
 Columns = Mapping[str, Column]
 
-_LIKE = 0.02
-"""A Jensen-Shannon divergence up to which a column looks like another one."""
 
+def judge_feature_drift(
+    day: str, today: Columns, before: Mapping[str, Columns], settings: DriftSettings, newest: int = 7
+) -> CheckOutcome:
+    """`feature_drift`: of each feature, the distance to the nearest comparable one of the good days before, keyed by partition.
 
-def judge_feature_drift(today: Columns, before: Mapping[str, Columns], settings: DriftSettings) -> CheckOutcome:
-    """`feature_drift`: of each feature, the distance to the nearest of the newest good days, keyed by partition."""
-    return _judge("feature_drift", "user_features", today, before, settings.warn, settings.block)
+    `newest` of them are comparable where too few are of the same weekday.
+    """
+    found = {}
+    for feature, column in today.items():
+        known = {other: columns[feature] for other, columns in before.items() if feature in columns}
+        alike = {other: one for other, one in known.items() if one.comparable(column)}
+        near = nearest_of(day, column, alike, partial(_distance, len(today)), settings.warn, newest)
+        if near is not None:
+            found[feature] = near
+    return _judge("feature_drift", "user_features", today, before, found, settings.warn, settings.block)
 
 
 def judge_feature_baseline(today: Columns, baseline: Columns, partition: str, settings: DriftSettings) -> CheckOutcome:
     """`feature_baseline`: of each feature, the distance to what the model card says; it warns that the population has moved."""
-    return _judge("feature_baseline", "predictions", today, {partition: baseline}, settings.baseline_warn, None)
+    found = {
+        name: (partition, _distance(len(today), baseline[name], column))
+        for name, column in today.items()
+        if name in baseline and baseline[name].comparable(column)
+    }
+    level = settings.baseline_warn
+    return _judge("feature_baseline", "predictions", today, {partition: baseline}, found, level, None)
 
 
 def _judge(
-    name: str, asset: Asset, today: Columns, before: Mapping[str, Columns], warn: Levels, block: Levels | None
+    name: str,
+    asset: Asset,
+    today: Columns,
+    before: Mapping[str, Columns],
+    found: Mapping[str, tuple[str, Distance]],
+    warn: Levels,
+    block: Levels | None,
 ) -> CheckOutcome:
-    nearest = {feature: _nearest(column, before, len(today)) for feature, column in today.items()}
-    found = {feature: near for feature, near in nearest.items() if near is not None}
+    """The outcome of distances by feature, each with the day that it was measured from."""
     last = block or warn
     if not found:
         return CheckOutcome(
@@ -48,7 +69,7 @@ def _judge(
     ordered = sorted(found, key=lambda one: (one not in blocking, one not in warning, -found[one][1].js.value))
     day, worst = found[ordered[0]]
     message = "; ".join(
-        f"{one} is {told(found[one][1])} from what it was on {found[one][0]}{_taken_for(one, today, before)}"
+        f"{one} is {told(found[one][1])} from what it was on {named(found[one][0])}{_why(one, today, before[found[one][0]])}"
         for one in (blocking or warning)
     )
     return CheckOutcome(
@@ -60,37 +81,25 @@ def _judge(
         threshold=warn.psi if warning and not blocking else last.psi,
         figures=figures_of(worst),
         shares=shares_of(
-            worst, f"{ordered[0]} of this partition and of {day}", None if today[ordered[0]].category else float_edges()
+            worst, f"{ordered[0]} of this partition and of {named(day)}", None if today[ordered[0]].category else float_edges()
         ),
         table=_table([(one, *found[one]) for one in ordered], blocking, warning),
         message=f"{message}."
         if message
-        else f"{len(found)} features are as before; the farthest is {ordered[0]}, {told(worst)} from {day}.",
+        else f"{len(found)} features are as before; the farthest is {ordered[0]}, {told(worst)} from {named(day)}.",
     )
 
 
-def _nearest(column: Column, before: Mapping[str, Columns], looks: int) -> tuple[str, Distance] | None:
-    """The day on which a column was nearest, and how far it is from that; None if there is nothing to compare."""
-    found = [
-        (day, distance(columns[column.name].counts, column.counts, looks, ordered=not column.category))
-        for day, columns in before.items()
-        if column.name in columns and columns[column.name].comparable(column)
-    ]
-    return min(found, key=lambda near: near[1].js.value, default=None)
+def _distance(looks: int, expected: Column, observed: Column) -> Distance:
+    return distance(expected.counts, observed.counts, looks, ordered=not observed.category)
 
 
-def _taken_for(name: str, today: Columns, before: Mapping[str, Columns]) -> str:
-    """Whether a column that moved far is now what another one was, which is what a swap looks like."""
-    newest = before[max(before)]
-    mine = {
-        other: distance(column.counts, today[name].counts, ordered=not column.category).js.value
-        for other, column in newest.items()
-        if other != name and column.comparable(today[name])
-    }
-    like = min(mine, key=lambda other: mine[other], default=None)
-    if like is None or mine[like] > _LIKE:
+def _why(name: str, today: Columns, then: Columns) -> str:
+    """What explains that a column moved far, where something clearly does."""
+    found = guessed(name, today, then)
+    if found is None:
         return ""
-    return f" and looks like {like} then, as if they were swapped"
+    return f", {in_words(found.factor)} that, {found.why}" if found.factor != 1 else f" {found.why}"
 
 
 def _table(found: Sequence[tuple[str, str, Distance]], blocking: Sequence[str], warning: Sequence[str]) -> str:

@@ -12,6 +12,9 @@ import pyarrow.parquet as pq
 from batch_assets.features.profile import write_profile
 from batch_assets.quality.columns import Column, columns_of
 
+DAY = "2024-03-08"
+"""The day after `week`, a Friday as its first day."""
+
 ROWS = 2_000
 
 
