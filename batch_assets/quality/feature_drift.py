@@ -10,7 +10,7 @@ from batch_assets.histogram import float_edges
 from batch_assets.quality.columns import Column
 from batch_assets.quality.distance import Distance, distance
 from batch_assets.quality.drift import DriftSettings, Levels, figures_of, named, nearest_of, shares_of, told
-from batch_assets.quality.guess import guessed, in_words
+from batch_assets.quality.guess import guessed
 from batch_assets.quality.outcome import Asset, CheckOutcome
 
 Columns = Mapping[str, Column]
@@ -69,7 +69,7 @@ def _judge(
     ordered = sorted(found, key=lambda one: (one not in blocking, one not in warning, -found[one][1].js.value))
     day, worst = found[ordered[0]]
     message = "; ".join(
-        f"{one} is {told(found[one][1])} from what it was on {named(found[one][0])}{_why(one, today, before[found[one][0]])}"
+        f"{one} is {told(found[one][1])} from what it was on {named(found[one][0])}{guessed(one, today, before[found[one][0]]) or ''}"
         for one in (blocking or warning)
     )
     return CheckOutcome(
@@ -92,14 +92,6 @@ def _judge(
 
 def _distance(looks: int, expected: Column, observed: Column) -> Distance:
     return distance(expected.counts, observed.counts, looks, ordered=not observed.category)
-
-
-def _why(name: str, today: Columns, then: Columns) -> str:
-    """What explains that a column moved far, where something clearly does."""
-    found = guessed(name, today, then)
-    if found is None:
-        return ""
-    return f", {in_words(found.factor)} that, {found.why}" if found.factor != 1 else f" {found.why}"
 
 
 def _table(found: Sequence[tuple[str, str, Distance]], blocking: Sequence[str], warning: Sequence[str]) -> str:

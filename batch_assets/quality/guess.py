@@ -2,7 +2,8 @@
 
 Each explanation is tried, and what it leaves unexplained is measured: a unit by the old values times one factor, another column
 by its old values. A guess is made only where one explanation leaves next to nothing and every other clearly more; where several
-do as well, nothing is said. A unit, which takes nothing but the column itself, is tried first.
+do as well, nothing is said. Two columns that each look like the other can hardly do so by chance. One that is multiplied may
+well look like some other, so a unit is tried before that.
 """
 
 import math
@@ -15,8 +16,8 @@ from batch_assets.histogram import FLOAT_BINS, float_edges
 from batch_assets.quality.columns import Column
 from batch_assets.quality.distance import Measure, distance, equal_parts
 
-_LIKE = 0.02
-"""The Jensen-Shannon divergence up to which an explanation leaves next to nothing."""
+_LIKE = 0.05
+"""The Kolmogorov-Smirnov distance up to which an explanation leaves next to nothing."""
 
 _CLEARLY = 3.0
 """How many times as much every other explanation must leave, and more than chance does."""
@@ -24,21 +25,26 @@ _CLEARLY = 3.0
 _LEAST = 1.5
 """A smaller factor is no other unit."""
 
-_EXACT = 0.15
-"""How far a factor may be from a round one to be called so: the width of a histogram's bin."""
+_BIN = 0.15
+"""How far the factor between two medians may be from the true one: the width of a histogram's bin."""
+
+_EXACT = 0.03
+"""How far apart the factors between smallest, largest and mean values may be if they are one."""
 
 _FACTORS = (7, 10, 12, 24, 60, 100, 365, 1_000, 3_600, 10_000, 86_400, 1_000_000)
+_USUAL = tuple(one for factor in _FACTORS for one in (factor, 1 / factor))
 
 
 @dataclass(frozen=True)
 class Guess:
-    """The one explanation that is clearly better than others.
-
-    `why` goes on after "x is far from what it was"; `factor` is that between the units, 1 where it is no unit.
-    """
+    """The one explanation that is clearly better than others, as a phrase; `factor` is that between the units, 1 if it is none."""
 
     why: str
     factor: float = 1.0
+
+    def __str__(self) -> str:
+        """What goes on after "x is far from what it was"."""
+        return f", {in_words(self.factor, _EXACT)} that, {self.why}" if self.factor != 1 else f" {self.why}"
 
 
 def guessed(name: str, today: Mapping[str, Column], then: Mapping[str, Column]) -> Guess | None:
@@ -46,53 +52,79 @@ def guessed(name: str, today: Mapping[str, Column], then: Mapping[str, Column]) 
     column, before = today[name], then.get(name)
     if before is None or column.category or before.category or not column.comparable(before):
         return None
-    factor, unit = _unit(before, column)
-    others = {
-        other: distance(one.counts, column.counts).js for other, one in then.items() if other != name and one.comparable(column)
-    }
-    nearest = sorted(others, key=lambda other: others[other].value)
-    if unit is not None and unit.value <= max(_LIKE, unit.noise) and not (nearest and _clearly(others[nearest[0]], unit)):
-        return Guess("as if in another unit", factor)
-    if not nearest or others[nearest[0]].value > _LIKE:
-        return None
-    like, rest = nearest[0], [others[other] for other in nearest[1:]] + ([unit] if unit is not None else [])
-    if not all(_clearly(others[like], one) for one in rest):
-        return None
+    others = {other: _left_by(one, column) for other, one in then.items() if other != name and one.comparable(column)}
+    like = min(others, key=lambda other: others[other].value, default="")
+    explains = bool(like) and _explains(others[like])
+    clear = explains and all(_clearly(others[like], one) for other, one in others.items() if other != like)
     back = today.get(like)
-    swapped = back is not None and back.comparable(before) and distance(before.counts, back.counts).js.value <= _LIKE
-    return Guess(f"and looks like {like} then, as if {'they were swapped' if swapped else f'it held the values of {like}'}")
+    if clear and back is not None and back.comparable(before) and _explains(_left_by(before, back)):
+        return Guess(f"and looks like {like} then, as if they were swapped")
+    factor, unit = _unit(before, column)
+    if unit is not None and _explains(unit):
+        usual = any(_near(factor, one) for one in _USUAL)
+        ambiguous = explains and (not usual or _clearly(others[like], unit))
+        return None if ambiguous else Guess("as if in another unit", factor)
+    if clear and (unit is None or _clearly(others[like], unit)):
+        return Guess(f"and looks like {like} then, as if it held the values of {like}")
+    return None
 
 
-def in_words(factor: float) -> str:
+def in_words(factor: float, within: float = _BIN) -> str:
     """A factor as it goes before "what it was"; one that is nearly a usual one between units is called so."""
     size = max(factor, 1 / factor)
     near = min(_FACTORS, key=lambda one: abs(math.log(size / one)))
-    amount = f"{near:,}" if abs(math.log(size / near)) <= _EXACT else f"{size:.3g}"
+    amount = f"{near:,}" if _near(size, near, within) else f"{size:.3g}"
     return f"about {amount} times" if factor > 1 else f"about 1/{amount} of"
 
 
+def _left_by(then: Column, now: Column) -> Measure:
+    return distance(then.counts, now.counts).ks
+
+
+def _explains(left: Measure) -> bool:
+    return left.value <= max(_LIKE, left.noise)
+
+
 def _clearly(one: Measure, other: Measure) -> bool:
-    """Whether an explanation is clearly better than another."""
+    """Whether the first of two explanations is clearly better."""
     return other.value >= _CLEARLY * max(one.value, one.noise)
 
 
 def _unit(before: Column, now: Column) -> tuple[float, Measure | None]:
-    """The factor by which all sizes were multiplied, and what that leaves unexplained; None where it is none of a unit."""
+    """The factor by which all sizes were multiplied, and what that leaves unexplained; None where it is none of a unit.
+
+    The factor between the means is exact. Where smallest and largest values say the same, nothing is left; else it, usual
+    ones and that between the medians are tried, and the first is taken of those that explain as well as chance lets them.
+    """
     size, was = now.size()[0], before.size()[0]
     if not size or not was:
         return 1.0, None
     middle = size / was
-    tried = [middle, *(float(one) for round_ in _FACTORS for one in (round_, 1 / round_) if _near(one, middle))]
-    if before.mean and now.mean and _near(abs(now.mean / before.mean), middle):
-        tried.append(abs(now.mean / before.mean))
-    left = {factor: _left(before, now, factor) for factor in tried if max(factor, 1 / factor) >= _LEAST}
-    known = {factor: one for factor, one in left.items() if one is not None}
-    best = min(known, key=lambda factor: known[factor].value, default=None)
-    return (best, known[best]) if best is not None else (1.0, None)
+    mean = abs(now.mean / before.mean) if before.mean and now.mean else middle
+    if max(mean, 1 / mean) >= _LEAST and _multiplied(before, now, mean):
+        return mean, Measure(0.0, 0.0)
+    tried = (mean, *_USUAL, middle)
+    left = {one: _left(before, now, one) for one in tried if _near(one, middle) and max(one, 1 / one) >= _LEAST}
+    known = {one: measure for one, measure in left.items() if measure is not None}
+    if not known:
+        return 1.0, None
+    best = min(measure.value for measure in known.values())
+    factor = next(one for one, measure in known.items() if measure.value <= max(best, measure.noise))
+    return factor, known[factor]
 
 
-def _near(one: float, other: float) -> bool:
-    return abs(math.log(one / other)) <= _EXACT
+def _multiplied(before: Column, now: Column, factor: float) -> bool:
+    """Whether smallest and largest value, which are not the same, are the old ones times a factor."""
+    ends = ((before.minimum, now.minimum), (before.maximum, now.maximum))
+    return before.minimum != before.maximum and all(
+        one == other == 0 or (bool(one and other) and _near(abs(other / one), factor, _EXACT))
+        for one, other in ends
+        if one is not None and other is not None
+    )
+
+
+def _near(one: float, other: float, within: float = _BIN) -> bool:
+    return abs(math.log(one / other)) <= within
 
 
 def _left(before: Column, now: Column, factor: float) -> Measure | None:
@@ -113,4 +145,4 @@ def _left(before: Column, now: Column, factor: float) -> Measure | None:
     below = np.interp(cuts * factor, edges[finite], np.concatenate([[0], np.cumsum(observed)])[: len(edges)][finite])
     parts = np.diff(np.concatenate([[0], below, [observed.sum()]]))
     then = np.bincount(np.searchsorted(last, np.arange(len(expected))), weights=expected)
-    return distance(then.astype(np.int64), np.rint(parts).astype(np.int64), ordered=False).js
+    return distance(then.astype(np.int64), np.rint(parts).astype(np.int64), ordered=False).ks
