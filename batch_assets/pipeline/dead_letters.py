@@ -150,7 +150,8 @@ def _add(config: PipelineConfig, storage: Storage, number: int, manifest: Manife
         ManifestFile(name=one.file, size=one.size, rows=0, scored=one.scored, values=one.values, rejects=None) for one in found
     ]
     histogram = sum((one.histogram for one in found), start=Histogram.empty(manifest.histogram.edges))
-    following = manifest.with_replays(files, histogram)
+    labels = [sum(counts) for counts in zip(*(one.labels for one in found), strict=False)]
+    following = manifest.with_replays(files, histogram, labels)
     key = config.features.contract.key.name
     for file, replays in following.by_chunk():
         prove_replays(storage, manifest.folder, key, file.chunk, file.rejects, [one.name for one in replays])

@@ -143,7 +143,11 @@ def judge(config: PipelineConfig, storage: Storage, day: str, model: ModelVersio
                 bit_equal=manifest.audit.bit_equal,
                 detects=manifest.audit.detects.get(ONE_IN_A_HUNDRED, 0.0),
             ),
-            judge_scores(manifest.histogram),
+            judge_scores(
+                manifest.histogram,
+                dict(zip(card.outputs.labels, manifest.labels, strict=False)),
+                card.outputs.threshold,
+            ),
             while_few_are_known(
                 judge_drift(day, manifest.histogram, histograms, quality.drift, quality.changes.compare_days),
                 known_runs(config, storage, run),

@@ -8,15 +8,12 @@ import numpy.typing as npt
 
 from batch_assets.config import PipelineConfig
 from batch_assets.pipeline.score import Run, scoring_task
-from batch_assets.scoring.audit import draw
-from batch_assets.scoring.chunks import Chunk
+from batch_assets.scoring.audit import Drawn, draw
 from batch_assets.storage import Storage
 
 GROUPS = 64
 ROWS = 256
-"""Rows of each of so many row groups that are taken: 16,384 at most."""
-
-Places = list[tuple[Chunk, tuple[int, ...]]]
+"""So many rows of each of so many row groups are taken: 16,384 in all, or all there are."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +34,12 @@ class Sampled:
         return self.probability[np.isfinite(self.probability)]
 
 
-def places(run: Run) -> Places:
-    """Random rows of every row group, or of as many as are taken."""
+def places(run: Run) -> Drawn:
+    """Random rows of the run's snapshot."""
     return draw(run.frozen.snapshot, run.plan, GROUPS, ROWS)
 
 
-def score_sample(config: PipelineConfig, storage: Storage, run: Run, sample: Places) -> Sampled:
+def score_sample(config: PipelineConfig, storage: Storage, run: Run, sample: Drawn) -> Sampled:
     """Score sampled rows with the model of a run.
 
     Raises:

@@ -6,6 +6,7 @@ has another, so two models or two settings never mix.
 
 import hashlib
 import json
+import math
 import sys
 import time
 from collections.abc import Iterable
@@ -197,21 +198,25 @@ def _agreement(workers: Workers, run: Run) -> Agreement | None:
 
 def _audit(workers: Workers, run: Run, commits: dict[int, ChunkCommit]) -> Audit:
     """Score some rows again. Raises ProofFailed, naming chunk and key, if a value is another."""
-    groups, rows = run.settings.audit_groups, run.settings.audit_rows
+    rows, scored = (sum(getattr(commit, name) for commit in commits.values()) for name in ("rows", "scored"))
+    left_out = rows / scored - 1 if scored else 0.0  # for each row that was scored; a quarter more are drawn for chance
+    settings, snapshot = run.settings, run.frozen.snapshot
+    drawn = draw(snapshot, run.plan, settings.audit_groups, math.ceil(settings.audit_rows * (1 + 1.25 * left_out)))
     samples = [
         Sample(chunk, places, commit.environment, commit.batch_rows, commit.rejects)
-        for chunk, places in draw(run.frozen.snapshot, run.plan, groups, rows)
+        for chunk, places in drawn
         for commit in [commits[chunk.number]]
     ]
     compared = list(workers.map(compare, samples))
     faults = [one.fault for one in compared if one.fault]
     if faults:
         raise ProofFailed(f"The audit of {run.folder} failed: {'; '.join(faults)}.")
+    audited = sum(one.rows for one in compared)
     return Audit(
         row_groups=len(compared),
-        rows=sum(one.rows for one in compared),
+        rows=audited,
         bit_equal=sum(one.bit_equal for one in compared),
-        detects=detection(run.frozen.snapshot, run.plan, groups, rows),
+        detects=detection(snapshot, run.plan, drawn, audited, scored),
     )
 
 
@@ -265,6 +270,7 @@ def _manifest(config: PipelineConfig, storage: Storage, run: Run, commits: dict[
         audit=done.audit,
         agreement=done.agreement,
         histogram=sum((commit.histogram for commit in ordered), Histogram.empty(card.baseline.edges)),
+        labels=tuple(sum(counts) for counts in zip(*(commit.labels for commit in ordered), strict=False)),
         files=files,
         batch_rows=min((commit.batch_rows for commit in ordered), default=run.settings.batch_rows),
         environments=_distinct(commit.environment for commit in ordered),
@@ -302,8 +308,9 @@ def _with_replays_of(earlier: Manifest, manifest: Manifest, storage: Storage) ->
     commits = sum((file.values for file in earlier.files if not file.is_replay), Digest())
     if commits != manifest.values:
         return manifest  # which the caller refuses
-    scored = Histogram.empty(manifest.histogram.edges)
-    return manifest.with_replays(replays, scored).model_copy(update={"histogram": earlier.histogram})
+    replayed = Histogram.empty(manifest.histogram.edges), [0] * len(manifest.labels)
+    known = {"histogram": earlier.histogram, "labels": earlier.labels}
+    return manifest.with_replays(replays, *replayed).model_copy(update=known)
 
 
 def _distinct(environments: Iterable[dict[str, str]]) -> tuple[dict[str, str], ...]:

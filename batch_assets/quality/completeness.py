@@ -6,6 +6,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from batch_assets.quality.outcome import CheckOutcome
 
+_SURE = 0.95
+"""The probability of finding one wrong row in a hundred from which on a second look is one."""
+
 
 class CompletenessSettings(BaseModel):
     """How complete a run must be."""
@@ -82,20 +85,24 @@ def judge_one_model(found: Collection[tuple[str, str]], version: str, sha256: st
 def judge_audit(*, scored: int, audited: int, bit_equal: int, detects: float) -> CheckOutcome:
     """`audit`: some rows were scored again, alone, and are what is about to be published.
 
-    A value that differs ends the run before it is judged; here it counts that rows were compared at all.
+    A value that differs ends the run before it is judged; here it counts that rows were compared at all (else it blocks), and
+    that enough were to find one wrong row in a hundred (else it warns).
     """
-    passed = bool(audited) or not scored
+    passed = detects >= _SURE or not scored
     found = f"{audited:,} rows scored again, {bit_equal:,} of them bit-equal, the others within the stated bound; one wrong row"
+    found += f" in a hundred is found with probability {detects:.4f}"
     return CheckOutcome(
         name="audit",
         asset="predictions",
         passed=passed,
-        severity="error",
-        observed=float(audited),
-        threshold=1.0 if scored else 0.0,
-        message=f"{found} in a hundred is found with probability {detects:.4f}."
-        if passed and scored
-        else "There are no rows to score again."
+        severity="error" if passed or not audited else "warn",
+        observed=detects if scored else None,
+        threshold=_SURE,
+        message="There are no rows to score again."
+        if not scored
+        else f"None of {scored:,} scored rows was scored again: nobody knows whether the values are right."
+        if not audited
+        else f"{found}."
         if passed
-        else f"None of {scored:,} scored rows was scored again: nobody knows whether the values are right.",
+        else f"{found}, at least {_SURE} is wanted: raise scoring.audit_rows.",
     )

@@ -11,11 +11,14 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from batch_assets.histogram import Histogram
 from batch_assets.quality.comparable import comparable
 from batch_assets.quality.distance import Distance, distance
-from batch_assets.quality.outcome import CheckOutcome, Shares
+from batch_assets.quality.outcome import CheckOutcome, Severity, Shares
 
 T = TypeVar("T")
 
 MEASURES = ("psi", "ks", "js")
+
+_ENOUGH = 30
+"""Fewer rows may all have the same label."""
 
 
 class Levels(BaseModel):
@@ -77,17 +80,31 @@ def between(expected: Histogram, observed: Histogram) -> Distance:
     return distance(np.asarray(expected.counts), np.asarray(observed.counts))
 
 
-def judge_scores(actual: Histogram) -> CheckOutcome:
-    """`scores`: they are finite, and they are not all the same."""
+def judge_scores(actual: Histogram, labels: Mapping[str, int], threshold: float | None = None) -> CheckOutcome:
+    """`scores`: they are finite and not all the same (blocks), and not all rows have the same label (warns).
+
+    Args:
+        actual: the scores.
+        labels: how many rows have each label.
+        threshold: of two labels, the score from which on the second is given.
+    """
+    severity: Severity = "error"
+    given = [label for label, rows in labels.items() if rows]
     if actual.non_finite:
         passed, message = False, f"{actual.non_finite:,} scores are NaN or infinite."
     elif actual.constant and actual.total > 1:
         passed, message = False, f"All {actual.total:,} scores are {actual.minimum:.6g}: the model says nothing."
+    elif len(given) == 1 and actual.total >= _ENOUGH:
+        passed, severity = False, "warn"
+        ends = f"scores are from {actual.minimum:.4f} to {actual.maximum:.4f}"
+        message = f"All {actual.total:,} rows have the same label, {given[0]}: {ends}" + (
+            f", and the threshold of the model's card is {threshold:g}." if threshold is not None else "."
+        )
     elif actual.total:
         passed, message = True, f"{actual.total:,} finite scores from {actual.minimum:.4f} to {actual.maximum:.4f}."
     else:
         passed, message = True, "There are no scores."
-    return CheckOutcome(name="scores", asset="predictions", passed=passed, severity="error", message=message)
+    return CheckOutcome(name="scores", asset="predictions", passed=passed, severity=severity, message=message)
 
 
 def nearest_of(

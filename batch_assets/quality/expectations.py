@@ -6,14 +6,17 @@ reads all the data, too. The only room that knows great-expectations.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from batch_assets.contract import FeatureContract
+from batch_assets.contract import Column, FeatureContract
+from batch_assets.histogram import FLOAT_BINS, float_edges
 from batch_assets.quality.outcome import CheckOutcome, Severity
 
 _A_VALUE = 1e-12
@@ -43,10 +46,16 @@ class Expectation(BaseModel):
             raise ValueError(f"the expectation on {self.statistic} of {self.column} has neither min nor max")
         return self
 
-    def __str__(self) -> str:
-        bounds = [f"at least {self.min:g}"] if self.min is not None else []
-        bounds += [f"at most {self.max:g}"] if self.max is not None else []
-        return f"{self.statistic} {' and '.join(bounds)}"
+    def otherwise(self, value: float) -> str:
+        """That the number is one that is not expected."""
+        share = self.statistic in ("missing", "zeros")
+        beyond = self.min if self.min is not None and value < self.min else self.max
+        said = _share if share else _number
+        bounds = [f"at least {said(self.min)}"] if self.min is not None else []
+        bounds += [f"at most {said(self.max)}"] if self.max is not None else []
+        found = said(value, beyond)
+        what = f"is {self.statistic.removesuffix('s')} in {found} of the rows" if share else f"has the {self.statistic} {found}"
+        return f"{self.column} {what}, {' and '.join(bounds)} expected"
 
 
 class ExpectationSettings(BaseModel):
@@ -64,12 +73,35 @@ class ExpectationSettings(BaseModel):
     full_scan: bool = Field(False, description="Whether great-expectations reads every row, too: slower by far.")
 
 
+@dataclass(frozen=True)
+class _Rule:
+    """An expectation of great-expectations, and how it is told that it does not hold.
+
+    `said` takes the finding's places (the columns, or the first keys) and what was observed, and gives phrases. `about` is what
+    it is that could not be judged, where great-expectations raised.
+    """
+
+    expectation: Any
+    about: str
+    said: Callable[[Sequence[str], Mapping[str, Any]], Sequence[str]]
+
+
+@dataclass(frozen=True)
+class _Finding:
+    """What became of a rule: where it does not hold, and in words."""
+
+    passed: bool
+    severity: Severity
+    places: tuple[str, ...]
+    phrases: tuple[str, ...]
+
+
 def judge_profile(
     profile: pa.Table, contract: FeatureContract, settings: ExpectationSettings, *, allow_empty: bool = False
 ) -> CheckOutcome:
     """`expectations`: the suite's findings on a profile (see `features.profile`), worst first in the table."""
     frame = _frame(profile, contract, settings)
-    results = _validate(frame, _suite(contract, settings, min_rows=0 if allow_empty else 1), "column")
+    results = _validate(frame, _suite(frame, contract, settings, min_rows=0 if allow_empty else 1), "column")
     held = f"{len(results)} expectations hold for {len(frame)} columns."
     return _outcome("expectations", results, held, table=_table(frame, results))
 
@@ -87,12 +119,9 @@ def judge_data(
     return _outcome("full_scan", results, f"{len(results)} expectations hold for {len(data):,} rows.")
 
 
-def _outcome(name: str, results: list[dict[str, Any]], held: str, table: str = "") -> CheckOutcome:
-    failed = [result for result in results if not result["passed"]]
-    failed.sort(key=lambda result: result["severity"] != "error")
-    critical = [result for result in failed if result["severity"] == "error"]
-    severity: Severity = "error" if critical or not failed else "warn"
-    findings = "; ".join(f"{result['check']} ({result['columns'] or 'the suite could not judge it'})" for result in failed)
+def _outcome(name: str, results: Sequence[_Finding], held: str, table: str = "") -> CheckOutcome:
+    failed = sorted((result for result in results if not result.passed), key=lambda result: result.severity != "error")
+    severity: Severity = "error" if not failed or failed[0].severity == "error" else "warn"
     return CheckOutcome(
         name=name,
         asset="user_features",
@@ -100,7 +129,7 @@ def _outcome(name: str, results: list[dict[str, Any]], held: str, table: str = "
         severity=severity,
         observed=float(len(failed)),
         threshold=0.0,
-        message=findings or held,
+        message="; ".join(phrase for result in failed for phrase in result.phrases) or held,
         table=table,
     )
 
@@ -115,8 +144,9 @@ def _frame(profile: pa.Table, contract: FeatureContract, settings: ExpectationSe
     frame["missing"] = (frame["nulls"] + frame["nans"] + frame["infinities"]) / frame["rows"].clip(lower=1)
     frame["zeros"] = frame["zeros"] / frame["rows"].clip(lower=1)
     permitted = [None if column.nullable else settings.max_missing for column in columns]
-    frame["permitted_missing"] = pd.Series(permitted, dtype="float64")
-    frame["usual_missing"] = frame["permitted_missing"] * 0
+    limit = pd.Series(permitted, dtype="float64")
+    frame["permitted_missing"] = limit.where(frame["missing"] < 1)  # where all are missing, that is what is said
+    frame["usual_missing"] = (limit * 0).where(frame["missing"] <= limit)
     frame["permitted_minimum"] = pd.Series([column.min for column in columns], dtype="float64")
     frame["permitted_maximum"] = pd.Series([column.max for column in columns], dtype="float64")
     return frame
@@ -135,121 +165,194 @@ def _without_spark() -> Iterator[None]:
         del sys.modules["pyspark"]
 
 
-def _suite(contract: FeatureContract, settings: ExpectationSettings, min_rows: int) -> list[Any]:
+def _suite(frame: Any, contract: FeatureContract, settings: ExpectationSettings, min_rows: int) -> list[_Rule]:
     with _without_spark():
         import great_expectations.expectations as gxe
         from great_expectations.expectations.row_conditions import Column as Name
 
+    profiled = {row["column"]: row for row in frame.to_dict("records")}
+    single = [column.name for column in contract.columns if column.length is None]
+
+    def each(phrase: Callable[[Any], str]) -> Callable[[Sequence[str], Mapping[str, Any]], list[str]]:
+        return lambda places, _: [f"{place} {phrase(profiled[place])}" for place in places]
+
+    def no_rows(places: Sequence[str], _: Mapping[str, Any]) -> list[str]:
+        if len(places) == len(profiled):
+            return [f"there are no rows, at least {min_rows} is wanted"]
+        return [f"{place} has no rows, at least {min_rows} is wanted" for place in places]
+
+    def a_above_b(a: str, b: str, severity: str) -> Any:
+        return gxe.ExpectColumnPairValuesAToBeGreaterThanB(
+            column_A=a, column_B=b, or_equal=True, ignore_row_if="either_value_is_missing", severity=severity
+        )
+
+    def own(one: Expectation) -> _Rule:
+        condition = Name("column") == one.column
+        bounds = {"column": one.statistic, "min_value": one.min, "max_value": one.max, "row_condition": condition}
+        expectation = gxe.ExpectColumnValuesToBeBetween(**bounds, severity=_GX_SEVERITY[one.severity])
+        return _Rule(
+            expectation,
+            f"the {one.statistic} of {one.column}",
+            lambda places, _: [one.otherwise(float(profiled[place][one.statistic])) for place in places],
+        )
+
     return [
-        gxe.ExpectTableRowCountToEqual(
-            value=sum(column.length is None for column in contract.columns),
-            severity="critical",
-            meta={"check": "every column is profiled"},
+        _Rule(
+            gxe.ExpectTableRowCountToEqual(value=len(single), severity="critical"),
+            "whether every column is profiled",
+            lambda *_: [f"{name} is not there, or is no number" for name in single if name not in profiled],
         ),
-        gxe.ExpectColumnValuesToBeBetween(
-            column="rows", min_value=min_rows, severity="critical", meta={"check": "enough rows"}
+        _Rule(
+            gxe.ExpectColumnValuesToBeBetween(column="rows", min_value=min_rows, severity="critical"),
+            "whether there are enough rows",
+            no_rows,
         ),
-        gxe.ExpectColumnPairValuesAToBeGreaterThanB(
-            column_A="permitted_missing",
-            column_B="missing",
-            or_equal=True,
-            ignore_row_if="either_value_is_missing",
-            severity="critical",
-            meta={"check": f"at most {settings.max_missing:.2%} missing"},
+        _Rule(
+            a_above_b("permitted_missing", "missing", "critical"),
+            "how many values are missing",
+            each(lambda row: f"{_missing(row, settings.max_missing)} is allowed"),
         ),
-        gxe.ExpectColumnValuesToBeBetween(
-            column="missing", max_value=1.0, strict_max=True, severity="critical", meta={"check": "any value at all"}
+        _Rule(
+            gxe.ExpectColumnValuesToBeBetween(column="missing", max_value=1.0, strict_max=True, severity="critical"),
+            "whether there is a value",
+            each(lambda row: f"has no value in any of {row['rows']:,} rows, at least one is wanted"),
         ),
-        gxe.ExpectColumnPairValuesAToBeGreaterThanB(
-            column_A="usual_missing",
-            column_B="missing",
-            or_equal=True,
-            ignore_row_if="either_value_is_missing",
-            severity="warning",
-            meta={"check": "nothing missing"},
+        _Rule(
+            a_above_b("usual_missing", "missing", "warning"),
+            "whether a value is missing",
+            each(lambda row: f"{_missing(row, 0.0)} is expected"),
         ),
-        gxe.ExpectColumnPairValuesAToBeGreaterThanB(
-            column_A="minimum",
-            column_B="permitted_minimum",
-            or_equal=True,
-            ignore_row_if="either_value_is_missing",
-            severity="critical",
-            meta={"check": "minimum is permitted"},
+        _Rule(
+            a_above_b("minimum", "permitted_minimum", "critical"),
+            "the smallest values",
+            each(
+                lambda row: (
+                    f"is {_number(row['minimum'], row['permitted_minimum'])} at the lowest, at least "
+                    f"{_number(row['permitted_minimum'])} is permitted{_beyond(row, below=True)}"
+                )
+            ),
         ),
-        gxe.ExpectColumnPairValuesAToBeGreaterThanB(
-            column_A="permitted_maximum",
-            column_B="maximum",
-            or_equal=True,
-            ignore_row_if="either_value_is_missing",
-            severity="critical",
-            meta={"check": "maximum is permitted"},
+        _Rule(
+            a_above_b("permitted_maximum", "maximum", "critical"),
+            "the largest values",
+            each(
+                lambda row: (
+                    f"is {_number(row['maximum'], row['permitted_maximum'])} at the highest, at most "
+                    f"{_number(row['permitted_maximum'])} is permitted{_beyond(row, below=False)}"
+                )
+            ),
         ),
-        *(
-            gxe.ExpectColumnValuesToBeBetween(
-                column=one.statistic,
-                min_value=one.min,
-                max_value=one.max,
-                row_condition=Name("column") == one.column,
-                severity=_GX_SEVERITY[one.severity],
-                meta={"check": f"{one} of {one.column}"},
-            )
-            for one in settings.own
-        ),
+        *map(own, settings.own),
     ]
 
 
-def _data_suite(contract: FeatureContract, settings: ExpectationSettings, min_rows: int) -> list[Any]:
+def _missing(row: Mapping[str, Any], limit: float) -> str:
+    missing = row["nulls"] + row["nans"] + row["infinities"]
+    said = f"at most {_share(limit)}" if limit else "none"
+    return f"is missing in {missing:,} of {row['rows']:,} rows ({_share(row['missing'], limit)}), {said}"
+
+
+def _beyond(row: Mapping[str, Any], *, below: bool) -> str:
+    """In how many rows a column is beyond its limit, as exactly as the profile's histogram says it."""
+    if "bins" not in row:
+        return ""
+    bins, counts = np.asarray(row["bins"], np.int64), np.asarray(row["counts"], np.int64)
+    if row["category"]:
+        least, most = np.where(bins == 0, -np.inf, bins), np.where(bins == FLOAT_BINS - 1, np.inf, bins)
+        surely, maybe = (most < row["permitted_minimum"], least < row["permitted_minimum"])
+        if not below:
+            surely, maybe = (least > row["permitted_maximum"], most > row["permitted_maximum"])
+    else:
+        edges = np.append(float_edges(), np.nan)
+        least, after = edges[bins], np.nan_to_num(edges[bins + 1], nan=np.inf)
+        surely, maybe = (after <= row["permitted_minimum"], least < row["permitted_minimum"])
+        if not below:
+            surely, maybe = (least > row["permitted_maximum"], after > row["permitted_maximum"])
+    low, high = max(int(counts[surely].sum()), 1), int(counts[maybe].sum())
+    found = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    return f", in {found} of {row['rows']:,} rows ({_share(high / max(row['rows'], 1))}{'' if low == high else ' at most'})"
+
+
+def _share(value: float, limit: float | None = None) -> str:
+    """A share in percent, with as many digits as tell it from its limit."""
+    digits = next((some for some in range(2, 12) if limit is None or f"{value:.{some}%}" != f"{limit:.{some}%}"), 12)
+    return f"{value:.{digits}%}"
+
+
+def _number(value: float, limit: float | None = None) -> str:
+    """A number, with as many digits as tell it from its limit."""
+    digits = next((some for some in range(6, 17) if limit is None or f"{value:.{some}g}" != f"{limit:.{some}g}"), 17)
+    return f"{value:,.{digits}g}"
+
+
+def _data_suite(contract: FeatureContract, settings: ExpectationSettings, min_rows: int) -> list[_Rule]:
     with _without_spark():
         import great_expectations.expectations as gxe
 
     key, single = contract.key.name, [column for column in contract.columns if column.length is None]
-    own = {
+    aggregates = {
         "mean": gxe.ExpectColumnMeanToBeBetween,
         "minimum": gxe.ExpectColumnMinToBeBetween,
         "maximum": gxe.ExpectColumnMaxToBeBetween,
     }
+
+    def rows(
+        name: str, what: str, limit: str, most: float | None = None
+    ) -> Callable[[Sequence[str], Mapping[str, Any]], list[str]]:
+        def said(places: Sequence[str], found: Mapping[str, Any]) -> list[str]:
+            wrong, of = found.get("unexpected_count", 0), max(found.get("element_count", 0), 1)
+            first = f", first {key} {', '.join(places[:_SHOWN])}" if places else ""
+            return [f"{name} {what} in {wrong:,} of {of:,} rows ({_share(wrong / of, most)}), {limit}{first}"]
+
+        return said
+
+    def there(column: Column) -> _Rule:
+        mostly = _A_VALUE if column.nullable else 1 - settings.max_missing
+        expectation = gxe.ExpectColumnValuesToNotBeNull(column=column.name, mostly=mostly, severity="critical")
+        most = settings.max_missing
+        limit = "at least one value is wanted" if column.nullable else f"at most {_share(most)} is allowed"
+        return _Rule(expectation, f"whether {column.name} is there", rows(column.name, "is missing", limit, most))
+
+    def within(column: Column) -> _Rule:
+        bounds = {"min_value": column.min, "max_value": column.max}
+        expectation = gxe.ExpectColumnValuesToBeBetween(column=column.name, **bounds, severity="critical")
+        limits = [f"below {_number(column.min)}"] if column.min is not None else []
+        limits += [f"above {_number(column.max)}"] if column.max is not None else []
+        said = rows(column.name, f"is {' or '.join(limits)}", "none is permitted")
+        return _Rule(expectation, f"the values of {column.name}", said)
+
+    def own(one: Expectation) -> _Rule:
+        bounds = {"column": one.column, "min_value": one.min, "max_value": one.max}
+        expectation = aggregates[one.statistic](**bounds, severity=_GX_SEVERITY[one.severity])
+        about = f"the {one.statistic} of {one.column}"
+        return _Rule(expectation, about, lambda _, found: [one.otherwise(float(found["observed_value"]))])
+
     return [
-        gxe.ExpectTableRowCountToBeBetween(min_value=min_rows, severity="critical", meta={"check": "enough rows"}),
-        gxe.ExpectColumnValuesToBeUnique(column=key, severity="critical", meta={"check": f"{key} is unique"}),
-        gxe.ExpectColumnValuesToNotBeNull(column=key, severity="critical", meta={"check": f"{key} is never null"}),
-        *(
-            gxe.ExpectColumnValuesToNotBeNull(
-                column=column.name,
-                mostly=_A_VALUE if column.nullable else 1 - settings.max_missing,
-                severity="critical",
-                meta={"check": f"{column.name} is there"},
-            )
-            for column in single
+        _Rule(
+            gxe.ExpectTableRowCountToBeBetween(min_value=min_rows, severity="critical"),
+            "whether there are enough rows",
+            lambda *_: [f"there are no rows, at least {min_rows} is wanted"],
         ),
-        *(
-            gxe.ExpectColumnValuesToBeBetween(
-                column=column.name,
-                min_value=column.min,
-                max_value=column.max,
-                severity="critical",
-                meta={"check": f"{column.name} is permitted"},
-            )
-            for column in single
-            if column.min is not None or column.max is not None
+        _Rule(
+            gxe.ExpectColumnValuesToBeUnique(column=key, severity="critical"),
+            f"whether {key} is unique",
+            rows(key, "is that of another row", "none is permitted"),
         ),
-        *(
-            own[one.statistic](
-                column=one.column,
-                min_value=one.min,
-                max_value=one.max,
-                severity=_GX_SEVERITY[one.severity],
-                meta={"check": f"{one} of {one.column}"},
-            )
-            for one in settings.own
-            if one.statistic in own
+        _Rule(
+            gxe.ExpectColumnValuesToNotBeNull(column=key, severity="critical"),
+            f"whether {key} is there",
+            rows(key, "is null", "none is permitted"),
         ),
+        *map(there, single),
+        *(within(column) for column in single if column.min is not None or column.max is not None),
+        *(own(one) for one in settings.own if one.statistic in aggregates),
     ]
 
 
-def _validate(frame: Any, expectations: list[Any], named_by: str) -> list[dict[str, Any]]:
-    """Run the suite; one dict per expectation, in the suite's order. An expectation that raised has failed.
+def _validate(frame: Any, rules: Sequence[_Rule], named_by: str) -> list[_Finding]:
+    """Run the suite; one finding per rule, in the suite's order. An expectation that raised has failed.
 
-    `columns` says where it does not hold: the values of the frame's column `named_by`, of many the first few.
+    Its places are where it does not hold: the values of the frame's column `named_by`.
     """
     import great_expectations as gx
     from great_expectations.data_context.types.base import ProgressBarsConfig
@@ -258,33 +361,28 @@ def _validate(frame: Any, expectations: list[Any], named_by: str) -> list[dict[s
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
     asset = context.data_sources.add_pandas("profile").add_dataframe_asset("columns")
     batch = asset.add_batch_definition_whole_dataframe("all").get_batch({"dataframe": frame})
-    suite = gx.ExpectationSuite("features", expectations=expectations)
+    for number, rule in enumerate(rules):
+        rule.expectation.meta = {"rule": number}
+    suite = gx.ExpectationSuite("features", expectations=[rule.expectation for rule in rules])
     answer = batch.validate(suite, result_format={"result_format": "COMPLETE", "unexpected_index_column_names": [named_by]})
-    by_check = {result.expectation_config.meta["check"]: result for result in answer.results}
-    return [
-        {
-            "check": expectation.meta["check"],
-            "passed": bool(by_check[expectation.meta["check"]].success),
-            "severity": "warn" if str(expectation.severity.value) == "warning" else "error",
-            "columns": _places(by_check[expectation.meta["check"]].result, named_by),
-        }
-        for expectation in expectations
-    ]
+    by_rule = {result.expectation_config.meta["rule"]: result for result in answer.results}
+    return [_finding(rule, by_rule[number], named_by) for number, rule in enumerate(rules)]
 
 
-def _places(result: Any, named_by: str) -> str:
-    found = [str(place[named_by]) for place in result.get("unexpected_index_list") or []]
-    if named_by != "column" and len(found) > _SHOWN:
-        return f"{len(found):,} rows, first {', '.join(found[:_SHOWN])}"
-    if not found and result.get("observed_value") is not None:
-        return f"it is {result['observed_value']}"
-    return ", ".join(found)
+def _finding(rule: _Rule, result: Any, named_by: str) -> _Finding:
+    severity: Severity = "warn" if str(rule.expectation.severity.value) == "warning" else "error"
+    if result.success:
+        return _Finding(True, severity, (), ())
+    places = tuple(str(place[named_by]) for place in result.result.get("unexpected_index_list") or [])
+    judged = places or result.result.get("observed_value") is not None
+    phrases = rule.said(places, result.result) if judged else [f"{rule.about} could not be judged"]
+    return _Finding(False, severity, places, tuple(phrases))
 
 
-def _table(frame: Any, results: list[dict[str, Any]]) -> str:
+def _table(frame: Any, results: Sequence[_Finding]) -> str:
     import pandas as pd
 
-    offending = {name for result in results for name in result["columns"].split(", ")}
+    offending = {name for result in results for name in result.places}
     rows = sorted(frame.to_dict("records"), key=lambda row: row["column"] not in offending)
     lines = ["| column | rows | missing | minimum | mean | maximum |", "|---|--:|--:|--:|--:|--:|"]
     for row in rows:

@@ -69,8 +69,9 @@ def _judge(
     ordered = sorted(found, key=lambda one: (one not in blocking, one not in warning, -found[one][1].js.value))
     day, worst = found[ordered[0]]
     message = "; ".join(
-        f"{one} is {told(found[one][1])} from what it was on {named(found[one][0])}{guessed(one, today, before[found[one][0]]) or ''}"
+        f"{one} is {told(found[one][1])} from what it was on {named(then)}{guessed(one, today, before[then]) or ''}"
         for one in (blocking or warning)
+        for then in [found[one][0]]
     )
     return CheckOutcome(
         name=name,

@@ -37,7 +37,7 @@ _USUAL = tuple(one for factor in _FACTORS for one in (factor, 1 / factor))
 
 @dataclass(frozen=True)
 class Guess:
-    """The one explanation that is clearly better than others, as a phrase; `factor` is that between the units, 1 if it is none."""
+    """The one explanation that is clearly better than others; `factor` is that between the units, 1 where it is no unit."""
 
     why: str
     factor: float = 1.0

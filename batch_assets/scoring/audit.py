@@ -68,14 +68,27 @@ class Compared:
     fault: str
 
 
-def draw(snapshot: Snapshot, plan: Sequence[Chunk], groups: int, rows: int) -> list[tuple[Chunk, tuple[int, ...]]]:
-    """Random places of random row groups, as places of their chunks, from the system's own randomness."""
+Drawn = list[tuple[Chunk, tuple[int, ...]]]
+"""Places of row groups, as places of their chunks; none of row groups of which nothing is drawn."""
+
+
+def draw(snapshot: Snapshot, plan: Sequence[Chunk], groups: int, rows: int) -> Drawn:
+    """Random places of random row groups, as places of their chunks, from the system's own randomness.
+
+    `groups` x `rows` places are drawn, or all that there are: where row groups are few or small, more of each or more of them.
+    """
     source = random.SystemRandom()
     windows = _windows(snapshot, plan)
-    return [
-        (chunk, tuple(sorted(source.sample(range(first, end), min(rows, end - first)))))
-        for chunk, first, end in source.sample(windows, min(groups, len(windows)))
-    ]
+    source.shuffle(windows)
+    wanted, taken = groups * rows, list[tuple[Chunk, int, int]]()
+    while windows and (len(taken) < groups or sum(end - first for _, first, end in taken) < wanted):
+        taken.append(windows.pop())
+    found = []
+    for left, (chunk, first, end) in zip(range(len(taken), 0, -1), sorted(taken, key=_length), strict=True):
+        count = min(end - first, math.ceil(wanted / left))  # what a small group cannot give, the larger ones do
+        found.append((chunk, tuple(sorted(source.sample(range(first, end), count)))))
+        wanted -= count
+    return found
 
 
 @dataclass(frozen=True)
@@ -133,25 +146,47 @@ def compare(scorer: Scorer, sample: Sample) -> Compared:
     return Compared(chunk.name, len(places), int(equal.sum()), fault)
 
 
-def detection(snapshot: Snapshot, plan: Sequence[Chunk], groups: int, rows: int) -> dict[str, float]:
-    """The probability that an audit of `groups` row groups x `rows` rows meets a fault, by kind of fault."""
+def detection(snapshot: Snapshot, plan: Sequence[Chunk], drawn: Drawn, compared: int, scored: int) -> dict[str, float]:
+    """The probability that an audit meets a fault, by kind of fault.
+
+    Args:
+        snapshot: what was scored.
+        plan: its chunks.
+        drawn: what was drawn to be compared.
+        compared: how many of those rows had been scored, and were compared.
+        scored: how many rows of the day were scored.
+    """
     windows = _windows(snapshot, plan)
-    if not windows:
+    if not windows or not scored:
         return {}
-    length = max(end - first for _, first, end in windows)
-    groups, rows = min(groups, len(windows)), min(rows, length)
+    pairs = sum(
+        swapped_pair(end - first, len(places))
+        for drawn_of, places in drawn
+        for chunk, first, end in windows
+        if chunk == drawn_of and first <= places[0] < end
+    )
     return {
-        ONE_IN_A_HUNDRED: round(1 - 0.99 ** (groups * rows), 6),
-        "one row in a thousand, anywhere": round(1 - 0.999 ** (groups * rows), 6),
-        "one whole row group": round(groups / len(windows), 6),
-        "two rows of one row group swapped": round(swapped_pair(len(windows), length, groups, rows), 9),
+        ONE_IN_A_HUNDRED: round(_met(scored, compared, 100), 6),
+        "one row in a thousand, anywhere": round(_met(scored, compared, 1_000), 6),
+        "one whole row group": round(len(drawn) / len(windows), 6),
+        "two rows of one row group swapped": round(pairs / len(windows), 9),
     }
 
 
-def swapped_pair(windows: int, length: int, groups: int, rows: int) -> float:
-    """The probability that `rows` of `length` rows of each of `groups` row groups hold one of two rows of one of them."""
-    missed = math.comb(length - 2, rows) / math.comb(length, rows) if length >= 2 else 0.0
-    return groups / windows * (1 - missed)
+def _met(rows: int, compared: int, of: int) -> float:
+    """The probability that one of `compared` different rows is among those, one in `of`, that are wrong."""
+    wrong = math.ceil(rows / of)
+    return 1 - math.comb(rows - wrong, compared) / math.comb(rows, compared)
+
+
+def swapped_pair(length: int, rows: int) -> float:
+    """The probability that `rows` of the `length` rows of a row group hold one of two rows of it."""
+    return 1 - math.comb(length - 2, rows) / math.comb(length, rows) if length >= 2 else 0.0
+
+
+def _length(window: tuple[Chunk, int, int]) -> int:
+    _, first, end = window
+    return end - first
 
 
 def _windows(snapshot: Snapshot, plan: Sequence[Chunk]) -> list[tuple[Chunk, int, int]]:

@@ -53,9 +53,9 @@ class Written(BaseModel):
 class ChunkCommit(BaseModel):
     """What the footer of a committed chunk says.
 
-    `keys` digests every input row's key, `values` the scored (key, values). `batch_rows` is the smallest shape that was
-    run. `seconds` are by stage; a footer cannot know how long its own file takes to become durable, so its `write` is
-    what came before. The first versions did not write what has a default.
+    `keys` digests every input row's key, `values` the scored (key, values). `labels` is how many rows have each label of the
+    model's card. `batch_rows` is the smallest shape that was run. `seconds` are by stage; a footer cannot know how long its own
+    file takes to become durable, so its `write` is what came before. The first versions did not write what has a default.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -72,6 +72,7 @@ class ChunkCommit(BaseModel):
     values: Digest
     rejects: RejectsFile | None
     histogram: Histogram
+    labels: tuple[int, ...] = ()
     model_version: str
     model_sha256: str
     batch_rows: int

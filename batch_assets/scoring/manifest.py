@@ -55,10 +55,11 @@ class Manifest(BaseModel):
     """A finished run with its proof.
 
     `approval` is the one under which the run was finished; a later approval of the same version takes the run as it is.
-    `values` digests all scored (key, values); `seconds` are what the footers say of their chunks, by stage; stages of several
-    chunks overlap. `scored_here` rows took `wall_seconds`, of which `proof_seconds` for proof and audit, in the process that
-    wrote the manifest, and its workers' time is `work`; the other rows were committed before. What has a default was not
-    written by the first versions, whose manifests are still compared with.
+    `values` digests all scored (key, values); `labels` is how many of them have each label of the model's card; `seconds` are
+    what the footers say of their chunks, by stage; stages of several chunks overlap. `scored_here` rows took `wall_seconds`, of
+    which `proof_seconds` for proof and audit, in the process that wrote the manifest, and its workers' time is `work`; the
+    other rows were committed before. What has a default was not written by the first versions, whose manifests are still
+    compared with.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -81,6 +82,7 @@ class Manifest(BaseModel):
     audit: Audit = Audit()
     agreement: Agreement | None = None
     histogram: Histogram
+    labels: tuple[int, ...] = ()
     files: tuple[ManifestFile, ...]
     batch_rows: int
     environments: tuple[dict[str, str], ...]
@@ -104,8 +106,8 @@ class Manifest(BaseModel):
         """How many files hold rows that were dead letters before."""
         return sum(file.is_replay for file in self.files)
 
-    def with_replays(self, replays: Sequence[ManifestFile], histogram: Histogram) -> "Manifest":
-        """The same run with rows that were dead letters scored; `histogram` is that of their probabilities."""
+    def with_replays(self, replays: Sequence[ManifestFile], histogram: Histogram, labels: Sequence[int]) -> "Manifest":
+        """The same run with rows that were dead letters scored; `histogram` and `labels` are those of their predictions."""
         scored = sum(file.scored for file in replays)
         return self.model_copy(
             update={
@@ -114,6 +116,7 @@ class Manifest(BaseModel):
                 "dead_lettered": self.dead_lettered - scored,
                 "values": sum((file.values for file in replays), start=self.values),
                 "histogram": self.histogram + histogram,
+                "labels": tuple(mine + theirs for mine, theirs in zip(self.labels, labels, strict=False)),
             }
         )
 

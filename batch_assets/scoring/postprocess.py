@@ -53,6 +53,10 @@ class Predictions(NamedTuple):
         """The predictions of some rows."""
         return Predictions(self.probability[rows], self.decile[rows], self.label[rows])
 
+    def by_label(self, outputs: Outputs) -> tuple[int, ...]:
+        """How many rows have each of the labels, in their order."""
+        return tuple(np.bincount(self.label, minlength=len(outputs.labels)).tolist())
+
 
 RECORD_DTYPE = np.dtype([("probability", "<f4"), ("decile", "i1"), ("label", "i1")])
 """One prediction as a store keeps it: 6 bytes, without padding."""

@@ -42,6 +42,7 @@ class Replayed:
     scored: int
     values: Digest
     histogram: Histogram
+    labels: tuple[int, ...]
     still_dead: dict[int, str]
 
 
@@ -55,8 +56,9 @@ def replay_chunk(scorer: Scorer, replay: Replay) -> Replayed:
     scored = rows.rejects.scored
     still_dead = {place: _why(rows.rejects, number) for number, place in enumerate(replay.places) if not scored[number]}
     values = rows.hashes.take(scored).with_values(predictions).digest()
+    labels = predictions.by_label(task.outputs)
     if not scored.any():
-        return Replayed(chunk, "", 0, 0, values, histogram, still_dead)
+        return Replayed(chunk, "", 0, 0, values, histogram, labels, still_dead)
     keys = rows.keys.filter(as_arrow(scored))
     table = prediction_table(keys, task.contract.key.name, predictions, task.outputs, task.model_version, task.day)
     data = as_parquet(table)
@@ -68,7 +70,7 @@ def replay_chunk(scorer: Scorer, replay: Replay) -> Replayed:
         except AlreadyExists:
             number += 1  # an earlier replay's, or one that no manifest names
             continue
-        return Replayed(chunk, name, len(data), len(keys), values, histogram, still_dead)
+        return Replayed(chunk, name, len(data), len(keys), values, histogram, labels, still_dead)
 
 
 def dead_letters(storage: Storage, folder: str, rejects: RejectsFile, replays: Iterable[str], key: str) -> pa.Table:

@@ -138,6 +138,7 @@ class Scorer:
                 values=values,
                 rejects=rejects,
                 histogram=histogram,
+                labels=predictions.by_label(task.outputs),
                 model_version=task.model_version,
                 model_sha256=task.model_sha256,
                 batch_rows=passed.smallest,

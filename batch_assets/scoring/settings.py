@@ -55,7 +55,9 @@ class ScoringSettings(BaseModel):
         0.01, description="Share of a chunk's rows on which the model may raise before the run stops.", ge=0, le=1
     )
     audit_groups: int = Field(8, description="Row groups of which rows are scored again before the run counts as proven.", ge=0)
-    audit_rows: int = Field(40, description="Rows of each such row group.", ge=1)
+    audit_rows: int = Field(
+        40, description="Rows of each such row group; more of each where there are fewer, and all of a small day.", ge=1
+    )
     exclude: tuple[Exclusion, ...] = Field((), description="Business rules: rows that are not scored, with the reason.")
 
     @field_validator("batch_size")

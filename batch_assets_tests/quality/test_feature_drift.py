@@ -217,7 +217,9 @@ class TestCategories:
         assert judge_changes(DAY, today, before, ChangeSettings()).passed
         numbers = {day: profiled({"shop": np.arange(ROWS, dtype=np.int16) % 2 + 1}) for day in ("2024-03-06", "2024-03-07")}
         larger = profiled({"shop": np.full(ROWS, 39) - np.arange(ROWS) % 2})
-        assert judge_changes(DAY, larger, numbers, ChangeSettings()).message == "shop is about 36 times what it was on 2024-03-07"
+        assert (
+            judge_changes(DAY, larger, numbers, ChangeSettings()).message == "shop is about 36 times what it was on 2024-03-07"
+        )
 
     def test_a_day_on_which_it_was_a_number_is_not_compared(self) -> None:
         numbers = profiled({"shop": np.arange(ROWS, dtype=np.int16)})

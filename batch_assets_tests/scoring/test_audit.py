@@ -10,9 +10,11 @@ import pytest
 
 from batch_assets.engines.local_engine import LocalEngine
 from batch_assets.errors import ProofFailed
+from batch_assets.pipeline.freeze import freeze
+from batch_assets.pipeline.judge import judge
 from batch_assets.pipeline.score import score
 from batch_assets.scoring import audit
-from batch_assets.scoring.audit import Sample, compare, detection, draw, swapped_pair
+from batch_assets.scoring.audit import ONE_IN_A_HUNDRED, Sample, compare, detection, draw, swapped_pair
 from batch_assets_tests.small import DAY, Small, Working, rows, with_values
 
 Make = Callable[..., Small]
@@ -38,12 +40,42 @@ def audited(working: Working, groups: int, count: int) -> list[str]:
 
 
 def test_what_was_committed_is_found_again_bit_for_bit(small: Small) -> None:
-    from batch_assets.pipeline.freeze import freeze
-
     freeze(small.config, small.storage, DAY, small.watch)
     found = score(small.config, small.storage, DAY, small.model, LocalEngine(), small.watch).manifest.audit
     assert (found.row_groups, found.rows, found.bit_equal) == (8, 320, 320)
-    assert found.detects["one row in a hundred, anywhere"] == pytest.approx(1 - 0.99**320, abs=1e-6)
+    assert found.detects[ONE_IN_A_HUNDRED] == pytest.approx(1 - np.prod(1 - 20 / np.arange(2_000, 1_680, -1)), abs=1e-6)
+
+
+@pytest.mark.parametrize(("chunk_rows", "groups"), [(2_000, 1), (1_000, 2), (1_990, 2), (300, 7), (20, 16)])
+def test_as_many_rows_are_looked_at_however_few_or_small_the_row_groups_are(
+    make_small: Make, chunk_rows: int, groups: int
+) -> None:
+    """A night of one row group had 40 of its rows looked at, which found one wrong row in a hundred with 0.33."""
+    small = make_small(scoring={"chunk_rows": chunk_rows, "batch_size": 64})
+    freeze(small.config, small.storage, DAY, small.watch)
+    found = score(small.config, small.storage, DAY, small.model, LocalEngine(), small.watch).manifest.audit
+    assert (found.row_groups, found.rows) == (groups, 320)
+    assert found.detects[ONE_IN_A_HUNDRED] > 0.96
+
+
+def test_of_a_small_night_every_row_is_looked_at(make_small: Make) -> None:
+    small = make_small(rows(300))
+    freeze(small.config, small.storage, DAY, small.watch)
+    found = score(small.config, small.storage, DAY, small.model, LocalEngine(), small.watch).manifest.audit
+    assert (found.rows, found.detects[ONE_IN_A_HUNDRED]) == (300, 1.0)
+
+
+@pytest.mark.parametrize("above", [0.0, 1.5, 3.1])
+def test_rows_that_a_rule_excludes_are_no_second_look(make_small: Make, above: float) -> None:
+    """Half are excluded, nearly all, or all but a few: the more are drawn, and what is stated is of those that were compared."""
+    rule = {"reason": "test", "column": "x", "op": "<", "value": above}
+    small = make_small(rows(20_000), scoring={"chunk_rows": 20_000, "batch_size": 64, "exclude": [rule]})
+    freeze(small.config, small.storage, DAY, small.watch)
+    manifest = score(small.config, small.storage, DAY, small.model, LocalEngine(), small.watch).manifest
+    assert min(299, manifest.scored) <= manifest.audit.rows <= 500
+    outcome = judge(small.config, small.storage, DAY, small.model).outcome("audit")
+    assert outcome.passed
+    assert outcome.observed == manifest.audit.detects[ONE_IN_A_HUNDRED]
 
 
 def test_a_swapped_pair_passes_the_proof_and_not_the_audit(make_small: Make) -> None:
@@ -75,8 +107,9 @@ def test_it_finds_a_swapped_pair_as_often_as_it_states(make_small: Make, monkeyp
     swap(working, 5, 10, 200)
     source = random.Random(1)
     monkeypatch.setattr(audit.random, "SystemRandom", lambda: source)
-    stated = detection(working.run.frozen.snapshot, working.run.plan, 4, 40)["two rows of one row group swapped"]
-    assert stated == pytest.approx(swapped_pair(8, 256, 4, 40)) == pytest.approx(0.1439, abs=1e-3)
+    snapshot, plan = working.run.frozen.snapshot, working.run.plan
+    stated = detection(snapshot, plan, draw(snapshot, plan, 4, 40), 160, 2_000)["two rows of one row group swapped"]
+    assert stated == pytest.approx(0.5 * swapped_pair(256, 40), abs=1e-2) == pytest.approx(0.1439, abs=1e-2)
     drawn = [draw(working.run.frozen.snapshot, working.run.plan, 4, 40) for _ in range(20_000)]
     hits = np.mean([any(chunk.number == 5 and {10, 200} & set(places) for chunk, places in one) for one in drawn])
     assert hits == pytest.approx(stated, abs=0.01)
