@@ -67,7 +67,7 @@ def test_of_a_small_night_every_row_is_looked_at(make_small: Make) -> None:
 
 @pytest.mark.parametrize("above", [0.0, 1.5, 3.1])
 def test_rows_that_a_rule_excludes_are_no_second_look(make_small: Make, above: float) -> None:
-    """Half are excluded, nearly all, or all but a few: the more are drawn, and what is stated is of those that were compared."""
+    """Half are excluded, nearly all, or all but a few: the more are drawn, and what is stated is of those compared."""
     rule = {"reason": "test", "column": "x", "op": "<", "value": above}
     small = make_small(rows(20_000), scoring={"chunk_rows": 20_000, "batch_size": 64, "exclude": [rule]})
     freeze(small.config, small.storage, DAY, small.watch)
