@@ -94,6 +94,7 @@ def test_a_replay_adds_what_succeeds_and_changes_nothing(broken: tuple[Small, Ma
     assert new == ["000002.json", "chunk-00000.replay-001.parquet", "chunk-00002.replay-001.parquet"]
     following = finished(small.config, small.storage, small.registry, DAY)
     assert (following.scored, following.dead_lettered, following.rows) == (1_998, 2, 2_000)
+    assert (sum(manifest.labels), sum(following.labels)) == (manifest.scored, 1_998)
     assert [one.key for one in list_dead_letters(small.config, small.storage, following)] == [11, 1_501]
 
 
@@ -200,6 +201,7 @@ def test_lost_chunks_are_scored_again_and_replays_stay(broken: tuple[Small, Mani
     small.storage.local_path(f"{manifest.folder}/chunk-00003.parquet").unlink()
     again = score(small.config, small.storage, DAY, small.model, LocalEngine(), small.watch).manifest
     assert (again.values, again.scored, again.dead_lettered) == (following.values, 1_998, 2)
+    assert again.labels == following.labels
 
 
 def test_a_day_without_a_finished_run_says_so(small: Small) -> None:
