@@ -25,8 +25,8 @@ Outcomes = Callable[[dg.AssetCheckExecutionContext, StorageRoot], Iterator[Check
 _OF_FEATURES = {
     "contract": "The columns are those that were agreed: names, order, types.",
     "expectations": "great-expectations on the column profile: rows, missing values, permitted ranges, the team's own.",
-    "changes": "Nothing is suddenly otherwise than on the good days before: rows, units, filled columns, the same data again.",
-    "feature_drift": "PSI, KS and Jensen-Shannon of each feature against the nearest of the good days before.",
+    "changes": "Nothing is suddenly otherwise than on comparable good days: rows, units, filled columns, the same data again.",
+    "feature_drift": "PSI, KS and Jensen-Shannon of each feature against the nearest comparable good day before.",
 }
 _FULL_SCAN = {"full_scan": "great-expectations on every row."}
 _OF_RUNS = {
@@ -34,8 +34,8 @@ _OF_RUNS = {
     "dead_letters": "Few enough rows could not be scored; it only warns.",
     "one_model": "Every chunk was scored by the approved version and program.",
     "audit": "Some rows were scored again, alone, and are what is about to be published.",
-    "scores": "Scores are finite and not all the same.",
-    "drift": "PSI, KS and Jensen-Shannon against the trailing accepted days that the same model scored.",
+    "scores": "Scores are finite and not all the same, and not all rows have one label.",
+    "drift": "PSI, KS and Jensen-Shannon against the nearest comparable day that the same model scored.",
     "ranks": "By and large, keys rank as on the newest accepted day that the same model scored.",
     "previous_model": "The same against the version before, beyond what its approval was told to expect.",
     "baseline": "The same against the model card's baseline; it only warns.",
