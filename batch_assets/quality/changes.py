@@ -5,7 +5,7 @@ It shows beside the days that are comparable. What moves little by little is dri
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from statistics import median
 
@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from batch_assets.quality.columns import Column
 from batch_assets.quality.comparable import comparable, same_weekday
 from batch_assets.quality.guess import guessed, in_words
-from batch_assets.quality.outcome import CheckOutcome
+from batch_assets.quality.outcome import FEWER_ROWS, MORE_ROWS, CheckOutcome, Finding
 
 Columns = Mapping[str, Column]
 
@@ -49,7 +49,12 @@ class ChangeSettings(BaseModel):
 
 
 def judge_changes(
-    day: str, today: Columns, before: Mapping[str, Columns], settings: ChangeSettings, same_as: str = ""
+    day: str,
+    today: Columns,
+    before: Mapping[str, Columns],
+    settings: ChangeSettings,
+    same_as: str = "",
+    unusual: Collection[str] = (),
 ) -> CheckOutcome:
     """`changes`: nothing is suddenly otherwise than on earlier good days.
 
@@ -59,20 +64,23 @@ def judge_changes(
         before: those of the good days before, by partition.
         settings: how much may differ.
         same_as: a day whose snapshot has the same digest.
+        unusual: of those days, the ones whose number of rows is not compared with.
     """
     if not before or not today:
         return CheckOutcome(
             name="changes", asset="user_features", passed=True, severity="info", message="not_compared: no earlier good day."
         )
-    rows, usual = _rows(today), _usual(day, before, settings)
+    rows, counts = _rows(today), {other: _rows(columns) for other, columns in before.items() if other not in unusual}
+    usual = _usual(day, counts, settings) or [rows]
     nearest = min(usual, key=lambda one: abs(math.log((rows + 1) / (one + 1))))
     same_as = same_as or next((other for other in sorted(before, reverse=True) if _same(today, before[other])), "")
-    findings = _of_rows(rows, usual, nearest, _rows(before[max(before)]), settings)
+    findings = _of_rows(rows, usual, nearest, counts[max(counts)] if counts else rows, settings)
     if same_as and not settings.allow_unchanged:
-        findings.append(f"these are the features of {same_as} again: the source was not updated")
+        again = f"these are the features of {same_as} again: the source was not updated"
+        findings.append(Finding(kind="unchanged", message=again))
     for name, column in today.items():
         like = comparable(day, _known(name, before), partial(_apart, settings), settings.compare_days)
-        findings += [f"{name} {what}" for what in _of_column(column, like, settings, partial(_guess, name, today, before))]
+        findings += _of_column(column, like, settings, partial(_guess, name, today, before))
     return CheckOutcome(
         name="changes",
         asset="user_features",
@@ -81,7 +89,8 @@ def judge_changes(
         observed=float(len(findings)),
         threshold=0.0,
         figures={"rows_ratio": round(rows / nearest, 6)} if nearest else {},
-        message="; ".join(findings)
+        findings=tuple(findings),
+        message="; ".join(finding.message for finding in findings)
         or f"Nothing is suddenly otherwise than from {min(before)} to {max(before)} ({len(before)} good days).",
     )
 
@@ -99,23 +108,25 @@ def _same(today: Columns, other: Columns) -> bool:
     return today.keys() == other.keys() and all(column.says_as(other[name]) for name, column in today.items())
 
 
-def _usual(day: str, before: Mapping[str, Columns], settings: ChangeSettings) -> list[float]:
+def _usual(day: str, counts: Mapping[str, int], settings: ChangeSettings) -> list[float]:
     """The rows that are usual: the median of the newest days and, where there are some, of the same weekdays."""
-    newest, same = sorted(before, reverse=True)[: settings.compare_days], same_weekday(day, before)
-    return [median(_rows(before[other]) for other in days) for days in (newest, same) if days]
+    newest, same = sorted(counts, reverse=True)[: settings.compare_days], same_weekday(day, counts)
+    return [median(counts[other] for other in days) for days in (newest, same) if days]
 
 
-def _of_rows(rows: int, usual: Sequence[float], nearest: float, newest: int, settings: ChangeSettings) -> list[str]:
+def _of_rows(rows: int, usual: Sequence[float], nearest: float, newest: int, settings: ChangeSettings) -> list[Finding]:
     """Rows against what is usual; what chance does to a small count is always allowed.
 
     It is enough to be usual in one way. A young pipeline grows day by day, so more rows than usual are measured by the newest
     day, too.
     """
-    few = all(rows < min(settings.min_rows * one, one - _CHANCE * math.sqrt(one)) for one in usual)
-    if few:
-        return [f"{rows:,} rows are {1 - rows / nearest:.0%} fewer than the usual {nearest:,.0f}"]
-    many = all(rows > max(settings.max_rows * one, one + _CHANCE * math.sqrt(one)) for one in (*usual, newest))
-    return [f"{rows:,} rows are {rows / nearest:.2f} times the usual {nearest:,.0f}"] if many else []
+    if all(rows < min(settings.min_rows * one, one - _CHANCE * math.sqrt(one)) for one in usual):
+        few = f"{rows:,} rows are {1 - rows / nearest:.0%} fewer than the usual {nearest:,.0f}"
+        return [Finding(kind=FEWER_ROWS, message=few)]
+    if all(rows > max(settings.max_rows * one, one + _CHANCE * math.sqrt(one)) for one in (*usual, newest)):
+        many = f"{rows:,} rows are {rows / nearest:.2f} times the usual {nearest:,.0f}"
+        return [Finding(kind=MORE_ROWS, message=many)]
+    return []
 
 
 def _apart(settings: ChangeSettings, one: Column, other: Column) -> bool:
@@ -123,8 +134,10 @@ def _apart(settings: ChangeSettings, one: Column, other: Column) -> bool:
     return bool(_of_column(other, {"": one}, settings, lambda _: ""))
 
 
-def _of_column(today: Column, before: Mapping[str, Column], settings: ChangeSettings, guess: Callable[[str], str]) -> list[str]:
-    """What is otherwise about one column, as phrases that go on after its name.
+def _of_column(
+    today: Column, before: Mapping[str, Column], settings: ChangeSettings, guess: Callable[[str], str]
+) -> list[Finding]:
+    """What is otherwise about one column.
 
     Args:
         today: the column.
@@ -134,15 +147,19 @@ def _of_column(today: Column, before: Mapping[str, Column], settings: ChangeSett
     """
     if not before or not today.rows:
         return []
-    found = []
+    found = list[Finding]()
+
+    def find(kind: str, what: str) -> None:
+        found.append(Finding(subject=today.name, kind=kind, message=f"{today.name} {what}"))
+
     if today.constant and not any(other.constant for other in before.values()):
-        found.append(f"is {today.minimum:.6g} in every row; it had many values on {max(before)}")
+        find("constant", f"is {today.minimum:.6g} in every row; it had many values on {max(before)}")
     most = max(other.missing for other in before.values())
     if today.missing > most + settings.max_missing_rise:
-        found.append(f"is missing in {today.missing:.0%} of the rows; it was in at most {most:.0%}")
+        find("missing", f"is missing in {today.missing:.0%} of the rows; it was in at most {most:.0%}")
     day, factor = _factor(today, before) if not found and not today.category else ("", 1.0)
     if max(factor, 1 / factor) >= settings.max_factor:
-        found.append(f"is {in_words(factor)} what it was on {day}{guess(day)}")
+        find("unit", f"is {in_words(factor)} what it was on {day}{guess(day)}")
     return found
 
 

@@ -68,4 +68,6 @@ def while_few_are_known(outcome: CheckOutcome, known: int, least: int) -> CheckO
         return outcome
     days = f"{known} good day{' is' if known == 1 else 's are'} known before it"
     said = f"It would block, but only {days}: it warns until there are {least}. Later days are compared with this one"
-    return outcome.model_copy(update={"severity": "warn", "message": f"{outcome.message.rstrip('.')}. {said}."})
+    findings = tuple(one.model_copy(update={"severity": "warn"}) for one in outcome.findings)
+    message = f"{outcome.message.rstrip('.')}. {said}."
+    return outcome.model_copy(update={"severity": "warn", "message": message, "findings": findings})

@@ -4,7 +4,7 @@ from collections.abc import Collection
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from batch_assets.quality.outcome import CheckOutcome
+from batch_assets.quality.outcome import UNSCORED_ROWS, CheckOutcome, Finding
 
 _SURE = 0.95
 """The probability of finding one wrong row in a hundred from which on a second look is one."""
@@ -46,6 +46,7 @@ def judge_completeness(
         severity="error",
         observed=ratio,
         threshold=settings.min_output_ratio,
+        findings=() if passed else (Finding(kind=UNSCORED_ROWS, message=message),),
         message=message,
     )
 

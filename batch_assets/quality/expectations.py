@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from batch_assets.contract import Column, FeatureContract
 from batch_assets.histogram import FLOAT_BINS, float_edges
-from batch_assets.quality.outcome import CheckOutcome, Severity
+from batch_assets.quality.outcome import CheckOutcome, Finding, Severity
 
 _A_VALUE = 1e-12
 """The share of values that are there if there is one."""
@@ -73,27 +73,27 @@ class ExpectationSettings(BaseModel):
     full_scan: bool = Field(False, description="Whether great-expectations reads every row, too: slower by far.")
 
 
+Said = Callable[[Sequence[str], Mapping[str, Any]], Sequence[tuple[str, str]]]
+"""Of places (columns, or the first keys) and what was observed: which columns are otherwise (empty: none of them), and how."""
+
+
 @dataclass(frozen=True)
 class _Rule:
-    """An expectation of great-expectations, and how it is told that it does not hold.
-
-    `said` takes the finding's places (the columns, or the first keys) and what was observed, and gives phrases. `about` is what
-    it is that could not be judged, where great-expectations raised.
-    """
+    """An expectation of great-expectations, what it is about, and how it is told that it does not hold."""
 
     expectation: Any
     about: str
-    said: Callable[[Sequence[str], Mapping[str, Any]], Sequence[str]]
+    said: Said
 
 
 @dataclass(frozen=True)
-class _Finding:
+class _Result:
     """What became of a rule: where it does not hold, and in words."""
 
     passed: bool
     severity: Severity
-    places: tuple[str, ...]
-    phrases: tuple[str, ...]
+    places: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
 
 def judge_profile(
@@ -119,7 +119,7 @@ def judge_data(
     return _outcome("full_scan", results, f"{len(results)} expectations hold for {len(data):,} rows.")
 
 
-def _outcome(name: str, results: Sequence[_Finding], held: str, table: str = "") -> CheckOutcome:
+def _outcome(name: str, results: Sequence[_Result], held: str, table: str = "") -> CheckOutcome:
     failed = sorted((result for result in results if not result.passed), key=lambda result: result.severity != "error")
     severity: Severity = "error" if not failed or failed[0].severity == "error" else "warn"
     return CheckOutcome(
@@ -129,7 +129,8 @@ def _outcome(name: str, results: Sequence[_Finding], held: str, table: str = "")
         severity=severity,
         observed=float(len(failed)),
         threshold=0.0,
-        message="; ".join(phrase for result in failed for phrase in result.phrases) or held,
+        findings=tuple(finding for result in failed for finding in result.findings),
+        message="; ".join(finding.message for result in failed for finding in result.findings) or held,
         table=table,
     )
 
@@ -173,13 +174,13 @@ def _suite(frame: Any, contract: FeatureContract, settings: ExpectationSettings,
     profiled = {row["column"]: row for row in frame.to_dict("records")}
     single = [column.name for column in contract.columns if column.length is None]
 
-    def each(phrase: Callable[[Any], str]) -> Callable[[Sequence[str], Mapping[str, Any]], list[str]]:
-        return lambda places, _: [f"{place} {phrase(profiled[place])}" for place in places]
+    def each(phrase: Callable[[Any], str]) -> Said:
+        return lambda places, _: [(place, f"{place} {phrase(profiled[place])}") for place in places]
 
-    def no_rows(places: Sequence[str], _: Mapping[str, Any]) -> list[str]:
+    def no_rows(places: Sequence[str], _: Mapping[str, Any]) -> list[tuple[str, str]]:
         if len(places) == len(profiled):
-            return [f"there are no rows, at least {min_rows} is wanted"]
-        return [f"{place} has no rows, at least {min_rows} is wanted" for place in places]
+            return [("", f"there are no rows, at least {min_rows} is wanted")]
+        return [(place, f"{place} has no rows, at least {min_rows} is wanted") for place in places]
 
     def a_above_b(a: str, b: str, severity: str) -> Any:
         return gxe.ExpectColumnPairValuesAToBeGreaterThanB(
@@ -193,14 +194,14 @@ def _suite(frame: Any, contract: FeatureContract, settings: ExpectationSettings,
         return _Rule(
             expectation,
             f"the {one.statistic} of {one.column}",
-            lambda places, _: [one.otherwise(float(profiled[place][one.statistic])) for place in places],
+            lambda places, _: [(place, one.otherwise(float(profiled[place][one.statistic]))) for place in places],
         )
 
     return [
         _Rule(
             gxe.ExpectTableRowCountToEqual(value=len(single), severity="critical"),
             "whether every column is profiled",
-            lambda *_: [f"{name} is not there, or is no number" for name in single if name not in profiled],
+            lambda *_: [(name, f"{name} is not there, or is no number") for name in single if name not in profiled],
         ),
         _Rule(
             gxe.ExpectColumnValuesToBeBetween(column="rows", min_value=min_rows, severity="critical"),
@@ -296,13 +297,12 @@ def _data_suite(contract: FeatureContract, settings: ExpectationSettings, min_ro
         "maximum": gxe.ExpectColumnMaxToBeBetween,
     }
 
-    def rows(
-        name: str, what: str, limit: str, most: float | None = None
-    ) -> Callable[[Sequence[str], Mapping[str, Any]], list[str]]:
-        def said(places: Sequence[str], found: Mapping[str, Any]) -> list[str]:
+    def rows(name: str, what: str, limit: str, most: float | None = None) -> Said:
+        def said(places: Sequence[str], found: Mapping[str, Any]) -> list[tuple[str, str]]:
             wrong, of = found.get("unexpected_count", 0), max(found.get("element_count", 0), 1)
             first = f", first {key} {', '.join(places[:_SHOWN])}" if places else ""
-            return [f"{name} {what} in {wrong:,} of {of:,} rows ({_share(wrong / of, most)}), {limit}{first}"]
+            told = f"{name} {what} in {wrong:,} of {of:,} rows ({_share(wrong / of, most)}), {limit}{first}"
+            return [("" if name == key else name, told)]
 
         return said
 
@@ -325,13 +325,13 @@ def _data_suite(contract: FeatureContract, settings: ExpectationSettings, min_ro
         bounds = {"column": one.column, "min_value": one.min, "max_value": one.max}
         expectation = aggregates[one.statistic](**bounds, severity=_GX_SEVERITY[one.severity])
         about = f"the {one.statistic} of {one.column}"
-        return _Rule(expectation, about, lambda _, found: [one.otherwise(float(found["observed_value"]))])
+        return _Rule(expectation, about, lambda _, found: [(one.column, one.otherwise(float(found["observed_value"])))])
 
     return [
         _Rule(
             gxe.ExpectTableRowCountToBeBetween(min_value=min_rows, severity="critical"),
             "whether there are enough rows",
-            lambda *_: [f"there are no rows, at least {min_rows} is wanted"],
+            lambda *_: [("", f"there are no rows, at least {min_rows} is wanted")],
         ),
         _Rule(
             gxe.ExpectColumnValuesToBeUnique(column=key, severity="critical"),
@@ -349,7 +349,7 @@ def _data_suite(contract: FeatureContract, settings: ExpectationSettings, min_ro
     ]
 
 
-def _validate(frame: Any, rules: Sequence[_Rule], named_by: str) -> list[_Finding]:
+def _validate(frame: Any, rules: Sequence[_Rule], named_by: str) -> list[_Result]:
     """Run the suite; one finding per rule, in the suite's order. An expectation that raised has failed.
 
     Its places are where it does not hold: the values of the frame's column `named_by`.
@@ -366,20 +366,21 @@ def _validate(frame: Any, rules: Sequence[_Rule], named_by: str) -> list[_Findin
     suite = gx.ExpectationSuite("features", expectations=[rule.expectation for rule in rules])
     answer = batch.validate(suite, result_format={"result_format": "COMPLETE", "unexpected_index_column_names": [named_by]})
     by_rule = {result.expectation_config.meta["rule"]: result for result in answer.results}
-    return [_finding(rule, by_rule[number], named_by) for number, rule in enumerate(rules)]
+    return [_result(rule, by_rule[number], named_by) for number, rule in enumerate(rules)]
 
 
-def _finding(rule: _Rule, result: Any, named_by: str) -> _Finding:
-    severity: Severity = "warn" if str(rule.expectation.severity.value) == "warning" else "error"
+def _result(rule: _Rule, result: Any, named_by: str) -> _Result:
+    severity: Literal["error", "warn"] = "warn" if str(rule.expectation.severity.value) == "warning" else "error"
     if result.success:
-        return _Finding(True, severity, (), ())
+        return _Result(True, severity)
     places = tuple(str(place[named_by]) for place in result.result.get("unexpected_index_list") or [])
     judged = places or result.result.get("observed_value") is not None
-    phrases = rule.said(places, result.result) if judged else [f"{rule.about} could not be judged"]
-    return _Finding(False, severity, places, tuple(phrases))
+    told = rule.said(places, result.result) if judged else [("", f"{rule.about} could not be judged")]
+    findings = (Finding(subject=subject, kind=rule.about, message=text, severity=severity) for subject, text in told)
+    return _Result(False, severity, places, tuple(findings))
 
 
-def _table(frame: Any, results: Sequence[_Finding]) -> str:
+def _table(frame: Any, results: Sequence[_Result]) -> str:
     import pandas as pd
 
     offending = {name for result in results for name in result.places}

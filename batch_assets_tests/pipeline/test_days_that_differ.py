@@ -106,7 +106,7 @@ class TestWeekends:
         monday = date(2024, 2, 5)
         small.replace_rows(users(monday, weekend=True))
         freeze(small.config, small.storage, monday.isoformat(), small.watch)
-        before = preflight(small.config, small.storage, monday.isoformat(), small.model)
+        before = preflight(small.config, small.storage, monday.isoformat(), small.model, small.watch)
         assert any(reason.startswith("drift: ") for reason in before.reasons)
         verdict = judged(small, monday, users(monday, weekend=True))
         assert {"drift", "feature_drift"} <= {one.name for one in verdict.blocking}
@@ -115,7 +115,7 @@ class TestWeekends:
         saturday = date(2024, 2, 3)
         small.replace_rows(users(saturday))
         freeze(small.config, small.storage, saturday.isoformat(), small.watch)
-        assert preflight(small.config, small.storage, saturday.isoformat(), small.model).go
+        assert preflight(small.config, small.storage, saturday.isoformat(), small.model, small.watch).go
 
 
 class TestFewerUsersAtWeekends:
