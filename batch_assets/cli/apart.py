@@ -8,11 +8,9 @@ other: a parent that is killed takes the child along, and signals to the parent 
 import json
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
-
-import click
 
 from batch_assets.process import ending_with_parent
 
@@ -53,7 +51,7 @@ def apart(work: Callable[[], Answer], advice: str) -> Answer:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _work(work: Callable[[], Answer], note: int, mask: set[signal.Signals]) -> None:
+def _work(work: Callable[[], Answer], note: int, mask: Iterable[int]) -> None:
     """The child's part; ends with SystemExit."""
     os.setpgid(0, 0)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -61,9 +59,6 @@ def _work(work: Callable[[], Answer], note: int, mask: set[signal.Signals]) -> N
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     try:
         answer = work()
-    except click.ClickException as error:  # the command line is wrong
-        error.show()
-        answer = Answer(status=error.exit_code)
     except Exception as error:
         _leave(note, Answer(error=f"This is a fault of batch-assets: {error!r}", kind=type(error).__name__, status=1))
         raise

@@ -66,6 +66,8 @@ def answered(function: Callable[[], dict[str, Any]]) -> Answer:
     """What a function gives, or the sentence that it raises."""
     try:
         return Answer(function())
+    except click.UsageError as error:
+        return Answer(error=error.message, kind=type(error).__name__, status=error.exit_code)
     except (BatchAssetsError, OSError) as error:
         return Answer(error=str(error), kind=type(error).__name__, status=1)
     except KeyboardInterrupt:
@@ -76,10 +78,9 @@ def settle(answer: Answer) -> None:
     """End the command as its answer says, unless it was done."""
     if answer.status == INTERRUPTED:
         print(answer.error, file=sys.stderr)
-    elif answer.error:
-        raise click.ClickException(answer.error)
-    if answer.status:
-        raise SystemExit(answer.status)
+        raise SystemExit(INTERRUPTED)
+    if answer.error:
+        raise (click.UsageError if answer.status == click.UsageError.exit_code else click.ClickException)(answer.error)
 
 
 def _finite(value: Any) -> Any:

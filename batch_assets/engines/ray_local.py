@@ -90,7 +90,7 @@ def _environment(settings: dict[str, str]) -> Iterator[None]:
 def _read_again(*, clustered: bool) -> None:
     """Ray reads these variables once, when it is imported, and may have been imported before."""
     from ray._private import ray_constants
-    from ray._raylet import AuthenticationTokenLoader, Config
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
     ray_constants.ENABLE_RAY_CLUSTER = clustered
     Config.initialize("")
