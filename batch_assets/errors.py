@@ -9,6 +9,7 @@ BatchAssetsError
 │   ├── NotFound
 │   ├── LostRace            another writer appended to the numbered log first
 │   ├── TornEntry           a numbered log's entry does not match its own sha256
+│   ├── LostEntry           a numbered log's entry was written, and is missing or another one now
 │   ├── LayoutTooNew        written by a newer batch-assets
 │   └── StorageFull
 ├── FeaturesError           where rows come from
@@ -81,6 +82,10 @@ class LostRace(StorageError):
 
 class TornEntry(StorageError):
     """An entry of a numbered log does not match its own sha256."""
+
+
+class LostEntry(StorageError):
+    """An entry of a numbered log was written, and is missing or another one now."""
 
 
 class LayoutTooNew(StorageError):

@@ -68,6 +68,11 @@ class ModelVersion:
         """Where its files are."""
         return self.registry.storage
 
+    @property
+    def logs(self) -> list[NumberedLog]:
+        """The log of its alias, if it was resolved by one: what is made with it was made from that."""
+        return [self.registry.approvals(self.name, self.alias).log] if self.alias else []
+
     def withdrawn(self) -> frozenset[int]:
         """The approvals of its alias that were withdrawn until now."""
         return self.registry.approvals(self.name, self.alias).withdrawn() if self.alias else frozenset()
@@ -186,7 +191,7 @@ class Registry:
     def aliases(self, name: str) -> dict[str, Approval]:
         """Every alias of a model and the approval in force."""
         found = {}
-        for alias in sorted(self.storage.names(f"models/{_checked(name)}/aliases")):
+        for alias in sorted(filter(_fits, self.storage.names(f"models/{_checked(name)}/aliases"))):
             approval = self.approvals(name, alias).latest()
             if approval:
                 found[alias] = approval

@@ -23,7 +23,7 @@ from batch_assets.quality.model_shift import judge_model_shift, judge_ranks
 from batch_assets.quality.outcome import CheckOutcome
 from batch_assets.scoring.audit import ONE_IN_A_HUNDRED
 from batch_assets.scoring.commit import read_commits
-from batch_assets.scoring.manifest import Manifest, latest_manifest, read_manifest
+from batch_assets.scoring.manifest import Manifest, latest_manifest, manifest_log, read_manifest
 from batch_assets.snapshot import SnapshotReader, current_log, days_of, snapshot_folder
 from batch_assets.storage import Storage
 
@@ -158,8 +158,8 @@ def judge(config: PipelineConfig, storage: Storage, day: str, model: ModelVersio
         ),
         compared_with=tuple(other.run_id for other in (*trailing.values(), *([previous] if previous else []))),
     )
-    verdict = record(storage, run.folder, verdict)
-    accept(storage, manifest, model.approval, verdict, withdrawn)
+    verdict = record(storage, run.folder, verdict, seen=[manifest_log(storage, run.folder)])
+    accept(storage, manifest, model.approval, verdict, withdrawn, seen=model.logs)
     return verdict
 
 

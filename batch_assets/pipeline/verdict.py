@@ -4,7 +4,7 @@ Dagster's checks, the command line, the serving gate and the alerts read it; non
 appended only when it says something new, so that judging again costs nothing and history stays readable.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pydantic import BaseModel, ConfigDict
 
@@ -61,13 +61,17 @@ def verdict_log(storage: Storage, folder: str) -> NumberedLog:
 
 
 def read_verdict(storage: Storage, folder: str) -> Verdict | None:
-    """The verdict in force on a snapshot or a run, by its folder."""
-    entry = verdict_log(storage, folder).latest()
-    return Verdict.model_validate(entry.body) if entry else None
+    """The verdict in force on a snapshot or a run, by its folder. Raises LostEntry."""
+    log = verdict_log(storage, folder)
+    entry = log.latest()
+    return Verdict.model_validate(log.require_seen(entry).body) if entry else None
 
 
-def record(storage: Storage, folder: str, verdict: Verdict) -> Verdict:
-    """Append a verdict unless it says what the one in force says. What was overridden and is found again stays overridden."""
+def record(storage: Storage, folder: str, verdict: Verdict, seen: Sequence[NumberedLog] = ()) -> Verdict:
+    """Append a verdict unless it says what the one in force says. What was overridden and is found again stays overridden.
+
+    `seen` are the logs that it was made from.
+    """
     log = verdict_log(storage, folder)
     while True:
         latest = log.latest()
@@ -77,7 +81,7 @@ def record(storage: Storage, folder: str, verdict: Verdict) -> Verdict:
             return merged
         try:
             why = "good" if merged.good else "blocked"
-            log.append(merged.model_dump(mode="json"), after=latest.number if latest else 0, why=why)
+            log.append(merged.model_dump(mode="json"), after=latest.number if latest else 0, why=why, seen=seen)
         except LostRace:
             continue  # somebody judged in the same moment: compare with what they wrote
         return merged
@@ -107,7 +111,8 @@ def override(storage: Storage, folder: str, *, by: str, why: str) -> tuple[Check
     decided = Override(by=by, when=utc_now().isoformat(timespec="seconds"), why=why)
     changed = tuple(one.model_copy(update={"override": decided}) if one.blocks else one for one in verdict.outcomes)
     body = verdict.model_copy(update={"outcomes": changed}).model_dump(mode="json")
-    log.append(body, after=latest.number, why=f"overridden by {by}: {why}")
+    seen = [NumberedLog(storage, one) for one in latest.seen]
+    log.append(body, after=latest.number, why=f"overridden by {by}: {why}", seen=seen)
     return tuple(one for one in changed if one.override == decided)
 
 
