@@ -1,6 +1,7 @@
 """The verbs, one after another, on real files: what a run is, what it refuses, what it remembers."""
 
 import math
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -194,8 +195,7 @@ class TestScore:
 
         undisturbed = scored(small).manifest
         folder = small.storage.local_path(undisturbed.folder)
-        for path in [*folder.glob("chunk-*"), *folder.glob("_manifest/*.json")]:
-            path.unlink()
+        shutil.rmtree(folder)
         for _ in range(2):
             crashes: list[int] = []
             crashing = Quiet()
