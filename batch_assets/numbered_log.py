@@ -115,7 +115,7 @@ class NumberedLog:
         """
         newest = max(self._witnessed(), default=0)
         if newest > after:
-            self._require(newest)
+            self._require(after + 1)
             raise LostRace(f"{self._path(after + 1)} was written by somebody else.")
         if after:
             self._require(after)

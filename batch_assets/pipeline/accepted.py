@@ -83,10 +83,15 @@ def accept(
     A good run becomes the accepted one, unless its approval was withdrawn or a later approval's run is; a run that was pruned
     does not count. An accepted run that is judged again and is not good any more is withdrawn: no later day is compared with
     it. What is live stays live until another release is published. `seen` are the logs that it follows from.
+
+    Raises:
+        LostEntry: an entry of the log, or one that its newest entry follows from, is missing.
     """
     log = accepted_log(storage, manifest.pipeline, manifest.partition)
     while True:
         latest = log.latest()
+        if latest is not None:
+            log.require_seen(latest)
         if verdict.good:
             body = {"run_id": manifest.run_id, "folder": manifest.folder, "approval": approval}
             later = latest is not None and latest.body["approval"] > approval

@@ -159,7 +159,8 @@ def judge(config: PipelineConfig, storage: Storage, day: str, model: ModelVersio
         compared_with=tuple(other.run_id for other in (*trailing.values(), *([previous] if previous else []))),
     )
     verdict = record(storage, run.folder, verdict, seen=[manifest_log(storage, run.folder)])
-    accept(storage, manifest, model.approval, verdict, withdrawn, seen=model.logs)
+    seen = [current_log(storage, config.name, day), *model.logs]
+    accept(storage, manifest, model.approval, verdict, withdrawn, seen)
     return verdict
 
 
