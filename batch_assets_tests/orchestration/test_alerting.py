@@ -169,6 +169,7 @@ class TestASlowReceiver:
         night.cursors = cursors
         assert night.tick() == []
         first, second = night.listener.keys
+        assert first is not None
         assert first == second
 
 
