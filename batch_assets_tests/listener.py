@@ -5,7 +5,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from threading import Event, Thread
+from threading import Condition, Event, Thread
 from typing import Any
 
 
@@ -17,6 +17,12 @@ class Listener:
         self.heard: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
         self.statuses: list[int] = []
+        self.hears = Condition()
+
+    def wait_for(self, count: int) -> None:
+        """Wait until so many were heard; a minute at most."""
+        with self.hears:
+            assert self.hears.wait_for(lambda: len(self.heard) >= count, timeout=60)
 
 
 @contextmanager
@@ -25,7 +31,10 @@ def listening() -> Iterator[Listener]:
         def do_POST(self) -> None:
             assert self.headers["Content-Type"] == "application/json"
             listener.keys.append(self.headers["Idempotency-Key"])
-            listener.heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            document = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            with listener.hears:
+                listener.heard.append(document)
+                listener.hears.notify_all()
             self.send_response(listener.statuses.pop(0) if listener.statuses else 200)
             self.send_header("Location", listener.url)
             self.send_header("Content-Length", "0")
