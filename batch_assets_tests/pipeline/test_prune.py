@@ -269,7 +269,7 @@ class TestKeptDays:
 
     def test_an_unfinished_run_is_kept_and_resumes(self, one_day: tuple[Small, str]) -> None:
         small, folder = one_day
-        for logs in ("_manifest", "_verdict", "_witness"):
+        for logs in ("_manifest", "_witness"):
             shutil.rmtree(small.storage.local_path(f"{folder}/{logs}"))
         small.storage.local_path(f"{folder}/chunk-00001.parquet").unlink()
         assert pruned(small).counts == {"rejects files": 1}
