@@ -13,6 +13,7 @@ from batch_assets.orchestration.observe import ObservingWatch
 from batch_assets.orchestration.pins import pinned
 from batch_assets.orchestration.remembered import of_logs, require_remembered
 from batch_assets.orchestration.resources import RayCluster, StorageRoot
+from batch_assets.orchestration.runs import began
 from batch_assets.pipeline.accepted import accepted_log
 from batch_assets.pipeline.freeze import freeze
 from batch_assets.pipeline.judge import judge, judge_features
@@ -82,9 +83,10 @@ def build_assets(pipeline: PipelineConfig) -> list[dg.AssetsDefinition]:
         with presence(storage, day_folder(pipeline.name, day)):
             frozen = freeze(pipeline, storage, day, watch, refresh=config.refresh)
             verdict = judge_features(pipeline, storage, frozen, day)
-        logs = of_logs(storage, [current_log(storage, pipeline.name, day)])
+        shown = metadata.of_features(frozen, verdict, began(context.instance, context.run.run_id))
         return Result(
-            metadata=metadata.of_features(frozen, verdict) | logs, data_version=dg.DataVersion(frozen.snapshot.digest)
+            metadata=shown | of_logs(storage, [current_log(storage, pipeline.name, day)]),
+            data_version=dg.DataVersion(frozen.snapshot.digest),
         )
 
     @dg.asset(
@@ -109,14 +111,15 @@ def build_assets(pipeline: PipelineConfig) -> list[dg.AssetsDefinition]:
         observing = ObservingWatch(watch, context, asset_key(pipeline, "predictions"))
         with presence(storage, day_folder(pipeline.name, day)):
             if pipeline.preflight:
-                flown = preflight(pipeline, storage, day, model)
+                flown = preflight(pipeline, storage, day, model, watch)
                 flown.require()
                 watch.say(flown.sentence())
             scored = score(pipeline, storage, day, model, engine, observing)
             verdict = judge(pipeline, storage, day, model)
+        shown = metadata.of_predictions(scored, verdict, model, began(context.instance, context.run.run_id))
         moved = [accepted_log(storage, pipeline.name, day), batch_size_log(pipeline, storage, day, model), *model.logs]
         return Result(
-            metadata=metadata.of_predictions(scored, verdict, model) | of_logs(storage, moved),
+            metadata=shown | of_logs(storage, moved),
             data_version=dg.DataVersion(scored.manifest.run_id),
             tags=metadata.model_tags(scored.manifest.model),
         )

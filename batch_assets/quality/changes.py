@@ -5,13 +5,13 @@ It shows beside the newest days whose features were good. What moves little by l
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from statistics import median
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from batch_assets.quality.columns import Column
-from batch_assets.quality.outcome import CheckOutcome
+from batch_assets.quality.outcome import FEWER_ROWS, MORE_ROWS, CheckOutcome, Finding
 
 Columns = Mapping[str, Column]
 
@@ -41,7 +41,13 @@ class ChangeSettings(BaseModel):
     allow_unchanged: bool = Field(False, description="Whether the very features of an earlier day are good.")
 
 
-def judge_changes(today: Columns, before: Mapping[str, Columns], settings: ChangeSettings, same_as: str = "") -> CheckOutcome:
+def judge_changes(
+    today: Columns,
+    before: Mapping[str, Columns],
+    settings: ChangeSettings,
+    same_as: str = "",
+    unusual: Collection[str] = (),
+) -> CheckOutcome:
     """`changes`: nothing is suddenly otherwise than on earlier good days, keyed by partition, oldest first.
 
     Args:
@@ -49,18 +55,21 @@ def judge_changes(today: Columns, before: Mapping[str, Columns], settings: Chang
         before: those of the days that are compared with.
         settings: how much may differ.
         same_as: a day whose snapshot has the same digest.
+        unusual: of those days, the ones whose number of rows is not compared with.
     """
     if not before or not today:
         return CheckOutcome(
             name="changes", asset="user_features", passed=True, severity="info", message="not_compared: no earlier good day."
         )
-    rows, usual = _rows(today), median(_rows(columns) for columns in before.values())
+    rows, counts = _rows(today), [_rows(columns) for day, columns in before.items() if day not in unusual]
+    usual = median(counts or [rows])
     same_as = same_as or next((day for day, columns in before.items() if _same(today, columns)), "")
     findings = _of_rows(rows, usual, settings)
     if same_as and not settings.allow_unchanged:
-        findings.append(f"these are the features of {same_as} again: the source was not updated")
+        again = f"these are the features of {same_as} again: the source was not updated"
+        findings.append(Finding(kind="unchanged", message=again))
     for name, column in today.items():
-        findings += [f"{name} {what}" for what in _of_column(column, _known(name, before), settings)]
+        findings += _of_column(column, _known(name, before), settings)
     return CheckOutcome(
         name="changes",
         asset="user_features",
@@ -69,7 +78,8 @@ def judge_changes(today: Columns, before: Mapping[str, Columns], settings: Chang
         observed=float(len(findings)),
         threshold=0.0,
         figures={"rows_ratio": round(rows / usual, 6)} if usual else {},
-        message="; ".join(findings)
+        findings=tuple(findings),
+        message="; ".join(finding.message for finding in findings)
         or f"Nothing is suddenly otherwise than from {min(before)} to {max(before)} ({len(before)} good days).",
     )
 
@@ -87,29 +97,33 @@ def _same(today: Columns, other: Columns) -> bool:
     return today.keys() == other.keys() and all(column.says_as(other[name]) for name, column in today.items())
 
 
-def _of_rows(rows: int, usual: float, settings: ChangeSettings) -> list[str]:
+def _of_rows(rows: int, usual: float, settings: ChangeSettings) -> list[Finding]:
     """Rows against the median; four times the square root, which is what chance does to a small count, is always allowed."""
     chance = 4 * math.sqrt(usual)
     if rows < settings.min_rows * usual and rows < usual - chance:
-        return [f"{rows:,} rows are {1 - rows / usual:.0%} fewer than the usual {usual:,.0f}"]
+        return [Finding(kind=FEWER_ROWS, message=f"{rows:,} rows are {1 - rows / usual:.0%} fewer than the usual {usual:,.0f}")]
     if rows > settings.max_rows * usual and rows > usual + chance:
-        return [f"{rows:,} rows are {rows / usual:.2f} times the usual {usual:,.0f}"]
+        return [Finding(kind=MORE_ROWS, message=f"{rows:,} rows are {rows / usual:.2f} times the usual {usual:,.0f}")]
     return []
 
 
-def _of_column(today: Column, before: Mapping[str, Column], settings: ChangeSettings) -> list[str]:
-    """What is otherwise about one column, as phrases that go on after its name."""
+def _of_column(today: Column, before: Mapping[str, Column], settings: ChangeSettings) -> list[Finding]:
+    """What is otherwise about one column."""
     if not before or not today.rows:
         return []
-    newest, found = max(before), []
+    newest, found = max(before), list[Finding]()
+
+    def find(kind: str, what: str) -> None:
+        found.append(Finding(subject=today.name, kind=kind, message=f"{today.name} {what}"))
+
     if today.constant and not any(other.constant for other in before.values()):
-        found.append(f"is {today.minimum:.6g} in every row; it had many values on {newest}")
+        find("constant", f"is {today.minimum:.6g} in every row; it had many values on {newest}")
     most = max(other.missing for other in before.values())
     if today.missing > most + settings.max_missing_rise:
-        found.append(f"is missing in {today.missing:.0%} of the rows; it was in at most {most:.0%}")
+        find("missing", f"is missing in {today.missing:.0%} of the rows; it was in at most {most:.0%}")
     factor = _factor(today, before.values()) if not found and not today.category else 1.0
     if max(factor, 1 / factor) >= settings.max_factor:
-        found.append(f"is {_in_words(factor)} what it was on {newest}, as if in another unit")
+        find("unit", f"is {_in_words(factor)} what it was on {newest}, as if in another unit")
     return found
 
 
