@@ -109,7 +109,9 @@ class Small:
             module=form.module,
             module_sha256=form.module_sha256,
             contract=self.config.features.contract,
-            outputs=Outputs(labels=("no", "yes"), threshold=0.5, decile_edges=tuple(n / 10 for n in range(1, 10))),
+            outputs=Outputs(
+                returns="logits", labels=("no", "yes"), threshold=0.5, decile_edges=tuple(n / 10 for n in range(1, 10))
+            ),
             baseline_partition="2024-01-31",
             baseline=Histogram.of(np.random.default_rng(7).uniform(0, 1, 5_000), edges),
             metrics={},

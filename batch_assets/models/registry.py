@@ -7,28 +7,33 @@ was approved, so bytes that change afterwards are noticed by whoever resolves th
 import hashlib
 import logging
 import re
+import warnings
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from batch_assets.errors import (
     AlreadyExists,
     InUse,
     MlflowUnreachable,
     ModelChanged,
+    ModelMisfit,
     NoSuchModel,
     NotFound,
     Retired,
     VersionExists,
 )
 from batch_assets.models.approvals import Approval, Approvals
-from batch_assets.models.card import Card
+from batch_assets.models.card import Card, read_card
 from batch_assets.models.mlflow_source import MlflowSettings, MlflowSource
-from batch_assets.models.predictor import check_model
+from batch_assets.models.trial import check_model
 from batch_assets.numbered_log import LogEntry, NumberedLog
 from batch_assets.storage import Storage
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 CARD_FILE = "card.json"
 _LOG = logging.getLogger(__name__)
@@ -90,19 +95,23 @@ class Registry:
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
 
-    def register(self, name: str, version: str, card: Card, model: bytes) -> ModelVersion:
-        """Keep a version for ever. The same bytes again are no change.
+    def register(self, name: str, version: str, card: Card, model: bytes, rows: "pa.Table | None" = None) -> ModelVersion:
+        """Keep a version for ever, after it was tried; see `trial.check_model`. The same bytes again are no change.
+
+        What does not hinder it and should be known is a warning. It is tried on `rows` of features, or on made-up ones.
 
         Raises:
             VersionExists: the version is there with other bytes.
             ModelChanged: the card speaks of another file.
-            ModelMisfit: the program does not take the contract's columns or does not give one logit a row.
+            ModelMisfit: the program does not take the contract's columns, does not give what its card says, or a row's outputs
+                depend on more than that row.
             UnsafeModel: loading the program would execute a pickle.
         """
         folder = _folder(name, version)
         if card.model_sha256 != hashlib.sha256(model).hexdigest():
             raise ModelChanged(f"The card of {name} {version} names another sha256 than that of the model file.")
-        check_model(model, card.contract, card.outputs.logits, f"{name} {version}", card.form)
+        for note in check_model(model, card, f"{name} {version}", rows):
+            warnings.warn(note, stacklevel=2)
         described = card.model_dump_json(indent=1).encode()
         with suppress(NotFound):  # a version whose program is gone keeps its name: nothing is written beside another card
             self._require_same(name, version, self.storage.read(f"{folder}/{CARD_FILE}"), described)
@@ -291,9 +300,9 @@ class Registry:
         except NotFound:
             raise NoSuchModel(f"{name} {version} is not registered under {self.storage.location}.") from None
         try:
-            return data, Card.model_validate_json(data)
-        except ValidationError as error:
-            raise ModelChanged(f"The card of {name} {version} cannot be read: {error.errors()[0]['msg']}.") from error
+            return data, read_card(data, f"The card of {name} {version}")
+        except ModelMisfit as error:
+            raise ModelChanged(f"{str(error).replace(' is not a model card', ' cannot be read')}") from error
 
     def _retirements(self, name: str, version: str) -> NumberedLog:
         return NumberedLog(self.storage, f"{_folder(name, version)}/_retired")
