@@ -79,6 +79,8 @@ def by_torch_export(data: bytes, device: Device) -> Any:
 
     loaded = torch.export.load(io.BytesIO(data))
     program = (on_cuda(loaded) if device == "cuda" else loaded).module(check_guards=False)
+    # For weights that ask for gradients torch takes other kernels, which round otherwise, even where no gradient is computed.
+    program.requires_grad_(False)
     # Plain code takes and gives flat tuples; the exported one walks an argument tree at every call.
     program.graph.set_codegen(torch.fx.graph.CodeGen())
     program.recompile()
@@ -173,4 +175,6 @@ def _torchscript(data: bytes, name: str, device: Device) -> _Single:
             network = torch.jit.load(io.BytesIO(data), map_location=device)  # type: ignore[no-untyped-call]
         except RuntimeError as error:
             raise UnsafeModel(f"{name} is not a TorchScript file: {str(error).splitlines()[0]}.") from error
+    for weights in network.parameters():
+        weights.requires_grad_(False)
     return _Single(network.eval())

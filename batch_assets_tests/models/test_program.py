@@ -51,6 +51,18 @@ def test_its_values_are_those_of_torch_export(model: torch.nn.Module) -> None:
         np.testing.assert_allclose(ours.T, model.eval()(torch.from_numpy(features.T)).numpy(), rtol=1e-4, atol=1e-5)
 
 
+def test_a_model_gives_the_same_bits_whether_its_weights_were_to_be_trained_or_not() -> None:
+    """Where gradients are wanted, torch takes other kernels, which round otherwise: no reader may take them."""
+    model, found = Convolved(), []
+    features = np.random.default_rng(0).standard_normal((6, 256)).astype(np.float32)
+    for wanted in (True, False):
+        data = export_model(model.requires_grad_(wanted), 6)
+        for program in (load_program(data, "model"), TorchPredictor(by_torch_export(data, "cpu"))):
+            found += program.forward([(features,)])
+    for other in found[1:]:
+        np.testing.assert_array_equal(other, found[0])
+
+
 class Views(torch.nn.Module):
     """relu must not overwrite what a view of it is read from later."""
 
