@@ -159,7 +159,7 @@ class Trial:
         where = f" with lists of {shortest:,} items or more" if shortest > SHORTEST_BUCKET else ""
         raise ModelMisfit(
             f"{self._name} raises on {len(bad) or len(self._rows):,} of {self._rows.sum():,} rows that its contract permits"
-            f"{where} ({_said(error)}): let the contract permit (min, max, categories, max_length) what the model takes, and no more."
+            f"{where} ({_said(error)}): let its min, max, categories and max_length permit what the model takes, and no more."
         ) from error
 
     def _repeat(self, found: list[Logits]) -> None:

@@ -133,7 +133,8 @@ def no_probabilities(values: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
         inside = np.logical_and.reduce((values >= -_ROUNDING) & (values <= 1 + _ROUNDING), axis=0)  # NaN is not
         if len(values) > 1:
             inside = np.logical_and(inside, np.abs(values.sum(axis=0) - 1) <= _SUM_ROUNDING)
-    return np.logical_not(inside)
+    wrong: npt.NDArray[np.bool_] = np.logical_not(inside)
+    return wrong
 
 
 def looks_otherwise(values: npt.NDArray[np.float32], outputs: Outputs) -> str:
