@@ -1,5 +1,6 @@
 """A small pipeline of made-up rows: three features, a logistic model, a few thousand keys. Only its size is not real."""
 
+import functools
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +18,7 @@ from batch_assets.models.card import Card
 from batch_assets.models.formats import PT2, ModelFormat
 from batch_assets.models.predictor import export_model
 from batch_assets.models.registry import ModelVersion, Registry
+from batch_assets.models.sandbox import Sandbox
 from batch_assets.pipeline.freeze import freeze
 from batch_assets.pipeline.judge import judge
 from batch_assets.pipeline.publish import Published, publish
@@ -70,12 +72,18 @@ def rows(count: int, *, key_type: pa.DataType | None = None, seed: int = 1) -> p
     return pa.table({"user": keys, **features})
 
 
+@functools.cache
+def sandbox() -> Sandbox:
+    """One process apart for all models of a test process, which does not import torch for each; it ends with its caller."""
+    return Sandbox().__enter__()
+
+
 class Small:
     """A storage root, a source and a pipeline in a folder."""
 
     def __init__(self, folder: Path, table: pa.Table, model: bytes, **settings: Any) -> None:
         self.storage = LocalStorage(str(folder / "root"))
-        self.registry = Registry(self.storage)
+        self.registry = Registry(self.storage, sandbox())
         self.watch = Quiet()
         self.source = folder / "rows.parquet"
         pq.write_table(table, self.source)

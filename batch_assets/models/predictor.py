@@ -35,6 +35,9 @@ _SOURCE_NOTES = ("stack_trace", "nn_module_stack", "source_fn_stack", "from_node
 """Node annotations that hold paths and lines of the machine that exported the model."""
 
 
+_ROUNDING = 1e-4
+"""By how much two readings of one program may differ, as a share of its largest output: what audits allow other machines."""
+
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
 
 
@@ -176,6 +179,23 @@ def load_program(
     if torch.get_num_threads() != 1:
         torch.set_num_threads(1)
     return TorchPredictor(read_model(model, name, device, form), device, precision)
+
+
+def require_same_program(ours: Logits, reference: Logits, name: str, form: ModelFormat) -> None:
+    """Refuse a file whose second reading gives other values than the first. Raises ModelMisfit.
+
+    Of a `.pt2` the second reading is torch's own. It may round otherwise, as it may call other kernels: nobody scores with it,
+    and which reader a file gets depends on the file alone, so that a night and its audit have the same bits. A program that
+    was misread is not off by roundings.
+    """
+    if form.name != "pt2":
+        if not np.array_equal(ours, reference, equal_nan=True):
+            raise ModelMisfit(f"{name} gives other values when it is loaded again: keep all that it computes with in its file.")
+        return
+    finite = np.abs(reference[np.isfinite(reference)])
+    bound = _ROUNDING * float(finite.max(initial=0.0))
+    if not np.allclose(ours, reference, rtol=_ROUNDING, atol=bound, equal_nan=True):
+        raise ModelMisfit(f"{name} is read otherwise by batch_assets.models.program than by torch.export: please report it.")
 
 
 Matrix = npt.NDArray[np.generic]

@@ -8,7 +8,6 @@ import hashlib
 import logging
 import re
 import warnings
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +27,7 @@ from batch_assets.errors import (
 from batch_assets.models.approvals import Approval, Approvals
 from batch_assets.models.card import Card, read_card
 from batch_assets.models.mlflow_source import MlflowSettings, MlflowSource
+from batch_assets.models.sandbox import Sandbox
 from batch_assets.models.trial import check_model
 from batch_assets.numbered_log import LogEntry, NumberedLog
 from batch_assets.storage import Storage
@@ -90,10 +90,14 @@ class ModelVersion:
 
 
 class Registry:
-    """The models under a storage root."""
+    """The models under a storage root.
 
-    def __init__(self, storage: Storage) -> None:
+    `sandbox` is where files are opened that are not registered yet; by default each in a process of its own.
+    """
+
+    def __init__(self, storage: Storage, sandbox: Sandbox | None = None) -> None:
         self.storage = storage
+        self._sandbox = sandbox or Sandbox()
 
     def register(self, name: str, version: str, card: Card, model: bytes, rows: "pa.Table | None" = None) -> ModelVersion:
         """Keep a version for ever, after it was tried; see `trial.check_model`. The same bytes again are no change.
@@ -105,22 +109,27 @@ class Registry:
             ModelChanged: the card speaks of another file.
             ModelMisfit: the program does not take the contract's columns, does not give what its card says, or a row's outputs
                 depend on more than that row.
-            UnsafeModel: loading the program would execute a pickle.
+            UnsafeModel: the file is damaged, is no model, would run what it brings along, or takes too much time or memory.
         """
         folder = _folder(name, version)
         if card.model_sha256 != hashlib.sha256(model).hexdigest():
             raise ModelChanged(f"The card of {name} {version} names another sha256 than that of the model file.")
-        for note in check_model(model, card, f"{name} {version}", rows):
-            warnings.warn(note, stacklevel=2)
         described = card.model_dump_json(indent=1).encode()
-        with suppress(NotFound):  # a version whose program is gone keeps its name: nothing is written beside another card
+        try:  # a version whose program is gone keeps its name: nothing is written beside another card
             self._require_same(name, version, self.storage.read(f"{folder}/{CARD_FILE}"), described)
+        except NotFound:  # one that is registered was vetted, and its card names the sha256 of what was
+            self._vet(f"{name} {version}", card, model, rows)
         for file, data in {card.model_file: model, CARD_FILE: described}.items():
             try:  # the card comes last: a version without one is not there yet, and the same registration finishes it
                 self.storage.create(f"{folder}/{file}", data)
             except AlreadyExists:
                 self._require_same(name, version, self.storage.read(f"{folder}/{file}"), data)
         return self.version(name, version)
+
+    def _vet(self, name: str, card: Card, model: bytes, rows: "pa.Table | None") -> None:
+        """Open and try a model file in a process apart."""
+        for found in self._sandbox.call(name, check_model, model, card, name, rows):
+            warnings.warn(found, stacklevel=3)
 
     @staticmethod
     def _require_same(name: str, version: str, found: bytes, given: bytes) -> None:

@@ -18,7 +18,7 @@ from batch_assets.errors import ModelMisfit
 from batch_assets.histogram import Spread, float_edges
 from batch_assets.models.card import Card
 from batch_assets.models.formats import read_reference
-from batch_assets.models.predictor import TorchPredictor, load_program
+from batch_assets.models.predictor import TorchPredictor, load_program, require_same_program
 from batch_assets.scoring.forward import Logits, Predictor
 from batch_assets.scoring.inputs import SHAPE, SHORTEST_BUCKET, Array, Batch, Staging
 from batch_assets.scoring.poison import few, first_line
@@ -49,7 +49,7 @@ def check_model(model: bytes, card: Card, name: str, rows: pa.Table | None = Non
         ModelMisfit: it does not take the contract's columns or give what its card says, or a row's outputs depend on other
             rows, on chance, or on what ran before.
         ModelChanged: the source of its module is not the one that its card names.
-        UnsafeModel: loading it would execute a pickle.
+        UnsafeModel: the file is damaged, is no model, or would run what it brings along.
     """
     form = card.form
     predictor, program = load_program(model, name, form=form), read_reference(model, name, form)
@@ -57,10 +57,7 @@ def check_model(model: bytes, card: Card, name: str, rows: pa.Table | None = Non
     trial = Trial(predictor, card, name, rows)
     notes = trial()
     (ours,), (theirs,) = (one.forward([trial.passes[0]]) for one in (predictor, TorchPredictor(program)))
-    if not np.array_equal(ours, theirs, equal_nan=True):
-        if form.name != "pt2":
-            raise ModelMisfit(f"{name} gives other values when it is loaded again: keep all that it computes with in its file.")
-        raise ModelMisfit(f"{name} is read otherwise by batch_assets.models.program than by torch.export: please report it.")
+    require_same_program(ours, theirs, name, form)
     if form.name == "torchscript":
         notes = (f"{name} is TorchScript, which torch does not develop any more: export it as .pt2.", *notes)
     return notes
