@@ -33,6 +33,8 @@ _RAISED = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, Ari
 _RELATIVE, _ABSOLUTE = 1e-4, 1e-5
 """By how much outputs may differ where other kernels compute them; the absolute one is a share of usual outputs."""
 
+_DYNAMIC = "export it with a dynamic number of rows, and of elements of its lists, as export_model does"
+
 Values = npt.NDArray[Any]
 
 
@@ -56,7 +58,11 @@ def check_model(model: bytes, card: Card, name: str, rows: pa.Table | None = Non
     _require_finite_weights(program, name)
     trial = Trial(predictor, card, name, rows)
     notes = trial()
-    (ours,), (theirs,) = (one.forward([trial.passes[0]]) for one in (predictor, TorchPredictor(program)))
+    (ours,) = predictor.forward([trial.passes[0]])
+    try:
+        (theirs,) = TorchPredictor(program).forward([trial.passes[0]])
+    except _RAISED as error:
+        raise ModelMisfit(f"{name} takes only the shapes that it was exported with ({_said(error)}): {_DYNAMIC}.") from error
     require_same_program(ours, theirs, name, form)
     if form.name == "torchscript":
         notes = (f"{name} is TorchScript, which torch does not develop any more: export it as .pt2.", *notes)
@@ -89,6 +95,7 @@ class Trial:
         self._repeat(found)
         self._among_others(found)
         self._in_large_batches(batches, found)
+        self._padded_further(found)
         values = np.concatenate([one[:, batch.slots] for batch, one in zip(batches, found, strict=True)], axis=1)
         self._finite(values)
         seen = looks_otherwise(values, self._card.outputs)
@@ -131,7 +138,7 @@ class Trial:
         if not any(self._raised(batch) for batch in large):
             raise ModelMisfit(
                 f"{self._name} takes {large[0].size:,} rows at once, but not {SHAPE} ({_said(error)}), and a night's batches "
-                "have several sizes: export it with a dynamic number of rows, as export_model does."
+                f"have several sizes: {_DYNAMIC}."
             ) from error
         bad = [
             int(row)
@@ -141,7 +148,9 @@ class Trial:
             if self._raised(batch.take(slice(number, number + 1)))
         ]
         if len(bad) == self._rows.sum():
-            raise ModelMisfit(f"{self._unfit()}: {_said(error)}.") from error
+            raise ModelMisfit(
+                f"{self._unfit()} ({_said(error)}): let it take the inputs of its contract, in batches of {SHAPE} rows and more."
+            ) from error
         lengths = self._lengths()
         empty = [row for row in bad if lengths is not None and lengths[row].min() == 0]
         rest = len(bad) - len(empty)
@@ -207,12 +216,29 @@ class Trial:
             except _RAISED as error:
                 raise ModelMisfit(
                     f"{self._name} takes {SHAPE} rows at once, but not {batch.size:,} ({_said(error)}), and a night's batches "
-                    "have several sizes: export it with a dynamic number of rows and no upper limit, as export_model does."
+                    f"have several sizes: {_DYNAMIC}."
                 ) from error
             if _differ(large[:, batch.slots], values[:, batch.rows]):
                 raise ModelMisfit(
                     f"{self._name} gives a row other values in a batch of {batch.size:,} than in one of {SHAPE}: "
                     f"{_across_rows(found)}."
+                )
+
+    def _padded_further(self, found: list[Logits]) -> None:
+        """A list is padded as far as its own bucket goes, which was another length when the model was trained."""
+        inputs = self._card.contract.inputs
+        for arrays, expected in zip(self.passes, found, strict=True):
+            longer = []
+            for one, array in zip(inputs, arrays, strict=True):
+                length = min(2 * len(array), one.max_length) if one.name in self._staged.sequences else len(array)
+                rest = np.full((length - len(array), array.shape[1]), one.pad, dtype=array.dtype)
+                longer.append(np.concatenate([array, rest]))
+            if all(len(one) == len(array) for one, array in zip(longer, arrays, strict=True)):
+                continue
+            if _differ(self._forward(tuple(longer)), expected):
+                raise ModelMisfit(
+                    f"{self._name} gives a row other values if its lists are padded further, as it cannot tell "
+                    "what pads them: let it mask the value pad, or declare a list of fixed length and pad it in the query."
                 )
 
     def _finite(self, values: Logits) -> None:

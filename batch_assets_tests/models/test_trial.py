@@ -383,6 +383,17 @@ class TestLists:
         assert tried(Recurrent(), lists(max_length)) == ()
         assert tried(Positioned(max_length).eval(), lists(max_length)) == ()
 
+    def test_a_model_that_takes_padding_for_items_is_refused(self) -> None:
+        """How far a list is padded depends on its bucket; where all are padded alike, it does no harm."""
+
+        class Unmasked(Recurrent):
+            def forward(self, history: torch.Tensor) -> torch.Tensor:
+                return self.out(self.items(history).mean(dim=1))
+
+        with pytest.raises(ModelMisfit, match="other values if its lists are padded further"):
+            tried(Unmasked(), lists(50))
+        assert tried(Unmasked(), lists(10)) == ()
+
     def test_longer_lists_than_it_takes_are_refused(self) -> None:
         with pytest.raises(ModelMisfit, match=r"raises on .* rows that its contract permits with lists of \d+ items or more"):
             tried(Positioned(50).eval(), lists(60))
