@@ -8,7 +8,7 @@ import ctypes
 import hashlib
 import io
 import resource
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from batch_assets.errors import ModelChanged, ModelMisfit
 from batch_assets.models.device import CudaLane, autocast
 from batch_assets.models.formats import PT2, ModelFormat, read_model, read_reference
 from batch_assets.scoring.forward import Logits, Predictor
-from batch_assets.scoring.inputs import SHORTEST_BUCKET, Array
+from batch_assets.scoring.inputs import SHAPE, SHORTEST_BUCKET, Array
 from batch_assets.scoring.postprocess import probability_of
 from batch_assets.scoring.settings import Device, Precision
 from batch_assets.storage import Storage
@@ -44,24 +44,30 @@ _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory",
 def export_model(module: "torch.nn.Module", takes: "int | FeatureContract") -> bytes:
     """Export a model that maps features to logits of shape (rows, logits), for any number of rows.
 
-    The bytes depend on the model alone: the same model exported in two folders gives the same file.
+    The bytes depend on the model alone: the same model exported in two folders gives the same file. The module stays as it is:
+    what was in training mode still is, and what wants gradients.
 
     Args:
         module: takes one float32 tensor of shape (rows, columns), or the inputs of a contract in their order.
-        takes: how many columns, or the contract.
+        takes: how many columns, or the contract. Lists get the lengths to which a night pads them, up to their `max_length`.
+
+    Raises:
+        ModelMisfit: torch.export cannot export it for any number of rows.
     """
     import torch
 
     example: tuple[torch.Tensor, ...]
     if isinstance(takes, int):
-        example, lists = (torch.zeros(128, takes, dtype=torch.float32),), [False]
+        example, lengths = (torch.zeros(128, takes, dtype=torch.float32),), [0]
     else:
-        arrays = _example(takes, rows=128)
-        example = tuple(torch.from_numpy(array).t().contiguous() for array in arrays)
-        lists = [takes.columns_of(one.name)[0].length == "variable" for one in takes.inputs]
-    rows = torch.export.Dim("rows", min=1)
-    shapes = tuple({0: rows, 1: torch.export.Dim("length", min=1)} if is_list else {0: rows} for is_list in lists)
-    program = torch.export.export(module.eval(), example, dynamic_shapes=shapes)
+        example = tuple(torch.from_numpy(array).t().contiguous() for array in _example(takes, rows=128))
+        lengths = [one.max_length if takes.columns_of(one.name)[0].length == "variable" else 0 for one in takes.inputs]
+    modes = [(one, one.training) for one in module.modules()]
+    try:
+        program = _exported(module.eval(), example, lengths)
+    finally:
+        for one, training in modes:
+            one.training = training
     for node in program.graph.nodes:
         for note in _SOURCE_NOTES:
             node.meta.pop(note, None)
@@ -69,6 +75,34 @@ def export_model(module: "torch.nn.Module", takes: "int | FeatureContract") -> b
     buffer = io.BytesIO()
     torch.export.save(program, buffer)
     return buffer.getvalue()
+
+
+def _exported(module: "torch.nn.Module", example: "tuple[torch.Tensor, ...]", lengths: Sequence[int]) -> Any:
+    """A program of torch.export for any number of rows or, if the module does not permit few, for those that a night has.
+
+    Lists of one `max_length` always have the same width at night, so they share a dimension; 0 is the length of no list.
+    """
+    import torch
+
+    dimensions: dict[int, Any] = {
+        longest: torch.export.Dim(f"length_{longest}", min=1, max=max(longest, SHORTEST_BUCKET))
+        for longest in lengths
+        if longest
+    }
+    refusals: list[Exception] = []
+    for strict in (False, True):
+        for fewest in (1, 2, SHAPE):
+            rows = torch.export.Dim("rows", min=fewest)
+            shapes = tuple({0: rows, 1: dimensions[longest]} if longest else {0: rows} for longest in lengths)
+            try:
+                return torch.export.export(module, example, dynamic_shapes=shapes, strict=strict)
+            except Exception as error:  # noqa: BLE001 - the module's own code runs here; what it raised is told below
+                refusals.append(error)
+    reason = next((line.strip(" -.") for line in str(refusals[0]).splitlines() if line.strip()), type(refusals[0]).__name__)
+    raise ModelMisfit(
+        f"{type(module).__name__} cannot be exported by torch.export for any number of rows ({reason}): rewrite what stops it, "
+        "or keep its weights as safetensors with a module, package.file:factory, which need no export."
+    ) from refusals[0]
 
 
 class TorchPredictor(Predictor):
@@ -186,7 +220,9 @@ def check_model(model: bytes, contract: FeatureContract, logits: int, name: str,
     try:
         output, again, other = (next(iter(one.forward([inputs]))) for one in (predictor, predictor, reference))
     except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
+        if predictor.out_of_memory(error):
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise ModelMisfit(f"{name} does not map {len(contract.columns)} columns to {gives} a row: {reason}.") from error
     if output.shape != (logits, 128):
         shape = output.shape[::-1]
