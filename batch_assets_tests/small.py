@@ -30,6 +30,12 @@ from batch_assets.scoring.scorer import Scorer
 from batch_assets.storage import LocalStorage
 
 DAY = "2024-03-10"
+OUTPUTS = {
+    "returns": "logits",
+    "labels": ("no", "yes"),
+    "threshold": 0.5,
+    "decile_edges": tuple(n / 10 for n in range(1, 10)),
+}
 
 
 class Quiet:
@@ -101,13 +107,13 @@ class Small:
         )
         self.register("v1", model)
 
-    def register(self, version: str, model: bytes, form: ModelFormat = PT2) -> ModelVersion:
-        """Register a version and approve it."""
-        self.registry.register("small", version, self.card(model, form), model)
+    def register(self, version: str, model: bytes, form: ModelFormat = PT2, **outputs: Any) -> ModelVersion:
+        """Register a version and approve it; `outputs` are what its card says otherwise of them."""
+        self.registry.register("small", version, self.card(model, form, **outputs), model)
         self.registry.approve("small", "batch", version, why="test", by="the test")
         return self.model
 
-    def card(self, model: bytes, form: ModelFormat = PT2) -> Card:
+    def card(self, model: bytes, form: ModelFormat = PT2, **outputs: Any) -> Card:
         """A card that fits the pipeline."""
         edges = np.linspace(0.02, 0.98, 49).tolist()
         return Card(
@@ -117,7 +123,7 @@ class Small:
             module=form.module,
             module_sha256=form.module_sha256,
             contract=self.config.features.contract,
-            outputs=Outputs(labels=("no", "yes"), threshold=0.5, decile_edges=tuple(n / 10 for n in range(1, 10))),
+            outputs=Outputs.model_validate({**OUTPUTS, **outputs}),
             baseline_partition="2024-01-31",
             baseline=Histogram.of(np.random.default_rng(7).uniform(0, 1, 5_000), edges),
             metrics={},

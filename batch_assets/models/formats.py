@@ -90,10 +90,10 @@ class _Single:
     """A network that gives one tensor, as a program."""
 
     def __init__(self, network: Callable[..., "torch.Tensor"]) -> None:
-        self._network = network
+        self.network = network
 
     def __call__(self, *inputs: "torch.Tensor") -> "tuple[torch.Tensor]":
-        return (self._network(*inputs),)
+        return (self.network(*inputs),)
 
 
 def _safetensors(data: bytes, name: str, device: Device, form: ModelFormat) -> _Single:

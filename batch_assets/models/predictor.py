@@ -1,4 +1,4 @@
-"""How a model becomes a file, and how a version is loaded, vetted and run.
+"""How a model becomes a file, and how a version is loaded and run; it is tried in `trial`.
 
 The file that we make is a `.pt2` of torch.export; nothing in it may be a pickle or tell of the machine that made it. Which
 others can be read is decided in `formats`.
@@ -21,11 +21,11 @@ from typing_extensions import override
 from batch_assets.contract import FeatureContract
 from batch_assets.errors import ModelChanged, ModelMisfit
 from batch_assets.models.device import CudaLane, autocast
-from batch_assets.models.formats import PT2, ModelFormat, read_model, read_reference
+from batch_assets.models.formats import PT2, ModelFormat, read_model
 from batch_assets.scoring.forward import Logits, Predictor
 from batch_assets.scoring.inputs import SHAPE, SHORTEST_BUCKET, Array
-from batch_assets.scoring.postprocess import probability_of
-from batch_assets.scoring.settings import Device, Precision
+from batch_assets.scoring.postprocess import Returns, no_probabilities, probability_of
+from batch_assets.scoring.settings import DEFAULT_BATCH_ROWS, Device, Precision
 from batch_assets.storage import Storage
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory",
 
 
 def export_model(module: "torch.nn.Module", takes: "int | FeatureContract") -> bytes:
-    """Export a model that maps features to logits of shape (rows, logits), for any number of rows.
+    """Export a model that maps features to outputs of shape (rows, values), for any number of rows.
 
     The bytes depend on the model alone: the same model exported in two folders gives the same file. The module stays as it is:
     what was in training mode still is, and what wants gradients.
@@ -58,13 +58,13 @@ def export_model(module: "torch.nn.Module", takes: "int | FeatureContract") -> b
 
     example: tuple[torch.Tensor, ...]
     if isinstance(takes, int):
-        example, lengths = (torch.zeros(128, takes, dtype=torch.float32),), [0]
+        example, longest = (torch.zeros(128, takes, dtype=torch.float32),), [0]
     else:
         example = tuple(torch.from_numpy(array).t().contiguous() for array in _example(takes, rows=128))
-        lengths = [one.max_length if takes.columns_of(one.name)[0].length == "variable" else 0 for one in takes.inputs]
+        longest = [one.max_length if takes.columns_of(one.name)[0].length == "variable" else 0 for one in takes.inputs]
     modes = [(one, one.training) for one in module.modules()]
     try:
-        program = _exported(module.eval(), example, lengths)
+        program = _exported(module.eval(), example, longest)
     finally:
         for one, training in modes:
             one.training = training
@@ -77,23 +77,23 @@ def export_model(module: "torch.nn.Module", takes: "int | FeatureContract") -> b
     return buffer.getvalue()
 
 
-def _exported(module: "torch.nn.Module", example: "tuple[torch.Tensor, ...]", lengths: Sequence[int]) -> Any:
+def _exported(module: "torch.nn.Module", example: "tuple[torch.Tensor, ...]", longest: Sequence[int]) -> Any:
     """A program of torch.export for any number of rows or, if the module does not permit few, for those that a night has.
 
-    Lists of one `max_length` always have the same width at night, so they share a dimension; 0 is the length of no list.
+    Args:
+        module: in evaluation mode.
+        example: its inputs.
+        longest: the most elements of each input's lists, or 0 if it has none. Lists of one `max_length` are padded alike in
+            every batch, so they share a dimension.
     """
     import torch
 
-    dimensions: dict[int, Any] = {
-        longest: torch.export.Dim(f"length_{longest}", min=1, max=max(longest, SHORTEST_BUCKET))
-        for longest in lengths
-        if longest
-    }
     refusals: list[Exception] = []
     for strict in (False, True):
-        for fewest in (1, 2, SHAPE):
-            rows = torch.export.Dim("rows", min=fewest)
-            shapes = tuple({0: rows, 1: dimensions[longest]} if longest else {0: rows} for longest in lengths)
+        for rows, elements in ((1, 1), (2, 1), (SHAPE, SHORTEST_BUCKET)):
+            fewest = torch.export.Dim("rows", min=rows)
+            lengths = {most: torch.export.Dim(f"length_{most}", min=elements, max=most) for most in longest if most > elements}
+            shapes = tuple({0: fewest, 1: lengths[most]} if most in lengths else {0: fewest} for most in longest)
             try:
                 return torch.export.export(module, example, dynamic_shapes=shapes, strict=strict)
             except Exception as error:  # noqa: BLE001 - the module's own code runs here; what it raised is told below
@@ -156,12 +156,23 @@ class TorchPredictor(Predictor):
         )
 
     def _outputs(self, inputs: "list[torch.Tensor]") -> "torch.Tensor":
-        """Inputs of shape (width, rows) to float32 logits of shape (logits, rows)."""
+        """Inputs of shape (width, rows) to float32 outputs of shape (values, rows). Raises ModelMisfit if they are none."""
         import torch
 
         with torch.inference_mode(), autocast(self._device, self._precision):
-            (output,) = self._program(*[tensor.t() for tensor in inputs])
-        logits: torch.Tensor = output.reshape(inputs[0].shape[1], -1).t()
+            outputs = self._program(*[tensor.t() for tensor in inputs])
+        rows = inputs[0].shape[1]
+        if len(outputs) != 1 or not isinstance(outputs[0], torch.Tensor):
+            raise ModelMisfit("The model gives several tensors, not one: export a module that returns its logits alone.")
+        (output,) = outputs
+        if not output.is_floating_point():
+            raise ModelMisfit(
+                f"The model gives {str(output.dtype).removeprefix('torch.')}, as numbers of classes are: export it without its "
+                "argmax or threshold, so that it gives logits or probabilities."
+            )
+        if output.dim() == 0 or output.shape[0] != rows:
+            raise ModelMisfit(f"The model gives shape {tuple(output.shape)} for {rows:,} rows: the rows must come first.")
+        logits: torch.Tensor = output.reshape(rows, -1).t()
         return logits.float()
 
 
@@ -204,40 +215,6 @@ def load_program(
     return TorchPredictor(read_model(model, name, device, form), device, precision)
 
 
-def check_model(model: bytes, contract: FeatureContract, logits: int, name: str, form: ModelFormat = PT2) -> list[str]:
-    """Run one batch through a model, so that a misfit is found before a night is; gives what is to be warned of.
-
-    Raises:
-        ModelMisfit: it does not take the contract's columns, or does not give so many logits a row.
-        ModelChanged: the source of its module is not the one that its card names.
-        UnsafeModel: the file is damaged, is no model, or would run what it brings along.
-    """
-    predictor = load_program(model, name, form=form)
-    reference = TorchPredictor(read_reference(model, name, form))
-    gives = "one logit" if logits == 1 else f"{logits} logits"
-    inputs = _example(contract, rows=128)
-    before = [array.copy() for array in inputs]
-    try:
-        output, again, other = (next(iter(one.forward([inputs]))) for one in (predictor, predictor, reference))
-    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
-        if predictor.out_of_memory(error):
-            raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise ModelMisfit(f"{name} does not map {len(contract.columns)} columns to {gives} a row: {reason}.") from error
-    if output.shape != (logits, 128):
-        shape = output.shape[::-1]
-        raise ModelMisfit(
-            f"{name} does not map {len(contract.columns)} columns to {gives} a row: it gives shape {shape} for 128 rows."
-        )
-    if not all(np.array_equal(array, copy) for array, copy in zip(inputs, before, strict=True)):
-        raise ModelMisfit(f"{name} writes into its inputs: copy them before changing them in place.")
-    if not np.array_equal(output, again, equal_nan=True):
-        raise ModelMisfit(f"{name} gives other values the second time: it must not keep state or draw random numbers.")
-    require_same_program(output, other, name, form)
-    deprecated = f"{name} is TorchScript, which torch does not develop any more: export it as .pt2."
-    return [deprecated] if form.name == "torchscript" else []
-
-
 def require_same_program(ours: Logits, reference: Logits, name: str, form: ModelFormat) -> None:
     """Refuse a file whose second reading gives other values than the first. Raises ModelMisfit.
 
@@ -255,24 +232,78 @@ def require_same_program(ours: Logits, reference: Logits, name: str, form: Model
         raise ModelMisfit(f"{name} is read otherwise by batch_assets.models.program than by torch.export: please report it.")
 
 
+Matrix = npt.NDArray[np.generic]
+
+
 def predict_probabilities(
-    model: bytes, features: npt.NDArray[np.float32], batch_rows: int = 1_024, form: ModelFormat = PT2
+    model: bytes,
+    features: Matrix | Sequence[Matrix],
+    *,
+    returns: Returns,
+    batch_rows: int = DEFAULT_BATCH_ROWS,
+    form: ModelFormat = PT2,
 ) -> npt.NDArray[np.float32]:
-    """Probabilities of shape (rows,) for features of shape (rows, columns), computed in the very way in which a night does."""
-    rows, columns = features.shape
-    staged = np.zeros((columns, -(-rows // batch_rows) * batch_rows), dtype=np.float32)
-    staged[:, :rows] = features.T
-    batches = ((staged[:, start : start + batch_rows],) for start in range(0, staged.shape[1], batch_rows))
-    logits = np.concatenate(list(load_program(model, "the model", form=form).forward(batches)), axis=1)
-    return probability_of(logits[:, :rows])
+    """Probabilities of shape (rows,), computed in the very way in which a night does.
+
+    Args:
+        model: the model file.
+        features: shape (rows, columns); of a model with several inputs one such array for each, in its order. Lists of any
+            length are padded.
+        returns: what the model gives, as its card says.
+        batch_rows: rows per forward pass.
+        form: what the model file is.
+
+    Raises:
+        ModelMisfit: what should be probabilities are none.
+    """
+    values = outputs_of(model, features, batch_rows=batch_rows, form=form)
+    if returns == "probabilities" and (wrong := no_probabilities(values)).any():
+        raise ModelMisfit(
+            f"The model returns no probabilities: {wrong.sum():,} of {len(wrong):,} rows are not between 0 and 1, or have "
+            'another sum than 1; if it gives logits, say returns="logits".'
+        )
+    return probability_of(values, returns)
+
+
+def outputs_of(
+    model: bytes, features: Matrix | Sequence[Matrix], *, batch_rows: int = DEFAULT_BATCH_ROWS, form: ModelFormat = PT2
+) -> Logits:
+    """What a model gives for features, shape (values, rows); see `predict_probabilities`. Raises ModelMisfit."""
+    arrays = [_as_input(one) for one in ([features] if isinstance(features, np.ndarray) else features)]
+    counts = {len(one) for one in arrays}
+    if len(counts) != 1 or counts == {0}:
+        raise ModelMisfit(f"The features must have equally many rows for each input, and some: not {sorted(counts)}.")
+    (rows,) = counts
+    padded = -(-rows // batch_rows) * batch_rows
+    staged = [np.concatenate([one, np.repeat(one[:1], padded - rows, axis=0)]).T.copy() for one in arrays]
+    batches = (tuple(one[:, start : start + batch_rows] for one in staged) for start in range(0, padded, batch_rows))
+    try:
+        found = list(load_program(model, "the model", form=form).forward(batches))
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        shapes = ", ".join(f"{one.shape} {one.dtype}" for one in arrays)
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise ModelMisfit(f"The model does not take these features ({shapes}): {reason}.") from error
+    return np.concatenate(found, axis=1)[:, :rows]
+
+
+def _as_input(values: Matrix) -> Array:
+    """Features as a model takes them: whole numbers as int64, others as float32, of shape (rows, width)."""
+    matrix = values[:, None] if values.ndim == 1 else values
+    if np.issubdtype(matrix.dtype, np.floating):
+        return matrix.astype(np.float32, copy=False)
+    return matrix.astype(np.int64, copy=False)
 
 
 def _example(contract: FeatureContract, rows: int) -> tuple[Array, ...]:
-    """Small numbers in the shapes that a contract's model takes, each (width, rows); a list of any length has 16 elements."""
+    """Small numbers in the shapes that a contract's model takes, each (width, rows); lists of any length are short."""
     shapes = []
     for one in contract.inputs:
         lengths = [column.length for column in contract.columns_of(one.name)]
-        width = SHORTEST_BUCKET if "variable" in lengths else sum(n if isinstance(n, int) else 1 for n in lengths)
+        width = (
+            min(SHORTEST_BUCKET, one.max_length)
+            if "variable" in lengths
+            else sum(n if isinstance(n, int) else 1 for n in lengths)
+        )
         shapes.append(
             np.arange(width * rows).reshape(width, rows) % 7 / 7 if one.dtype == "float32" else np.zeros((width, rows))
         )

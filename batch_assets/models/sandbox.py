@@ -26,7 +26,7 @@ from batch_assets import errors
 from batch_assets.errors import BatchAssetsError, ModelError, UnsafeModel
 from batch_assets.models.vetting import in_short
 
-_PRELOADED = ("psutil", "batch_assets.models.predictor", "torch.export._trace", "torch.export.pt2_archive._package")
+_PRELOADED = ("psutil", "batch_assets.models.trial", "torch.export._trace", "torch.export.pt2_archive._package")
 """What takes longest to import for reading a program; where torch calls it otherwise, it is imported after the fork."""
 
 _LONGEST_REPLY = 1 << 20
@@ -188,14 +188,14 @@ def _reply(request: bytes) -> dict[str, Any]:
         sys.path[:], call = pickle.loads(request)  # noqa: S301 - our caller's own
         function, arguments = pickle.loads(call)  # noqa: S301
         return {"value": function(*arguments)}
-    except BatchAssetsError as error:
-        return {"error": type(error).__name__, "message": str(error)}
     except MemoryError:
         return {"memory": True}
     except Exception as error:  # noqa: BLE001 - whatever a reader of torch raises is what is to be said of the file
         said = str(error)
         if any(phrase in said for phrase in _OUT_OF_MEMORY):
             return {"memory": True}
+        if isinstance(error, BatchAssetsError):
+            return {"error": type(error).__name__, "message": said}
         lines = said.strip().splitlines() or [""]
         return {"raised": f"{type(error).__name__}: {lines[-1] if 'Traceback' in said else lines[0]}"}
 

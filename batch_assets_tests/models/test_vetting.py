@@ -16,9 +16,11 @@ import torch
 from safetensors.torch import save
 
 from batch_assets.errors import BatchAssetsError, UnsafeModel
+from batch_assets.models.card import Card
 from batch_assets.models.formats import PT2, TORCHSCRIPT, ModelFormat, safetensors_of
-from batch_assets.models.predictor import check_model, export_model
+from batch_assets.models.predictor import export_model
 from batch_assets.models.sandbox import Limits
+from batch_assets.models.trial import check_model
 from batch_assets_tests.models.test_formats import IN_THIS_REPOSITORY, Payload, rewritten, scripted
 from batch_assets_tests.net import seeded
 from batch_assets_tests.small import Small, sandbox
@@ -276,9 +278,9 @@ class TestDamaged:
                 (found,) = torch.while_loop(lambda y: y.sum() < 1e30, lambda y: (y * 1.0,), (x,))
                 return found[:, 0]
 
-        data, contract = export_model(Endless(), 3), small.config.features.contract
+        data = export_model(Endless(), 3)
         with pytest.raises(UnsafeModel, match=r"^m takes more than 3 s to be opened and tried"):
-            sandbox().call("m", check_model, data, contract, 1, "m", PT2, limits=Limits(seconds=3))
+            sandbox().call("m", check_model, data, small.card(data), "m", limits=Limits(seconds=3))
 
     @pytest.mark.parametrize("form", ["pt2", "safetensors", "torchscript"])
     def test_a_file_that_was_cut(self, small: Small, good: bytes, form: str) -> None:
@@ -291,12 +293,12 @@ class TestDamaged:
             refused(small, data[:end], form=read)
 
 
-def outcomes(files: list[bytes], good: bytes, contract: Any, form: ModelFormat) -> list[str]:
-    """What is said of each file: a sentence, or what its program is called if it can be used."""
+def outcomes(files: list[bytes], card: Card) -> list[str]:
+    """What is said of each file: a sentence, or that it can be used."""
     found = []
     for data in files:
         try:
-            check_model(data, contract, 1, "m", form)
+            check_model(data, card, "m")
             found.append("usable")
         except BatchAssetsError as error:
             found.append(str(error))
@@ -324,5 +326,5 @@ def test_three_hundred_damages_of_a_file(small: Small, good: bytes, form: str) -
             data[:place] + noise + data[place + length :],
         )
         files.append(changed[number % 4])
-    for said in sandbox().call("m", outcomes, files, data, small.config.features.contract, read):
+    for said in sandbox().call("m", outcomes, files, small.card(data, read)):
         assert said == "usable" or (re.search(r"\bm\b.*\.$", said) and "\n" not in said), said
