@@ -23,7 +23,7 @@ from batch_assets.errors import ModelChanged, ModelMisfit
 from batch_assets.models.device import CudaLane, autocast
 from batch_assets.models.formats import PT2, ModelFormat, read_model
 from batch_assets.scoring.forward import Logits, Predictor
-from batch_assets.scoring.inputs import SHORTEST_BUCKET, Array
+from batch_assets.scoring.inputs import SHAPE, SHORTEST_BUCKET, Array
 from batch_assets.scoring.postprocess import Returns, no_probabilities, probability_of
 from batch_assets.scoring.settings import DEFAULT_BATCH_ROWS, Device, Precision
 from batch_assets.storage import Storage
@@ -44,24 +44,30 @@ _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory",
 def export_model(module: "torch.nn.Module", takes: "int | FeatureContract") -> bytes:
     """Export a model that maps features to outputs of shape (rows, values), for any number of rows.
 
-    The bytes depend on the model alone: the same model exported in two folders gives the same file.
+    The bytes depend on the model alone: the same model exported in two folders gives the same file. The module stays as it is:
+    what was in training mode still is, and what wants gradients.
 
     Args:
         module: takes one float32 tensor of shape (rows, columns), or the inputs of a contract in their order.
-        takes: how many columns, or the contract.
+        takes: how many columns, or the contract. Lists get the lengths to which a night pads them, up to their `max_length`.
+
+    Raises:
+        ModelMisfit: torch.export cannot export it for any number of rows.
     """
     import torch
 
     example: tuple[torch.Tensor, ...]
     if isinstance(takes, int):
-        example, lists = (torch.zeros(128, takes, dtype=torch.float32),), [False]
+        example, longest = (torch.zeros(128, takes, dtype=torch.float32),), [0]
     else:
-        arrays = _example(takes, rows=128)
-        example = tuple(torch.from_numpy(array).t().contiguous() for array in arrays)
-        lists = [takes.columns_of(one.name)[0].length == "variable" for one in takes.inputs]
-    rows = torch.export.Dim("rows", min=1)
-    shapes = tuple({0: rows, 1: torch.export.Dim("length", min=1)} if is_list else {0: rows} for is_list in lists)
-    program = torch.export.export(module.eval(), example, dynamic_shapes=shapes)
+        example = tuple(torch.from_numpy(array).t().contiguous() for array in _example(takes, rows=128))
+        longest = [one.max_length if takes.columns_of(one.name)[0].length == "variable" else 0 for one in takes.inputs]
+    modes = [(one, one.training) for one in module.modules()]
+    try:
+        program = _exported(module.eval(), example, longest)
+    finally:
+        for one, training in modes:
+            one.training = training
     for node in program.graph.nodes:
         for note in _SOURCE_NOTES:
             node.meta.pop(note, None)
@@ -69,6 +75,34 @@ def export_model(module: "torch.nn.Module", takes: "int | FeatureContract") -> b
     buffer = io.BytesIO()
     torch.export.save(program, buffer)
     return buffer.getvalue()
+
+
+def _exported(module: "torch.nn.Module", example: "tuple[torch.Tensor, ...]", longest: Sequence[int]) -> Any:
+    """A program of torch.export for any number of rows or, if the module does not permit few, for those that a night has.
+
+    Args:
+        module: in evaluation mode.
+        example: its inputs.
+        longest: the most elements of each input's lists, or 0 if it has none. Lists of one `max_length` are padded alike in
+            every batch, so they share a dimension.
+    """
+    import torch
+
+    refusals: list[Exception] = []
+    for strict in (False, True):
+        for rows, elements in ((1, 1), (2, 1), (SHAPE, SHORTEST_BUCKET)):
+            fewest = torch.export.Dim("rows", min=rows)
+            lengths = {most: torch.export.Dim(f"length_{most}", min=elements, max=most) for most in longest if most > elements}
+            shapes = tuple({0: fewest, 1: lengths[most]} if most in lengths else {0: fewest} for most in longest)
+            try:
+                return torch.export.export(module, example, dynamic_shapes=shapes, strict=strict)
+            except Exception as error:  # noqa: BLE001 - the module's own code runs here; what it raised is told below
+                refusals.append(error)
+    reason = next((line.strip(" -.") for line in str(refusals[0]).splitlines() if line.strip()), type(refusals[0]).__name__)
+    raise ModelMisfit(
+        f"{type(module).__name__} cannot be exported by torch.export for any number of rows ({reason}): rewrite what stops it, "
+        "or keep its weights as safetensors with a module, package.file:factory, which need no export."
+    ) from refusals[0]
 
 
 class TorchPredictor(Predictor):

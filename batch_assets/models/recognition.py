@@ -87,7 +87,7 @@ def recognized(data: bytes) -> Recognized | None:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError):
+    except (zipfile.BadZipFile, ValueError, LookupError, NotImplementedError, EOFError):
         start = data[:256]
         return next((found for pattern, found in _STARTS if re.match(pattern, start)), None)
     for pattern, found in _ENTRIES:

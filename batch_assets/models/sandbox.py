@@ -42,11 +42,13 @@ class Limits:
     memory: int = 8 << 30
 
 
+LIMITS = Limits()
+
+
 class Sandbox:
     """Calls functions in the process apart; as a context it keeps that process for several calls."""
 
-    def __init__(self, limits: Limits | None = None) -> None:
-        self._limits = limits or Limits()
+    def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
 
@@ -70,13 +72,14 @@ class Sandbox:
             self._process.wait()
         self._process = self._connection = None
 
-    def call(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    def call(self, name: str, function: Callable[..., Any], *arguments: Any, limits: Limits = LIMITS) -> Any:
         """What a function gives there, in plain JSON values.
 
         Args:
             name: what is opened, for messages.
             function: importable by its name.
             arguments: what it is called with; picklable.
+            limits: what it may take.
 
         Raises:
             BatchAssetsError: the one that the function raised, with its class and message.
@@ -84,15 +87,15 @@ class Sandbox:
             ModelError: there is no such process.
         """
         if self._connection is None:
-            with Sandbox(self._limits) as started:
-                return started.call(name, function, *arguments)
+            with Sandbox() as started:
+                return started.call(name, function, *arguments, limits=limits)
         try:
-            self._connection.send((self._limits.seconds, self._limits.memory))
+            self._connection.send((limits.seconds, limits.memory))
             self._connection.send_bytes(pickle.dumps((sys.path, pickle.dumps((function, arguments)))))
             reply = json.loads(self._connection.recv_bytes(_LONGEST_REPLY))
         except (EOFError, OSError) as error:
             raise ModelError(f"{name} was not vetted: the process that opens models did not start or has ended.") from error
-        return _value_of(reply, name, self._limits)
+        return _value_of(reply, name, limits)
 
 
 def _value_of(reply: Mapping[str, Any], name: str, limits: Limits) -> Any:
@@ -185,14 +188,14 @@ def _reply(request: bytes) -> dict[str, Any]:
         sys.path[:], call = pickle.loads(request)  # noqa: S301 - our caller's own
         function, arguments = pickle.loads(call)  # noqa: S301
         return {"value": function(*arguments)}
-    except BatchAssetsError as error:
-        return {"error": type(error).__name__, "message": str(error)}
     except MemoryError:
         return {"memory": True}
     except Exception as error:  # noqa: BLE001 - whatever a reader of torch raises is what is to be said of the file
         said = str(error)
         if any(phrase in said for phrase in _OUT_OF_MEMORY):
             return {"memory": True}
+        if isinstance(error, BatchAssetsError):
+            return {"error": type(error).__name__, "message": said}
         lines = said.strip().splitlines() or [""]
         return {"raised": f"{type(error).__name__}: {lines[-1] if 'Traceback' in said else lines[0]}"}
 

@@ -13,6 +13,7 @@ import math
 import pickletools
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -85,15 +86,10 @@ _INFLATION = 64 << 20
 """By how many bytes a file may grow when it is unpacked: torch compresses the code of a script, and no tensors."""
 
 _UNREADABLE = (
-    zipfile.BadZipFile,
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    IndexError,
-    RecursionError,
-    NotImplementedError,
+    *(zipfile.BadZipFile, zlib.error, EOFError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError),
+    *(RecursionError, NotImplementedError),
 )
+"""What reading a damaged file raises."""
 
 
 def vetted_pt2(data: bytes, name: str) -> Archive:
@@ -170,7 +166,9 @@ def _refusal(data: bytes, name: str, form: str, error: Exception | None = None, 
     found = recognized(data)
     if strange and (found is None or found.format == form):
         return f"{name} holds {in_short(strange[0])}, which a program of torch.export does not: it may not be loaded."
-    named = f"{type(error).__name__}: {error}" if isinstance(error, KeyError | TypeError | AttributeError) else str(error or "")
+    named = (
+        f"{type(error).__name__}: {error}" if isinstance(error, LookupError | TypeError | AttributeError) else str(error or "")
+    )
     return not_this_format(data, name, form, named)
 
 
