@@ -24,6 +24,7 @@ Outcomes = Callable[[dg.AssetCheckExecutionContext, StorageRoot], Iterator[Check
 
 _OF_FEATURES = {
     "contract": "The columns are those that were agreed: names, order, types.",
+    "sources": "Every table has rows of the day, about as many as on such days before, and the features are not an earlier day's.",
     "expectations": "great-expectations on the column profile: rows, missing values, permitted ranges, the team's own.",
     "changes": "Nothing is suddenly otherwise than on the good days before: rows, units, filled columns, the same data again.",
     "feature_drift": "PSI, KS and Jensen-Shannon of each feature against the nearest of the good days before.",

@@ -7,9 +7,11 @@ from datetime import date, timedelta
 from batch_assets.config import PipelineConfig
 from batch_assets.errors import CommitBroken, NotFound, SnapshotChanged
 from batch_assets.features.profile import read_profile
+from batch_assets.features.provenance import read_provenance
 from batch_assets.models.registry import ModelVersion
 from batch_assets.pipeline.accepted import accept, accepted_before, accepted_run
 from batch_assets.pipeline.freeze import Frozen, check_contract
+from batch_assets.pipeline.freshness import compared_with_before, table_rows
 from batch_assets.pipeline.score import Run, plan_run
 from batch_assets.pipeline.shift import Compared, between_runs, expected_shift
 from batch_assets.pipeline.verdict import Verdict, read_verdict, record
@@ -21,6 +23,7 @@ from batch_assets.quality.expectations import judge_data, judge_profile
 from batch_assets.quality.feature_drift import judge_feature_baseline, judge_feature_drift
 from batch_assets.quality.model_shift import judge_model_shift, judge_ranks
 from batch_assets.quality.outcome import CheckOutcome
+from batch_assets.quality.sources import judge_sources
 from batch_assets.scoring.audit import ONE_IN_A_HUNDRED
 from batch_assets.scoring.commit import read_commits
 from batch_assets.scoring.manifest import Manifest, latest_manifest, read_manifest
@@ -35,8 +38,9 @@ def judge_features(config: PipelineConfig, storage: Storage, frozen: Frozen, day
     """Judge a snapshot's columns: the contract, the suite over the column profile, and the good days before."""
     quality, contract = config.quality, config.features.contract
     allow_empty = quality.completeness.allow_empty
-    deciding = (contract, quality.expectations, quality.changes, quality.drift)
-    settings = _fingerprint(*(one.model_dump_json() for one in deciding), str(allow_empty))
+    deciding = (contract, quality.sources, quality.expectations, quality.changes, quality.drift)
+    provenance = read_provenance(storage, frozen.folder)
+    settings = _fingerprint(*(one.model_dump_json() for one in (*deciding, provenance)), str(allow_empty))
     before = read_verdict(storage, frozen.folder)
     if before is not None and before.settings == settings:
         return before
@@ -54,14 +58,21 @@ def judge_features(config: PipelineConfig, storage: Storage, frozen: Frozen, day
     columns = _columns(config, storage, frozen.folder)
     days = dict(sorted(_good_days(config, storage, day)))
     trailing = {other: found for other, (_, found) in days.items()}
-    again = next((other for other, (digest, _) in days.items() if digest == frozen.snapshot.digest), "")
+    good = {other: digest for other, digest, found in _good(config, storage, day) if "sources" not in found.overridden}
     verdict = Verdict(
         subject=frozen.snapshot.digest,
         settings=settings,
         outcomes=(
             agreed,
+            judge_sources(
+                day,
+                table_rows(config, storage, provenance, good),
+                compared_with_before(config, storage, frozen, good) if agreed.passed else None,
+                quality.sources,
+                allow_unchanged=quality.changes.allow_unchanged,
+            ),
             judge_profile(profile, contract, quality.expectations, allow_empty=allow_empty),
-            judge_changes(columns, trailing, quality.changes, again),
+            judge_changes(columns, trailing, quality.changes),
             judge_feature_drift(columns, trailing, quality.drift),
             *([_full_scan(config, storage, frozen, agreed)] if quality.expectations.full_scan else []),
         ),
@@ -70,18 +81,22 @@ def judge_features(config: PipelineConfig, storage: Storage, frozen: Frozen, day
     return record(storage, frozen.folder, verdict)
 
 
-def _good_days(config: PipelineConfig, storage: Storage, day: str) -> Iterator[tuple[str, tuple[str, dict[str, Column]]]]:
-    """The newest days before a day whose features are good: the snapshot's digest and its columns, newest first."""
+def _good(config: PipelineConfig, storage: Storage, day: str) -> Iterator[tuple[str, str, Verdict]]:
+    """The days before a day whose features are good, newest first: the snapshot's digest and its verdict."""
     oldest = (date.fromisoformat(day) - timedelta(days=_OLDEST)).isoformat()
-    found = 0
     for other in reversed([one for one in days_of(storage, config.name) if oldest <= one < day]):
         entry = current_log(storage, config.name, other).latest()
-        folder = snapshot_folder(config.name, other, entry.body["digest"]) if entry else ""
-        verdict = read_verdict(storage, folder) if entry else None
-        if entry is None or verdict is None or not verdict.good:
-            continue
+        verdict = read_verdict(storage, snapshot_folder(config.name, other, entry.body["digest"])) if entry else None
+        if entry is not None and verdict is not None and verdict.good:
+            yield other, entry.body["digest"], verdict
+
+
+def _good_days(config: PipelineConfig, storage: Storage, day: str) -> Iterator[tuple[str, tuple[str, dict[str, Column]]]]:
+    """The newest of the good days before a day: the snapshot's digest and its columns, newest first."""
+    found = 0
+    for other, digest, _ in _good(config, storage, day):
         try:
-            yield other, (entry.body["digest"], _columns(config, storage, folder))
+            yield other, (digest, _columns(config, storage, snapshot_folder(config.name, other, digest)))
         except SnapshotChanged:
             continue  # it was pruned, or written before profiles had histograms
         found += 1
