@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 from batch_assets.config import PipelineConfig
 from batch_assets.errors import AlreadyExists, LostRace, NotFound, SnapshotChanged
 from batch_assets.features.profile import read_profile, write_profile
-from batch_assets.features.sql_source import rows_of
+from batch_assets.features.provenance import keep_provenance
+from batch_assets.features.sql_source import read
 from batch_assets.pipeline.watch import Watch
 from batch_assets.snapshot import (
     ROWS_PER_GROUP,
@@ -71,16 +72,18 @@ def freeze(config: PipelineConfig, storage: Storage, day: str, watch: Watch, *, 
     key = config.features.contract.key.name
     with storage.scratch() as scratch:
         (scratch / "snapshot").mkdir()
-        with rows_of(config.features.source, day, key, spill=scratch) as rows:
+        (scratch / "spill").mkdir()
+        with read(config.features.source, day, key, scratch / "spill", config.partitions.timezone) as source:
             watch.progress("freezing features", 0, None)
             row_group_rows = min(config.scoring.chunk_rows, ROWS_PER_GROUP)
-            snapshot = write_snapshot(scratch / "snapshot", rows, key, row_group_rows)
+            snapshot = write_snapshot(scratch / "snapshot", source.rows, key, row_group_rows)
         computed = time.perf_counter()
         numeric = _numeric_columns(scratch / "snapshot" / snapshot.files[0].name, key)
         write_profile(scratch / "snapshot", numeric, config.features.contract.categories)
         watch.progress("freezing features", snapshot.rows, snapshot.rows)
         folder = snapshot_folder(config.name, day, snapshot.digest)
         snapshot = _put_in_place(storage, scratch / "snapshot", folder, snapshot)
+        keep_provenance(storage, folder, source.provenance)
     why = "first frozen" if entry is None else "refreshed" if kept else "frozen again, as the snapshot was not kept"
     try:
         log.append({"digest": snapshot.digest}, after=entry.number if entry else 0, why=why)
