@@ -106,12 +106,11 @@ def _described(connection: "duckdb.DuckDBPyConnection", name: str, table: TableS
     found = SourceTable(name=name, path=table.path, files=tuple(files), rows=sum(file.rows for file in files))
     if table.event_date is None:
         return found
-    row = connection.execute(
+    ((newest, until_day, rows),) = connection.execute(
         f"SELECT max(day), max(day) FILTER (day <= $day::DATE), count(*) FILTER (day = $day::DATE) "
         f'FROM (SELECT "{table.event_date}"::DATE AS day FROM "{name}")',
         {"day": day},
-    ).fetchone()
-    newest, until_day, rows = row or (None, None, 0)
+    ).fetchall()
     dates = {"event_date": table.event_date, "newest": newest, "newest_until_day": until_day, "rows_of_day": rows}
     return found.model_copy(update=dates)
 
