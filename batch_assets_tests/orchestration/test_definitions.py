@@ -28,7 +28,7 @@ ATTRIBUTES = {
 
 
 BLOCKING = (
-    *("contract", "expectations", "changes", "feature_drift"),
+    *("contract", "sources", "expectations", "changes", "feature_drift"),
     *("complete", "one_model", "audit", "scores", "drift", "ranks", "previous_model"),
     "published_matches",
 )
