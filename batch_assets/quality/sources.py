@@ -210,7 +210,9 @@ def _table(judged: Sequence[_Judged]) -> str:
         mark = "blocks" if one.blocks else "warns" if one.warns else ""
         if one.table.event_date:
             usual = f"{one.usual:,.0f}" if one.usual is not None else ""
-            lines.append(f"| {one.table.name} | {mark} | {one.table.event_date} | {one.table.newest} | {one.table.rows:,} | {usual} |")
+            lines.append(
+                f"| {one.table.name} | {mark} | {one.table.event_date} | {one.table.newest} | {one.table.rows:,} | {usual} |"
+            )
         else:
             lines.append(f"| {one.table.name} | {mark} | not watched | | | |")
     return "\n".join(lines)

@@ -329,7 +329,9 @@ def test_three_days_in_a_row_whose_purchases_were_not_loaded(loads: World) -> No
     """Every feature of every customer is otherwise each night, because days go by, and none looks odd."""
     purchases(loads, lambda day: day <= WEEK[-3])
     for day in (*WEEK[-2:], NIGHT):
-        verdict = judge_features(loads.config, loads.storage, freeze(loads.config, loads.storage, day, Quiet(), refresh=True), day)
+        verdict = judge_features(
+            loads.config, loads.storage, freeze(loads.config, loads.storage, day, Quiet(), refresh=True), day
+        )
         assert [one.name for one in verdict.blocking] == ["sources"]
         assert f"transactions has no row of {day}, the newest date is {WEEK[-3]}" in verdict.outcome("sources").message
 
