@@ -18,7 +18,7 @@ from batch_assets.quality.sources import ChangedRows
 from batch_assets.snapshot import RowGroup, Snapshot, SnapshotReader
 from batch_assets.storage import Storage
 
-_ROWS = 1 << 16
+_ROWS = 1 << 15
 """How many rows are compared, about."""
 
 Flags = npt.NDArray[np.bool_]

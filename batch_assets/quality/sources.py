@@ -30,7 +30,7 @@ class SourceSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     min_day_rows: float = Field(
-        0.55,
+        0.58,
         description="Rows of the partition's day, as a share of what is usual on that weekday, below which a night blocks.",
         ge=0,
         le=1,
