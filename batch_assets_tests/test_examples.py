@@ -72,16 +72,14 @@ class Loads:
         self.storage, self.rows = LocalStorage(str(folder / "data")), folder / "flights"
 
     def judged(self, day: str, *, refresh: bool = False) -> Verdict:
-        return judge_features(
-            self.config, self.storage, freeze(self.config, self.storage, day, Quiet(), refresh=refresh), day
-        )
+        return judge_features(self.config, self.storage, freeze(self.config, self.storage, day, Quiet(), refresh=refresh), day)
 
     def changed(self, query: str, day: str | None = None) -> None:
         """What the rows of a day, or of every day, are like from now on, in SQL over `rows`."""
         for path in self.rows.glob(f"{day or '*'}.parquet"):
             whole = path.with_suffix(".whole")
             path.rename(whole)
-            duckdb.sql(query.replace("rows", f"read_parquet('{whole}')")).write_parquet(str(path))
+            duckdb.read_parquet(str(whole)).query("rows", query).write_parquet(str(path))
             whole.unlink()
 
 
@@ -113,13 +111,21 @@ def test_the_night_as_it_was_is_good(loads: Loads) -> None:
 HALF = "SELECT * FROM rows WHERE hash(tailnum, carrier, hour) % 2 = 0"
 BAD_LOADS = {
     "half of the day": (HALF, NIGHT, r"sources: flights has 4\d\d rows of 2013-02-15, [45]\d% of the usual 9\d\d; at least "),
-    "nothing of the day": ("SELECT * FROM rows LIMIT 0", NIGHT, "sources: flights has no row of 2013-02-15, the newest day is "),
+    "nothing of the day": (
+        "SELECT * FROM rows LIMIT 0",
+        NIGHT,
+        "sources: flights has no row of 2013-02-15, the newest day is ",
+    ),
     "seconds for minutes": (
         "SELECT * REPLACE (dep_delay * 60 AS dep_delay, air_time * 60 AS air_time) FROM rows",
         None,
         r"changes: .*air_time is about 60 times what it was",
     ),
-    "kilometres for miles": ("SELECT * REPLACE (distance * 1.609344 AS distance) FROM rows", None, "feature_drift: distance is "),
+    "kilometres for miles": (
+        "SELECT * REPLACE (distance * 1.609344 AS distance) FROM rows",
+        None,
+        "feature_drift: distance is ",
+    ),
 }
 
 

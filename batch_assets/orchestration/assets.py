@@ -100,7 +100,7 @@ def build_assets(pipeline: PipelineConfig) -> list[dg.AssetsDefinition]:
         observing = ObservingWatch(watch, context, asset_key(pipeline, "predictions"))
         with presence(storage, day_folder(pipeline.name, day)):
             if pipeline.preflight:
-                flown = preflight(pipeline, storage, day, model)
+                flown = preflight(pipeline, storage, day, model, watch)
                 flown.require()
                 watch.say(flown.sentence())
             scored = score(pipeline, storage, day, model, engine, observing)

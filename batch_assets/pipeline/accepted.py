@@ -13,7 +13,10 @@ from batch_assets.storage import Storage
 
 
 def accepted_log(storage: Storage, pipeline: str, day: str) -> NumberedLog:
-    """Which run of a day is accepted: entries with `run_id` (None after a withdrawal), its `folder` and `approval`."""
+    """Which run of a day is accepted: entries with `run_id` (None after a withdrawal), its `folder` and `approval`.
+
+    `is_yardstick` says whether later days are compared with it.
+    """
     return NumberedLog(storage, f"{day_folder(pipeline, day)}/_current")
 
 
@@ -23,11 +26,12 @@ _LAST_RUNS = 3
 
 @dataclass(frozen=True)
 class Accepted:
-    """A day's accepted run, and the approval under which it was accepted."""
+    """A day's accepted run, the approval under which it was accepted, and whether later days are compared with it."""
 
     run_id: str
     folder: str
     approval: int
+    is_yardstick: bool
 
 
 def accepted_run(storage: Storage, pipeline: str, day: str, withdrawn: Collection[int]) -> Accepted | None:
@@ -49,7 +53,8 @@ def _standing(storage: Storage, pipeline: str, day: str, withdrawn: Collection[i
         if body["run_id"] is None:
             taken_back.add(body["withdrawn"])
         if body["approval"] not in withdrawn and body["run_id"] not in taken_back:
-            yield Accepted(body["run_id"], body["folder"], body["approval"]) if body["run_id"] else None
+            run = Accepted(body["run_id"], body["folder"], body["approval"], body["is_yardstick"]) if body["run_id"] else None
+            yield run
 
 
 def last_paces(storage: Storage, pipeline: str) -> list[tuple[int, float]]:
@@ -81,7 +86,12 @@ def accept(storage: Storage, manifest: Manifest, approval: int, verdict: Verdict
     while True:
         latest = log.latest()
         if verdict.good:
-            body = {"run_id": manifest.run_id, "folder": manifest.folder, "approval": approval}
+            body = {
+                "run_id": manifest.run_id,
+                "folder": manifest.folder,
+                "approval": approval,
+                "is_yardstick": verdict.is_yardstick,
+            }
             later = latest is not None and latest.body["approval"] > approval
             overruled = later and latest is not None and latest.body["approval"] not in withdrawn and _kept(storage, latest)
             settled = approval in withdrawn or overruled or (latest is not None and latest.body == body)

@@ -14,9 +14,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from batch_assets.pipeline.freeze import Frozen
 from batch_assets.quality.sources import ChangedRows
-from batch_assets.snapshot import RowGroup, Snapshot, SnapshotReader
-from batch_assets.storage import Storage
+from batch_assets.snapshot import RowGroup, SnapshotReader
 
 _ROWS = 1 << 15
 """How many rows are compared, about."""
@@ -24,37 +24,37 @@ _ROWS = 1 << 15
 Flags = npt.NDArray[np.bool_]
 
 
-def changed_rows(
-    storage: Storage, folder: str, snapshot: Snapshot, before_folder: str, before: Snapshot, since: str, names: Sequence[str]
-) -> ChangedRows | None:
+def changed_rows(today: Frozen, before: Frozen, since: str, names: Sequence[str]) -> ChangedRows | None:
     """Compare columns of a snapshot with those of an earlier one of the day `since`; None if their columns are not the same.
 
     Raises:
         SnapshotChanged: one of them is not what was frozen.
     """
-    if snapshot.digest == before.digest:
-        return ChangedRows(since, snapshot.rows, changed=0, unchanged=snapshot.rows > 0)
-    if (snapshot.key, snapshot.schema_text) != (before.key, before.schema_text):
+    rows_before, rows_today = before.snapshot.rows, today.snapshot.rows
+    if today.snapshot.digest == before.snapshot.digest:
+        return ChangedRows(since, rows_today, changed=0, unchanged=rows_today > 0)
+    if (today.snapshot.key, today.snapshot.schema_text) != (before.snapshot.key, before.snapshot.schema_text):
         return None
-    ours, theirs = _Groups(storage, folder, snapshot, names), _Groups(storage, before_folder, before, names)
-    every = max(1, round(snapshot.rows / _ROWS))
+    ours, theirs = _Groups(today, names), _Groups(before, names)
+    every = max(1, round(rows_today / _ROWS))
     sample = range(every // 2, len(ours.groups), every)
-    others = (number for number in range(len(ours.groups)) if number not in sample)
     rows = changed = 0
     for number in sample:
         rows, changed = rows + ours.groups[number].rows, changed + _changed(ours, theirs, number)
-    for number in others:
+    for number in (one for one in range(len(ours.groups)) if one not in sample):
         if changed:
             break
         rows, changed = rows + ours.groups[number].rows, changed + _changed(ours, theirs, number)
-    return ChangedRows(since, rows, changed, unchanged=0 < rows == snapshot.rows == before.rows and not changed)
+    return ChangedRows(since, rows, changed, unchanged=0 < rows == rows_today == rows_before and not changed)
 
 
 class _Groups:
     """The row groups of all files of a snapshot, in order."""
 
-    def __init__(self, storage: Storage, folder: str, snapshot: Snapshot, names: Sequence[str]) -> None:
-        self.key, self._reader, self._columns = snapshot.key, SnapshotReader(storage, folder, snapshot), list(names)
+    def __init__(self, frozen: Frozen, names: Sequence[str]) -> None:
+        snapshot = frozen.snapshot
+        self._reader = SnapshotReader(frozen.storage, frozen.folder, snapshot)
+        self.key, self._columns = snapshot.key, list(names)
         self._places: list[tuple[int, int, RowGroup]] = [
             (index, start, group)
             for index, file in enumerate(snapshot.files)

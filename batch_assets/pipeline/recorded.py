@@ -86,13 +86,13 @@ def recorded_run(config: PipelineConfig, storage: Storage, registry: Registry, d
     return _run(config, storage, day, newest, "newest finished, not accepted", 0)
 
 
-def newest_run(storage: Storage, pipeline: str, day: str) -> str | None:
-    """The id of the run of a day that was finished last."""
+def newest_run(storage: Storage, pipeline: str, day: str, snapshot: str | None = None) -> str | None:
+    """The id of the run of a day (of one of its snapshots, by digest) that was finished last."""
     runs = [name.removeprefix("run=") for name in storage.names(day_folder(pipeline, day)) if name.startswith("run=")]
     finished_at = {}
     for run_id in runs:
         entry = manifest_log(storage, run_folder(pipeline, day, run_id)).latest()
-        if entry:
+        if entry and snapshot in (None, entry.body["snapshot"]):
             finished_at[run_id] = entry.when
     return max(finished_at, key=lambda run_id: finished_at[run_id]) if finished_at else None
 

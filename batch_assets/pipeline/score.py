@@ -72,14 +72,14 @@ class Scored:
     resumed_chunks: int
 
 
-def plan_run(config: PipelineConfig, storage: Storage, day: str, model: ModelVersion) -> Run:
-    """What scoring a day with a model means: the run's id, folder and chunks.
+def plan_run(config: PipelineConfig, storage: Storage, day: str, model: ModelVersion, snapshot: Frozen | None = None) -> Run:
+    """What scoring a day with a model means: the run's id, folder and chunks; of a given snapshot, or of the day's.
 
     Raises:
         NotFound: the day is not frozen.
         SnapshotChanged: a frozen file was changed.
     """
-    snapshot = frozen(config, storage, day)
+    snapshot = snapshot or frozen(config, storage, day)
     settings = _settings(config, storage, day, model)
     plan = plan_chunks(snapshot.snapshot, settings.chunk_rows)
     identity = {

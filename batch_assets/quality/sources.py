@@ -12,7 +12,10 @@ from statistics import median
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from batch_assets.quality.outcome import CheckOutcome, Shares
+from batch_assets.quality.outcome import CheckOutcome, Finding, Shares
+
+SOURCES = "sources"
+"""The check's name. The subject of a finding is a table, or empty where the features as a whole are meant."""
 
 ENOUGH_DAYS = 7
 """Of fewer good days nobody knows what is usual: then few rows only warn."""
@@ -74,8 +77,12 @@ class _Judged:
     table: TableRows
     usual: float | None = None
     days: tuple[str, ...] = ()
-    blocks: str = ""
-    warns: str = ""
+    finding: Finding | None = None
+
+    @property
+    def weight(self) -> int:
+        """0 if it blocks, 1 if it warns, else 2."""
+        return 2 if self.finding is None else 0 if self.finding.blocks else 1
 
     @property
     def ratio(self) -> float | None:
@@ -101,24 +108,27 @@ def judge_sources(
         allow_unchanged: whether the very features of an earlier day are good.
     """
     judged = [_judge(date.fromisoformat(partition), table, settings) for table in tables]
-    blocking = [one.blocks for one in judged if one.blocks]
+    findings = [one.finding for one in sorted(judged, key=lambda one: one.weight) if one.finding]
     if changed is not None and changed.unchanged and not allow_unchanged:
-        blocking.append(f"these are the features of {changed.since} again: the source was not updated")
-    warning = [one.warns for one in judged if one.warns]
+        said = f"these are the features of {changed.since} again: the source was not updated"
+        findings.insert(0, Finding(kind="unchanged", message=said))
+    blocks = any(finding.blocks for finding in findings)
     ratios = [one.ratio for one in judged if one.ratio is not None]
     watched = [one for one in judged if one.table.event_date]
-    shown = min(watched, key=lambda one: (not one.blocks, one.ratio if one.ratio is not None else 1.0), default=None)
+    shown = min(watched, key=lambda one: (one.weight, one.ratio if one.ratio is not None else 1.0), default=None)
     return CheckOutcome(
-        name="sources",
+        name=SOURCES,
         asset="user_features",
-        passed=not blocking and not warning,
-        severity="error" if blocking or (not warning and (watched or changed)) else "warn" if warning else "info",
+        passed=not findings,
+        severity="warn" if findings and not blocks else "error" if findings or watched or changed else "info",
         observed=round(min(ratios), 6) if ratios else None,
         threshold=settings.min_day_rows,
         figures={name: figure for one in watched for name, figure in _figures(one).items()} | _changed_figure(changed),
         shares=_picture(date.fromisoformat(partition), shown) if shown and shown.days else None,
         table=_table(judged),
-        message="; ".join([*blocking, *warning]) or _as_usual(date.fromisoformat(partition), watched, changed),
+        findings=tuple(findings),
+        message="; ".join(finding.message for finding in findings)
+        or _as_usual(date.fromisoformat(partition), watched, changed),
     )
 
 
@@ -126,19 +136,24 @@ def _judge(day: date, table: TableRows, settings: SourceSettings) -> _Judged:
     """One table against what is usual."""
     daily = table.name not in settings.not_daily
     if not table.event_date:
-        return _Judged(table, warns=f"{table.name} has no event_date: whether it is fresh is not watched" if daily else "")
+        said = f"{table.name} has no event_date: whether it is fresh is not watched"
+        return _Judged(
+            table, finding=Finding(subject=table.name, kind="unwatched", message=said, severity="warn") if daily else None
+        )
     before = table.before or {}
     usual, days = _usual(day, before)
     if daily and not table.rows:
         newest = f"the newest {table.event_date} is {table.newest}" if table.newest else f"it has no {table.event_date} at all"
-        return _Judged(table, usual, days, blocks=f"{table.name} has no row of {day}, {newest}: {_AGAIN}")
+        said = f"{table.name} has no row of {day}, {newest}: {_AGAIN}"
+        return _Judged(table, usual, days, Finding(subject=table.name, kind="stale", message=said))
     if usual is None or not (table.rows < settings.min_day_rows * usual and table.rows < _by_chance(usual)):
         return _Judged(table, usual, days)
     thin = f"{table.name} has {table.rows:,} rows of {day}, {table.rows / usual:.0%} of the usual {usual:,.0f}"
     if len(before) < ENOUGH_DAYS or not _same_weekday(day, before):
-        return _Judged(table, usual, days, warns=f"{thin}, as far as {len(before)} good days can tell")
+        said = f"{thin}, as far as {len(before)} good days can tell"
+        return _Judged(table, usual, days, Finding(subject=table.name, kind="thin", message=said, severity="warn"))
     least = f"at least {settings.min_day_rows:.0%} and {max(0, math.ceil(_by_chance(usual))):,} rows are wanted on a {day:%A}"
-    return _Judged(table, usual, days, blocks=f"{thin}; {least}: {_AGAIN}")
+    return _Judged(table, usual, days, Finding(subject=table.name, kind="thin", message=f"{thin}; {least}: {_AGAIN}"))
 
 
 def _usual(day: date, before: Mapping[str, int]) -> tuple[float | None, tuple[str, ...]]:
@@ -206,8 +221,8 @@ def _picture(day: date, one: _Judged) -> Shares:
 
 def _table(judged: Sequence[_Judged]) -> str:
     lines = ["| table | | event_date | newest | rows of the day | usual |", "|---|---|---|---|--:|--:|"]
-    for one in sorted(judged, key=lambda one: (not one.blocks, not one.warns)):
-        mark = "blocks" if one.blocks else "warns" if one.warns else ""
+    for one in sorted(judged, key=lambda one: one.weight):
+        mark = ("blocks", "warns", "")[one.weight]
         if one.table.event_date:
             usual = f"{one.usual:,.0f}" if one.usual is not None else ""
             lines.append(

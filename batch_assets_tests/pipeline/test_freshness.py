@@ -8,11 +8,11 @@ import pyarrow as pa
 import pytest
 
 from batch_assets.pipeline.changed_rows import changed_rows
-from batch_assets.pipeline.freeze import freeze
+from batch_assets.pipeline.freeze import Frozen, freeze
 from batch_assets.pipeline.judge import judge_features
-from batch_assets.pipeline.verdict import Verdict, override, verdict_log
+from batch_assets.pipeline.verdict import Verdict, override, recorded_verdict, verdict_log
 from batch_assets.quality.sources import ChangedRows
-from batch_assets.snapshot import Snapshot, write_snapshot
+from batch_assets.snapshot import write_snapshot
 from batch_assets.storage import LocalStorage
 from batch_assets_tests.small import Small, rows, with_values
 
@@ -26,16 +26,18 @@ class Snapshots:
         self.storage = LocalStorage(str(root))
         self._made = 0
 
-    def of(self, table: pa.Table, group_rows: int = 64) -> tuple[str, Snapshot]:
+    def of(self, table: pa.Table, group_rows: int = 64) -> Frozen:
         self._made += 1
         folder = f"snapshot-{self._made}"
         path = self.storage.local_path(folder)
         path.mkdir(parents=True)
-        return folder, write_snapshot(path, table.to_reader(), "user", group_rows)
+        return Frozen(
+            write_snapshot(path, table.to_reader(), "user", group_rows), self.storage, folder, reused=False, seconds={}
+        )
 
     def compared(self, today: pa.Table, before: pa.Table, group_rows: int = 64) -> ChangedRows | None:
         names = [name for name in today.column_names if name != "user"]
-        return changed_rows(self.storage, *self.of(today), *self.of(before, group_rows), YESTERDAY, names)
+        return changed_rows(self.of(today), self.of(before, group_rows), YESTERDAY, names)
 
 
 @pytest.fixture
@@ -173,7 +175,10 @@ class TestSources:
         dated.replace_rows(rows_of_days(10).filter(pa.array(np.arange(1_000) < 905)))
         assert judged(dated, DAY).outcome("sources").blocks
         frozen = freeze(dated.config, dated.storage, DAY, dated.watch)
-        override(dated.storage, frozen.folder, by="Ann", why="a holiday")
+        seen = recorded_verdict(dated.storage, frozen.folder)
+        assert seen is not None
+        override(dated.storage, seen, "user_features", by="Ann", why="a holiday", until=DAY)
+        assert judged(dated, DAY).good
         dated.replace_rows(rows_of_days(11))
         shares = judged(dated, "2024-03-11").outcome("sources").shares
         assert shares is not None

@@ -361,7 +361,7 @@ class TestJudge:
         first = judge_features(small.config, small.storage, frozen, DAY)
         assert judge_features(small.config, small.storage, frozen, DAY) == first
         reconfigure(small, quality={"expectations": {"max_missing": 0.5}})
-        assert judge_features(small.config, small.storage, frozen, DAY).settings != first.settings
+        assert judge_features(small.config, small.storage, frozen, DAY).basis != first.basis
         assert NumberedLog(small.storage, f"{frozen.folder}/_verdict").numbers() == [1, 2]
         assert read_verdict(small.storage, frozen.folder) != first
 

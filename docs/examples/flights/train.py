@@ -91,7 +91,9 @@ def main() -> None:
         threshold=0.25,
         features=dict(zip(NAMES, seen.T, strict=True)),
         description=CONFIG.description,
-        metrics={options.test.isoformat(): {"auc": auc(probabilities, happened), "base_rate": round(float(happened.mean()), 4)}},
+        metrics={
+            options.test.isoformat(): {"auc": auc(probabilities, happened), "base_rate": round(float(happened.mean()), 4)}
+        },
         training={"first": days[0].isoformat(), "last": days[-1].isoformat(), "rows": len(late)},
     )
     Path("model.pt2").write_bytes(model)
