@@ -25,7 +25,7 @@ BatchAssetsError
 │   ├── Retired             the version may not be approved any more
 │   ├── Withdrawn           the approval was rolled back
 │   ├── InUse               an alias or a live release needs the version
-│   ├── UnsafeModel         loading would execute a pickle
+│   ├── UnsafeModel         the file is damaged, no model, or would run more than a model
 │   ├── ModelMisfit         it does not take or give what its card says
 │   └── ModelFails          it raises on more rows than single bad ones
 ├── ScoringError            a run
@@ -152,7 +152,7 @@ class InUse(ModelError):
 
 
 class UnsafeModel(ModelError):
-    """Loading the file would execute a pickle."""
+    """The file may not be loaded: it is damaged, no model at all, or would run or take what a model must not."""
 
 
 class ModelMisfit(ModelError):

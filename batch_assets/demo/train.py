@@ -57,14 +57,14 @@ def train(config: PipelineConfig, registry: Registry, watch: Watch, version: str
         np.concatenate([days[day].bought for day in TRAINING_DAYS]),
     )
     model = export_model(_fit(training, seed, watch), takes=training.features.shape[1])
-    probabilities = {day: predict_probabilities(model, data.features) for day, data in days.items()}
+    probabilities = {day: predict_probabilities(model, data.features, returns="logits") for day, data in days.items()}
     card = make_card(
         model,
         config.features.contract,
-        probabilities[TEST_DAYS[0]],
+        days[TEST_DAYS[0]].features,
+        returns="logits",
         partition=TEST_DAYS[0].isoformat(),
         labels=("unlikely", "likely"),
-        features=dict(zip(config.features.contract.names, days[TEST_DAYS[0]].features.T, strict=True)),
         threshold=_best_f1_threshold(np.concatenate([probabilities[day] for day in TRAINING_DAYS]), training.bought),
         description="Probability that a customer buys again within 28 days; a small network on recency, frequency and amount.",
         metrics={day.isoformat(): _metrics(probabilities[day], days[day].bought) for day in TEST_DAYS},

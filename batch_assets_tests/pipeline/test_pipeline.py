@@ -345,7 +345,7 @@ class TestJudge:
         assert judged(small).compared_with == (earlier.run_id,)
 
     def test_constant_scores_block(self, small: Small) -> None:
-        small.register("v2", small_model([0.0, 0.0, 0.0]))
+        small.register("v2", small_model([0.0, 0.0, 0.0]), confirmed=True)
         assert judged(small).outcome("scores").blocks
 
     def test_too_many_dead_letters_block(self, make_small: Make) -> None:

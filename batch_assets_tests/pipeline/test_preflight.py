@@ -28,7 +28,7 @@ def flown(small: Small, version: str | None = None) -> Preflight:
 
 def registered(small: Small, weights: list[float], version: str = "v2") -> None:
     model = small_model(weights)
-    small.registry.register("small", version, small.card(model), model)
+    small.registry.register("small", version, small.card(model, confirmed=not any(weights)), model)
 
 
 class TestWhatItSays:
@@ -140,7 +140,7 @@ def test_as_the_first_step_it_stops_a_bad_model_before_a_chunk_is_scored(make_sm
     with dg.instance_for_test() as instance:
         location = repository(small)
         assert instance.get_run_by_id(run(location, instance, BEFORE)).is_success  # type: ignore[union-attr]
-        small.register("v2", small_model([0.0, 0.0, 0.0]))
+        small.register("v2", small_model([0.0, 0.0, 0.0]), confirmed=True)
         failed = instance.get_run_by_id(run(location, instance, DAY))
         assert failed is not None
         assert not failed.is_success
