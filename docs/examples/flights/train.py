@@ -81,24 +81,24 @@ def main() -> None:
     features, late = (np.concatenate(parts) for parts in zip(*map(labelled, days), strict=True))
     model = export_model(fitted(features, late), features.shape[1])
     seen, happened = labelled(options.test)
-    probabilities = predict_probabilities(model, seen)
+    found = auc(predict_probabilities(model, seen, returns="logits"), happened)
     card = make_card(
         model,
         CONFIG.features.contract,
-        probabilities,
+        seen,
+        returns="logits",
         partition=options.test.isoformat(),
         labels=("in time", "late"),
         threshold=0.25,
-        features=dict(zip(NAMES, seen.T, strict=True)),
         description=CONFIG.description,
         metrics={
-            options.test.isoformat(): {"auc": auc(probabilities, happened), "base_rate": round(float(happened.mean()), 4)}
+            options.test.isoformat(): {"auc": found, "base_rate": round(float(happened.mean()), 4)}
         },
         training={"first": days[0].isoformat(), "last": days[-1].isoformat(), "rows": len(late)},
     )
     Path("model.pt2").write_bytes(model)
     Path("card.json").write_text(card.model_dump_json())
-    print(f"{len(late):,} rows of {len(days)} days; AUC on {options.test}: {auc(probabilities, happened)}")
+    print(f"{len(late):,} rows of {len(days)} days; AUC on {options.test}: {found}")
 
 
 if __name__ == "__main__":
