@@ -5,8 +5,8 @@
 
 A model scores every day in turn, from nothing, in a folder of its own: freeze, judge, score, judge, publish, without Dagster.
 One line a day says whether it was published, and which checks said something; exit status 1 if a day is blocked. The model
-card's baseline is of one day of a population that ages: that `baseline` and `feature_baseline` warn of days that are far from it
-is no false alarm; it is counted all the same.
+card's baseline is of one day of a population that ages. That `baseline` and `feature_baseline` warn of days that are far from
+it is no false alarm; it is counted all the same.
 
 With `--flights` it is the example of docs/examples/flights, whose own programs make its rows and its model. With `--faults`
 some of its days are first loaded as they should not be: each has to be blocked, is loaded again as it should be, and goes on.
