@@ -91,9 +91,7 @@ def main() -> None:
         labels=("in time", "late"),
         threshold=0.25,
         description=CONFIG.description,
-        metrics={
-            options.test.isoformat(): {"auc": found, "base_rate": round(float(happened.mean()), 4)}
-        },
+        metrics={options.test.isoformat(): {"auc": found, "base_rate": round(float(happened.mean()), 4)}},
         training={"first": days[0].isoformat(), "last": days[-1].isoformat(), "rows": len(late)},
     )
     Path("model.pt2").write_bytes(model)
