@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterator
 from datetime import date, datetime, time
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,6 +19,9 @@ from batch_assets.features.listing import TableSettings
 from batch_assets.features.provenance import Provenance
 from batch_assets.features.sql_source import SqlSource, read
 from batch_assets.features.tables import Table, create_view, link_files
+
+if TYPE_CHECKING:
+    import duckdb
 
 NEW_YEAR = datetime(2024, 1, 1, 12, 30, 0, 123456)
 
@@ -77,7 +79,9 @@ def type_files(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int],
 
 
 @pytest.fixture(scope="module")
-def connection() -> Iterator[duckdb.DuckDBPyConnection]:
+def connection() -> "Iterator[duckdb.DuckDBPyConnection]":
+    import duckdb
+
     with duckdb.connect() as connected:
         yield connected
 
@@ -90,7 +94,7 @@ def linked_files(folder: Path, *files: Path) -> list[Path]:
     return [folder / f"{place}.parquet" for place in range(len(files))]
 
 
-def a_view(connection: duckdb.DuckDBPyConnection, name: str, path: Path) -> Table:
+def a_view(connection: "duckdb.DuckDBPyConnection", name: str, path: Path) -> Table:
     """A view of this name."""
     links = Path(tempfile.mkdtemp(prefix="_", dir=path.parent))
     return create_view(connection, link_files(0, name, TableSettings(path=str(path)), links))
@@ -109,8 +113,10 @@ def as_arrow_reads(*files: Path, column: str) -> list[Any]:
     return values
 
 
-def values_of(connection: duckdb.DuckDBPyConnection, view: str, column: str) -> tuple[list[Any], str | None]:
+def values_of(connection: "duckdb.DuckDBPyConnection", view: str, column: str) -> tuple[list[Any], str | None]:
     """What a column of a view holds, or why it is refused."""
+    import duckdb
+
     try:
         return as_was_read(connection.sql(f'SELECT "{column}" FROM "{view}"').to_arrow_table()[column]), None
     except duckdb.Error as error:
@@ -126,7 +132,7 @@ def as_was_read(found: pa.ChunkedArray) -> list[Any]:
 
 @pytest.mark.parametrize("first", MATRIX)
 def test_every_pair_of_types_is_what_arrow_reads_or_refused(
-    first: str, type_files: Callable[[str, int], Path], connection: duckdb.DuckDBPyConnection, tmp_path: Path
+    first: str, type_files: Callable[[str, int], Path], connection: "duckdb.DuckDBPyConnection", tmp_path: Path
 ) -> None:
     for number, second in enumerate(MATRIX):
         files = linked_files(tmp_path / f"{number} files", type_files(first, 0), type_files(second, 1))
@@ -144,7 +150,7 @@ def test_every_pair_of_types_is_what_arrow_reads_or_refused(
 
 
 def test_one_file_is_read_but_for_columns_that_duckdb_reads_otherwise(
-    type_files: Callable[[str, int], Path], connection: duckdb.DuckDBPyConnection
+    type_files: Callable[[str, int], Path], connection: "duckdb.DuckDBPyConnection"
 ) -> None:
     refused = []
     for name in TYPES:
@@ -173,7 +179,7 @@ def test_one_file_is_read_but_for_columns_that_duckdb_reads_otherwise(
     ],
 )
 def test_a_widening_that_loses_nothing_is_read_in_either_order(
-    narrow: str, wide: str, type_files: Callable[[str, int], Path], connection: duckdb.DuckDBPyConnection, tmp_path: Path
+    narrow: str, wide: str, type_files: Callable[[str, int], Path], connection: "duckdb.DuckDBPyConnection", tmp_path: Path
 ) -> None:
     alone, _ = a_view(connection, f"{narrow} in {wide}", type_files(wide, 0)).agreement.columns
     for order in ((narrow, wide), (wide, narrow)):
