@@ -137,9 +137,9 @@ def _footer(table: str, file: ListedFile) -> _Footer:
             leaves = [metadata.schema.column(number) for number in range(metadata.num_columns)]
             physical = {leaf.path: leaf.physical_type for leaf in leaves}
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        advice = "write it without encryption" if "ncrypted" in str(error) else "write it again, or take it away"
         raise SourceError(
-            f"The table {table}: {file.path} cannot be read as a Parquet file: {_reason(error)}; "
-            "write it again, or take it away."
+            f"The table {table}: {file.path} cannot be read as a Parquet file: {_reason(error)}; {advice}."
         ) from error
     except NotImplementedError as error:
         raise SourceError(f"The table {table}: {file.path} has a column that Arrow cannot read: {_reason(error)}.") from error

@@ -44,13 +44,11 @@ def hive_columns(table: str, files: Sequence[ListedFile]) -> tuple[HiveColumn, .
     said = {file.path: _said(file.path) for file in files}
     first = files[0].path
     for path, pairs in said.items():
-        names = [name for name, _ in pairs]
-        if {folded(name) for name in names} != {folded(name) for name, _ in said[first]} or len(set(map(folded, names))) < len(
-            names
-        ):
+        names = [folded(name) for name, _ in pairs]
+        if len(set(names)) < len(names) or set(names) != {folded(name) for name, _ in said[first]}:
             raise SourceError(
-                f"The table {table} says hive: true, but {path} lies in folders called {_spoken(names)}, and {first} in "
-                f"{_spoken([name for name, _ in said[first]])}; each must be there once, and in the path of every file."
+                f"The table {table} says hive: true, but the folders of {path} name {_spoken(pairs)}, and those of {first} "
+                f"{_spoken(said[first])}; each column must be named once in the path of every file."
             )
     columns = []
     for number, (name, _) in enumerate(said[first]):
@@ -79,5 +77,5 @@ def _is_date(value: str) -> bool:
         return False
 
 
-def _spoken(names: Sequence[str]) -> str:
-    return ", ".join(f"{name}=" for name in names) or "nothing like name=value"
+def _spoken(pairs: Sequence[tuple[str, str]]) -> str:
+    return " and ".join(name for name, _ in pairs) or "no column"

@@ -108,9 +108,11 @@ def _listed(name: str, path: str) -> ListedFile:
 def _paths(path: str) -> set[str]:
     path = os.path.normpath(path)
     if os.path.isdir(path):
-        return {one for one in _matches(path, ("**", "*"), ()) if _holds_parquet(one)}
+        return _paths(os.path.join(path, "**"))
     if os.path.lexists(path):
         return {path}
+    if path.endswith("/**"):
+        return {one for one in _matches("/", Path(path).parts[1:], ()) if _holds_parquet(one)}
     found: set[str] = set()
     for one in _matches("/", Path(path).parts[1:], ()):
         if not os.path.isdir(one):

@@ -35,7 +35,7 @@ def verify_pages(table: str, file: ListedFile, columns: Collection[str]) -> None
             group = parquet.metadata.row_group(number)
             for place in range(group.num_columns):
                 chunk = group.column(place)
-                if chunk.path_in_schema.split(".")[0] not in wanted:
+                if chunk.path_in_schema.split(".")[0] not in wanted or not chunk.num_values:
                     continue
                 start = chunk.data_page_offset
                 if chunk.has_dictionary_page and chunk.dictionary_page_offset:
@@ -43,8 +43,8 @@ def verify_pages(table: str, file: ListedFile, columns: Collection[str]) -> None
                 if not _pages_hold(opened, start, start + chunk.total_compressed_size):
                     last_row = first_row + group.num_rows - 1
                     raise SourceError(
-                        f"The table {table}: {file.path} is damaged: the column {chunk.path_in_schema} does not have its "
-                        f"checksum in rows {first_row:,} to {last_row:,}; restore the file."
+                        f"The table {table}: {file.path} is damaged: a page of the column {chunk.path_in_schema}, rows "
+                        f"{first_row:,} to {last_row:,}, does not fit its header or its checksum; restore the file."
                     )
             first_row += group.num_rows
 

@@ -36,8 +36,8 @@ def require_select(connection: "duckdb.DuckDBPyConnection", query: str, path: st
     statements = connection.extract_statements(query)
     kinds = [statement.type.name for statement in statements]
     if kinds != ["SELECT"]:
-        found = f"has {' and '.join(kinds) or 'no statement'}"
-        raise SourceError(f"{path} {found}: it must be one SELECT statement (PIVOT needs the values that it looks for, by IN).")
+        hint = "; PIVOT must name the values that it looks for, by IN" if kinds == ["MULTI"] else ""
+        raise SourceError(f"{path} has {' and '.join(kinds) or 'no statement'}: it must be one SELECT statement{hint}.")
     parameters = statements[0].named_parameters
     if "partition" not in parameters:
         raise SourceError(f"{path} never uses $partition: every day would have the same rows.")

@@ -4,6 +4,7 @@ The session knows nothing but the tables: its time zone is the partition's, its 
 than those of the tables cannot be opened, and none of that can be changed once the tables are there.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -183,7 +184,18 @@ def _reason(error: Exception, query: str, tables: Sequence[Table]) -> str | None
     if isinstance(error, (duckdb.BinderException, duckdb.CatalogException, duckdb.ParserException)):
         named = [trouble for name, trouble in troubles.items() if folded(name) in folded(query)]
         return named[0] if named else _unread_folder(error, tables)
-    return None if isinstance(error, duckdb.OutOfMemoryException) else damaged_place(tables)
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return None
+    for table in tables:
+        for column in table.columns_in(str(error)):
+            what = f"The column {column.name} of the table {table.linked.name} has a value that cannot be read as {column.duck}"
+            return f"{what} ({column.told}): {first_line(error)}." if column.told else None
+    damaged = damaged_place(tables)
+    value = re.search(r"Could not convert string '(.*)' to .* when casting from source column (\w+)", str(error))
+    if damaged is None and value:
+        where = rows_with(tables, value[2], [value[1]])
+        return f"{first_line(error)}; correct it, or leave such rows out in the query.{where}"
+    return damaged
 
 
 def _unread_folder(error: Exception, tables: Sequence[Table]) -> str | None:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from batch_assets.config import PipelineConfig
 from batch_assets.errors import AlreadyExists, LostRace, NotFound, SnapshotChanged
 from batch_assets.features.profile import read_profile, write_profile
-from batch_assets.features.provenance import Provenance, keep_provenance
+from batch_assets.features.provenance import Provenance, keep_provenance, read_provenance
 from batch_assets.features.sql_source import read
 from batch_assets.pipeline.watch import Watch
 from batch_assets.snapshot import (
@@ -47,7 +47,7 @@ def frozen(config: PipelineConfig, storage: Storage, day: str) -> Frozen:
 
     Raises:
         NotFound: the day was never frozen, or its snapshot was pruned.
-        SnapshotChanged: a file is not what was frozen.
+        SnapshotChanged: a file is not what was frozen, or days began at another hour then.
     """
     entry = current_log(storage, config.name, day).latest()
     if entry is None:
@@ -55,6 +55,12 @@ def frozen(config: PipelineConfig, storage: Storage, day: str) -> Frozen:
     folder = snapshot_folder(config.name, day, entry.body["digest"])
     if not storage.names(folder):
         raise NotFound(f"{folder} is not kept any more: materialize user_features of {config.name} {day} again.")
+    zone, now = read_provenance(storage, folder).timezone, config.partitions.timezone
+    if zone != now:
+        raise SnapshotChanged(
+            f"The features of {config.name} {day} are those of a day in {zone}, and partitions.timezone is {now} now: freeze "
+            "the partition again with --refresh."
+        )
     return Frozen(_intact(storage, folder, entry.body["digest"]), storage, folder, reused=True, seconds={})
 
 
