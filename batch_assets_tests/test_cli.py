@@ -188,7 +188,7 @@ class TestVerdict:
     def test_a_good_night(self, undisturbed: tuple[Command, dict[str, Any]]) -> None:
         command, run = undisturbed
         found = answer(command, "verdict", PIPELINE, "--partition", DAY, "--json")
-        assert (found["good"], found["subject"]) == (True, f"run {run['run_id']}")
+        assert (found["good"], found["subject"]) == (True, f"run {run['run_id']} by {PIPELINE} v1")
         assert [check["name"] for check in found["checks"]] == [check["name"] for check in run["checks"][:-1]]
         shown = command.run("verdict", PIPELINE, "--partition", DAY).stdout
         assert "complete" in shown
@@ -209,13 +209,20 @@ class TestVerdict:
         assert judged.returncode == 1
         assert "is blocked by expectations: " in judged.stderr
         assert "FAIL" in judged.stdout
-        assert command.run("verdict", PIPELINE, "--partition", DAY, "--override", " ").returncode == 1
-        decided = command.run("verdict", PIPELINE, "--partition", DAY, "--override", "cents from now on", "--by", "Ann")
+        override = ("verdict", PIPELINE, "--partition", DAY, "--by", "Ann", "--override")
+        assert command.run(*override, " ", "--yes").returncode == 1
+        for answered in (command.run(*override, "cents from now on"), command.run(*override, "cents from now on", "--json")):
+            assert answered.returncode == 1
+            assert "changes: amount is about 100 times" in answered.stderr, "what would pass is printed"
+            assert answered.stderr.rstrip().endswith("There is nobody to ask whether these findings may pass: add --yes.")
+        assert command.run("verdict", PIPELINE, "--partition", DAY).returncode == 1, "nothing was decided"
+        decided = command.run(*override, "cents from now on", "--yes")
         assert decided.returncode == 0, decided.stderr
+        assert "changes: amount is about 100 times" in decided.stderr
         assert "Overridden by Ann" in " ".join(decided.stdout.split())
         scored = command.run(*RUN, "--engine", "local")
         assert "the check drift: PSI" in scored.stderr, "scores moved with the features; that is another decision"
-        assert command.run("verdict", PIPELINE, "--partition", DAY, "--override", "as expected", "--by", "Ann").returncode == 0
+        assert command.run(*override, "as expected", "--yes").returncode == 0
         assert answer(command, *RUN, "--engine", "local")["live_release"].startswith(DAY)
         explained = answer(command, "explain", PIPELINE, "42", "--json")
         reasons = {check["name"]: check["override"]["why"] for check in explained["checks"] if check["override"]}

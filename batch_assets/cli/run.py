@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from batch_assets.cli.terminal import TerminalWatch, mark, registry, shown, storage, verb
+from batch_assets.clock import utc_now
 from batch_assets.errors import BatchAssetsError, LostRace
 
 if TYPE_CHECKING:
@@ -52,10 +53,11 @@ def _run(name: str, day: str, engine: "EngineName | None", refresh: bool, as_of:
     model = _models(config, [day], as_of)[day]  # before anything is begun
     if isinstance(model, BatchAssetsError):
         raise model
+    began = utc_now().isoformat(timespec="milliseconds")
     with open_instance() as instance:
         launched = materialize(config, day, instance, watch, model=model, engine=engine, refresh=refresh)
     return {
-        **summarize(config, storage(), day, model),
+        **summarize(config, storage(), day, model, began),
         "seconds": launched.seconds,
         "resumed_chunks": launched.resumed_chunks,
         "dagster_run_id": launched.dagster_run_id,

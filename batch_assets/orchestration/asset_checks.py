@@ -13,6 +13,7 @@ from batch_assets.orchestration.assets import asset_key, partitions
 from batch_assets.orchestration.pins import pinned
 from batch_assets.orchestration.promise import standing
 from batch_assets.orchestration.resources import StorageRoot
+from batch_assets.orchestration.runs import began
 from batch_assets.pipeline.freeze import frozen
 from batch_assets.pipeline.judge import finished_run
 from batch_assets.pipeline.publish import published_matches
@@ -93,7 +94,7 @@ def _checks(
         can_subset=True,
     )
     def checks(context: dg.AssetCheckExecutionContext, storage_root: StorageRoot) -> Iterator[dg.AssetCheckResult]:
-        asked = {key.name for key in context.selected_asset_check_keys}
+        asked, since = {key.name for key in context.selected_asset_check_keys}, began(context.instance, context.run.run_id)
         for outcome in found(context, storage_root):
             if outcome.name in asked:
                 asked.remove(outcome.name)
@@ -102,7 +103,7 @@ def _checks(
                     check_name=outcome.name,
                     passed=outcome.passed,
                     severity=metadata.severity(outcome),
-                    metadata=metadata.of_outcome(outcome),
+                    metadata=metadata.of_outcome(outcome, since),
                 )
         if asked:
             raise NotFound(f"The verdict says nothing about {', '.join(sorted(asked))}: materialize {asset} again.")

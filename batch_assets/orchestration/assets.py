@@ -12,6 +12,7 @@ from batch_assets.orchestration.liveness import POOL
 from batch_assets.orchestration.observe import ObservingWatch
 from batch_assets.orchestration.pins import pinned
 from batch_assets.orchestration.resources import RayCluster, StorageRoot
+from batch_assets.orchestration.runs import began
 from batch_assets.pipeline.freeze import freeze
 from batch_assets.pipeline.judge import judge, judge_features
 from batch_assets.pipeline.preflight import preflight
@@ -77,7 +78,10 @@ def build_assets(pipeline: PipelineConfig) -> list[dg.AssetsDefinition]:
         with presence(storage, day_folder(pipeline.name, day)):
             frozen = freeze(pipeline, storage, day, watch, refresh=config.refresh)
             verdict = judge_features(pipeline, storage, frozen, day)
-        return Result(metadata=metadata.of_features(frozen, verdict), data_version=dg.DataVersion(frozen.snapshot.digest))
+        return Result(
+            metadata=metadata.of_features(frozen, verdict, began(context.instance, context.run.run_id)),
+            data_version=dg.DataVersion(frozen.snapshot.digest),
+        )
 
     @dg.asset(
         key_prefix=pipeline.name,
@@ -106,7 +110,7 @@ def build_assets(pipeline: PipelineConfig) -> list[dg.AssetsDefinition]:
             scored = score(pipeline, storage, day, model, engine, observing)
             verdict = judge(pipeline, storage, day, model)
         return Result(
-            metadata=metadata.of_predictions(scored, verdict, model),
+            metadata=metadata.of_predictions(scored, verdict, model, began(context.instance, context.run.run_id)),
             data_version=dg.DataVersion(scored.manifest.run_id),
             tags=metadata.model_tags(scored.manifest.model),
         )

@@ -172,6 +172,6 @@ def _evaluation(config: PipelineConfig, found: Promise, undelivered: str | None)
         check_name=outcome.name,
         passed=outcome.passed,
         severity=metadata.severity(outcome),
-        metadata=metadata.of_outcome(outcome) | ({"not_delivered": undelivered} if undelivered else {}),
+        metadata=metadata.of_outcome(outcome, "") | ({"not_delivered": undelivered} if undelivered else {}),
         partition=found.day.isoformat(),
     )

@@ -92,7 +92,7 @@ def verdict_of(
         since = current_log(storage, config.name, day).latest()
         how = f" ({since.why} on {since.when[:16]})" if since else ""
         raise NotFound(
-            f"The features that {config.name} {day} uses now{how} were not judged yet: materialize user_features first."
+            f"{config.name} {day} was not judged yet with the features that it uses now{how}: materialize user_features first."
         )
     stale = features_verdict(config, storage, current, day, features.verdict).basis != features.verdict.basis
     found = DayVerdict(config.name, day, current.snapshot.digest, features, None, "features")

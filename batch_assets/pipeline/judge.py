@@ -92,7 +92,7 @@ def _judge_columns(
 
 
 def _judged_now(outcomes: Iterable[CheckOutcome]) -> tuple[CheckOutcome, ...]:
-    now = utc_now().isoformat(timespec="seconds")
+    now = utc_now().isoformat(timespec="milliseconds")
     return tuple(one.model_copy(update={"judged": now}) for one in outcomes)
 
 

@@ -11,7 +11,7 @@ from batch_assets.config import PipelineConfig
 from batch_assets.digest import hash_keys
 from batch_assets.errors import CommitBroken, NotPublishable, ServingError, Withdrawn
 from batch_assets.models.registry import ModelVersion
-from batch_assets.pipeline.judge import finished_run
+from batch_assets.pipeline.judge import finished_run, judge
 from batch_assets.pipeline.score import BYTES_PER_ROW, SPARE_BYTES
 from batch_assets.pipeline.verdict import read_verdict
 from batch_assets.pipeline.watch import Watch
@@ -58,9 +58,9 @@ def publish(config: PipelineConfig, storage: Storage, day: str, model: ModelVers
     """
     started = time.perf_counter()
     run, manifest = finished_run(config, storage, day, model)
-    verdict = read_verdict(storage, run.folder)
-    if verdict is None:
+    if read_verdict(storage, run.folder) is None:
         raise NotPublishable(f"Run {run.run_id} of {config.name} {day} was not judged: materialize predictions again.")
+    verdict = judge(config, storage, day, model)  # what was said before, unless it would be compared with something else now
     if not verdict.good:
         reasons = "; ".join(f"{outcome.name}: {outcome.message}" for outcome in verdict.blocking)
         raise NotPublishable(f"Run {run.run_id} of {config.name} {day} is not published, its verdict blocks: {reasons}")

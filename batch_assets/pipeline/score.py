@@ -66,10 +66,16 @@ class Run:
 
 @dataclass(frozen=True)
 class Scored:
-    """A finished run; `resumed_chunks` were committed before."""
+    """A finished run; `resumed_chunks` were committed before, `rows_now` were scored in `seconds_now` by this call.
+
+    `finished_before` is when the run was finished (UTC, ISO 8601), if that was before this call.
+    """
 
     manifest: Manifest
     resumed_chunks: int
+    rows_now: int
+    seconds_now: float
+    finished_before: str = ""
 
 
 def plan_run(config: PipelineConfig, storage: Storage, day: str, model: ModelVersion, snapshot: Frozen | None = None) -> Run:
@@ -125,7 +131,8 @@ def score(config: PipelineConfig, storage: Storage, day: str, model: ModelVersio
     broken = damage(storage, finished) if finished else []
     if finished is not None and not broken:
         watch.say(f"Run {run.run_id} of {day} is finished: all {len(run.plan)} chunks were committed before.")
-        return Scored(finished, resumed_chunks=len(run.plan))
+        entry = manifest_log(storage, run.folder).latest()
+        return Scored(finished, len(run.plan), rows_now=0, seconds_now=0.0, finished_before=entry.when if entry else "")
     if broken:
         watch.say(f"Run {run.run_id} of {day} was finished, but {'; '.join(broken)}: what is missing is scored again.")
     started = time.perf_counter()
@@ -158,7 +165,7 @@ def score(config: PipelineConfig, storage: Storage, day: str, model: ModelVersio
         run.model.require_unchanged()
         done = Done(proof, audit, agreed, work, total - before, round(time.perf_counter() - started, 6), proof_seconds)
         manifest = _manifest(config, storage, run, commits, done)
-    return Scored(manifest, resumed)
+    return Scored(manifest, resumed, done.scored_here, done.wall_seconds)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from batch_assets.pipeline.watch import Watch
 from batch_assets.quality.plots import plot_sweep
 from batch_assets.scoring.batch_size import Measured, Sweep, measure, pick, sweep_log
 from batch_assets.scoring.inputs import SHAPE
-from batch_assets.snapshot import partition_folder
+from batch_assets.snapshot import current_log, days_of, snapshot_folder
 from batch_assets.storage import Storage
 
 
@@ -79,8 +79,8 @@ def sweep(
 
 def newest_frozen_day(config: PipelineConfig, storage: Storage) -> str:
     """The newest day that has a snapshot. Raises NotFound."""
-    folder = partition_folder(config.name, "").rpartition("/")[0]
-    days = sorted(name.removeprefix("date=") for name in storage.names(folder) if name.startswith("date="))
-    if not days:
-        raise NotFound(f"No day of {config.name} is frozen yet: run one, or materialize user_features.")
-    return days[-1]
+    for day in reversed(days_of(storage, config.name)):
+        entry = current_log(storage, config.name, day).latest()
+        if entry is not None and storage.names(snapshot_folder(config.name, day, entry.body["digest"])):
+            return day
+    raise NotFound(f"No day of {config.name} is frozen yet: run one, or materialize user_features.")

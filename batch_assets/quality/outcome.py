@@ -106,33 +106,37 @@ class CheckOutcome(BaseModel):
     @property
     def blocks(self) -> bool:
         """Whether nothing may be published on this outcome."""
-        return bool(self.blocking)
+        decided = any(one.override for one in self.findings) and not any(one.blocks for one in self.findings)
+        return not self.passed and self.severity == "error" and not decided
 
     @property
     def blocking(self) -> tuple[Finding, ...]:
         """The findings that block."""
-        return tuple(one for one in self.findings if one.blocks) if not self.passed and self.severity == "error" else ()
+        return tuple(one for one in self.findings if one.blocks) if self.blocks else ()
 
     @property
     def override(self) -> Override | None:
         """The decision by which a failed check does not block (of several the first); None if it blocks, or never did."""
         return next((one.override for one in self.findings if one.override), None) if not self.blocks else None
 
-    def as_mapping(self) -> dict[str, Any]:
-        """Plain values for the command line and its JSON; the UI shows tables and pictures."""
+    def as_mapping(self, began: str = "") -> dict[str, Any]:
+        """Plain values for the command line and its JSON; the UI shows tables and pictures. `began`: see `explained`."""
         override = self.override.model_dump(mode="json") if self.override else None
         said = self.model_dump(mode="json", exclude={"table", "shares"})
-        return {**said, "message": self.explained(), "override": override}
+        return {**said, "message": self.explained(began), "override": override}
 
-    def explained(self) -> str:
-        """The message, and what of it somebody overrode."""
+    def explained(self, began: str = "") -> str:
+        """The message, and what of it somebody overrode; and when it was judged, if that was before something `began`."""
         decided: dict[Override, list[str]] = {}
         for finding in self.findings:
             if finding.override:
                 decided.setdefault(finding.override, []).append(finding.subject)
         whole = len(decided) == 1 and not self.blocks
         said = (str(one) if whole else f"{', '.join(filter(None, of)) or self.name}: {one}" for one, of in decided.items())
-        return " ".join((self.message, *said))
+        kept = (
+            (f"(Judged {self.judged[:10]} {self.judged[11:16]} UTC, not now.)",) if self.judged < began and self.judged else ()
+        )
+        return " ".join((self.message, *said, *kept))
 
 
 def none_blocks(outcomes: Iterable[CheckOutcome]) -> bool:
