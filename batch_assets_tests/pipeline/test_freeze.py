@@ -133,7 +133,8 @@ class TestTimeZone:
     def test_the_environment_changes_nothing(self, moments: Small, tmp_path: Path) -> None:
         program = (
             "import sys; from pathlib import Path; from batch_assets.features.sql_source import SqlSource, rows_of\n"
-            "with rows_of(SqlSource.model_validate_json(sys.argv[1]), sys.argv[2], 'user', Path(sys.argv[3]), sys.argv[4]) as rows:\n"
+            "source, day, spill, zone = sys.argv[1:]\n"
+            "with rows_of(SqlSource.model_validate_json(source), day, 'user', Path(spill), zone) as rows:\n"
             "    print(rows.read_all().to_pylist())"
         )
         elsewhere = (
