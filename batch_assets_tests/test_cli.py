@@ -2,8 +2,11 @@
 
 import contextlib
 import json
+import os
+import pty
 import shutil
 import signal
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batch_assets_tests.cents import freeze_in_cents
-from batch_assets_tests.conftest import Command
+from batch_assets_tests.conftest import PROJECT, Command
 
 PIPELINE, DAY = "customer_propensity", "1998-06-30"
 RUN = ("run", PIPELINE, "--partition", DAY, "--json")
@@ -184,6 +187,27 @@ def test_an_interrupted_run_says_that_it_resumes(command: Command, number: signa
     assert answer(command, *RUN, "--engine", "local")["resumed_chunks"] >= 1
 
 
+def at_a_terminal(command: Command, typed: str, *arguments: str) -> tuple[int, str]:
+    """The exit status of a command that somebody answers at a terminal, and what it wrote to stderr."""
+    ours, theirs = pty.openpty()
+    os.write(ours, f"{typed}\n".encode())
+    try:
+        done = subprocess.run(
+            [command.program, *arguments],
+            env=command.environment,
+            cwd=PROJECT,
+            stdin=theirs,
+            capture_output=True,
+            text=True,
+            timeout=180,
+            check=False,
+        )
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    return done.returncode, done.stderr
+
+
 class TestVerdict:
     def test_a_good_night(self, undisturbed: tuple[Command, dict[str, Any]]) -> None:
         command, run = undisturbed
@@ -215,6 +239,10 @@ class TestVerdict:
             assert answered.returncode == 1
             assert "changes: amount is about 100 times" in answered.stderr, "what would pass is printed"
             assert answered.stderr.rstrip().endswith("There is nobody to ask whether these findings may pass: add --yes.")
+        refused, said = at_a_terminal(command, "n", *override, "cents from now on")
+        assert refused == 1
+        assert "changes: amount is about 100 times" in said
+        assert "Let them pass? [y/N]" in said
         assert command.run("verdict", PIPELINE, "--partition", DAY).returncode == 1, "nothing was decided"
         decided = command.run(*override, "cents from now on", "--yes")
         assert decided.returncode == 0, decided.stderr
@@ -222,7 +250,7 @@ class TestVerdict:
         assert "Overridden by Ann" in " ".join(decided.stdout.split())
         scored = command.run(*RUN, "--engine", "local")
         assert "the check drift: PSI" in scored.stderr, "scores moved with the features; that is another decision"
-        assert command.run(*override, "as expected", "--yes").returncode == 0
+        assert at_a_terminal(command, "y", *override, "as expected")[0] == 0
         assert answer(command, *RUN, "--engine", "local")["live_release"].startswith(DAY)
         explained = answer(command, "explain", PIPELINE, "42", "--json")
         reasons = {check["name"]: check["override"]["why"] for check in explained["checks"] if check["override"]}
