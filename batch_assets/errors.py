@@ -105,7 +105,11 @@ class SourceError(FeaturesError):
 
 
 class BadKeys(FeaturesError):
-    """Keys are null, doubled or unordered."""
+    """Keys are null, doubled or unordered; one of them is an example (None: a null)."""
+
+    def __init__(self, message: str, *examples: object) -> None:
+        super().__init__(message)
+        self.examples = examples
 
 
 class SnapshotChanged(FeaturesError):

@@ -92,7 +92,7 @@ def _labelled(config: PipelineConfig, day: date) -> Labelled:
     with duckdb.connect() as connection:
         later = connection.execute(
             "SELECT DISTINCT customer_id FROM read_parquet($path) WHERE date > $day AND date <= $end",
-            {"path": source.tables["transactions"], "day": day, "end": day + timedelta(days=HORIZON_DAYS)},
+            {"path": source.tables["transactions"].path, "day": day, "end": day + timedelta(days=HORIZON_DAYS)},
         ).fetchnumpy()["customer_id"]
     features = np.stack([table.column(name).to_numpy() for name in contract.names], axis=1)
     return Labelled(features, np.isin(table.column(contract.key.name).to_numpy(), later).astype(np.float32))

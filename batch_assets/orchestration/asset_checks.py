@@ -26,8 +26,9 @@ Outcomes = Callable[[dg.AssetCheckExecutionContext, StorageRoot], Iterator[Check
 
 _OF_FEATURES = {
     "contract": "The columns are those that were agreed: names, order, types.",
+    "sources": "Every table has rows of the day, about as many as are usual, and the features are not those of an earlier day.",
     "expectations": "great-expectations on the column profile: rows, missing values, permitted ranges, the team's own.",
-    "changes": "Nothing is suddenly otherwise than on the good days before: rows, units, filled columns, the same data again.",
+    "changes": "Nothing is suddenly otherwise than on the good days before: rows, units, filled columns, missing values.",
     "feature_drift": "PSI, KS and Jensen-Shannon of each feature against the nearest of the good days before.",
 }
 _FULL_SCAN = {"full_scan": "great-expectations on every row."}

@@ -12,6 +12,7 @@ from batch_assets.features.profile import read_profile
 from batch_assets.models.registry import ModelVersion
 from batch_assets.pipeline.accepted import accept, accepted_before, accepted_run
 from batch_assets.pipeline.freeze import Frozen, check_contract
+from batch_assets.pipeline.freshness import Loads, judge_loads, loads_of
 from batch_assets.pipeline.score import Run, plan_run
 from batch_assets.pipeline.shift import Compared, between_runs, expected_shift
 from batch_assets.pipeline.verdict import Verdict, decided, read_verdict, record
@@ -23,6 +24,7 @@ from batch_assets.quality.expectations import judge_data, judge_profile
 from batch_assets.quality.feature_drift import judge_feature_baseline, judge_feature_drift
 from batch_assets.quality.model_shift import Shift, judge_model_shift, judge_ranks
 from batch_assets.quality.outcome import CheckOutcome, Finding
+from batch_assets.quality.sources import SOURCES
 from batch_assets.scoring.audit import ONE_IN_A_HUNDRED
 from batch_assets.scoring.commit import read_commits
 from batch_assets.scoring.manifest import Manifest, latest_manifest, manifest_log, read_manifest
@@ -46,15 +48,15 @@ def features_verdict(config: PipelineConfig, storage: Storage, frozen: Frozen, d
 
     What was said before if it would be compared with the same now, else what is found; and the overrides that hold for it.
     """
-    good = _good_days(config, storage, day)
-    basis = _features_basis(config, good)
-    verdict = before if before and before.basis == basis else _judge_columns(config, storage, frozen, day, good, basis)
+    good, loads = _good_days(config, storage, day), loads_of(frozen, _judged_days(config, storage, day))
+    basis = _features_basis(config, good, loads)
+    verdict = before if before and before.basis == basis else _judge_columns(config, storage, frozen, day, good, loads, basis)
     outcomes = decided(verdict.outcomes, day, before, lambda: _features_before(config, storage, day))
     return verdict.model_copy(update={"outcomes": outcomes})
 
 
 def _judge_columns(
-    config: PipelineConfig, storage: Storage, frozen: Frozen, day: str, good: "list[_GoodDay]", basis: str
+    config: PipelineConfig, storage: Storage, frozen: Frozen, day: str, good: "list[_GoodDay]", loads: Loads, basis: str
 ) -> Verdict:
     quality, contract = config.quality, config.features.contract
     differences = check_contract(config, frozen)
@@ -72,11 +74,11 @@ def _judge_columns(
     days = {one.day: one for one in good}
     trailing = {one.day: found for one in sorted(good, key=lambda one: one.day) if (found := _yardstick(config, storage, one))}
     unusual = {other for other in trailing if ROWS not in days[other].serves}
-    again = next((one.day for one in good if one.digest == frozen.snapshot.digest), "")
     outcomes = (
         agreed,
+        judge_loads(config, storage, frozen, day, loads, same_columns=agreed.passed),
         judge_profile(profile, contract, quality.expectations, allow_empty=quality.completeness.allow_empty),
-        _with_unmeasured(judge_changes(columns, trailing, quality.changes, again, unusual), trailing, good),
+        _with_unmeasured(judge_changes(columns, trailing, quality.changes, unusual), trailing, good),
         judge_feature_drift(columns, trailing, quality.drift),
         *([_full_scan(config, frozen, agreed)] if quality.expectations.full_scan else []),
     )
@@ -94,12 +96,12 @@ def _judged_now(outcomes: Iterable[CheckOutcome]) -> tuple[CheckOutcome, ...]:
     return tuple(one.model_copy(update={"judged": now}) for one in outcomes)
 
 
-def _features_basis(config: PipelineConfig, good: "list[_GoodDay]") -> str:
+def _features_basis(config: PipelineConfig, good: "list[_GoodDay]", loads: Loads) -> str:
     """A digest of what decides what is said of a snapshot, beside the snapshot itself."""
     quality = config.quality
-    deciding = (config.features.contract, quality.expectations, quality.changes, quality.drift)
+    deciding = (config.features.contract, quality.sources, quality.expectations, quality.changes, quality.drift)
     settings = (*(one.model_dump_json() for one in deciding), str(quality.completeness.allow_empty))
-    return _fingerprint(*settings, *(f"{one.day} {one.digest} {sorted(one.serves)}" for one in good))
+    return _fingerprint(*settings, loads.basis, *(f"{one.day} {one.digest} {sorted(one.serves)}" for one in good))
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,9 @@ def _good_days(config: PipelineConfig, storage: Storage, day: str) -> list[_Good
     for other, digest, verdict in _judged_days(config, storage, day):
         if not verdict.good or not verdict.is_yardstick:
             continue
-        lost = frozenset(ROWS if finding.of_rows else finding.subject for _, finding in verdict.overridden)
+        lost = frozenset(
+            ROWS if finding.of_rows else finding.subject for check, finding in verdict.overridden if check != SOURCES
+        )
         serves = frozenset(name for name, days in wanted.items() if days and name not in lost)
         if not serves:
             continue

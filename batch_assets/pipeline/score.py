@@ -92,6 +92,7 @@ def plan_run(config: PipelineConfig, storage: Storage, day: str, model: ModelVer
         "pipeline": config.name,
         "partition": day,
         "snapshot": snapshot.snapshot.digest,
+        "timezone": config.partitions.timezone,
         "model": [model.name, model.version, model.digest],
         "contract": config.features.contract.fingerprint(),
         "plan": [[chunk.file, chunk.start, chunk.rows] for chunk in plan],

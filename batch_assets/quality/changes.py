@@ -1,7 +1,7 @@
 """Is a snapshot suddenly otherwise than on the nights before? What no contract forbids, and no night does by itself.
 
-A filled column, another unit, a fifth of the rows gone, the same file once more: each leaves types and ranges as they were.
-It shows beside the newest days whose features were good. What moves little by little is drift; see `drift`.
+A filled column, another unit, a fifth of the rows gone: each leaves types and ranges as they were. It shows beside the newest
+days whose features were good. What moves little by little is drift; see `drift`.
 """
 
 import math
@@ -38,14 +38,13 @@ class ChangeSettings(BaseModel):
     max_factor: float = Field(
         4.0, description="By what factor the median size of a column's values may differ from each of those days.", gt=1
     )
-    allow_unchanged: bool = Field(False, description="Whether the very features of an earlier day are good.")
+    allow_unchanged: bool = Field(False, description="Whether the very features of an earlier day are good; see `sources`.")
 
 
 def judge_changes(
     today: Columns,
     before: Mapping[str, Columns],
     settings: ChangeSettings,
-    same_as: str = "",
     unusual: Collection[str] = (),
 ) -> CheckOutcome:
     """`changes`: nothing is suddenly otherwise than on earlier good days, keyed by partition, oldest first.
@@ -54,7 +53,6 @@ def judge_changes(
         today: the profile's columns.
         before: those of the days that are compared with.
         settings: how much may differ.
-        same_as: a day whose snapshot has the same digest.
         unusual: of those days, the ones whose number of rows is not compared with.
     """
     if not before or not today:
@@ -63,11 +61,7 @@ def judge_changes(
         )
     rows, counts = _rows(today), [_rows(columns) for day, columns in before.items() if day not in unusual]
     usual = median(counts or [rows])
-    same_as = same_as or next((day for day, columns in before.items() if _same(today, columns)), "")
     findings = _of_rows(rows, usual, settings)
-    if same_as and not settings.allow_unchanged:
-        again = f"these are the features of {same_as} again: the source was not updated"
-        findings.append(Finding(kind="unchanged", message=again))
     for name, column in today.items():
         findings += _of_column(column, _known(name, before), settings)
     return CheckOutcome(
@@ -91,10 +85,6 @@ def _rows(columns: Columns) -> int:
 def _known(name: str, before: Mapping[str, Columns]) -> dict[str, Column]:
     """A column on those days on which it had values."""
     return {day: columns[name] for day, columns in before.items() if name in columns and columns[name].rows}
-
-
-def _same(today: Columns, other: Columns) -> bool:
-    return today.keys() == other.keys() and all(column.says_as(other[name]) for name, column in today.items())
 
 
 def _of_rows(rows: int, usual: float, settings: ChangeSettings) -> list[Finding]:

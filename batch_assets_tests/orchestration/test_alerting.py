@@ -92,9 +92,7 @@ class TestARunThatFailed:
         assert night.tick() == []
         assert night.told() == [("failed", DAY, f"small {DAY} failed")]
         message = night.listener.heard[0]["message"]
-        query = night.small.source.with_name("query.sql")
-        assert message.startswith(f"small__user_features: {query} cannot be computed for {DAY}: IO Error: No files found")
-        assert message.endswith(f'rows.parquet". (Dagster run {run_id})')
+        assert message == f"small__user_features: The table rows: {night.small.source} does not exist. (Dagster run {run_id})"
 
     def test_is_not_told_if_it_is_retried(self, night: Night) -> None:
         crash(night, "small", {"dagster/max_retries": "1"})

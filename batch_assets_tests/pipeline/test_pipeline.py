@@ -266,7 +266,7 @@ class TestJudge:
         assert verdict.good
         names = [outcome.name for outcome in verdict.outcomes]
         assert names == [
-            *("contract", "expectations", "changes", "feature_drift"),
+            *("contract", "sources", "expectations", "changes", "feature_drift"),
             *(
                 "complete",
                 "dead_letters",
