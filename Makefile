@@ -8,10 +8,10 @@ export DAGSTER_HOME ?= $(CURDIR)/.dagster_home
 export BATCH_ASSETS_ROOT ?= $(CURDIR)/data
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo ui test bench check
+.PHONY: help install demo ui test test-fast bench check
 
 help: ## Show what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
 
 install: $(STAMP) ## Build the virtual environment in .venv
 
@@ -29,6 +29,9 @@ ui: install ## Open the Dagster UI on http://127.0.0.1:3000
 
 test: install ## Run every test
 	@$(BIN)/python -m pytest --numprocesses 3 --dist worksteal
+
+test-fast: install ## Run the tests that start no process of their own
+	@$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "not process"
 
 bench: install ## Compare with Ray Data, Spark and the limit of the hardware (about ten minutes; see BENCHMARKS.md)
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'

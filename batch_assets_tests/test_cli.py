@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import os
+import pty
 import shutil
 import signal
 import subprocess
@@ -14,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batch_assets_tests.cents import freeze_in_cents
-from batch_assets_tests.conftest import Command
+from batch_assets_tests.conftest import PROJECT, Command
 
 PIPELINE, DAY = "customer_propensity", "1998-06-30"
 RUN = ("run", PIPELINE, "--partition", DAY, "--json")
@@ -132,6 +134,7 @@ def kill_after_three_commits(command: Command, engine: str) -> int:
         if 3 <= committed < 24:
             return committed
         shutil.rmtree(command.root / PIPELINE)
+        (command.root / "_format.json").unlink()  # another root, of which Dagster remembers nothing
     raise AssertionError("five runs were faster than the kill")
 
 
@@ -192,6 +195,27 @@ def test_an_interrupted_run_says_that_it_resumes(command: Command, number: signa
     assert answer(command, *RUN, "--engine", "local")["resumed_chunks"] >= 1
 
 
+def at_a_terminal(command: Command, typed: str, *arguments: str) -> tuple[int, str]:
+    """The exit status of a command that somebody answers at a terminal, and what it wrote to stderr."""
+    ours, theirs = pty.openpty()
+    os.write(ours, f"{typed}\n".encode())
+    try:
+        done = subprocess.run(
+            [command.program, *arguments],
+            env=command.environment,
+            cwd=PROJECT,
+            stdin=theirs,
+            capture_output=True,
+            text=True,
+            timeout=180,
+            check=False,
+        )
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    return done.returncode, done.stderr
+
+
 def _head_of_ray(process: "subprocess.Popen[str]") -> psutil.Process:
     """Of a run's Ray, as soon as a worker has been hired."""
     while process.poll() is None:
@@ -226,7 +250,7 @@ class TestVerdict:
     def test_a_good_night(self, undisturbed: tuple[Command, dict[str, Any]]) -> None:
         command, run = undisturbed
         found = answer(command, "verdict", PIPELINE, "--partition", DAY, "--json")
-        assert (found["good"], found["subject"]) == (True, f"run {run['run_id']}")
+        assert (found["good"], found["subject"]) == (True, f"run {run['run_id']} by {PIPELINE} v1")
         assert [check["name"] for check in found["checks"]] == [check["name"] for check in run["checks"][:-1]]
         shown = command.run("verdict", PIPELINE, "--partition", DAY).stdout
         assert "complete" in shown
@@ -247,13 +271,24 @@ class TestVerdict:
         assert judged.returncode == 1
         assert "is blocked by expectations: " in judged.stderr
         assert "FAIL" in judged.stdout
-        assert command.run("verdict", PIPELINE, "--partition", DAY, "--override", " ").returncode == 1
-        decided = command.run("verdict", PIPELINE, "--partition", DAY, "--override", "cents from now on", "--by", "Ann")
+        override = ("verdict", PIPELINE, "--partition", DAY, "--by", "Ann", "--override")
+        assert command.run(*override, " ", "--yes").returncode == 1
+        for answered in (command.run(*override, "cents from now on"), command.run(*override, "cents from now on", "--json")):
+            assert answered.returncode == 1
+            assert "changes: amount is about 100 times" in answered.stderr, "what would pass is printed"
+            assert answered.stderr.rstrip().endswith("There is nobody to ask whether these findings may pass: add --yes.")
+        refused, said = at_a_terminal(command, "n", *override, "cents from now on")
+        assert refused == 1
+        assert "changes: amount is about 100 times" in said
+        assert "Let them pass? [y/N]" in said
+        assert command.run("verdict", PIPELINE, "--partition", DAY).returncode == 1, "nothing was decided"
+        decided = command.run(*override, "cents from now on", "--yes")
         assert decided.returncode == 0, decided.stderr
+        assert "changes: amount is about 100 times" in decided.stderr
         assert "Overridden by Ann" in " ".join(decided.stdout.split())
         scored = command.run(*RUN, "--engine", "local")
         assert "the check drift: PSI" in scored.stderr, "scores moved with the features; that is another decision"
-        assert command.run("verdict", PIPELINE, "--partition", DAY, "--override", "as expected", "--by", "Ann").returncode == 0
+        assert at_a_terminal(command, "y", *override, "as expected")[0] == 0
         assert answer(command, *RUN, "--engine", "local")["live_release"].startswith(DAY)
         explained = answer(command, "explain", PIPELINE, "42", "--json")
         reasons = {check["name"]: check["override"]["why"] for check in explained["checks"] if check["override"]}
@@ -389,7 +424,6 @@ class TestBadInput:
 
     def test_a_truncated_feature_file(self, command: Command) -> None:
         answer(command, *RUN, "--engine", "local")
-        shutil.rmtree(command.root / PIPELINE / "serving")
         (path,) = command.root.glob(f"{PIPELINE}/user_features/date={DAY}/snapshot=*/part-00000.parquet")
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
         assert "part-00000.parquet has" in self.refused(command, *RUN)

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from batch_assets.cli.terminal import mark, registry, shown, storage, verb
+from batch_assets.cli.terminal import at, mark, registry, shown, storage, verb
 
 _PARTITION = click.option("--partition", metavar="DAY", help="The day, YYYY-MM-DD; by default that of the live release.")
 
@@ -46,6 +46,7 @@ def _show_explanation(console: Console, found: dict[str, Any]) -> None:
     table.add_row("scored with", f"batches of {chunk['batch_rows']:,} rows, {_listed(chunk['environment'])}")
     for check in found["checks"]:
         table.add_row(f"check {check['name']}", f"{mark(check)}  {escape(check['message'])}")
+    table.add_row("judged", ", ".join(dict.fromkeys(at(check["judged"]) for check in found["checks"])) or "not yet")
     release = found["release"]
     state = "live" if release["is_live"] else f"not live; live is {release['live'] or 'nothing'}"
     if release["name"] and not release["matches"]:

@@ -38,20 +38,21 @@ def _show(console: Console, found: dict[str, Any]) -> None:
 
 @click.command()
 @click.argument("pipeline")
-@click.option("--partition", metavar="DAY", required=True, help="The day, YYYY-MM-DD; it is frozen first if it is not.")
+@click.option("--partition", metavar="DAY", required=True, help="The day, YYYY-MM-DD; it need not be frozen.")
 @click.option("--version", metavar="VERSION", help="A registered version; by default the approved one.")
 @verb(_show)
 def preflight(pipeline: str, partition: str, version: str | None) -> dict[str, Any]:
-    """Score a sample of a day of PIPELINE with the version before and the new one; exit status 1 on a no-go."""
+    """Score a sample of a day of PIPELINE with the version before and the new one; exit status 1 on a no-go.
+
+    It leaves nothing behind: a day that is not frozen yet is not frozen afterwards.
+    """
     from batch_assets.orchestration.catalog import pipeline as known
-    from batch_assets.pipeline.freeze import freeze
     from batch_assets.pipeline.preflight import preflight as flown
 
     config, models = known(pipeline), registry()
     day = config.partitions.require(partition, pipeline)
     model = models.version(config.model.name, version) if version else models.resolve(config.model)
     with TerminalWatch() as watch:
-        freeze(config, storage(), day, watch)
-    found = flown(config, storage(), day, model)
+        found = flown(config, storage(), day, model, watch)
     error = {} if found.go else {"error": f"No-go: {'; '.join(found.reasons)}"}
     return {**found.model_dump(mode="json"), "go": found.go, **error}

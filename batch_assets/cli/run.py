@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from batch_assets.cli.terminal import TerminalWatch, mark, registry, shown, storage, verb
+from batch_assets.clock import utc_now
 from batch_assets.errors import BatchAssetsError, LostRace
 
 if TYPE_CHECKING:
@@ -52,10 +53,11 @@ def _run(name: str, day: str, engine: "EngineName | None", refresh: bool, as_of:
     model = _models(config, [day], as_of)[day]  # before anything is begun
     if isinstance(model, BatchAssetsError):
         raise model
+    began = utc_now().isoformat(timespec="milliseconds")
     with open_instance() as instance:
         launched = materialize(config, day, instance, watch, model=model, engine=engine, refresh=refresh)
     return {
-        **summarize(config, storage(), day, model),
+        **summarize(config, storage(), day, model, began),
         "seconds": launched.seconds,
         "resumed_chunks": launched.resumed_chunks,
         "dagster_run_id": launched.dagster_run_id,
@@ -94,6 +96,8 @@ def _models(config: "PipelineConfig", days: list[str], as_of: bool) -> "dict[str
 def demo(train: str | None, seed: int | None) -> dict[str, Any]:
     """Score every CDNOW customer for the last day of the data; trains the model first if there is none."""
     from batch_assets.demo import train as training
+    from batch_assets.models.registry import Registry
+    from batch_assets.models.sandbox import Sandbox
     from batch_assets.orchestration.catalog import pipeline
 
     config, known = pipeline(training.PIPELINE), registry()
@@ -101,11 +105,14 @@ def demo(train: str | None, seed: int | None) -> dict[str, Any]:
     with TerminalWatch() as watch:
         if train:
             watch.say(f"Training {name} {train} …")
-            model = training.train(config, known, watch, train, training.SEED if seed is None else seed)
+            with Sandbox() as sandbox:  # it starts while the model is trained
+                vetting = Registry(known.storage, sandbox)
+                model = training.train(config, vetting, watch, train, training.SEED if seed is None else seed)
             return {"name": name, "version": train, "digest": model.digest}
         if training.VERSION not in known.versions(name):
             watch.say(f"Training {name} {training.VERSION} …")
-            training.train(config, known, watch)
+            with Sandbox() as sandbox:
+                training.train(config, Registry(known.storage, sandbox), watch)
         else:
             watch.say(f"Model {name} {training.VERSION} is registered; training is skipped.")
         if alias not in known.aliases(name):

@@ -175,3 +175,8 @@ def storage() -> Storage:
 def shown(value: Any) -> str:
     """A value for people: six digits of a float."""
     return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def at(moment: str) -> str:
+    """A moment for people, to the minute."""
+    return f"{moment[:10]} {moment[11:16]} UTC" if moment else "at an unknown time"

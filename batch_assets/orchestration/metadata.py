@@ -1,6 +1,7 @@
 """What Dagster's UI shows of a materialization and of a check: numbers are plotted over partitions, pictures are shown."""
 
 import base64
+from collections.abc import Sequence
 from typing import Any
 
 import dagster as dg
@@ -22,7 +23,7 @@ WARNING = "warning_"
 """In front of the name of a check whose finding did not block."""
 
 
-def of_features(frozen: Frozen, verdict: Verdict) -> Metadata:
+def of_features(frozen: Frozen, verdict: Verdict, began: str) -> Metadata:
     """user_features: rows, rows/s, seconds, the snapshot and its column profile."""
     total = sum(frozen.seconds.values())
     return {
@@ -32,15 +33,21 @@ def of_features(frozen: Frozen, verdict: Verdict) -> Metadata:
         "resumed": "the snapshot that was frozen before" if frozen.reused else "no, frozen now",
         "snapshot": frozen.snapshot.digest,
         "folder": dg.MetadataValue.path(frozen.folder),
+        "judged": _judged(verdict.of("user_features"), began),
         "rows_ratio": verdict.outcome("changes").figures.get("rows_ratio", verdict.outcome("changes").message),
         **_distances("features", verdict.outcome("feature_drift")),
         "column_profile": dg.MetadataValue.md(verdict.outcome("expectations").table),
     }
 
 
-def of_predictions(scored: Scored, verdict: Verdict, model: ModelVersion) -> Metadata:
-    """predictions: rows, rows/s, seconds per stage, run, model, PSI, and a picture of the scores against the baseline."""
+def of_predictions(scored: Scored, verdict: Verdict, model: ModelVersion, began: str) -> Metadata:
+    """predictions: rows, rows/s, seconds per stage, run, model, PSI, and a picture of the scores against the baseline.
+
+    Rows/s are of this execution. What is of an earlier one, or of all of them, says so.
+    """
     manifest, card = scored.manifest, model.card
+    of = f", when the run was finished, {scored.finished_before[:16]} UTC" if scored.finished_before else ""
+    chunks = f" of all chunks, {scored.resumed_chunks} committed before" if scored.resumed_chunks and not of else of
     title = f"Scores of {manifest.partition} against the baseline of {card.baseline_partition}"
     return {
         "dagster/row_count": manifest.scored,
@@ -48,15 +55,16 @@ def of_predictions(scored: Scored, verdict: Verdict, model: ModelVersion) -> Met
         "excluded_rows": manifest.excluded,
         "dead_letter_rows": manifest.dead_lettered,
         "output_ratio": _observed(verdict.outcome("complete")),
-        "rows_per_s": _rate(manifest.scored_here, manifest.wall_seconds),
-        "seconds_per_stage": _seconds_table({**manifest.seconds, "wall, with start-up": manifest.wall_seconds}),
-        "workers_time": _picture(plot_work(manifest.work.seconds, STAGES), "The workers' time"),
-        "what_limits_it": manifest.work.sentence(),
+        "rows_per_s": _rate(scored.rows_now, scored.seconds_now),
+        "seconds_per_stage": _seconds_table({**manifest.seconds, "wall, with start-up": manifest.wall_seconds}, chunks),
+        "workers_time": _picture(plot_work(manifest.work.seconds, STAGES), f"The workers' time{of}"),
+        "what_limits_it": manifest.work.sentence() + of,
         "audit": f"{manifest.audit.rows} rows scored again, {manifest.audit.bit_equal} of them bit-equal",
         "batch_rows": manifest.batch_rows,
         "precision": _precision(manifest),
         "resumed_chunks": scored.resumed_chunks,
         "run_id": manifest.run_id,
+        "judged": _judged(verdict.of("predictions"), began),
         "model_version": f"{model.name} {model.version}",
         "model_sha256": manifest.model.sha256,
         **_distances("trailing", verdict.outcome("drift")),
@@ -89,9 +97,11 @@ def of_release(published: Published) -> Metadata:
     }
 
 
-def of_outcome(outcome: CheckOutcome) -> Metadata:
-    """A check: what was observed and what was allowed."""
-    shown: Metadata = {"message": outcome.explained(), "severity": outcome.severity}
+def of_outcome(outcome: CheckOutcome, began: str) -> Metadata:
+    """A check: what was observed and what was allowed; and when it was judged, if that was before its run `began`."""
+    shown: Metadata = {"message": outcome.explained(began), "severity": outcome.severity}
+    if outcome.judged:
+        shown["judged"] = outcome.judged
     if outcome.observed is not None:
         shown["observed"] = outcome.observed
     if outcome.threshold is not None:
@@ -144,9 +154,15 @@ def _observed(outcome: CheckOutcome) -> Any:
     return outcome.observed if outcome.observed is not None else outcome.message
 
 
-def _seconds_table(seconds: dict[str, float]) -> Any:
+def _judged(outcomes: Sequence[CheckOutcome], began: str) -> str:
+    """When checks were judged, which is all at once: in the run that `began`, or before it and kept."""
+    judged = max((one.judged for one in outcomes), default="")
+    return "now" if judged >= began else f"{judged[:16]} UTC, and kept: it would be compared with the same now"
+
+
+def _seconds_table(seconds: dict[str, float], of: str = "") -> Any:
     lines = "".join(f"| {stage} | {value:.3f} |\n" for stage, value in seconds.items())
-    return dg.MetadataValue.md(f"| stage | seconds |\n|---|--:|\n{lines}") if lines else "nothing was computed now"
+    return dg.MetadataValue.md(f"| stage | seconds{of} |\n|---|--:|\n{lines}") if lines else "nothing was computed now"
 
 
 def _picture(svg: bytes, title: str) -> Any:

@@ -1,6 +1,7 @@
 """What Dagster's runs say: whose they are, and why they failed."""
 
 import re
+from datetime import UTC, datetime
 
 import dagster as dg
 
@@ -14,6 +15,15 @@ def belongs_to(config: PipelineConfig, run: dg.DagsterRun) -> bool:
     """Whether a run is of a pipeline's jobs or, launched from the UI or by a backfill, of some of its assets or checks."""
     selected = [*(run.asset_selection or ()), *(check.asset_key for check in run.asset_check_selection or ())]
     return run.job_name in (config.name, pruning_job(config)) or any(key.path[0] == config.name for key in selected)
+
+
+def began(instance: dg.DagsterInstance, run_id: str) -> str:
+    """When a run began to work (UTC, ISO 8601): what was judged before was not judged by it."""
+    record = instance.get_run_record_by_id(run_id)
+    if record is None:
+        return ""
+    moment = datetime.fromtimestamp(record.start_time, UTC) if record.start_time else record.create_timestamp.astimezone(UTC)
+    return moment.isoformat(timespec="milliseconds")
 
 
 def pruning_job(config: PipelineConfig) -> str:

@@ -1,87 +1,224 @@
-"""The verdict on a day, and a person's decision that what blocks it does not."""
+"""The verdict on a day, and a person's decision that what blocks it does not.
 
+A day's verdict is that on the snapshot which it uses now, and on the run that was made of that one. What was made of an earlier
+snapshot, published or not, says nothing about it.
+"""
+
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import date, timedelta
 from typing import Any
 
 from batch_assets.config import PipelineConfig
 from batch_assets.errors import ModelError, NotFound, OverrideInvalid
 from batch_assets.models.registry import ModelVersion, Registry
-from batch_assets.pipeline.freeze import frozen
-from batch_assets.pipeline.judge import finished_run, judge
+from batch_assets.pipeline.accepted import accepted_run
+from batch_assets.pipeline.freeze import Frozen, frozen
+from batch_assets.pipeline.judge import OLDEST, features_verdict, finished_run, judge, judge_features, run_verdict
 from batch_assets.pipeline.recorded import newest_run
-from batch_assets.pipeline.verdict import Verdict, override, read_verdict, verdict_log
+from batch_assets.pipeline.score import Run
+from batch_assets.pipeline.verdict import Decision, Recorded, override, recorded_verdict
 from batch_assets.quality.outcome import CheckOutcome
 from batch_assets.scoring.commit import run_folder
+from batch_assets.scoring.manifest import Manifest, read_manifest
+from batch_assets.snapshot import current_log
 from batch_assets.storage import Storage
 
 
-def verdict_of(config: PipelineConfig, storage: Storage, registry: Registry, day: str) -> dict[str, Any]:
-    """The verdict in force on a day, in plain values; `error` says what blocks, if anything does.
+@dataclass(frozen=True)
+class DayVerdict:
+    """The verdicts in force on a day's snapshot and on the run that was made of it.
+
+    `run` is None while there is none; `notes` are sentences about what is not judged, or was judged beside something else than
+    it would be now; `pending` is why the day is not good although nothing blocks.
+    """
+
+    pipeline: str
+    partition: str
+    snapshot: str
+    features: Recorded
+    run: Recorded | None
+    subject: str
+    notes: tuple[str, ...] = ()
+    pending: str = ""
+
+    @property
+    def outcomes(self) -> tuple[CheckOutcome, ...]:
+        """Those of the features, and after them those of the run."""
+        return (*self.features.verdict.outcomes, *(self.run.verdict.of("predictions") if self.run else ()))
+
+    @property
+    def blocking(self) -> tuple[Decision, ...]:
+        """Every finding that blocks, with the name of its check."""
+        return tuple((outcome.name, finding) for outcome in self.outcomes for finding in outcome.blocking)
+
+    @property
+    def error(self) -> str:
+        """What blocks, in a sentence, or why else the day is not good; empty if it is."""
+        reasons = "; ".join(f"{one.name}: {one.message}" for one in self.outcomes if one.blocks)
+        return f"{self.pipeline} {self.partition} is blocked by {reasons}" if reasons else self.pending
+
+    def as_mapping(self) -> dict[str, Any]:
+        """Plain values for the command line and its JSON."""
+        newest = self.run or self.features
+        return {
+            "pipeline": self.pipeline,
+            "partition": self.partition,
+            "subject": self.subject,
+            "snapshot": self.snapshot,
+            "good": not self.error,
+            "checks": [outcome.as_mapping() for outcome in self.outcomes],
+            "compared_with": list(newest.verdict.compared_with),
+            "recorded": {name: getattr(newest.entry, name) for name in ("number", "when", "who", "why")},
+            "notes": list(self.notes),
+            **({"error": self.error} if self.error else {}),
+        }
+
+
+def verdict_of(
+    config: PipelineConfig, storage: Storage, registry: Registry, day: str, *, of_any_version: bool = True
+) -> DayVerdict:
+    """The verdict in force on a day; nothing is judged, and nothing written.
+
+    The run is that of the approved version; if there is none, the one that was finished last, unless that is ruled out.
 
     Raises:
-        NotFound: nothing of the day was judged.
+        NotFound: the day is not frozen, or the snapshot that it uses was not judged.
+        SnapshotChanged: a frozen file was changed.
     """
-    model = _approved(config, storage, registry, day)
-    run_id = finished_run(config, storage, day, model)[1].run_id if model else newest_run(storage, config.name, day)
-    folder = run_folder(config.name, day, run_id) if run_id else ""
-    subject = f"run {run_id}"
-    if not run_id or read_verdict(storage, folder) is None:
-        folder, subject = frozen(config, storage, day).folder, "features"
-    entry = verdict_log(storage, folder).latest()
-    if entry is None:
-        raise NotFound(f"{config.name} {day} was not judged yet: materialize user_features first.")
-    verdict = Verdict.model_validate(entry.body)
-    reasons = "; ".join(f"{outcome.name}: {outcome.message}" for outcome in verdict.blocking)
-    return {
-        "pipeline": config.name,
-        "partition": day,
-        "subject": subject,
-        "good": verdict.good,
-        "checks": [outcome.as_mapping() for outcome in verdict.outcomes],
-        "compared_with": list(verdict.compared_with),
-        "recorded": {"number": entry.number, "when": entry.when, "who": entry.who, "why": entry.why},
-        **({} if verdict.good else {"error": f"{config.name} {day} is blocked by {reasons}"}),
-    }
+    current = frozen(config, storage, day)
+    features = recorded_verdict(storage, current.folder)
+    if features is None:
+        since = current_log(storage, config.name, day).latest()
+        how = f" ({since.why} on {since.when[:16]})" if since else ""
+        raise NotFound(
+            f"{config.name} {day} was not judged yet with the features that it uses now{how}: materialize user_features first."
+        )
+    stale = features_verdict(config, storage, current, day, features.verdict).basis != features.verdict.basis
+    found = DayVerdict(config.name, day, current.snapshot.digest, features, None, "features")
+    model = _usable(config, registry)
+    run, manifest = _made_of(config, storage, day, current, model, of_any_version)
+    if manifest is None:
+        notes = _of_other_snapshots(config, storage, registry, day)
+        return replace(found, notes=(*notes, *([_STALE] if stale else [])))
+    name = f"run {manifest.run_id} by {manifest.model.name} {manifest.model.version}"
+    judged = recorded_verdict(storage, manifest.folder)
+    if judged is None:
+        pending = f"{config.name} {day}: {name} is finished, but was not judged yet: materialize predictions again."
+        return replace(found, pending=pending)
+    if run is not None and not stale:
+        now = run_verdict(config, storage, run, manifest, features.verdict, judged.verdict)
+        stale = now.basis != judged.verdict.basis
+    notes = [] if run else ["The version that is approved now has not scored these features yet."]
+    return replace(found, run=judged, subject=name, notes=(*notes, *([_STALE] if stale else [])))
+
+
+_STALE = "It would be compared with something else now: the next `run` judges it anew."
+
+
+def _usable(config: PipelineConfig, registry: Registry) -> ModelVersion | None:
+    """The approved version, if there is one and its files are in order."""
+    try:
+        return registry.resolve(config.model)
+    except ModelError:
+        return None
+
+
+def _made_of(
+    config: PipelineConfig, storage: Storage, day: str, current: Frozen, model: ModelVersion | None, of_any_version: bool
+) -> tuple[Run | None, Manifest | None]:
+    """The finished run of a snapshot by the approved version, or else the one that was finished last, without its plan."""
+    if model is not None:
+        try:
+            return finished_run(config, storage, day, model)
+        except NotFound:
+            pass
+    run_id = newest_run(storage, config.name, day, current.snapshot.digest) if of_any_version else None
+    return None, read_manifest(storage, run_folder(config.name, day, run_id)) if run_id else None
+
+
+def _of_other_snapshots(config: PipelineConfig, storage: Storage, registry: Registry, day: str) -> list[str]:
+    """What there is of a day that was made of other snapshots than it uses now."""
+    if newest_run(storage, config.name, day) is None:
+        return []
+    withdrawn = registry.approvals(config.model.name, config.model.alias).withdrawn()
+    accepted = accepted_run(storage, config.name, day, withdrawn)
+    stands = f" Run {accepted.run_id}, which is accepted, was made of an earlier one." if accepted else ""
+    return [f"The features were frozen again since the day was scored, and no run of these is finished.{stands}"]
+
+
+def look_again(config: PipelineConfig, storage: Storage, registry: Registry, day: str) -> DayVerdict:
+    """The verdict on a day after it was judged again: what somebody can decide on.
+
+    Raises:
+        OverrideInvalid: nothing blocks the day, or something else does than the verdict said that could be seen before.
+        NotFound: the day was not judged.
+    """
+    seen = verdict_of(config, storage, registry, day, of_any_version=False)
+    judge_features(config, storage, frozen(config, storage, day), day)
+    if model := _usable(config, registry):
+        with suppress(NotFound):  # it has not scored this snapshot
+            judge(config, storage, day, model)
+    now = verdict_of(config, storage, registry, day, of_any_version=False)
+    if now.snapshot != seen.snapshot or set(now.blocking) - set(seen.blocking):
+        raise OverrideInvalid(f"{config.name} {day} is blocked by something else than before: look at its verdict again.")
+    if not now.blocking:
+        raise OverrideInvalid(f"Nothing blocks {config.name} {day}: there is nothing to override.")
+    return now
 
 
 def override_day(
-    config: PipelineConfig, storage: Storage, registry: Registry, day: str, *, by: str, why: str
-) -> tuple[CheckOutcome, ...]:
-    """Decide that what blocks a day does not: its features, and the run by the approved version if it is finished.
+    config: PipelineConfig,
+    storage: Storage,
+    registry: Registry,
+    seen: DayVerdict,
+    *,
+    by: str,
+    why: str,
+    until: str | None = None,
+) -> tuple[Decision, ...]:
+    """Decide that what blocks a day does not: in its features, and in the run that was made of them.
 
     That run is accepted then, and the next `run` of the day publishes it.
 
+    Args:
+        config: the pipeline.
+        storage: the storage root.
+        registry: the models.
+        seen: what whoever decides has looked at; see `look_again`.
+        by: who decides.
+        why: the reason.
+        until: the last day on which the same findings pass too.
+
     Raises:
-        OverrideInvalid: nothing blocks the day, something else does than the verdict says, or name or reason is missing.
-        NotFound: the day was not judged.
+        OverrideInvalid: the verdict is another one now, a name or a reason is missing, or it would hold for too long.
     """
-    features = frozen(config, storage, day).folder
-    overridden: tuple[CheckOutcome, ...] = ()
-    verdict = read_verdict(storage, features)
-    if verdict is not None and verdict.blocking:
-        overridden += override(storage, features, by=by, why=why)
-    model = _approved(config, storage, registry, day)
-    if model is not None:
-        run, _ = finished_run(config, storage, day, model)
-        seen, now = read_verdict(storage, run.folder), judge(config, storage, day, model)
-        if _blocking(now) - (_blocking(seen) if seen else set()):
-            raise OverrideInvalid(f"{config.name} {day} is blocked by something else than before: look at its verdict again.")
-        if now.blocking:
-            overridden += override(storage, run.folder, by=by, why=why)
-            judge(config, storage, day, model)
-    if not overridden:
-        raise OverrideInvalid(f"Nothing blocks {config.name} {day}: there is nothing to override.")
-    return overridden
+    day, last = seen.partition, require_range(seen.partition, until)
+    now = verdict_of(config, storage, registry, day, of_any_version=False)
+    if (now.snapshot, now.features, now.run) != (seen.snapshot, seen.features, seen.run):
+        raise OverrideInvalid(f"{config.name} {day} was judged again since its verdict was shown: look at it again.")
+    passed: tuple[Decision, ...] = ()
+    if seen.run and any(one.blocks for one in seen.run.verdict.of("predictions")):
+        passed += override(storage, seen.run, "predictions", by=by, why=why, until=last)
+    if not seen.features.verdict.good:
+        passed += override(storage, seen.features, "user_features", by=by, why=why, until=last)
+    if seen.run and (model := _usable(config, registry)):
+        judge(config, storage, day, model)
+    return passed
 
 
-def _blocking(verdict: Verdict) -> set[tuple[str, str]]:
-    return {(outcome.name, outcome.message) for outcome in verdict.blocking}
-
-
-def _approved(config: PipelineConfig, storage: Storage, registry: Registry, day: str) -> ModelVersion | None:
-    """The approved version if its run of the day is finished."""
+def require_range(day: str, until: str | None) -> str:
+    """The last day for which an override on a day holds. Raises OverrideInvalid if that is no day, or too late."""
+    if until is None:
+        return day
+    last = (date.fromisoformat(day) + timedelta(days=OLDEST)).isoformat()
     try:
-        model = registry.resolve(config.model)
-        finished_run(config, storage, day, model)
-    except (ModelError, NotFound):
-        return None
-    return model
+        until = date.fromisoformat(until).isoformat()
+    except ValueError:
+        raise OverrideInvalid(f"{until!r} is not a day: write YYYY-MM-DD.") from None
+    if not day <= until <= last:
+        raise OverrideInvalid(
+            f"An override on {day} can hold until {last}, not until {until}: a day is compared with those of the {OLDEST} days "
+            "before, so whoever wants it for longer decides again then."
+        )
+    return until

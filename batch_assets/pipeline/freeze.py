@@ -1,6 +1,8 @@
 """Freeze a partition's features: compute them once, keep them as a snapshot, judge its columns."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +12,8 @@ import pyarrow.parquet as pq
 from batch_assets.config import PipelineConfig
 from batch_assets.errors import AlreadyExists, LostRace, NotFound, SnapshotChanged
 from batch_assets.features.profile import read_profile, write_profile
-from batch_assets.features.sql_source import rows_of
+from batch_assets.features.provenance import Provenance, keep_provenance, read_provenance
+from batch_assets.features.sql_source import read
 from batch_assets.pipeline.watch import Watch
 from batch_assets.snapshot import (
     ROWS_PER_GROUP,
@@ -22,7 +25,10 @@ from batch_assets.snapshot import (
     snapshot_folder,
     write_snapshot,
 )
-from batch_assets.storage import Storage
+from batch_assets.storage import LocalStorage, Storage
+
+_NEW = "snapshot"
+"""The folder within a scratch folder in which a snapshot is made."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,7 @@ class Frozen:
     """A partition's snapshot, where it lies, and whether it was there already; `seconds` by stage."""
 
     snapshot: Snapshot
+    storage: Storage
     folder: str
     reused: bool
     seconds: dict[str, float]
@@ -40,7 +47,7 @@ def frozen(config: PipelineConfig, storage: Storage, day: str) -> Frozen:
 
     Raises:
         NotFound: the day was never frozen, or its snapshot was pruned.
-        SnapshotChanged: a file is not what was frozen.
+        SnapshotChanged: a file is not what was frozen, or days began at another hour then.
     """
     entry = current_log(storage, config.name, day).latest()
     if entry is None:
@@ -48,7 +55,30 @@ def frozen(config: PipelineConfig, storage: Storage, day: str) -> Frozen:
     folder = snapshot_folder(config.name, day, entry.body["digest"])
     if not storage.names(folder):
         raise NotFound(f"{folder} is not kept any more: materialize user_features of {config.name} {day} again.")
-    return Frozen(_intact(storage, folder, entry.body["digest"]), folder, reused=True, seconds={})
+    zone, now = read_provenance(storage, folder).timezone, config.partitions.timezone
+    if zone != now:
+        raise SnapshotChanged(
+            f"The features of {config.name} {day} are those of a day in {zone}, and partitions.timezone is {now} now: freeze "
+            "the partition again with --refresh."
+        )
+    return Frozen(_intact(storage, folder, entry.body["digest"]), storage, folder, reused=True, seconds={})
+
+
+@contextmanager
+def frozen_for_a_look(config: PipelineConfig, storage: Storage, day: str, watch: Watch) -> Iterator[Frozen]:
+    """The snapshot that a day uses; if there is none (any more), one that is there for the time of the block only.
+
+    Nobody else sees that: it lies in a scratch folder. If this process is killed, whoever makes the next one takes it away.
+    """
+    try:
+        found = frozen(config, storage, day)
+    except NotFound:
+        with storage.scratch() as scratch:
+            snapshot, provenance, seconds = _compute(config, day, scratch, watch)
+            keep_provenance(LocalStorage(str(scratch)), _NEW, provenance)
+            yield Frozen(snapshot, LocalStorage(str(scratch)), _NEW, reused=False, seconds=seconds)
+        return
+    yield found
 
 
 def freeze(config: PipelineConfig, storage: Storage, day: str, watch: Watch, *, refresh: bool = False) -> Frozen:
@@ -67,27 +97,35 @@ def freeze(config: PipelineConfig, storage: Storage, day: str, watch: Watch, *, 
         return frozen(config, storage, day)
     if entry and not kept:
         watch.say(f"The features of {day} were frozen before, but are not kept any more: they are computed again.")
-    started = time.perf_counter()
-    key = config.features.contract.key.name
     with storage.scratch() as scratch:
-        (scratch / "snapshot").mkdir()
-        with rows_of(config.features.source, day, key, spill=scratch) as rows:
-            watch.progress("freezing features", 0, None)
-            row_group_rows = min(config.scoring.chunk_rows, ROWS_PER_GROUP)
-            snapshot = write_snapshot(scratch / "snapshot", rows, key, row_group_rows)
+        snapshot, provenance, seconds = _compute(config, day, scratch, watch)
         computed = time.perf_counter()
-        numeric = _numeric_columns(scratch / "snapshot" / snapshot.files[0].name, key)
-        write_profile(scratch / "snapshot", numeric, config.features.contract.categories)
-        watch.progress("freezing features", snapshot.rows, snapshot.rows)
         folder = snapshot_folder(config.name, day, snapshot.digest)
-        snapshot = _put_in_place(storage, scratch / "snapshot", folder, snapshot)
+        snapshot = _put_in_place(storage, scratch / _NEW, folder, snapshot)
+        keep_provenance(storage, folder, provenance)
     why = "first frozen" if entry is None else "refreshed" if kept else "frozen again, as the snapshot was not kept"
     try:
         log.append({"digest": snapshot.digest}, after=entry.number if entry else 0, why=why)
     except LostRace:
         return frozen(config, storage, day)  # another process froze the day in the same moment; its snapshot counts
-    seconds = {"compute": computed - started, "profile": time.perf_counter() - computed}
-    return Frozen(snapshot, folder, reused=False, seconds=seconds)
+    seconds["profile"] += time.perf_counter() - computed
+    return Frozen(snapshot, storage, folder, reused=False, seconds=seconds)
+
+
+def _compute(config: PipelineConfig, day: str, scratch: Path, watch: Watch) -> tuple[Snapshot, Provenance, dict[str, float]]:
+    """Make a day's snapshot with its profile in a scratch folder; also what was read, and the seconds it took, by stage."""
+    started, key = time.perf_counter(), config.features.contract.key.name
+    (scratch / _NEW).mkdir()
+    (scratch / "spill").mkdir()
+    with read(config.features.source, day, key, scratch / "spill", config.partitions.timezone) as source:
+        watch.progress("freezing features", 0, None)
+        row_group_rows = min(config.scoring.chunk_rows, ROWS_PER_GROUP)
+        snapshot = write_snapshot(scratch / _NEW, source.rows, key, row_group_rows)
+    computed = time.perf_counter()
+    numeric = _numeric_columns(scratch / _NEW / snapshot.files[0].name, key)
+    write_profile(scratch / _NEW, numeric, config.features.contract.categories)
+    watch.progress("freezing features", snapshot.rows, snapshot.rows)
+    return snapshot, source.provenance, {"compute": computed - started, "profile": time.perf_counter() - computed}
 
 
 def _put_in_place(storage: Storage, scratch: Path, folder: str, snapshot: Snapshot) -> Snapshot:
@@ -119,7 +157,7 @@ def _numeric_columns(file: Path, key: str) -> list[str]:
     return [field.name for field in schema if field.name != key and any(test(field.type) for test in numeric)]
 
 
-def check_contract(config: PipelineConfig, storage: Storage, frozen_day: Frozen) -> list[str]:
+def check_contract(config: PipelineConfig, frozen_day: Frozen) -> list[str]:
     """Each way in which a snapshot's columns differ from the pipeline's contract."""
-    reader = SnapshotReader(storage, frozen_day.folder, frozen_day.snapshot)
+    reader = SnapshotReader(frozen_day.storage, frozen_day.folder, frozen_day.snapshot)
     return config.features.contract.differences(reader.schema())

@@ -1,46 +1,65 @@
 """Judge a snapshot or a run, write the verdict, and accept the run if the verdict is good."""
 
 import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import date, timedelta
 
+from batch_assets.clock import utc_now
 from batch_assets.config import PipelineConfig
 from batch_assets.errors import CommitBroken, NotFound, SnapshotChanged
 from batch_assets.features.profile import read_profile
 from batch_assets.models.registry import ModelVersion
 from batch_assets.pipeline.accepted import accept, accepted_before, accepted_run
 from batch_assets.pipeline.freeze import Frozen, check_contract
+from batch_assets.pipeline.freshness import Loads, judge_loads, loads_of
 from batch_assets.pipeline.score import Run, plan_run
 from batch_assets.pipeline.shift import Compared, between_runs, expected_shift
-from batch_assets.pipeline.verdict import Verdict, read_verdict, record
+from batch_assets.pipeline.verdict import Verdict, decided, read_verdict, record
 from batch_assets.quality.changes import judge_changes
 from batch_assets.quality.columns import Column, columns_of
 from batch_assets.quality.completeness import judge_audit, judge_completeness, judge_dead_letters, judge_one_model
 from batch_assets.quality.drift import judge_baseline, judge_drift, judge_scores
 from batch_assets.quality.expectations import judge_data, judge_profile
 from batch_assets.quality.feature_drift import judge_feature_baseline, judge_feature_drift
-from batch_assets.quality.model_shift import judge_model_shift, judge_ranks
-from batch_assets.quality.outcome import CheckOutcome
+from batch_assets.quality.model_shift import Shift, judge_model_shift, judge_ranks
+from batch_assets.quality.outcome import CheckOutcome, Finding
+from batch_assets.quality.sources import SOURCES
 from batch_assets.scoring.audit import ONE_IN_A_HUNDRED
 from batch_assets.scoring.commit import read_commits
-from batch_assets.scoring.manifest import Manifest, latest_manifest, read_manifest
+from batch_assets.scoring.manifest import Manifest, latest_manifest, manifest_log, read_manifest
 from batch_assets.snapshot import SnapshotReader, current_log, days_of, snapshot_folder
 from batch_assets.storage import Storage
 
-_OLDEST = 28
-"""How many days before a day the good days that its features are compared with may lie."""
+OLDEST = 28
+"""How many days before a day the good days that its features are compared with may lie, and how long an override may hold."""
+
+ROWS = ""
+"""What a good day serves for beside its columns: how many rows are usual."""
 
 
 def judge_features(config: PipelineConfig, storage: Storage, frozen: Frozen, day: str) -> Verdict:
     """Judge a snapshot's columns: the contract, the suite over the column profile, and the good days before."""
+    return record(storage, frozen.folder, lambda before: features_verdict(config, storage, frozen, day, before))
+
+
+def features_verdict(config: PipelineConfig, storage: Storage, frozen: Frozen, day: str, before: Verdict | None) -> Verdict:
+    """What is to be said of a snapshot now; nothing is written.
+
+    What was said before if it would be compared with the same now, else what is found; and the overrides that hold for it.
+    """
+    good, loads = _good_days(config, storage, day), loads_of(frozen, _judged_days(config, storage, day))
+    basis = _features_basis(config, good, loads)
+    verdict = before if before and before.basis == basis else _judge_columns(config, storage, frozen, day, good, loads, basis)
+    outcomes = decided(verdict.outcomes, day, before, lambda: _features_before(config, storage, day))
+    return verdict.model_copy(update={"outcomes": outcomes})
+
+
+def _judge_columns(
+    config: PipelineConfig, storage: Storage, frozen: Frozen, day: str, good: "list[_GoodDay]", loads: Loads, basis: str
+) -> Verdict:
     quality, contract = config.quality, config.features.contract
-    allow_empty = quality.completeness.allow_empty
-    deciding = (contract, quality.expectations, quality.changes, quality.drift)
-    settings = _fingerprint(*(one.model_dump_json() for one in deciding), str(allow_empty))
-    before = read_verdict(storage, frozen.folder)
-    if before is not None and before.settings == settings:
-        return before
-    differences = check_contract(config, storage, frozen)
+    differences = check_contract(config, frozen)
     agreed = CheckOutcome(
         name="contract",
         asset="user_features",
@@ -50,43 +69,118 @@ def judge_features(config: PipelineConfig, storage: Storage, frozen: Frozen, day
         threshold=0.0,
         message="; ".join(differences) or f"{len(contract.columns)} columns as agreed.",
     )
-    profile = read_profile(storage, frozen.folder)
-    columns = _columns(config, storage, frozen.folder)
-    days = dict(sorted(_good_days(config, storage, day)))
-    trailing = {other: found for other, (_, found) in days.items()}
-    again = next((other for other, (digest, _) in days.items() if digest == frozen.snapshot.digest), "")
-    verdict = Verdict(
-        subject=frozen.snapshot.digest,
-        settings=settings,
-        outcomes=(
-            agreed,
-            judge_profile(profile, contract, quality.expectations, allow_empty=allow_empty),
-            judge_changes(columns, trailing, quality.changes, again),
-            judge_feature_drift(columns, trailing, quality.drift),
-            *([_full_scan(config, storage, frozen, agreed)] if quality.expectations.full_scan else []),
-        ),
-        compared_with=tuple(f"{other} {digest[:16]}" for other, (digest, _) in days.items()),
+    profile = read_profile(frozen.storage, frozen.folder)
+    columns = _columns(config, frozen.storage, frozen.folder)
+    days = {one.day: one for one in good}
+    trailing = {one.day: found for one in sorted(good, key=lambda one: one.day) if (found := _yardstick(config, storage, one))}
+    unusual = {other for other in trailing if ROWS not in days[other].serves}
+    outcomes = (
+        agreed,
+        judge_loads(config, storage, frozen, day, loads, same_columns=agreed.passed),
+        judge_profile(profile, contract, quality.expectations, allow_empty=quality.completeness.allow_empty),
+        _with_unmeasured(judge_changes(columns, trailing, quality.changes, unusual), trailing, good),
+        judge_feature_drift(columns, trailing, quality.drift),
+        *([_full_scan(config, frozen, agreed)] if quality.expectations.full_scan else []),
     )
-    return record(storage, frozen.folder, verdict)
+    return Verdict(
+        subject=frozen.snapshot.digest,
+        partition=day,
+        basis=basis,
+        outcomes=_judged_now(outcomes),
+        compared_with=tuple(str(days[other]) for other in trailing),
+    )
 
 
-def _good_days(config: PipelineConfig, storage: Storage, day: str) -> Iterator[tuple[str, tuple[str, dict[str, Column]]]]:
-    """The newest days before a day whose features are good: the snapshot's digest and its columns, newest first."""
-    oldest = (date.fromisoformat(day) - timedelta(days=_OLDEST)).isoformat()
-    found = 0
+def _judged_now(outcomes: Iterable[CheckOutcome]) -> tuple[CheckOutcome, ...]:
+    now = utc_now().isoformat(timespec="milliseconds")
+    return tuple(one.model_copy(update={"judged": now}) for one in outcomes)
+
+
+def _features_basis(config: PipelineConfig, good: "list[_GoodDay]", loads: Loads) -> str:
+    """A digest of what decides what is said of a snapshot, beside the snapshot itself."""
+    quality = config.quality
+    deciding = (config.features.contract, quality.sources, quality.expectations, quality.changes, quality.drift)
+    settings = (*(one.model_dump_json() for one in deciding), str(quality.completeness.allow_empty))
+    return _fingerprint(*settings, loads.basis, *(f"{one.day} {one.digest} {sorted(one.serves)}" for one in good))
+
+
+@dataclass(frozen=True)
+class _GoodDay:
+    """A day whose features are good, and the columns (and ROWS) that others are compared with: none that was overridden."""
+
+    day: str
+    digest: str
+    folder: str
+    serves: frozenset[str]
+    without: frozenset[str]
+
+    def __str__(self) -> str:
+        left_out = ", ".join(sorted(name or "its number of rows" for name in self.without))
+        return f"{self.day} {self.digest[:16]}{left_out and f' without {left_out}'}"
+
+
+def _good_days(config: PipelineConfig, storage: Storage, day: str) -> list[_GoodDay]:
+    """The newest days before a day whose features are good, newest first: of each column so many as are compared with."""
+    found = list[_GoodDay]()
+    wanted = dict.fromkeys((ROWS, *config.features.contract.names), config.quality.changes.compare_days)
+    for other, digest, verdict in _judged_days(config, storage, day):
+        if not verdict.good or not verdict.is_yardstick:
+            continue
+        lost = frozenset(
+            ROWS if finding.of_rows else finding.subject for check, finding in verdict.overridden if check != SOURCES
+        )
+        serves = frozenset(name for name, days in wanted.items() if days and name not in lost)
+        if not serves:
+            continue
+        wanted = {name: days - (name in serves) for name, days in wanted.items()}
+        folder = snapshot_folder(config.name, other, digest)
+        found.append(_GoodDay(other, digest, folder, serves, lost))
+        if not any(wanted.values()):
+            break
+    return found
+
+
+def _judged_days(config: PipelineConfig, storage: Storage, day: str) -> Iterator[tuple[str, str, Verdict]]:
+    """The days within reach before a day, newest first, with the digest of the snapshot that each uses, and its verdict."""
+    oldest = (date.fromisoformat(day) - timedelta(days=OLDEST)).isoformat()
     for other in reversed([one for one in days_of(storage, config.name) if oldest <= one < day]):
         entry = current_log(storage, config.name, other).latest()
-        folder = snapshot_folder(config.name, other, entry.body["digest"]) if entry else ""
-        verdict = read_verdict(storage, folder) if entry else None
-        if entry is None or verdict is None or not verdict.good:
-            continue
-        try:
-            yield other, (entry.body["digest"], _columns(config, storage, folder))
-        except SnapshotChanged:
-            continue  # it was pruned, or written before profiles had histograms
-        found += 1
-        if found == config.quality.changes.compare_days:
-            return
+        verdict = read_verdict(storage, snapshot_folder(config.name, other, entry.body["digest"])) if entry else None
+        if entry is not None and verdict is not None:
+            yield other, entry.body["digest"], verdict
+
+
+def _features_before(config: PipelineConfig, storage: Storage, day: str) -> list[Verdict]:
+    """The verdicts on the features of the days within reach before a day, oldest first."""
+    return [verdict for _, _, verdict in _judged_days(config, storage, day)][::-1]
+
+
+def _yardstick(config: PipelineConfig, storage: Storage, good: _GoodDay) -> dict[str, Column]:
+    """The columns of a good day that others are compared with."""
+    try:
+        return {name: column for name, column in _columns(config, storage, good.folder).items() if name in good.serves}
+    except SnapshotChanged:
+        return {}  # its profile is damaged
+
+
+def _with_unmeasured(changes: CheckOutcome, trailing: Mapping[str, Collection[str]], good: Iterable[_GoodDay]) -> CheckOutcome:
+    """`changes`, with a warning of each column that is compared with no day any more, as it was overridden on every one."""
+    known = {name for columns in trailing.values() for name in columns}
+    missed = sorted({name for one in good for name in one.without} - known - {ROWS}) if trailing else []
+    if not missed:
+        return changes
+    said = [f"{name} is compared with no day: it was overridden on every one" for name in missed]
+    warned = [
+        Finding(subject=name, kind="unmeasured", message=text, severity="warn") for name, text in zip(missed, said, strict=True)
+    ]
+    return changes.model_copy(
+        update={
+            "passed": False,
+            "severity": "warn" if changes.passed else changes.severity,
+            "findings": (*changes.findings, *warned),
+            "message": "; ".join((changes.message.rstrip("."), *said)),
+        }
+    )
 
 
 def _columns(config: PipelineConfig, storage: Storage, folder: str) -> dict[str, Column]:
@@ -95,13 +189,13 @@ def _columns(config: PipelineConfig, storage: Storage, folder: str) -> dict[str,
     return {name: column for name, column in columns_of(read_profile(storage, folder)).items() if name in names}
 
 
-def _full_scan(config: PipelineConfig, storage: Storage, frozen: Frozen, agreed: CheckOutcome) -> CheckOutcome:
+def _full_scan(config: PipelineConfig, frozen: Frozen, agreed: CheckOutcome) -> CheckOutcome:
     """great-expectations on every row; a snapshot whose columns are not as agreed has not been scanned."""
     contract, quality = config.features.contract, config.quality
     if not agreed.passed:
         return agreed.model_copy(update={"name": "full_scan", "message": f"Not scanned: {agreed.message}"})
     names = [contract.key.name, *(column.name for column in contract.columns if column.length is None)]
-    reader = SnapshotReader(storage, frozen.folder, frozen.snapshot)
+    reader = SnapshotReader(frozen.storage, frozen.folder, frozen.snapshot)
     tables = [reader.rows(number, 0, file.rows, names) for number, file in enumerate(frozen.snapshot.files)]
     return judge_data(tables, contract, quality.expectations, allow_empty=quality.completeness.allow_empty)
 
@@ -114,53 +208,100 @@ def judge(config: PipelineConfig, storage: Storage, day: str, model: ModelVersio
     """
     run, manifest = finished_run(config, storage, day, model)
     features = judge_features(config, storage, run.frozen, day)
-    withdrawn = model.withdrawn()
-    trailing = trailing_runs(config, storage, run)
-    histograms = {partition: other.histogram for partition, other in trailing.items()}
-    quality, card = config.quality, model.card
-    previous = _previous(config, storage, manifest, model, trailing, withdrawn)
-    yesterday = _between(config, storage, next(reversed(trailing.values()), None), manifest)
-    verdict = Verdict(
-        subject=manifest.run_id,
-        settings=_fingerprint(quality.model_dump_json()),
-        outcomes=(
-            *features.outcomes,
-            judge_completeness(
-                rows=manifest.rows,
-                scored=manifest.scored,
-                excluded=manifest.excluded,
-                dead_lettered=manifest.dead_lettered,
-                proven_rows=manifest.proof.rows,
-                settings=quality.completeness,
-            ),
-            judge_dead_letters(rows=manifest.rows, dead_lettered=manifest.dead_lettered, settings=quality.completeness),
-            judge_one_model(_models(storage, run), model.version, card.model_sha256),
-            judge_audit(
-                scored=manifest.scored,
-                audited=manifest.audit.rows,
-                bit_equal=manifest.audit.bit_equal,
-                detects=manifest.audit.detects.get(ONE_IN_A_HUNDRED, 0.0),
-            ),
-            judge_scores(manifest.histogram),
-            judge_drift(manifest.histogram, histograms, quality.drift),
-            judge_ranks(yesterday.shift if yesterday else None, quality.drift),
-            _model_shift(config, model, _between(config, storage, previous, manifest)),
-            judge_baseline(manifest.histogram, card.baseline, card.baseline_partition, quality.drift),
-            judge_feature_baseline(
-                _columns(config, storage, run.frozen.folder),
-                {
-                    name: Column.seen(name, spread, category=name in card.contract.categories)
-                    for name, spread in (card.features or {}).items()
-                },
-                card.baseline_partition,
-                quality.drift,
-            ),
-        ),
-        compared_with=tuple(other.run_id for other in (*trailing.values(), *([previous] if previous else []))),
+    verdict = record(
+        storage,
+        run.folder,
+        lambda before: run_verdict(config, storage, run, manifest, features, before),
+        seen=[manifest_log(storage, run.folder)],
     )
-    verdict = record(storage, run.folder, verdict)
-    accept(storage, manifest, model.approval, verdict, withdrawn)
+    seen = [current_log(storage, config.name, day), *model.logs]
+    accept(storage, manifest, model.approval, verdict, model.withdrawn(), seen)
     return verdict
+
+
+def run_verdict(
+    config: PipelineConfig, storage: Storage, run: Run, manifest: Manifest, features: Verdict, before: Verdict | None
+) -> Verdict:
+    """What is to be said of a finished run now, after what is said of its features; nothing is written.
+
+    What was said before if it would be compared with the same now, else what is found; and the overrides that hold for it.
+    """
+    earlier = _same_model_before(config, storage, run)
+    beside = _beside(config, storage, run, manifest, earlier)
+    if before is not None and before.basis == beside.basis:
+        outcomes = before.of("predictions")
+    else:
+        outcomes = _judge_scores(config, storage, run, manifest, beside)
+    outcomes = decided(outcomes, run.day, before, lambda: _verdicts_on(storage, earlier.values()))
+    return Verdict(
+        subject=manifest.run_id,
+        partition=run.day,
+        basis=beside.basis,
+        outcomes=(*features.outcomes, *outcomes),
+        compared_with=tuple(
+            other.run_id for other in (*beside.trailing.values(), *([beside.previous] if beside.previous else []))
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class _Beside:
+    """What a run is compared with; `basis` is a digest of that and of everything else that decides what is said of the run."""
+
+    trailing: dict[str, Manifest]
+    previous: Manifest | None
+    expected: Shift | None
+    basis: str
+
+
+def _beside(config: PipelineConfig, storage: Storage, run: Run, manifest: Manifest, earlier: "dict[str, _Accepted]") -> _Beside:
+    trailing = _trailing(config, run.day, earlier)
+    previous = _previous(config, storage, manifest, run.model, trailing)
+    expected = expected_shift(config, run.model)
+    said = (f"{one.run_id} {one.values.hex()} {one.scored} {one.dead_lettered}" for one in (manifest, *trailing.values()))
+    other = f"{previous.run_id} {previous.values.hex()}" if previous else ""
+    told = expected.model_dump_json() if expected else ""
+    basis = _fingerprint(config.quality.model_dump_json(), *said, other, told)
+    return _Beside(trailing, previous, expected, basis)
+
+
+def _judge_scores(
+    config: PipelineConfig, storage: Storage, run: Run, manifest: Manifest, beside: _Beside
+) -> tuple[CheckOutcome, ...]:
+    quality, card = config.quality, run.model.card
+    histograms = {partition: other.histogram for partition, other in beside.trailing.items()}
+    yesterday = _between(config, storage, next(reversed(beside.trailing.values()), None), manifest)
+    shifted = _between(config, storage, beside.previous, manifest)
+    baseline = {
+        name: Column.seen(name, spread, category=name in card.contract.categories)
+        for name, spread in (card.features or {}).items()
+    }
+    columns = _columns(config, run.frozen.storage, run.frozen.folder)
+    outcomes = (
+        judge_completeness(
+            rows=manifest.rows,
+            scored=manifest.scored,
+            excluded=manifest.excluded,
+            dead_lettered=manifest.dead_lettered,
+            proven_rows=manifest.proof.rows,
+            settings=quality.completeness,
+        ),
+        judge_dead_letters(rows=manifest.rows, dead_lettered=manifest.dead_lettered, settings=quality.completeness),
+        judge_one_model(_models(storage, run), run.model.version, card.model_sha256),
+        judge_audit(
+            scored=manifest.scored,
+            audited=manifest.audit.rows,
+            bit_equal=manifest.audit.bit_equal,
+            detects=manifest.audit.detects.get(ONE_IN_A_HUNDRED, 0.0),
+        ),
+        judge_scores(manifest.histogram),
+        judge_drift(manifest.histogram, histograms, quality.drift),
+        judge_ranks(yesterday.shift if yesterday else None, quality.drift),
+        _model_shift(config, beside.expected, shifted),
+        judge_baseline(manifest.histogram, card.baseline, card.baseline_partition, quality.drift),
+        judge_feature_baseline(columns, baseline, card.baseline_partition, quality.drift),
+    )
+    return _judged_now(outcomes)
 
 
 def _models(storage: Storage, run: Run) -> set[tuple[str, str]]:
@@ -178,15 +319,39 @@ def finished_run(config: PipelineConfig, storage: Storage, day: str, model: Mode
     return run, manifest
 
 
-def trailing_runs(config: PipelineConfig, storage: Storage, run: Run) -> dict[str, Manifest]:
-    """Earlier accepted days within reach that the model of a run scored, by partition, oldest first."""
+@dataclass(frozen=True)
+class _Accepted:
+    """A day's accepted run, and whether later days are compared with it."""
+
+    manifest: Manifest
+    is_yardstick: bool
+
+
+def _same_model_before(config: PipelineConfig, storage: Storage, run: Run) -> dict[str, _Accepted]:
+    """The accepted days within reach before a run that its model scored, by partition, oldest first."""
     withdrawn, found = run.model.withdrawn(), {}
-    for day in reversed(list(_days_before(run.day, config.quality.drift.trailing_days))):
+    for day in reversed(list(_days_before(run.day, max(OLDEST, config.quality.drift.trailing_days)))):
         accepted = accepted_run(storage, config.name, day, withdrawn)
         other = latest_manifest(storage, accepted.folder) if accepted else None
-        if other is not None and (other.model.name, other.model.digest) == (run.model.name, run.model.digest):
-            found[day] = other
+        if accepted and other and (other.model.name, other.model.digest) == (run.model.name, run.model.digest):
+            found[day] = _Accepted(other, accepted.is_yardstick)
     return found
+
+
+def _verdicts_on(storage: Storage, runs: Iterable[_Accepted]) -> list[Verdict]:
+    """The verdicts on accepted runs."""
+    found = (read_verdict(storage, one.manifest.folder) for one in runs)
+    return [verdict for verdict in found if verdict is not None]
+
+
+def trailing_runs(config: PipelineConfig, storage: Storage, run: Run) -> dict[str, Manifest]:
+    """Earlier accepted days within reach that a run is compared with, as its model scored them, by partition, oldest first."""
+    return _trailing(config, run.day, _same_model_before(config, storage, run))
+
+
+def _trailing(config: PipelineConfig, day: str, earlier: dict[str, _Accepted]) -> dict[str, Manifest]:
+    reach = set(_days_before(day, config.quality.drift.trailing_days))
+    return {other: one.manifest for other, one in earlier.items() if one.is_yardstick and other in reach}
 
 
 def _previous(
@@ -195,22 +360,22 @@ def _previous(
     manifest: Manifest,
     model: ModelVersion,
     trailing: Collection[str],
-    withdrawn: Collection[int],
 ) -> Manifest | None:
     """The run by another version that a run is compared with.
 
     The one of the same day that was accepted under an earlier approval. If there is none and this version has no days of its
     own to be compared with yet, the newest accepted one of the days before.
     """
+    withdrawn = model.withdrawn()
     same = accepted_before(storage, config.name, manifest.partition, model.approval, withdrawn)
-    found = latest_manifest(storage, same.folder) if same else None
+    found = latest_manifest(storage, same.folder) if same and same.is_yardstick else None
     if found is not None and found.model != manifest.model:
         return found
     if trailing:
         return None
     for day in _days_before(manifest.partition, config.quality.drift.trailing_days):
         accepted = accepted_run(storage, config.name, day, withdrawn)
-        found = latest_manifest(storage, accepted.folder) if accepted else None
+        found = latest_manifest(storage, accepted.folder) if accepted and accepted.is_yardstick else None
         if found is not None and found.model != manifest.model:
             return found
     return None
@@ -224,10 +389,9 @@ def _between(config: PipelineConfig, storage: Storage, before: Manifest | None, 
         return None
 
 
-def _model_shift(config: PipelineConfig, model: ModelVersion, found: Compared | None) -> CheckOutcome:
+def _model_shift(config: PipelineConfig, expected: Shift | None, found: Compared | None) -> CheckOutcome:
     if found is None:
         return judge_model_shift(None, None, None, config.quality.drift)
-    expected = expected_shift(config, model)
     return judge_model_shift(found.distance, found.shift, expected, config.quality.drift, found.edges)
 
 

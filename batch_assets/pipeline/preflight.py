@@ -17,10 +17,13 @@ from batch_assets.errors import ContractBroken, PreflightFailed
 from batch_assets.histogram import Histogram
 from batch_assets.models.registry import ModelVersion
 from batch_assets.pipeline.accepted import last_paces
-from batch_assets.pipeline.judge import judge_features, trailing_runs
+from batch_assets.pipeline.freeze import Frozen, frozen_for_a_look
+from batch_assets.pipeline.judge import features_verdict, trailing_runs
 from batch_assets.pipeline.sample import Sampled, places, score_sample
 from batch_assets.pipeline.score import Run, plan_run
 from batch_assets.pipeline.shift import compared, expected_shift, model_before
+from batch_assets.pipeline.verdict import read_verdict
+from batch_assets.pipeline.watch import Watch
 from batch_assets.quality.drift import Levels, between
 from batch_assets.quality.interval import Interval, resampled, share
 from batch_assets.quality.model_shift import judge_model_shift
@@ -73,26 +76,34 @@ class Preflight(BaseModel):
             )
 
 
-def preflight(config: PipelineConfig, storage: Storage, day: str, model: ModelVersion) -> Preflight:
-    """Score a sample of a frozen day with a version and with the one before, and say whether to go.
+def preflight(config: PipelineConfig, storage: Storage, day: str, model: ModelVersion, watch: Watch) -> Preflight:
+    """Score a sample of a day with a version and with the one before, and say whether to go.
+
+    Nothing is left behind: a day that is not frozen is frozen for the time of this call only, and no verdict is recorded.
 
     Raises:
-        NotFound: the day is not frozen.
+        SourceError, BadKeys: the day is not frozen, and cannot be.
         SnapshotChanged, ModelChanged: a file is not what was recorded.
     """
-    run = plan_run(config, storage, day, model)
-    rows = run.frozen.snapshot.rows
+    with frozen_for_a_look(config, storage, day, watch) as snapshot:
+        return _look(config, storage, snapshot, plan_run(config, storage, day, model, snapshot))
+
+
+def _look(config: PipelineConfig, storage: Storage, snapshot: Frozen, run: Run) -> Preflight:
+    day, model, rows = run.day, run.model, snapshot.snapshot.rows
     found = Preflight(pipeline=config.name, partition=day, version=model.version, rows=rows)
-    reasons = [f"{one.name}: {one.message}" for one in judge_features(config, storage, run.frozen, day).blocking]
+    judged = features_verdict(config, storage, snapshot, day, read_verdict(snapshot.storage, snapshot.folder))
+    reasons = [f"{one.name}: {one.message}" for one in judged.blocking]
     drawn = places(run)
     try:
-        sample = score_sample(config, storage, run, drawn)
+        sample = score_sample(config, snapshot.storage, run, drawn)
     except ContractBroken as error:
         return found.model_copy(update={"reasons": (*reasons, str(error))})
     previous = model_before(config, model)
     if previous and config.features.contract.changes(previous.card.contract):
         previous = None  # it cannot score these features
-    old = score_sample(config, storage, plan_run(config, storage, day, previous), drawn) if previous else None
+    old_run = plan_run(config, storage, day, previous, snapshot) if previous else None
+    old = score_sample(config, snapshot.storage, old_run, drawn) if old_run else None
     dead = share(sample.dead, len(sample.probability) - sample.excluded)
     minutes = _minutes(rows, last_paces(storage, config.name), sample, old)
     price = config.engine.price

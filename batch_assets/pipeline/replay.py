@@ -68,7 +68,7 @@ def replay(config: PipelineConfig, storage: Storage, registry: Registry, key: st
             f"{model.name} {model.version} has digest {model.digest}, run {manifest.run_id} was scored by "
             f"{manifest.model.digest}: its files were changed, restore them from a copy."
         )
-    scorer = scoring_task(config, storage, _recorded_run(manifest, model, found)).open()
+    scorer = scoring_task(config, storage, _recorded_run(storage, manifest, model, found)).open()
     environment = found.commit.environment if found.name == f"{found.chunk.name}.parquet" else None
     sample = Sample(found.chunk, (found.row - found.chunk.start,), environment or {}, found.commit.batch_rows)
     again, recorded = score_again(scorer, sample), predictions_of(found.line, model.card.outputs)
@@ -100,14 +100,14 @@ def replay(config: PipelineConfig, storage: Storage, registry: Registry, key: st
     )
 
 
-def _recorded_run(manifest: Manifest, model: ModelVersion, found: RecordedKey) -> Run:
+def _recorded_run(storage: Storage, manifest: Manifest, model: ModelVersion, found: RecordedKey) -> Run:
     """The run as it was, as far as that decides one row's values; nothing of it is taken from today's settings."""
     environment = found.commit.environment
     recorded = {"device": environment.get("device", "cpu"), "precision": environment.get("precision", "float32")}
     if not is_here(recorded["device"]):
         recorded = {"device": "cpu", "precision": "float32" if recorded["precision"] == "tf32" else recorded["precision"]}
     settings = {**recorded, "batch_size": found.commit.batch_rows, "chunk_rows": found.chunk.rows, "max_failed": 1.0}
-    snapshot = Frozen(found.snapshot, manifest.snapshot_folder, reused=True, seconds={})
+    snapshot = Frozen(found.snapshot, storage, manifest.snapshot_folder, reused=True, seconds={})
     return Run(
         manifest.run_id,
         manifest.folder,

@@ -5,16 +5,22 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from batch_assets.config import PipelineConfig
+from batch_assets.pipeline.freeze import frozen
 from batch_assets.pipeline.score import Run, scoring_task
 from batch_assets.scoring.audit import draw
-from batch_assets.scoring.chunks import Chunk
+from batch_assets.scoring.chunks import Chunk, plan_chunks
+from batch_assets.snapshot import SnapshotReader
 from batch_assets.storage import Storage
 
 GROUPS = 64
 ROWS = 256
 """Rows of each of so many row groups that are taken: 16,384 at most."""
+
+_TRIED_GROUPS, _TRIED_ROWS = 16, 64
+"""Row groups, and rows of each, on which a model is tried before it is registered."""
 
 Places = list[tuple[Chunk, tuple[int, ...]]]
 
@@ -40,6 +46,27 @@ class Sampled:
 def places(run: Run) -> Places:
     """Random rows of every row group, or of as many as are taken."""
     return draw(run.frozen.snapshot, run.plan, GROUPS, ROWS)
+
+
+def rows_of_day(config: PipelineConfig, storage: Storage, day: str) -> pa.Table:
+    """Features of some rows of a frozen day, from all over it.
+
+    Raises:
+        NotFound: the day is not frozen.
+        SnapshotChanged: a file is not what was frozen.
+        ContractBroken: it has other columns than the pipeline's contract says.
+    """
+    found, contract = frozen(config, storage, day), config.features.contract
+    reader = SnapshotReader(storage, found.folder, found.snapshot)
+    contract.require(reader.schema(), f"The snapshot of {config.name} {day}")
+    drawn = draw(found.snapshot, plan_chunks(found.snapshot, config.scoring.chunk_rows), _TRIED_GROUPS, _TRIED_ROWS)
+    pieces = [
+        reader.rows(chunk.file, chunk.start + rows[0], rows[-1] - rows[0] + 1, contract.names).take(
+            pa.array([row - rows[0] for row in rows], pa.int64())
+        )
+        for chunk, rows in drawn
+    ]
+    return pa.concat_tables(pieces) if pieces else reader.rows(0, 0, 0, contract.names)
 
 
 def score_sample(config: PipelineConfig, storage: Storage, run: Run, sample: Places) -> Sampled:

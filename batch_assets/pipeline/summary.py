@@ -14,8 +14,11 @@ from batch_assets.serving.release import current_log, read_release, release_name
 from batch_assets.storage import Storage
 
 
-def summarize(config: PipelineConfig, storage: Storage, day: str, model: ModelVersion) -> dict[str, Any]:
-    """A published partition in plain values: counts, model, checks, digest, release and one look-up in it."""
+def summarize(config: PipelineConfig, storage: Storage, day: str, model: ModelVersion, began: str) -> dict[str, Any]:
+    """A published partition in plain values: counts, model, checks, digest, release and one look-up in it.
+
+    A check that was judged before `began` (UTC, ISO 8601) and was kept says when.
+    """
     run, manifest = finished_run(config, storage, day, model)
     verdict = read_verdict(storage, run.folder)
     if verdict is None:
@@ -32,7 +35,7 @@ def summarize(config: PipelineConfig, storage: Storage, day: str, model: ModelVe
         "dead_letter_rows": manifest.dead_lettered,
         "run_id": run.run_id,
         "model": {"name": model.name, "version": model.version, "sha256": manifest.model.sha256},
-        "checks": [outcome.as_mapping() for outcome in outcomes],
+        "checks": [outcome.as_mapping(began) for outcome in outcomes],
         "digest": manifest.values.hex(),
         "release": release,
         "live_release": live.body["release"] if live else None,

@@ -13,7 +13,7 @@ from batch_assets.pipeline.watch import Watch
 from batch_assets.quality.plots import plot_sweep
 from batch_assets.scoring.batch_size import Measured, Sweep, measure, pick, sweep_log
 from batch_assets.scoring.inputs import SHAPE
-from batch_assets.snapshot import partition_folder
+from batch_assets.snapshot import current_log, days_of, snapshot_folder
 from batch_assets.storage import Storage
 
 
@@ -66,9 +66,11 @@ def sweep(
     picture_bytes = plot_sweep(curve, result.batch_rows, f"{model.name} {model.version} on {settings.device}")
     log = sweep_log(storage, sha256, settings, torch)
     while True:
-        number = max(log.numbers(), default=0)
+        latest = log.latest()
         try:
-            entry = log.append(result.model_dump(mode="json"), after=number, why=f"sweep on {config.name} {day}")
+            entry = log.append(
+                result.model_dump(mode="json"), after=latest.number if latest else 0, why=f"sweep on {config.name} {day}"
+            )
             break
         except LostRace:
             continue  # somebody swept the same model in the same moment; the later one counts
@@ -79,8 +81,8 @@ def sweep(
 
 def newest_frozen_day(config: PipelineConfig, storage: Storage) -> str:
     """The newest day that has a snapshot. Raises NotFound."""
-    folder = partition_folder(config.name, "").rpartition("/")[0]
-    days = sorted(name.removeprefix("date=") for name in storage.names(folder) if name.startswith("date="))
-    if not days:
-        raise NotFound(f"No day of {config.name} is frozen yet: run one, or materialize user_features.")
-    return days[-1]
+    for day in reversed(days_of(storage, config.name)):
+        entry = current_log(storage, config.name, day).latest()
+        if entry is not None and storage.names(snapshot_folder(config.name, day, entry.body["digest"])):
+            return day
+    raise NotFound(f"No day of {config.name} is frozen yet: run one, or materialize user_features.")

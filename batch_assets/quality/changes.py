@@ -1,17 +1,17 @@
 """Is a snapshot suddenly otherwise than on the nights before? What no contract forbids, and no night does by itself.
 
-A filled column, another unit, a fifth of the rows gone, the same file once more: each leaves types and ranges as they were.
-It shows beside the newest days whose features were good. What moves little by little is drift; see `drift`.
+A filled column, another unit, a fifth of the rows gone: each leaves types and ranges as they were. It shows beside the newest
+days whose features were good. What moves little by little is drift; see `drift`.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from statistics import median
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from batch_assets.quality.columns import Column
-from batch_assets.quality.outcome import CheckOutcome
+from batch_assets.quality.outcome import FEWER_ROWS, MORE_ROWS, CheckOutcome, Finding
 
 Columns = Mapping[str, Column]
 
@@ -38,29 +38,32 @@ class ChangeSettings(BaseModel):
     max_factor: float = Field(
         4.0, description="By what factor the median size of a column's values may differ from each of those days.", gt=1
     )
-    allow_unchanged: bool = Field(False, description="Whether the very features of an earlier day are good.")
+    allow_unchanged: bool = Field(False, description="Whether the very features of an earlier day are good; see `sources`.")
 
 
-def judge_changes(today: Columns, before: Mapping[str, Columns], settings: ChangeSettings, same_as: str = "") -> CheckOutcome:
+def judge_changes(
+    today: Columns,
+    before: Mapping[str, Columns],
+    settings: ChangeSettings,
+    unusual: Collection[str] = (),
+) -> CheckOutcome:
     """`changes`: nothing is suddenly otherwise than on earlier good days, keyed by partition, oldest first.
 
     Args:
         today: the profile's columns.
         before: those of the days that are compared with.
         settings: how much may differ.
-        same_as: a day whose snapshot has the same digest.
+        unusual: of those days, the ones whose number of rows is not compared with.
     """
     if not before or not today:
         return CheckOutcome(
             name="changes", asset="user_features", passed=True, severity="info", message="not_compared: no earlier good day."
         )
-    rows, usual = _rows(today), median(_rows(columns) for columns in before.values())
-    same_as = same_as or next((day for day, columns in before.items() if _same(today, columns)), "")
+    rows, counts = _rows(today), [_rows(columns) for day, columns in before.items() if day not in unusual]
+    usual = median(counts or [rows])
     findings = _of_rows(rows, usual, settings)
-    if same_as and not settings.allow_unchanged:
-        findings.append(f"these are the features of {same_as} again: the source was not updated")
     for name, column in today.items():
-        findings += [f"{name} {what}" for what in _of_column(column, _known(name, before), settings)]
+        findings += _of_column(column, _known(name, before), settings)
     return CheckOutcome(
         name="changes",
         asset="user_features",
@@ -69,7 +72,8 @@ def judge_changes(today: Columns, before: Mapping[str, Columns], settings: Chang
         observed=float(len(findings)),
         threshold=0.0,
         figures={"rows_ratio": round(rows / usual, 6)} if usual else {},
-        message="; ".join(findings)
+        findings=tuple(findings),
+        message="; ".join(finding.message for finding in findings)
         or f"Nothing is suddenly otherwise than from {min(before)} to {max(before)} ({len(before)} good days).",
     )
 
@@ -83,33 +87,33 @@ def _known(name: str, before: Mapping[str, Columns]) -> dict[str, Column]:
     return {day: columns[name] for day, columns in before.items() if name in columns and columns[name].rows}
 
 
-def _same(today: Columns, other: Columns) -> bool:
-    return today.keys() == other.keys() and all(column.says_as(other[name]) for name, column in today.items())
-
-
-def _of_rows(rows: int, usual: float, settings: ChangeSettings) -> list[str]:
+def _of_rows(rows: int, usual: float, settings: ChangeSettings) -> list[Finding]:
     """Rows against the median; four times the square root, which is what chance does to a small count, is always allowed."""
     chance = 4 * math.sqrt(usual)
     if rows < settings.min_rows * usual and rows < usual - chance:
-        return [f"{rows:,} rows are {1 - rows / usual:.0%} fewer than the usual {usual:,.0f}"]
+        return [Finding(kind=FEWER_ROWS, message=f"{rows:,} rows are {1 - rows / usual:.0%} fewer than the usual {usual:,.0f}")]
     if rows > settings.max_rows * usual and rows > usual + chance:
-        return [f"{rows:,} rows are {rows / usual:.2f} times the usual {usual:,.0f}"]
+        return [Finding(kind=MORE_ROWS, message=f"{rows:,} rows are {rows / usual:.2f} times the usual {usual:,.0f}")]
     return []
 
 
-def _of_column(today: Column, before: Mapping[str, Column], settings: ChangeSettings) -> list[str]:
-    """What is otherwise about one column, as phrases that go on after its name."""
+def _of_column(today: Column, before: Mapping[str, Column], settings: ChangeSettings) -> list[Finding]:
+    """What is otherwise about one column."""
     if not before or not today.rows:
         return []
-    newest, found = max(before), []
+    newest, found = max(before), list[Finding]()
+
+    def find(kind: str, what: str) -> None:
+        found.append(Finding(subject=today.name, kind=kind, message=f"{today.name} {what}"))
+
     if today.constant and not any(other.constant for other in before.values()):
-        found.append(f"is {today.minimum:.6g} in every row; it had many values on {newest}")
+        find("constant", f"is {today.minimum:.6g} in every row; it had many values on {newest}")
     most = max(other.missing for other in before.values())
     if today.missing > most + settings.max_missing_rise:
-        found.append(f"is missing in {today.missing:.0%} of the rows; it was in at most {most:.0%}")
+        find("missing", f"is missing in {today.missing:.0%} of the rows; it was in at most {most:.0%}")
     factor = _factor(today, before.values()) if not found and not today.category else 1.0
     if max(factor, 1 / factor) >= settings.max_factor:
-        found.append(f"is {_in_words(factor)} what it was on {newest}, as if in another unit")
+        find("unit", f"is {_in_words(factor)} what it was on {newest}, as if in another unit")
     return found
 
 

@@ -54,13 +54,6 @@ class Column:
         """Whether both have values, counted in the same bins."""
         return bool(self.finite and other.finite) and self.category == other.category
 
-    def says_as(self, other: "Column") -> bool:
-        """Whether everything that is known of two columns is equal."""
-        mine, yours = (
-            (one.name, one.category, one.rows, one.nulls, one.nans, one.minimum, one.maximum, one.mean) for one in (self, other)
-        )
-        return mine == yours and np.array_equal(self.counts, other.counts)
-
     def size(self) -> tuple[float, int]:
         """The median size of the values that are not zero, to an eighth of an octave, and how many these are."""
         sizes = self.counts[_MIDDLE:] + self.counts[_MIDDLE - 1 :: -1]

@@ -4,7 +4,7 @@ from collections.abc import Collection
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from batch_assets.quality.outcome import CheckOutcome
+from batch_assets.quality.outcome import UNSCORED_ROWS, CheckOutcome, Finding
 
 
 class CompletenessSettings(BaseModel):
@@ -43,6 +43,7 @@ def judge_completeness(
         severity="error",
         observed=ratio,
         threshold=settings.min_output_ratio,
+        findings=() if passed else (Finding(kind=UNSCORED_ROWS, message=message),),
         message=message,
     )
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from batch_assets.contract import FeatureContract
-from batch_assets.quality.outcome import CheckOutcome, Severity
+from batch_assets.quality.outcome import CheckOutcome, Finding, Severity
 
 _A_VALUE = 1e-12
 """The share of values that are there if there is one."""
@@ -92,7 +92,7 @@ def _outcome(name: str, results: list[dict[str, Any]], held: str, table: str = "
     failed.sort(key=lambda result: result["severity"] != "error")
     critical = [result for result in failed if result["severity"] == "error"]
     severity: Severity = "error" if critical or not failed else "warn"
-    findings = "; ".join(f"{result['check']} ({result['columns'] or 'the suite could not judge it'})" for result in failed)
+    said = "; ".join(f"{result['check']} ({result['columns'] or 'the suite could not judge it'})" for result in failed)
     return CheckOutcome(
         name=name,
         asset="user_features",
@@ -100,9 +100,17 @@ def _outcome(name: str, results: list[dict[str, Any]], held: str, table: str = "
         severity=severity,
         observed=float(len(failed)),
         threshold=0.0,
-        message=findings or held,
+        findings=tuple(finding for result in failed for finding in _findings(result)),
+        message=said or held,
         table=table,
     )
+
+
+def _findings(result: dict[str, Any]) -> Iterator[Finding]:
+    """What an expectation that does not hold found, one by one for each column that it is about."""
+    for column in result["subjects"] or [""]:
+        place = column or result["columns"] or "the suite could not judge it"
+        yield Finding(subject=column, kind=result["check"], message=f"{result['check']} ({place})", severity=result["severity"])
 
 
 def _frame(profile: pa.Table, contract: FeatureContract, settings: ExpectationSettings) -> Any:
@@ -267,9 +275,18 @@ def _validate(frame: Any, expectations: list[Any], named_by: str) -> list[dict[s
             "passed": bool(by_check[expectation.meta["check"]].success),
             "severity": "warn" if str(expectation.severity.value) == "warning" else "error",
             "columns": _places(by_check[expectation.meta["check"]].result, named_by),
+            "subjects": _subjects(by_check[expectation.meta["check"]].result, named_by, expectation),
         }
         for expectation in expectations
     ]
+
+
+def _subjects(result: Any, named_by: str, expectation: Any) -> list[str]:
+    """The columns of the data that an answer is about; none if it is about the whole."""
+    if named_by == "column":
+        return [str(place["column"]) for place in result.get("unexpected_index_list") or []]
+    column = getattr(expectation, "column", named_by)
+    return [] if column == named_by else [str(column)]
 
 
 def _places(result: Any, named_by: str) -> str:

@@ -10,7 +10,7 @@ from batch_assets.histogram import float_edges
 from batch_assets.quality.columns import Column
 from batch_assets.quality.distance import Distance, distance
 from batch_assets.quality.drift import DriftSettings, Levels, figures_of, shares_of, told
-from batch_assets.quality.outcome import Asset, CheckOutcome
+from batch_assets.quality.outcome import Asset, CheckOutcome, Finding
 
 Columns = Mapping[str, Column]
 
@@ -47,8 +47,13 @@ def _judge(
     warning = [one for one in found if one not in blocking and warn.reached(found[one][1])]
     ordered = sorted(found, key=lambda one: (one not in blocking, one not in warning, -found[one][1].js.value))
     day, worst = found[ordered[0]]
-    message = "; ".join(
-        f"{one} is {told(found[one][1])} from what it was on {found[one][0]}{_taken_for(one, today, before)}"
+    findings = tuple(
+        Finding(
+            subject=one,
+            kind="moved",
+            severity="error" if blocking else "warn",
+            message=f"{one} is {told(found[one][1])} from what it was on {found[one][0]}{_taken_for(one, today, before)}",
+        )
         for one in (blocking or warning)
     )
     return CheckOutcome(
@@ -63,8 +68,9 @@ def _judge(
             worst, f"{ordered[0]} of this partition and of {day}", None if today[ordered[0]].category else float_edges()
         ),
         table=_table([(one, *found[one]) for one in ordered], blocking, warning),
-        message=f"{message}."
-        if message
+        findings=findings,
+        message="; ".join(finding.message for finding in findings) + "."
+        if findings
         else f"{len(found)} features are as before; the farthest is {ordered[0]}, {told(worst)} from {day}.",
     )
 

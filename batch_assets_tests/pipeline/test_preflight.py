@@ -1,19 +1,37 @@
 """Preflight on real files: a sample says what the night will be like, and may stop it before a chunk is scored."""
 
+import multiprocessing
+import os
+import signal
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from batch_assets.errors import NotFound, PreflightFailed
+from batch_assets.config import PipelineConfig
+from batch_assets.errors import PreflightFailed
+from batch_assets.models.registry import Registry
+from batch_assets.orchestration.resources import StorageRoot
+from batch_assets.orchestration.sensors import build_rollout_sensor
+from batch_assets.pipeline.decide import verdict_of
+from batch_assets.pipeline.explain import explain
 from batch_assets.pipeline.freeze import freeze
+from batch_assets.pipeline.judge import judge_features
 from batch_assets.pipeline.preflight import Preflight, preflight
-from batch_assets.pipeline.rollout import approve
+from batch_assets.pipeline.prune import prune
+from batch_assets.pipeline.replay import replay
+from batch_assets.pipeline.rollout import approve, outstanding, plan_rollout
 from batch_assets.pipeline.score import plan_run
+from batch_assets.pipeline.summary import summarize
+from batch_assets.pipeline.sweep import newest_frozen_day
+from batch_assets.snapshot import days_of
+from batch_assets.storage import LocalStorage
 from batch_assets_tests.orchestration.location import repository, run
-from batch_assets_tests.small import DAY, Small, rows, small_model, with_values
+from batch_assets_tests.small import DAY, Quiet, Small, rows, small_model, with_values
 
 Make = Callable[..., Small]
 
@@ -23,12 +41,12 @@ BEFORE = "2024-03-09"
 def flown(small: Small, version: str | None = None) -> Preflight:
     freeze(small.config, small.storage, DAY, small.watch)
     model = small.registry.version("small", version) if version else small.model
-    return preflight(small.config, small.storage, DAY, model)
+    return preflight(small.config, small.storage, DAY, model, small.watch)
 
 
 def registered(small: Small, weights: list[float], version: str = "v2") -> None:
     model = small_model(weights)
-    small.registry.register("small", version, small.card(model), model)
+    small.registry.register("small", version, small.card(model, confirmed=not any(weights)), model)
 
 
 class TestWhatItSays:
@@ -53,10 +71,6 @@ class TestWhatItSays:
         assert (found.cost.value, found.currency) == (pytest.approx(found.minutes.value / 10), "EUR")
         assert set(found.drift) == {"psi", "ks", "js"}
         assert all(bounds.low <= bounds.high < 0.05 for bounds in found.drift.values())
-
-    def test_a_day_must_be_frozen(self, small: Small) -> None:
-        with pytest.raises(NotFound, match="not frozen yet"):
-            preflight(small.config, small.storage, DAY, small.model)
 
     def test_of_a_large_day_a_sample(self, make_small: Make) -> None:
         small = make_small(rows(40_000), scoring={"chunk_rows": 4_096, "batch_size": 64})
@@ -144,9 +158,116 @@ def test_as_the_first_step_it_stops_a_bad_model_before_a_chunk_is_scored(make_sm
     with dg.instance_for_test() as instance:
         location = repository(small)
         assert instance.get_run_by_id(run(location, instance, BEFORE)).is_success  # type: ignore[union-attr]
-        small.register("v2", small_model([0.0, 0.0, 0.0]))
+        small.register("v2", small_model([0.0, 0.0, 0.0]), confirmed=True)
         failed = instance.get_run_by_id(run(location, instance, DAY))
         assert failed is not None
         assert not failed.is_success
         folder = plan_run(small.config, small.storage, DAY, small.model).folder
         assert small.storage.names(folder) == {}
+
+
+def tree(small: Small) -> dict[str, int]:
+    """Every file and folder under the root but scratch folders, which are nobody's, and the size of each file."""
+    root = Path(small.storage.root)
+    found = {path.relative_to(root): path for path in root.rglob("*")}
+    return {str(name): path.stat().st_size if path.is_file() else 0 for name, path in found.items() if "_tmp" not in name.parts}
+
+
+class TestItLeavesNothingBehind:
+    """A day that was only looked at counts for nobody."""
+
+    def test_of_a_day_that_was_never_frozen(self, make_small: Make) -> None:
+        small = make_small(scoring={"chunk_rows": 256, "batch_size": "auto"})
+        small.night(BEFORE)
+        before = tree(small)
+        found = flown_unfrozen(small)
+        assert (found.go, found.rows, found.sampled) == (True, 2_000, 2_000)
+        assert found.drift["psi"].high < 0.1, "it was compared with the day before"
+        assert tree(small) == before
+        assert days_of(small.storage, "small") == [BEFORE]
+        assert list(Path(small.storage.root, "_tmp").iterdir()) == []
+
+    def test_of_a_day_that_was_frozen_and_not_judged(self, small: Small) -> None:
+        freeze(small.config, small.storage, DAY, small.watch)
+        before = tree(small)
+        assert flown(small).go
+        assert tree(small) == before
+
+    def test_of_a_day_whose_verdict_would_be_another_one_now(self, small: Small) -> None:
+        frozen = freeze(small.config, small.storage, DAY, small.watch)
+        assert judge_features(small.config, small.storage, frozen, DAY).good
+        small.replace_rows(rows(1_000))
+        small.night(BEFORE)
+        before = tree(small)
+        assert any("changes: 2,000 rows are 2.00 times" in reason for reason in flown(small).reasons)
+        assert tree(small) == before
+
+    def test_of_a_day_that_is_a_no_go(self, small: Small) -> None:
+        small.night(BEFORE)
+        small.replace_rows(rows(1_000))
+        before = tree(small)
+        assert not flown_unfrozen(small).go
+        assert tree(small) == before
+
+    def test_also_if_it_is_killed(self, small: Small) -> None:
+        """What a dead process left is taken away by the next one that needs room; nobody counts it before."""
+        small.night(BEFORE)
+        before = tree(small)
+        victim = multiprocessing.get_context("spawn").Process(target=_killed_in_preflight, args=(small.config, small.storage))
+        victim.start()
+        victim.join(60)
+        assert victim.exitcode == -signal.SIGKILL
+        scratch = Path(small.storage.root, "_tmp")
+        assert [path.name for path in scratch.glob("*/snapshot/*") if path.suffix == ".parquet"]
+        assert tree(small) == before
+        assert days_of(small.storage, "small") == [BEFORE]
+        assert flown_unfrozen(small).go
+        assert list(scratch.iterdir()) == []
+
+    def test_so_the_roll_out_of_an_approval_does_not_score_it(self, small: Small) -> None:
+        small.night(BEFORE)
+        flown_unfrozen(small)
+        with dg.instance_for_test() as instance:
+            small.register("v2", small_model([1.05, -0.5, 0.25]))
+            context = dg.build_sensor_context(
+                instance=instance, resources={"storage_root": StorageRoot(root=small.storage.root)}
+            )
+            result: Any = build_rollout_sensor(small.config)(context)
+        assert [request.partition_key for request in result.run_requests] == [BEFORE]
+
+
+def test_whoever_only_looks_changes_nothing(small: Small) -> None:
+    """Verdict, summary, explain, a plan of an approval, of what is pruned, of a roll-out: the tree is as it was."""
+    small.night(BEFORE)
+    small.night()
+    registered(small, [1.05, -0.5, 0.25])
+    small.replace_rows(rows(2_000, seed=9))
+    before = tree(small)
+    verdict_of(small.config, small.storage, small.registry, DAY).as_mapping()
+    summarize(small.config, small.storage, DAY, small.model, "")
+    explain(small.config, small.storage, small.registry, "42")
+    replay(small.config, small.storage, small.registry, "42")
+    assert plan_rollout(small.config, small.storage, small.registry, "v2").shift is not None
+    outstanding(small.config, small.storage, small.registry)
+    prune(small.config, small.storage, None, dry_run=True, watch=small.watch)
+    newest_frozen_day(small.config, small.storage)
+    assert tree(small) == before
+
+
+def test_a_day_of_which_only_a_folder_is_left_is_not_the_newest_frozen_one(small: Small) -> None:
+    small.night(BEFORE)
+    Path(small.storage.root, "small", "user_features", f"date={DAY}").mkdir()
+    assert newest_frozen_day(small.config, small.storage) == BEFORE
+
+
+def flown_unfrozen(small: Small) -> Preflight:
+    return preflight(small.config, small.storage, DAY, small.model, small.watch)
+
+
+def _killed_in_preflight(config: PipelineConfig, storage: LocalStorage) -> None:
+    class Deadly(Quiet):
+        def progress(self, stage: str, done: int, total: int | None) -> None:
+            if done:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    preflight(config, storage, DAY, Registry(storage).resolve(config.model), Deadly())

@@ -24,6 +24,7 @@ from batch_assets.pipeline.presence import presence
 from batch_assets.pipeline.prune import prune
 from batch_assets.pipeline.replay import replay
 from batch_assets.pipeline.score import score
+from batch_assets.pipeline.verdict import Verdict
 from batch_assets.process import Process
 from batch_assets.serving.reader import Reader
 from batch_assets.serving.release import current_log
@@ -181,8 +182,13 @@ class TestAfterwards:
         verdict = judged(four_days, "2024-03-10")
         four_days.storage = LocalStorage(str(twin))
         four_days.registry = Registry(four_days.storage)
-        assert judged(four_days, "2024-03-10") == verdict
+        assert _said(judged(four_days, "2024-03-10")) == _said(verdict)
         assert len(verdict.compared_with) == 2
+
+
+def _said(verdict: Verdict) -> Verdict:
+    """A verdict without the moment at which it was judged."""
+    return verdict.model_copy(update={"outcomes": tuple(one.model_copy(update={"judged": ""}) for one in verdict.outcomes)})
 
 
 class TestWhatIsInUse:
@@ -269,7 +275,8 @@ class TestKeptDays:
 
     def test_an_unfinished_run_is_kept_and_resumes(self, one_day: tuple[Small, str]) -> None:
         small, folder = one_day
-        shutil.rmtree(small.storage.local_path(f"{folder}/_manifest"))
+        for logs in ("_manifest", "_witness"):
+            shutil.rmtree(small.storage.local_path(f"{folder}/{logs}"))
         small.storage.local_path(f"{folder}/chunk-00001.parquet").unlink()
         assert pruned(small).counts == {"rejects files": 1}
         scored = score(small.config, small.storage, DAYS[0], small.model, LocalEngine(1), small.watch)

@@ -1,16 +1,17 @@
 """Verdicts as they are recorded, read and overridden: a small pipeline of real files, without Dagster."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from batch_assets.engines.local_engine import LocalEngine
-from batch_assets.errors import LostRace, NotFound, NotPublishable, OverrideInvalid
+from batch_assets.errors import NotFound, NotPublishable, OverrideInvalid
 from batch_assets.pipeline import shift
 from batch_assets.pipeline.accepted import accepted_run
-from batch_assets.pipeline.decide import override_day, verdict_of
+from batch_assets.pipeline.decide import look_again, override_day, verdict_of
 from batch_assets.pipeline.explain import explain
 from batch_assets.pipeline.freeze import freeze
 from batch_assets.pipeline.judge import finished_run, judge, judge_features
@@ -18,11 +19,12 @@ from batch_assets.pipeline.publish import publish
 from batch_assets.pipeline.rollout import approve
 from batch_assets.pipeline.score import score
 from batch_assets.pipeline.shift import between_runs
-from batch_assets.pipeline.verdict import Verdict, override, read_verdict, verdict_log
+from batch_assets.pipeline.verdict import Decision, Verdict, override, read_verdict, recorded_verdict, verdict_log
 from batch_assets.quality.model_shift import Shift
 from batch_assets_tests.small import DAY, Small, rows, small_model, with_values
 
 Make = Callable[..., Small]
+Passed = tuple[Decision, ...]
 
 BEFORE, AFTER = "2024-03-09", "2024-03-11"
 
@@ -38,6 +40,17 @@ def shifted(by: float) -> pa.Table:
     return table.set_column(1, "x", pa.array(table["x"].to_numpy() + np.float32(by)))
 
 
+def shown(small: Small, day: str = DAY) -> dict[str, Any]:
+    """What `verdict` prints."""
+    return verdict_of(small.config, small.storage, small.registry, day).as_mapping()
+
+
+def decide(small: Small, day: str = DAY, why: str = "a campaign began", by: str = "Ann", until: str | None = None) -> Passed:
+    """Look at a day's verdict, and override what blocks."""
+    seen = look_again(small.config, small.storage, small.registry, day)
+    return override_day(small.config, small.storage, small.registry, seen, by=by, why=why, until=until)
+
+
 @pytest.fixture
 def blocked(small: Small) -> Small:
     """A day after a good one; its features and its scores moved."""
@@ -51,14 +64,14 @@ class TestReading:
     def test_a_verdict_says_what_was_observed_allowed_and_compared_with(self, small: Small) -> None:
         run = small.night(BEFORE).release.run_id
         judged(small)
-        found = verdict_of(small.config, small.storage, small.registry, DAY)
+        found = shown(small)
         assert (found["good"], found["compared_with"], "error" in found) == (True, [run], False)
         assert found["subject"].startswith("run ")
         complete = next(check for check in found["checks"] if check["name"] == "complete")
         assert (complete["observed"], complete["threshold"], complete["passed"]) == (1.0, 0.99, True)
 
     def test_what_blocks_is_its_error(self, blocked: Small) -> None:
-        found = verdict_of(blocked.config, blocked.storage, blocked.registry, DAY)
+        found = shown(blocked)
         assert not found["good"]
         assert found["error"].startswith(f"small {DAY} is blocked by feature_drift: x is PSI ")
         assert "drift: PSI" in found["error"]
@@ -68,7 +81,7 @@ class TestReading:
         with pytest.raises(NotFound, match="was not judged yet"):
             verdict_of(small.config, small.storage, small.registry, DAY)
         judge_features(small.config, small.storage, frozen, DAY)
-        assert verdict_of(small.config, small.storage, small.registry, DAY)["subject"] == "features"
+        assert shown(small)["subject"] == "features"
 
     def test_the_features_say_which_snapshots_they_were_compared_with(self, small: Small) -> None:
         digests = [small.night(day).release.name and _digest(small, day) for day in ("2024-02-01", "2024-03-08", BEFORE)]
@@ -84,13 +97,10 @@ class TestReading:
 
 
 class TestOverriding:
-    def decide(self, small: Small, why: str = "a campaign began") -> None:
-        override_day(small.config, small.storage, small.registry, DAY, by="Ann", why=why)
-
     def test_what_is_overridden_is_accepted_and_published(self, blocked: Small) -> None:
         with pytest.raises(NotPublishable):
             publish(blocked.config, blocked.storage, DAY, blocked.model, blocked.watch)
-        self.decide(blocked)
+        decide(blocked)
         accepted = accepted_run(blocked.storage, "small", DAY, ())
         assert accepted is not None
         published = publish(blocked.config, blocked.storage, DAY, blocked.model, blocked.watch)
@@ -98,7 +108,7 @@ class TestOverriding:
         assert {"drift", "feature_drift"} <= {warning.name for warning in published.warnings}
 
     def test_it_is_audited_and_shows_in_explain(self, blocked: Small) -> None:
-        self.decide(blocked)
+        decide(blocked)
         publish(blocked.config, blocked.storage, DAY, blocked.model, blocked.watch)
         found = explain(blocked.config, blocked.storage, blocked.registry, "42").as_mapping()
         drift = next(check for check in found["checks"] if check["name"] == "drift")
@@ -106,16 +116,16 @@ class TestOverriding:
         assert "Overridden by Ann on 20" in drift["message"]
         folder = f"small/predictions/date={DAY}/run={found['run_id']}"
         log = verdict_log(blocked.storage, folder)
-        assert "overridden by Ann: a campaign began" in [log.entry(number).why for number in log.numbers()]
+        assert "overridden by Ann: a campaign began (drift)" in [log.entry(number).why for number in log.numbers()]
 
     def test_the_next_run_of_the_day_finds_it_overridden(self, blocked: Small) -> None:
-        self.decide(blocked)
+        decide(blocked)
         published = blocked.night()
         assert published.is_live
 
     def test_a_finding_that_says_something_else_blocks_again(self, blocked: Small) -> None:
         """The day before is gone from what is compared with, and another one has come."""
-        self.decide(blocked)
+        decide(blocked)
         blocked.replace_rows(shifted(-2))
         earlier = Small.night(blocked, "2024-03-05")
         assert earlier
@@ -129,43 +139,34 @@ class TestOverriding:
         blocked.replace_rows(shifted(-2))
         assert blocked.night("2024-03-05")
         with pytest.raises(OverrideInvalid, match="blocked by something else than before"):
-            self.decide(blocked)
-        self.decide(blocked, "seen now")
-
-    def test_days_after_it_are_compared_with_it(self, blocked: Small) -> None:
-        self.decide(blocked)
-        frozen = freeze(blocked.config, blocked.storage, AFTER, blocked.watch)
-        verdict = judge_features(blocked.config, blocked.storage, frozen, AFTER)
-        assert [one[:10] for one in verdict.compared_with] == [BEFORE, DAY]
-        assert verdict.good
+            decide(blocked)
+        decide(blocked, why="seen now")
 
     def test_features_can_be_overridden_before_they_are_scored(self, small: Small) -> None:
         small.night(BEFORE)
         small.replace_rows(rows(1_000))
         frozen = freeze(small.config, small.storage, DAY, small.watch)
         assert not judge_features(small.config, small.storage, frozen, DAY).good
-        self.decide(small)
+        decide(small)
         assert judge_features(small.config, small.storage, frozen, DAY).good
         assert small.night().is_live
 
     @pytest.mark.parametrize(("by", "why", "finding"), [("Ann", " ", "needs a reason"), ("", "so", "needs the name")])
     def test_it_needs_a_reason_and_a_name(self, blocked: Small, by: str, why: str, finding: str) -> None:
         with pytest.raises(OverrideInvalid, match=finding):
-            override_day(blocked.config, blocked.storage, blocked.registry, DAY, by=by, why=why)
+            decide(blocked, why=why, by=by)
 
     def test_there_must_be_something_to_override(self, small: Small) -> None:
         judged(small)
         with pytest.raises(OverrideInvalid, match="Nothing blocks"):
-            self.decide(small)
-        with pytest.raises(NotFound, match="not judged"):
-            override(small.storage, "small/nowhere", by="Ann", why="so")
+            decide(small)
 
     def test_a_verdict_that_comes_in_between_wins(self, blocked: Small, monkeypatch: pytest.MonkeyPatch) -> None:
         """Whoever overrides has decided on the verdict that they saw."""
         folder = freeze(blocked.config, blocked.storage, DAY, blocked.watch).folder
-        verdict = read_verdict(blocked.storage, folder)
-        assert verdict is not None
-        log = verdict_log(blocked.storage, folder)
+        seen = recorded_verdict(blocked.storage, folder)
+        assert seen is not None
+        log, verdict = verdict_log(blocked.storage, folder), seen.verdict
         create = blocked.storage.create
 
         def late(path: str, data: bytes) -> None:
@@ -174,8 +175,8 @@ class TestOverriding:
             create(path, data)
 
         monkeypatch.setattr(type(blocked.storage), "create", lambda _, path, data: late(path, data))
-        with pytest.raises(LostRace):
-            override(blocked.storage, folder, by="Ann", why="so")
+        with pytest.raises(OverrideInvalid, match="was judged again since its verdict was shown"):
+            override(blocked.storage, seen, "user_features", by="Ann", why="so", until=DAY)
         now = read_verdict(blocked.storage, folder)
         assert now is not None
         assert not now.good
