@@ -67,14 +67,6 @@ _STARTS = (
     (rb"GGUF", Recognized("a GGUF file", _REBUILD)),
     (rb"PAR1", Recognized("a Parquet file", "give the model file")),
     (rb"\x93NUMPY", Recognized("a NumPy array", _WEIGHTS)),
-    (
-        rb"[\s\S]{5}\x00\x00\x00\{\s*[\"}]",
-        Recognized(
-            "a safetensors file, weights without code",
-            "name the module that takes them in the card (format: safetensors, module: package.file:factory), or " + _EXPORT,
-            "safetensors",
-        ),
-    ),
     (rb"\s*<(\?xml|PMML|!DOCTYPE|html)", Recognized("XML or HTML", _REBUILD)),
     (rb"\s*[\[{]", Recognized("JSON", _REBUILD)),
     (rb"PK\x03\x04", Recognized("a zip archive that was cut", "copy it again")),

@@ -27,6 +27,17 @@ from batch_assets_tests.small import Small, sandbox
 
 PROGRAM = "models/model.json"
 
+BYTES = {
+    "dtype": 1,
+    "sizes": [{"as_int": 1}],
+    "requires_grad": False,
+    "device": {"type": "cpu", "index": None},
+    "strides": [{"as_int": 1}],
+    "storage_offset": {"as_int": 0},
+    "layout": 7,
+}
+"""What a file says of a tensor of one byte."""
+
 
 class Two(torch.nn.Module):
     """A weight, a constant and a call, so that there is something of each kind to damage."""
@@ -151,9 +162,8 @@ class TestForeign:
 
     @pytest.mark.parametrize("entry", ["opaque_obj_0", "custom_obj_0", "tensor_9.pt"])
     def test_a_constant_that_is_a_pickle_without_saying_so(self, small: Small, good: bytes, witness: Path, entry: str) -> None:
-        config = "model_constants_config.json"
-        payload = {"path_name": entry, "is_param": False, "use_pickle": False, "tensor_meta": None}
-        evil = edited(good, config, lambda document: document["config"].update(evil=payload))
+        payload = {"path_name": entry, "is_param": False, "use_pickle": False, "tensor_meta": BYTES}
+        evil = edited(good, "model_constants_config.json", lambda document: document["config"].update(evil=payload))
         added = rewritten(evil, lambda _, data: data, {f"archive/data/constants/{entry}": pickle.dumps(Payload(witness))})
         refused(small, added, "may not be loaded")
 
@@ -165,7 +175,7 @@ class TestForeign:
     def test_an_archive_within_the_archive(self, small: Small, good: bytes, witness: Path) -> None:
         """Where the directory of an archive is not where its end says, Python looks before the end and torch where it says."""
         payload = pickle.dumps(Payload(witness))
-        config = {"config": {"e": {"path_name": "opaque_obj_0", "is_param": False, "use_pickle": False, "tensor_meta": None}}}
+        config = {"config": {"e": {"path_name": "opaque_obj_0", "is_param": False, "use_pickle": False, "tensor_meta": BYTES}}}
         evil = rewritten(
             good,
             lambda name, data: json.dumps(config).encode() if name.endswith("constants_config.json") else data,
@@ -206,21 +216,26 @@ def _with_comment_of_size(archive: bytes, like: tuple[int, int, int]) -> bytes:
 
 
 def _two_directories(hidden: bytes, shown: bytes) -> bytes:
-    """A file in which torch finds the entries of `hidden` and Python those of `shown`."""
-    _, size, place = _directory(hidden)
-    hidden = hidden[: place + size]
-    shown_count, shown_size, shown_place = _directory(shown)
-    body, directory = shown[:shown_place], shown[shown_place : shown_place + shown_size]
-    end = struct.pack("<4sHHHHIIH", b"PK\x05\x06", 0, 0, shown_count, shown_count, shown_size, place, 0)
-    prefix = len(hidden) + len(body) - place  # by so much Python moves every entry of the directory before the end
-    moved, at = b"", 0
-    while at < len(directory):
-        lengths = struct.unpack("<HHH", directory[at + 28 : at + 34])
-        whole = 46 + sum(lengths)
-        (offset,) = struct.unpack("<I", directory[at + 42 : at + 46])
-        moved += directory[at : at + 42] + struct.pack("<i", offset + len(hidden) - prefix) + directory[at + 46 : at + whole]
-        at += whole
-    return hidden + body + moved + end
+    """A file in which torch finds the entries of `hidden` and Python those of `shown`: their directories are of one size."""
+    count, size, hidden_place = _directory(hidden)
+    shown_size, shown_place = _directory(shown)[1:]
+    assert shown_size == size
+    start = bytes(size) + shown[:shown_place]
+    first = _moved(hidden[hidden_place : hidden_place + size], len(start))
+    second = _moved(shown[shown_place : shown_place + size], 0)  # Python adds the size of what it holds for a prefix
+    place = len(start) + hidden_place
+    end = struct.pack("<4sHHHHIIH", b"PK\x05\x06", 0, 0, count, count, size, place, 0)
+    return start + hidden[:hidden_place] + first + second + end
+
+
+def _moved(directory: bytes, by: int) -> bytes:
+    """A directory whose entries lie further behind."""
+    moved, at = bytearray(directory), 0
+    while at < len(moved):
+        (place,) = struct.unpack_from("<I", moved, at + 42)
+        struct.pack_into("<I", moved, at + 42, place + by)
+        at += 46 + sum(struct.unpack_from("<HHH", moved, at + 28))
+    return bytes(moved)
 
 
 class TestDamaged:
