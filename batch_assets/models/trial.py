@@ -107,7 +107,12 @@ class Trial:
     def _forward(self, arrays: tuple[Array, ...]) -> Logits:
         """Outputs of one batch, of the shape that the card says. Raises ModelMisfit, and what the model raises."""
         before = [array.copy() for array in arrays]
-        (found,) = self._predictor.forward([arrays])
+        try:
+            (found,) = self._predictor.forward([arrays])
+        except RuntimeError as error:
+            if self._predictor.out_of_memory(error):
+                raise MemoryError(str(error)) from error
+            raise
         rows, outputs = arrays[0].shape[1], self._card.outputs
         if found.shape != (outputs.width, rows):
             advice = ""
@@ -149,7 +154,7 @@ class Trial:
         ]
         if len(bad) == self._rows.sum():
             raise ModelMisfit(
-                f"{self._unfit()} ({_said(error)}): let it take the inputs of its contract, in batches of {SHAPE} rows and more."
+                f"{self._unfit()} ({_said(error)}): it must take its contract's inputs, in batches of {SHAPE} rows and more."
             ) from error
         lengths = self._lengths()
         empty = [row for row in bad if lengths is not None and lengths[row].min() == 0]
