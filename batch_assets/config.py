@@ -19,6 +19,7 @@ from batch_assets.quality.completeness import CompletenessSettings
 from batch_assets.quality.drift import DriftSettings
 from batch_assets.quality.expectations import ExpectationSettings
 from batch_assets.quality.promise import PromiseSettings
+from batch_assets.quality.sources import SourceSettings
 from batch_assets.scoring.settings import ScoringSettings
 
 
@@ -88,7 +89,7 @@ class QualitySettings(BaseModel):
         description="Of fewer good days before, changes, feature_drift and drift only warn: the first days differ truly.",
         ge=1,
     )
-
+    sources: SourceSettings = SourceSettings()
     expectations: ExpectationSettings = ExpectationSettings()
     completeness: CompletenessSettings = CompletenessSettings()
     changes: ChangeSettings = ChangeSettings()
@@ -149,6 +150,9 @@ class PipelineConfig(BaseModel):
             raise ValueError(
                 f"quality.expectations.own names columns that the contract does not, or lists: {', '.join(sorted(strangers))}"
             )
+        unknown = set(self.quality.sources.not_daily) - set(self.features.source.tables)
+        if unknown:
+            raise ValueError(f"quality.sources.not_daily names tables that the source does not: {', '.join(sorted(unknown))}")
         if self.retention.keep_days < self.days_needed():
             raise ValueError(
                 f"retention.keep_days is {self.retention.keep_days}, but the last {self.days_needed()} days are needed by "

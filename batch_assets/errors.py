@@ -9,6 +9,7 @@ BatchAssetsError
 │   ├── NotFound
 │   ├── LostRace            another writer appended to the numbered log first
 │   ├── TornEntry           a numbered log's entry does not match its own sha256
+│   ├── LostEntry           a numbered log's entry was written, and is missing or another one now
 │   ├── LayoutTooNew        written by a newer batch-assets
 │   └── StorageFull
 ├── FeaturesError           where rows come from
@@ -25,7 +26,7 @@ BatchAssetsError
 │   ├── Retired             the version may not be approved any more
 │   ├── Withdrawn           the approval was rolled back
 │   ├── InUse               an alias or a live release needs the version
-│   ├── UnsafeModel         loading would execute a pickle
+│   ├── UnsafeModel         the file is damaged, no model, or would run more than a model
 │   ├── ModelMisfit         it does not take or give what its card says
 │   └── ModelFails          it raises on more rows than single bad ones
 ├── ScoringError            a run
@@ -83,6 +84,10 @@ class TornEntry(StorageError):
     """An entry of a numbered log does not match its own sha256."""
 
 
+class LostEntry(StorageError):
+    """An entry of a numbered log was written, and is missing or another one now."""
+
+
 class LayoutTooNew(StorageError):
     """The storage root was written by a newer batch-assets."""
 
@@ -100,7 +105,11 @@ class SourceError(FeaturesError):
 
 
 class BadKeys(FeaturesError):
-    """Keys are null, doubled or unordered."""
+    """Keys are null, doubled or unordered; one of them is an example (None: a null)."""
+
+    def __init__(self, message: str, *examples: object) -> None:
+        super().__init__(message)
+        self.examples = examples
 
 
 class SnapshotChanged(FeaturesError):
@@ -148,7 +157,7 @@ class InUse(ModelError):
 
 
 class UnsafeModel(ModelError):
-    """Loading the file would execute a pickle."""
+    """The file may not be loaded: it is damaged, no model at all, or would run or take what a model must not."""
 
 
 class ModelMisfit(ModelError):

@@ -1,8 +1,13 @@
-"""Numbered logs: a pointer is its own history.
+"""Numbered logs: a pointer is its own history, and an entry that was written cannot go away unnoticed.
 
 Manifests, verdicts, accepted runs, aliases and the live release are each a folder of entries 000001.json, 000002.json, …;
 the highest integer is in force. A move creates the next number exclusively, so of two that move at once one has to look
 again and decide again.
+
+Three things tell that history is not what was written. Each entry carries the sha256 of the one before it. Each entry, once
+it is there, is witnessed beside the log: an empty file whose name is its number and sha256. And an entry names the newest
+numbers of the logs that it was made from. A process that is killed between an entry and its witness leaves an entry that
+nobody vouches for, never one that seems to be missing.
 """
 
 import getpass
@@ -10,39 +15,74 @@ import hashlib
 import json
 import os
 import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from batch_assets.errors import AlreadyExists, LostRace, TornEntry
+from batch_assets.errors import AlreadyExists, LostEntry, LostRace, NotFound, TornEntry
 from batch_assets.storage import Storage
 
 
 @dataclass(frozen=True)
 class LogEntry:
-    """One entry of a numbered log: who wrote what, when and why."""
+    """One entry of a numbered log: who wrote what, when and why.
+
+    `before` is the sha256 of the entry before it (nothing for the first), `seen` the newest number that each log had from
+    which it was made, by the log's folder; `sha256` is its own.
+    """
 
     number: int
     who: str
     when: str
     why: str
     body: dict[str, Any]
+    before: str
+    seen: dict[str, int]
+    sha256: str
 
 
 @dataclass(frozen=True)
 class NumberedLog:
     """A pointer that is its own history: files 000001.json, 000002.json, …; the highest integer is the truth.
 
-    An entry carries its own sha256. A torn highest entry is an error that names it; its number is never used again.
+    An entry carries its own sha256 and that of the one before it. An entry that is torn, lost or another one than was written
+    is an error that names it; its number is never used again.
     """
 
     storage: Storage
     folder: str
 
     def latest(self) -> LogEntry | None:
-        """The entry in force, or None if nothing was ever written. Raises TornEntry."""
-        numbers = self.numbers()
-        return self.entry(numbers[-1]) if numbers else None
+        """The entry in force, or None if nothing was ever written: two listings, and two entries are read.
+
+        Raises:
+            TornEntry: it, or the one before it, does not match its own sha256.
+            LostEntry: an entry is missing, or is not the one that was written.
+        """
+        return next(self.history(), None)
+
+    def history(self) -> Iterator[LogEntry]:
+        """Every entry, newest first; each is compared with what was written before it is given out.
+
+        Raises:
+            TornEntry, LostEntry: as `latest` does, of each entry that is asked for.
+        """
+        witnessed = self._witnessed()  # before the entries are listed: one that is written meanwhile is no loss
+        numbers = set(self.numbers())
+        newest = max(numbers | witnessed.keys(), default=0)
+        for number in sorted(set(range(1, newest + 1)) - numbers):
+            self._require(number)
+        entry = self.entry(newest) if newest else None
+        while entry is not None:
+            previous = self.entry(entry.number - 1) if entry.number > 1 else None
+            if witnessed.get(entry.number, entry.sha256) != entry.sha256:
+                raise LostEntry(f"{self._named(entry.number)} is not the entry that was written: restore it from a copy.")
+            if (previous.sha256 if previous else "") != entry.before:
+                raise LostEntry(f"{self._named(entry.number - 1)} is not what entry {entry.number} follows: restore it.")
+            yield entry
+            entry = previous
 
     def numbers(self) -> list[int]:
         """Every number there is, ascending."""
@@ -54,41 +94,94 @@ class NumberedLog:
 
     def entry(self, number: int) -> LogEntry:
         """One entry by its number. Raises NotFound, TornEntry."""
-        path = self._path(number)
         try:
-            document = json.loads(self.storage.read(path))
-            digest = document.pop("sha256")
-        except (ValueError, KeyError, AttributeError, TypeError):
-            digest, document = None, None
-        if document is None or digest != _sha256_of(document) or document["number"] != number:
+            document = json.loads(self.storage.read(self._path(number)))
+            entry = LogEntry(**document)
+            intact = entry.number == number and entry.sha256 == _sha256_of({**document, "sha256": None})
+        except (ValueError, TypeError):
+            intact = False
+        if not intact:
             raise TornEntry(
-                f"{path} under {self.storage.location} is torn: it does not match its own sha256 or number; restore it "
-                "from a copy."
+                f"{self._named(number)} is torn: it does not match its own sha256 or number; restore it from a copy."
             )
-        return LogEntry(**document)
+        return entry
 
-    def append(self, body: dict[str, Any], *, after: int, why: str) -> LogEntry:
-        """Write the entry that follows number `after` (0 for the first).
+    def append(self, body: dict[str, Any], *, after: int, why: str, seen: "Sequence[NumberedLog]" = ()) -> LogEntry:
+        """Write the entry that follows number `after` (0 for the first), made from what other logs say now (`seen`).
 
         Raises:
             LostRace: somebody else wrote that number first; read again and decide again.
+            LostEntry: the entry before it, or one that was written already under its number, is missing.
         """
+        newest = max(self._witnessed(), default=0)
+        if newest > after:
+            self._require(after + 1)
+            raise LostRace(f"{self._path(after + 1)} was written by somebody else.")
+        if after:
+            self._require(after)
         entry = {
             "number": after + 1,
             "who": f"{user_name()}@{socket.gethostname()}",
             "when": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "why": why,
             "body": body,
+            "before": self.entry(after).sha256 if after else "",
+            "seen": {log.folder: latest.number for log in seen if (latest := log.latest())},
+            "sha256": None,
         }
-        document = json.dumps({**entry, "sha256": _sha256_of(entry)}, indent=1).encode()
+        sha256 = _sha256_of(entry)
         try:
-            self.storage.create(self._path(after + 1), document)
+            self.storage.create(self._path(after + 1), json.dumps({**entry, "sha256": sha256}, indent=1).encode())
         except AlreadyExists:
             raise LostRace(f"{self._path(after + 1)} was written by somebody else in the same moment.") from None
+        with suppress(AlreadyExists):  # a put that was repeated found its own file
+            self.storage.create(self._witness(after + 1, sha256), b"")
         return self.entry(after + 1)
+
+    def require_seen(self, entry: LogEntry) -> LogEntry:
+        """An entry of this log, if each log that it was made from still has what it had then. Raises LostEntry."""
+        for folder, number in entry.seen.items():
+            log = NumberedLog(self.storage, folder)
+            if not log._is_there(number):
+                raise LostEntry(
+                    f"{log._named(number)}, from which {self._path(entry.number)} was made, is missing: restore it from a copy."
+                )
+        return entry
+
+    def _require(self, number: int) -> None:
+        """Raises LostEntry if an entry that was written is not there, and says how to go on without it."""
+        if self._is_there(number):
+            return
+        witnesses = [self._witness(*one) for one in sorted(self._witnessed().items()) if one[0] >= number]
+        is_newest = witnesses and number > max(self.numbers(), default=0)
+        otherwise = f", or remove {' and '.join(witnesses)} to go on without it" if is_newest else ""
+        raise LostEntry(f"{self._named(number)} was written and is missing: restore it from a copy{otherwise}.")
+
+    def _is_there(self, number: int) -> bool:
+        try:
+            self.storage.stamp(self._path(number))
+        except NotFound:
+            return False
+        return True
+
+    def _witnessed(self) -> dict[int, str]:
+        """The sha256 of each entry that was seen in its place, by its number."""
+        found = (name.split("-") for name in self.storage.names(self._witness_folder) if "-" in name)
+        return {int(number): sha256 for number, sha256 in found if number.isdigit()}
+
+    @property
+    def _witness_folder(self) -> str:
+        parent, _, name = self.folder.rpartition("/")
+        return f"{parent}/_witness/{name}" if parent else f"_witness/{name}"
+
+    def _witness(self, number: int, sha256: str) -> str:
+        return f"{self._witness_folder}/{number:06d}-{sha256}"
 
     def _path(self, number: int) -> str:
         return f"{self.folder}/{number:06d}.json"
+
+    def _named(self, number: int) -> str:
+        return f"{self._path(number)} under {self.storage.location}"
 
 
 def user_name() -> str:
@@ -99,5 +192,5 @@ def user_name() -> str:
         return f"uid{os.getuid()}"
 
 
-def _sha256_of(document: dict[str, Any]) -> str:
+def _sha256_of(document: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()

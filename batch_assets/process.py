@@ -5,12 +5,32 @@ another host cannot be asked; it counts as alive, because taking work away from 
 """
 
 import os
+import signal
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
 _TOLERANCE = 120.0
 """Seconds by which a start time may move: it is counted from the boot time, which moves when the clock is set."""
+
+_PR_SET_PDEATHSIG = 1
+
+
+def ending_with_parent(number: signal.Signals) -> Callable[[], None]:
+    """What a child of this process calls first, to get a signal when this process ends, however that ends.
+
+    The system counts the thread that starts the child as its parent.
+    """
+    import ctypes
+
+    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()  # looked up before the fork, after which little is safe
+
+    def ask() -> None:
+        prctl(_PR_SET_PDEATHSIG, number)
+        if os.getppid() != parent:  # it has ended already
+            os.kill(os.getpid(), number)
+
+    return ask
 
 
 @dataclass(frozen=True)

@@ -237,7 +237,15 @@ def _require_ascending(keys: pa.Array, previous: "pa.Scalar | None", name: str) 
     if not (pa.types.is_integer(keys.type) or pa.types.is_string(keys.type)):
         raise BadKeys(f"The key {name} is {keys.type}; a key must be an integer or text.")
     if keys.null_count:
-        raise BadKeys(f"The key {name} is null in {keys.null_count:,} or more rows; every row must say whom it is about.")
+        raise BadKeys(
+            f"The key {name} is null in {keys.null_count:,} or more rows; every row must say whom it is about: leave such rows "
+            "out in the query, or correct the table.",
+            None,
+        )
+    if pa.types.is_uint64(keys.type) and len(keys) and (largest := pc.max(keys).as_py()) >= 1 << 63:
+        raise BadKeys(
+            f"The key {name} is {largest}, and integer keys end at 2^63 - 1; cast it to text (::VARCHAR) in the query.", largest
+        )
     if pa.types.is_string(keys.type):
         lengths = pc.min_max(pc.binary_length(keys)).as_py()
         if len(keys) and not 1 <= lengths["min"] <= lengths["max"] <= LONGEST_KEY:
@@ -247,10 +255,12 @@ def _require_ascending(keys: pa.Array, previous: "pa.Scalar | None", name: str) 
     if not pc.all(ascends, min_count=0).as_py():
         place = ascends.to_numpy(zero_copy_only=False).argmin()
         earlier, later = joined[int(place)].as_py(), joined[int(place) + 1].as_py()
+        if earlier != later:
+            raise BadKeys(f"The key {name} is out of order: {later!r} follows {earlier!r}.")
         raise BadKeys(
-            f"The key {name} is there twice: {later!r}; every key must have exactly one row."
-            if earlier == later
-            else f"The key {name} is out of order: {later!r} follows {earlier!r}."
+            f"The key {name} is there twice: {later!r}; every key must have exactly one row: group by it in the query, or take "
+            "the second row out of the table.",
+            later,
         )
 
 

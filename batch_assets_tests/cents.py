@@ -18,7 +18,7 @@ from batch_assets_tests.small import Quiet
 def freeze_in_cents(root: Path, day: str, folder: Path) -> None:
     """Freeze a day's features from a source whose amounts are in cents; what else it needs goes to the folder."""
     config = pipeline(training.PIPELINE)
-    transactions = pq.read_table(config.features.source.tables["transactions"])
+    transactions = pq.read_table(config.features.source.tables["transactions"].path)
     cents = pa.array(transactions["amount"].to_numpy() * np.float32(100))
     place = transactions.schema.get_field_index("amount")
     pq.write_table(transactions.set_column(place, "amount", cents), folder / "transactions.parquet")

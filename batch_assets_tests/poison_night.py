@@ -119,7 +119,9 @@ def _night(root: Path, rows: int, poison: dict[int, str], chunk_rows: int, engin
         description="made up",
         model_sha256=hashlib.sha256(model).hexdigest(),
         contract=config.features.contract,
-        outputs=Outputs(labels=("no", "yes"), threshold=0.5, decile_edges=tuple(n / 10 for n in range(1, 10))),
+        outputs=Outputs(
+            returns="logits", labels=("no", "yes"), threshold=0.5, decile_edges=tuple(n / 10 for n in range(1, 10))
+        ),
         baseline_partition=DAY,
         baseline=Histogram.of(np.linspace(0, 1, 100), [n / 100 for n in range(1, 100)]),
         metrics={},

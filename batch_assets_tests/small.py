@@ -1,5 +1,6 @@
 """A small pipeline of made-up rows: three features, a logistic model, a few thousand keys. Only its size is not real."""
 
+import functools
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +18,7 @@ from batch_assets.models.card import Card
 from batch_assets.models.formats import PT2, ModelFormat
 from batch_assets.models.predictor import export_model
 from batch_assets.models.registry import ModelVersion, Registry
+from batch_assets.models.sandbox import Sandbox
 from batch_assets.pipeline.freeze import freeze
 from batch_assets.pipeline.judge import judge
 from batch_assets.pipeline.publish import Published, publish
@@ -28,6 +30,12 @@ from batch_assets.scoring.scorer import Scorer
 from batch_assets.storage import LocalStorage
 
 DAY = "2024-03-10"
+OUTPUTS = {
+    "returns": "logits",
+    "labels": ("no", "yes"),
+    "threshold": 0.5,
+    "decile_edges": tuple(n / 10 for n in range(1, 10)),
+}
 
 
 class Quiet:
@@ -64,12 +72,18 @@ def rows(count: int, *, key_type: pa.DataType | None = None, seed: int = 1) -> p
     return pa.table({"user": keys, **features})
 
 
+@functools.cache
+def sandbox() -> Sandbox:
+    """One process apart for all models of a test process, which does not import torch for each; it ends with its caller."""
+    return Sandbox().__enter__()
+
+
 class Small:
     """A storage root, a source and a pipeline in a folder."""
 
     def __init__(self, folder: Path, table: pa.Table, model: bytes, **settings: Any) -> None:
         self.storage = LocalStorage(str(folder / "root"))
-        self.registry = Registry(self.storage)
+        self.registry = Registry(self.storage, sandbox())
         self.watch = Quiet()
         self.source = folder / "rows.parquet"
         pq.write_table(table, self.source)
@@ -94,13 +108,13 @@ class Small:
         )
         self.register("v1", model)
 
-    def register(self, version: str, model: bytes, form: ModelFormat = PT2) -> ModelVersion:
-        """Register a version and approve it."""
-        self.registry.register("small", version, self.card(model, form), model)
+    def register(self, version: str, model: bytes, form: ModelFormat = PT2, **outputs: Any) -> ModelVersion:
+        """Register a version and approve it; `outputs` are what its card says otherwise of them."""
+        self.registry.register("small", version, self.card(model, form, **outputs), model)
         self.registry.approve("small", "batch", version, why="test", by="the test")
         return self.model
 
-    def card(self, model: bytes, form: ModelFormat = PT2) -> Card:
+    def card(self, model: bytes, form: ModelFormat = PT2, **outputs: Any) -> Card:
         """A card that fits the pipeline."""
         edges = np.linspace(0.02, 0.98, 49).tolist()
         return Card(
@@ -110,7 +124,7 @@ class Small:
             module=form.module,
             module_sha256=form.module_sha256,
             contract=self.config.features.contract,
-            outputs=Outputs(labels=("no", "yes"), threshold=0.5, decile_edges=tuple(n / 10 for n in range(1, 10))),
+            outputs=Outputs.model_validate({**OUTPUTS, **outputs}),
             baseline_partition="2024-01-31",
             baseline=Histogram.of(np.random.default_rng(7).uniform(0, 1, 5_000), edges),
             metrics={},

@@ -2,15 +2,15 @@
 
 import logging
 import socket
+import threading
 from typing import Any
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from batch_assets import alerts
-from batch_assets.alerts import REVEALED, Alert, Receiver, send
+from batch_assets.alerts import LIMIT, REVEALED, Alert, Receiver, send, send_all
 from batch_assets.errors import AlertFailed
-from batch_assets_tests.listener import Listener
+from batch_assets_tests.listener import Listener, dripping
 
 ALERT = Alert("blocked", "churn", "2026-03-28", "churn 2026-03-28 is blocked", "the check drift: PSI 0.31 > 0.25 & <rising>")
 _RECEIVERS = TypeAdapter(tuple[Receiver, ...])
@@ -36,6 +36,7 @@ class TestWhatIsTold:
         send(receivers({"kind": "webhook", "url": listener.url}), ALERT)
         assert listener.heard == [
             {
+                "id": ALERT.id,
                 "kind": "blocked",
                 "pipeline": "churn",
                 "partition": "2026-03-28",
@@ -76,14 +77,13 @@ class TestWhenItFails:
         assert pauses == sorted(pauses)
         assert len(pauses) == len(statuses)
 
-    def test_one_that_is_silent_is_not_waited_for_again(self, monkeypatch: pytest.MonkeyPatch, listener: Listener) -> None:
+    def test_one_that_is_silent_is_not_waited_for_again(self, listener: Listener) -> None:
         """Dagster repeats a tick that takes too long, and then the others would be told again."""
-        monkeypatch.setattr(alerts, "_TIMEOUT", 0.2)
         with socket.create_server(("127.0.0.1", 0)) as silent:
             url, pauses = f"http://127.0.0.1:{silent.getsockname()[1]}/", list[float]()
             both = receivers({"kind": "webhook", "url": url}, {"kind": "webhook", "url": listener.url})
-            with pytest.raises(AlertFailed, match="it did not answer within"):
-                send(both, ALERT, pauses.append)
+            with pytest.raises(AlertFailed, match="it did not answer within 1 s"):
+                send(both, ALERT, pauses.append, limit=1)
         assert pauses == []
         assert len(listener.heard) == 1
 
@@ -118,6 +118,98 @@ class TestWhenItFails:
         while error is not None:
             assert "secret" not in repr(error)
             error = error.__cause__ or error.__context__
+
+
+class TestNobodyIsWaitedForLongerThanTheLimit:
+    """Each of these servers would go on for minutes: if one were waited for, these tests would not end."""
+
+    def test_which_is_ten_seconds(self) -> None:
+        assert LIMIT == 10
+
+    @pytest.mark.parametrize(
+        ("scheme", "first"),
+        [
+            ("http", b"HTTP/1.1 "),
+            ("http", b"HTTP/1.1 200 OK\r\nX: "),
+            ("http", b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 "),
+            ("https", b""),
+            ("https", b"\x16\x03\x03\x40\x00"),  # the head of a long handshake message
+        ],
+    )
+    def test_one_that_drips(self, listener: Listener, scheme: str, first: bytes) -> None:
+        with dripping(first) as port:
+            slow = {"kind": "slack", "url": f"{scheme}://127.0.0.1:{port}/top-secret"}
+            with pytest.raises(AlertFailed, match=r"^The slack receiver on 127\.0\.0\.1 was not told .*[a-zA-Z)]\.$"):
+                send(receivers(slow, {"kind": "webhook", "url": listener.url}), ALERT, limit=1)
+        assert len(listener.heard) == 1, "whoever is quick is told"
+
+    def test_what_comes_after_the_headers_is_nobodys_concern(self) -> None:
+        with dripping(b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n") as port:
+            send(receivers({"kind": "webhook", "url": f"http://127.0.0.1:{port}/"}), ALERT)
+
+    def test_one_whose_name_is_being_looked_up(self, monkeypatch: pytest.MonkeyPatch, listener: Listener) -> None:
+        """The system's resolver takes no limit and cannot be interrupted."""
+        answered, resolve = threading.Event(), socket.getaddrinfo
+
+        def slowly(host: str, *args: Any, **settings: Any) -> Any:
+            if host == "nowhere.invalid":
+                answered.wait(300)
+            return resolve(host, *args, **settings)
+
+        monkeypatch.setattr(socket, "getaddrinfo", slowly)
+        monkeypatch.setenv("no_proxy", "*")
+        both = receivers({"kind": "webhook", "url": "http://nowhere.invalid/"}, {"kind": "webhook", "url": listener.url})
+        with pytest.raises(AlertFailed, match=r"on nowhere\.invalid was not told .*: it did not answer within 1 s\.$"):
+            send(both, ALERT, limit=1)
+        answered.set()
+        assert len(listener.heard) == 1
+
+    def test_all_tries_together(self, listener: Listener) -> None:
+        """The third would come after a pause for which there is no time any more."""
+        listener.statuses = [503] * 9
+        with pytest.raises(AlertFailed, match="HTTP 503"):
+            send(receivers({"kind": "webhook", "url": listener.url}), ALERT, limit=1.9)
+        assert len(listener.heard) == 2
+
+    def test_many_alerts_together(self, listener: Listener) -> None:
+        many = [Alert("missed", "churn", f"2026-03-{day:02}", "missed", "…") for day in range(1, 11)]
+        with dripping() as port:
+            slow = {"kind": "webhook", "url": f"http://127.0.0.1:{port}/"}
+            faults = send_all(receivers(slow, {"kind": "webhook", "url": listener.url}), many, limit=3)
+        assert [fault.count("it did not answer within 3 s") for fault in faults] == [1] * 10
+        assert {one["partition"] for one in listener.heard} == {one.partition for one in many}
+
+    def test_who_waits_for_less_sees_that_it_is_not_told_yet(self) -> None:
+        with dripping() as port, pytest.raises(AlertFailed, match=r"it did not answer within 0\.2 s"):
+            send(receivers({"kind": "webhook", "url": f"http://127.0.0.1:{port}/"}), ALERT, limit=5.0, wait=0.2)
+
+
+class TestARepeatIsKnown:
+    def test_by_its_id(self, listener: Listener) -> None:
+        """Also when what the receivers can be told of it has changed since."""
+        again = Alert(ALERT.kind, ALERT.pipeline, ALERT.partition, ALERT.title, "in other words")
+        for alert in (ALERT, again):
+            send(receivers({"kind": "webhook", "url": listener.url}, {"kind": "slack", "url": listener.url}), alert)
+        assert len(listener.keys) == 4
+        assert set(listener.keys) == {ALERT.id}
+
+    def test_by_every_try(self, listener: Listener) -> None:
+        listener.statuses = [503, 503]
+        send(receivers({"kind": "webhook", "url": listener.url}), ALERT, no_pause)
+        assert listener.keys == [ALERT.id] * 3
+
+    @pytest.mark.parametrize(
+        "other",
+        [
+            Alert("failed", "churn", "2026-03-28", ALERT.title, ALERT.message),
+            Alert("blocked", "other", "2026-03-28", ALERT.title, ALERT.message),
+            Alert("blocked", "churn", "2026-03-29", ALERT.title, ALERT.message),
+            Alert("blocked", "churn", None, ALERT.title, ALERT.message),
+            Alert("blocked", "churn", "2026-03-28", ALERT.title, ALERT.message, "another run"),
+        ],
+    )
+    def test_what_is_about_something_else_is_none(self, other: Alert) -> None:
+        assert other.id != ALERT.id
 
 
 class TestTheAddressIsASecret:

@@ -103,7 +103,7 @@ def _a_red_night_names_its_cause(ui: Ui, theme: Theme) -> None:
         "amount is about 100 times what it was on",
     ):
         expect(page.get_by_text(text).first).to_be_visible()
-    for name in ("contract", "expectations", "changes", "feature_drift"):
+    for name in ("contract", "sources", "expectations", "changes", "feature_drift"):
         expect(page.get_by_text(name, exact=True).first).to_be_visible()
     expect(page.get_by_text("Succeeded").first).to_be_visible()  # the contract holds
     ui.keep(page, f"red-{theme}")

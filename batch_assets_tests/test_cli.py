@@ -134,6 +134,7 @@ def kill_after_three_commits(command: Command, engine: str) -> int:
         if 3 <= committed < 24:
             return committed
         shutil.rmtree(command.root / PIPELINE)
+        (command.root / "_format.json").unlink()  # another root, of which Dagster remembers nothing
     raise AssertionError("five runs were faster than the kill")
 
 
@@ -151,6 +152,13 @@ def test_a_killed_run_resumes(undisturbed: tuple[Command, dict[str, Any]], comma
     assert all(path.stat().st_mtime_ns == time_ns for path, time_ns in before.items())
 
 
+def _worker(process: "subprocess.Popen[str]") -> int:
+    """The process that does a command's work, as soon as it is there."""
+    while not (children := psutil.Process(process.pid).children()):
+        time.sleep(0.01)
+    return children[0].pid
+
+
 @pytest.mark.parametrize("same_instance", [True, False])
 def test_two_runs_at_once_give_one_result(
     undisturbed: tuple[Command, dict[str, Any]], command: Command, tmp_path: Path, same_instance: bool
@@ -160,10 +168,10 @@ def test_two_runs_at_once_give_one_result(
         shutil.copytree(command.home, tmp_path / "other-home")
         other = Command(command.root, tmp_path / "other-home")
     processes = [command.start(*RUN), other.start(*RUN)]
+    pids = [_worker(process) for process in processes]
     outputs = [process.communicate(timeout=180) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert {json.loads(stdout)["digest"] for stdout, _ in outputs} == {undisturbed[1]["digest"]}
-    pids = [process.pid for process in processes]
     assert any(f"pid {pid})" in stderr for pid, (_, stderr) in zip(reversed(pids), outputs, strict=True)), outputs
     assert len(list(command.root.glob(f"{PIPELINE}/predictions/date={DAY}/run=*"))) == 1
     assert sorted(row["customer_id"] for row in rows(command.root)) == list(range(1, 23_571))
@@ -206,6 +214,36 @@ def at_a_terminal(command: Command, typed: str, *arguments: str) -> tuple[int, s
         os.close(ours)
         os.close(theirs)
     return done.returncode, done.stderr
+
+
+def _head_of_ray(process: "subprocess.Popen[str]") -> psutil.Process:
+    """Of a run's Ray, as soon as a worker has been hired."""
+    while process.poll() is None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            family = {one.name(): one for one in psutil.Process(process.pid).children(recursive=True)}
+            if "gcs_server" in family and any(name.startswith("ray::Worker") for name in family):
+                return family["gcs_server"]
+        time.sleep(0.01)
+    raise AssertionError(process.communicate())
+
+
+def test_a_run_whose_ray_loses_its_head_says_so_and_resumes(command: Command) -> None:
+    """Ray ends the process at work, without a word on stdout."""
+    process = command.start(*RUN, "--engine", "ray")
+    _head_of_ray(process).kill()
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1, stderr
+    assert stdout.count("\n") == 1
+    assert f"Error: {json.loads(stdout)['error']}" in stderr
+    assert "the same command resumes" in stderr
+    assert answer(command, *RUN, "--engine", "local")["live_release"].startswith(DAY)
+
+
+def test_a_ray_address_that_nobody_answers_is_a_sentence(command: Command) -> None:
+    command.environment["RAY_ADDRESS"] = "127.0.0.1:9"
+    done = command.run(*RUN, "--engine", "ray")
+    assert done.returncode == 1, done.stderr
+    assert "Nobody answers at the Ray address 127.0.0.1:9" in json.loads(done.stdout)["error"]
 
 
 class TestVerdict:
@@ -386,7 +424,6 @@ class TestBadInput:
 
     def test_a_truncated_feature_file(self, command: Command) -> None:
         answer(command, *RUN, "--engine", "local")
-        shutil.rmtree(command.root / PIPELINE / "serving")
         (path,) = command.root.glob(f"{PIPELINE}/user_features/date={DAY}/snapshot=*/part-00000.parquet")
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
         assert "part-00000.parquet has" in self.refused(command, *RUN)

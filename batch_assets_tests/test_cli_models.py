@@ -1,12 +1,19 @@
 """The `models` verbs and runs over several days, as a person types them."""
 
+import hashlib
 import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from batch_assets.demo.train import PIPELINE
+from batch_assets.models.predictor import export_model
+from batch_assets.orchestration.catalog import pipeline
+from batch_assets.pipeline.freeze import freeze
+from batch_assets.storage import LocalStorage
 from batch_assets_tests.conftest import Command
+from batch_assets_tests.small import Quiet
 
 DAYS = ["1998-06-27", "1998-06-28", "1998-06-29"]
 
@@ -66,6 +73,45 @@ def test_what_is_no_model_is_refused_in_a_sentence(command: Command, tmp_path: P
     assert "Traceback" not in done.stderr
     for name in ("../v4", "a/b"):
         assert command.run("models", "register", PIPELINE, name, *arguments).returncode == 1
+
+
+def test_outputs_that_look_like_something_else_are_refused_until_somebody_confirms_them(
+    command: Command, tmp_path: Path
+) -> None:
+    """A network that ends in a sigmoid, with a card that says logits; tried on rows of its contract and on those of a day."""
+    layer = torch.nn.Linear(7, 1)
+    torch.nn.init.constant_(layer.weight, 1e-3)
+    model = export_model(torch.nn.Sequential(layer, torch.nn.Sigmoid()), 7)
+    card = json.loads((command.root / "models" / PIPELINE / "v1" / "card.json").read_text())
+    (tmp_path / "model.pt2").write_bytes(model)
+    (tmp_path / "card.json").write_text(json.dumps({**card, "model_sha256": hashlib.sha256(model).hexdigest()}))
+    freeze(pipeline(PIPELINE), LocalStorage(str(command.root)), DAYS[0], Quiet())
+    files = ("--model", str(tmp_path / "model.pt2"), "--card", str(tmp_path / "card.json"))
+    for tried in ((), ("--baseline", PIPELINE, DAYS[0])):
+        refused = command.run("models", "register", PIPELINE, "v2", *files, *tried)
+        assert refused.returncode == 1
+        assert "squashed twice" in refused.stderr
+        assert "--confirm-outputs" in refused.stderr
+        assert ("--baseline" in refused.stderr) == (not tried)
+    done = command.run("models", "register", PIPELINE, "v2", *files, "--confirm-outputs", "--json")
+    assert json.loads(done.stdout)["warnings"] == []
+    shown = json.loads(command.run("models", "show", PIPELINE, "v2", "--json").stdout)
+    assert (shown["card"]["outputs"]["returns"], shown["card"]["outputs"]["confirmed"]) == ("logits", True)
+
+
+def test_a_column_that_changes_nothing_is_a_warning(command: Command, tmp_path: Path) -> None:
+    network = torch.nn.Linear(7, 1)
+    with torch.no_grad():
+        network.weight[0] = torch.tensor([1.0, -1.0, 1.0, 0.0, 1.0, -1.0, 1.0])
+    model = export_model(network, 7)
+    card = json.loads((command.root / "models" / PIPELINE / "v1" / "card.json").read_text())
+    (tmp_path / "model.pt2").write_bytes(model)
+    (tmp_path / "card.json").write_text(json.dumps({**card, "model_sha256": hashlib.sha256(model).hexdigest()}))
+    done = command.run(
+        "models", "register", PIPELINE, "v2", "--model", str(tmp_path / "model.pt2"), "--card", str(tmp_path / "card.json")
+    )
+    assert done.returncode == 0
+    assert "warn customer_propensity v2 gives the same whatever is in orders_90d: " in done.stdout
 
 
 def test_several_days_end_with_a_table_and_a_bad_one_is_named(command: Command) -> None:

@@ -13,13 +13,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from typing_extensions import override
 
-from batch_assets.errors import AlreadyExists, LayoutTooNew, LostRace, NotFound, StorageError, TornEntry
+from batch_assets.errors import AlreadyExists, LayoutTooNew, LostEntry, LostRace, NotFound, StorageError, TornEntry
 from batch_assets.numbered_log import NumberedLog
-from batch_assets.storage import LAYOUT, LocalStorage, S3Storage, Storage, open_storage
+from batch_assets.storage import LAYOUT, LocalStorage, S3Storage, Storage, open_storage, root_id
+from batch_assets_tests.forgery import forge, numbered, witnesses
 
 
 class StorageBehaviour:
@@ -144,8 +145,11 @@ class StorageBehaviour:
         with pytest.raises(NotFound):
             storage.read("_format.json")
         storage.create("a", b"")
-        assert json.loads(storage.read("_format.json")) == {"layout": LAYOUT}
+        named = root_id(storage)
+        assert json.loads(storage.read("_format.json")) == {"layout": LAYOUT, "root": named}
         open_storage(storage.location).create("b", b"")
+        assert root_id(storage) == named
+        assert len(named) == 32
 
     def test_a_newer_layout_is_refused(self, storage: Storage) -> None:
         self.write_directly(storage, "_format.json", json.dumps({"layout": LAYOUT + 1}).encode())
@@ -329,12 +333,108 @@ class NumberedLogBehaviour:
         with pytest.raises(TornEntry):
             log.latest()
 
+    @pytest.mark.parametrize("lost", [1, 2, 3])
+    def test_an_entry_that_is_missing_is_named(self, log: NumberedLog, lost: int) -> None:
+        three(log)
+        log.storage.delete(numbered(log, lost))
+        with pytest.raises(LostEntry, match=f"00000{lost}.json under .* was written and is missing: restore it from a copy"):
+            log.latest()
+        with pytest.raises(LostEntry, match=f"00000{lost}"):
+            log.append({"n": "another"}, after=lost - 1, why="")
+
+    def test_so_is_the_only_one(self, log: NumberedLog) -> None:
+        log.append({"n": 1}, after=0, why="")
+        log.storage.delete(numbered(log, 1))
+        for look in (log.latest, lambda: list(log.history()), lambda: log.append({}, after=0, why="")):
+            with pytest.raises(LostEntry, match="000001"):
+                look()
+
+    def test_the_message_says_how_to_go_on_without_it(self, log: NumberedLog) -> None:
+        three(log)
+        log.storage.delete(numbered(log, 3))
+        with pytest.raises(LostEntry) as lost:
+            log.latest()
+        (witness,) = [one for one in witnesses(log) if one in str(lost.value)]
+        log.storage.delete(witness)
+        assert [entry.body["n"] for entry in log.history()] == [2, 1]
+        assert log.append({"n": "3, again"}, after=2, why="").number == 3
+        assert log.latest() is not None
+
+    @pytest.mark.parametrize("rewritten", [1, 2, 3])
+    def test_an_entry_that_was_written_anew_with_its_own_sha256_is_noticed(self, log: NumberedLog, rewritten: int) -> None:
+        three(log)
+        forge(log, rewritten, body={"n": "forged"})
+        with pytest.raises(LostEntry, match=f"00000{rewritten}"):
+            list(log.history())
+
+    @pytest.mark.parametrize(("one", "other"), [(1, 2), (2, 3), (1, 3)])
+    def test_two_that_changed_places_are_noticed(self, log: NumberedLog, one: int, other: int) -> None:
+        three(log)
+        first, second = log.storage.read(numbered(log, one)), log.storage.read(numbered(log, other))
+        for number, data in ((one, second), (other, first)):
+            log.storage.delete(numbered(log, number))
+            log.storage.create(numbered(log, number), data)
+        with pytest.raises(TornEntry):
+            list(log.history())
+
+    def test_also_if_they_got_each_others_numbers(self, log: NumberedLog) -> None:
+        three(log)
+        bodies = {number: log.entry(number).body for number in (1, 2)}
+        forge(log, 1, body=bodies[2])
+        forge(log, 2, body=bodies[1])
+        with pytest.raises(LostEntry):
+            list(log.history())
+
+    def test_a_process_that_was_killed_before_it_was_done_has_lost_nothing(self, log: NumberedLog) -> None:
+        """The entry is there, and nobody has seen it yet: it counts, and the next one follows it."""
+        three(log)
+        log.storage.delete(witnesses(log)[-1])
+        latest = log.latest()
+        assert latest is not None
+        assert latest.number == 3
+        log.append({"n": 4}, after=3, why="")
+        assert [entry.body["n"] for entry in log.history()] == [4, 3, 2, 1]
+
+    def test_an_entry_names_what_it_was_made_from(self, log: NumberedLog) -> None:
+        of, empty = NumberedLog(log.storage, "folder/of"), NumberedLog(log.storage, "folder/empty")
+        three(of)
+        entry = log.append({}, after=0, why="", seen=[of, empty])
+        assert log.require_seen(entry).seen == {"folder/of": 3}
+        for path in (numbered(of, 3), witnesses(of)[-1]):
+            log.storage.delete(path)
+        with pytest.raises(
+            LostEntry, match=r"folder/of/000003\.json under .*, from which log/000001\.json was made, is missing"
+        ):
+            log.require_seen(entry)
+
+    def test_whoever_looks_while_others_write_finds_nothing_missing(self, log: NumberedLog) -> None:
+        over, found = threading.Event(), []
+
+        def look() -> None:
+            while not over.is_set():
+                found.append([entry.number for entry in log.history()])
+
+        looking = threading.Thread(target=look)
+        looking.start()
+        for number in range(20):
+            log.append({"n": number}, after=number, why="")
+        over.set()
+        looking.join()
+        assert found
+        assert all(numbers == list(range(len(numbers), 0, -1)) for numbers in found)
+
+
+def three(log: NumberedLog) -> None:
+    for number in (1, 2, 3):
+        log.append({"n": number}, after=number - 1, why="")
+
 
 class TestNumberedLog(NumberedLogBehaviour):
     @pytest.fixture
     def log(self, tmp_path: Path) -> NumberedLog:
         return NumberedLog(LocalStorage(str(tmp_path)), "log")
 
+    @settings(deadline=None, max_examples=40)
     @given(st.lists(st.dictionaries(st.text(), st.integers() | st.text() | st.none()), max_size=5))
     def test_history_is_kept_as_it_was_written(
         self, tmp_path_factory: pytest.TempPathFactory, bodies: list[dict[str, object]]

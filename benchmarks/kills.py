@@ -126,7 +126,7 @@ def _strike(
         time.sleep(0.002)
     time.sleep(later)
     if victim == "worker":
-        workers = [one for one in _tree(process) if "ray::_Worker" in " ".join(_command(one))]
+        workers = [one for one in _tree(process) if "ray::Worker" in " ".join(_command(one))]
         if not workers:
             return "(no worker was there)"
         with suppress(psutil.NoSuchProcess):

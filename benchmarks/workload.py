@@ -110,7 +110,7 @@ class Workload:
             description="A made-up classifier of three classes.",
             model_sha256=hashlib.sha256(model).hexdigest(),
             contract=self.config.features.contract,
-            outputs=Outputs(labels=LABELS, threshold=None, decile_edges=tuple(edges)),
+            outputs=Outputs(returns="logits", labels=LABELS, threshold=None, decile_edges=tuple(edges)),
             baseline_partition=DAY,
             baseline=Histogram.empty(edges),
             metrics={},

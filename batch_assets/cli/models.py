@@ -1,5 +1,6 @@
 """`models`: the registered versions, their approvals, and what approving one would cause."""
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ from batch_assets.cli.terminal import registry, shown, storage, verb
 from batch_assets.numbered_log import user_name
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from batch_assets.config import PipelineConfig
 
 _why = click.option("--why", required=True, help="The reason, for the audit trail.")
@@ -84,6 +87,8 @@ def show_model(name: str, version: str | None) -> dict[str, Any]:
 
 
 def _show_registered(console: Console, found: dict[str, Any]) -> None:
+    for note in found["warnings"]:
+        console.print(f"[yellow]warn[/] {escape(note)}", soft_wrap=True)
     console.print(f"{found['name']} {found['version']} is registered, digest {found['digest']}.", soft_wrap=True)
 
 
@@ -92,13 +97,48 @@ def _show_registered(console: Console, found: dict[str, Any]) -> None:
 @click.argument("version")
 @click.option("--model", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=True, help="The model file.")
 @click.option("--card", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=True, help="Its card, as JSON.")
+@click.option(
+    "--baseline",
+    nargs=2,
+    metavar="PIPELINE DAY",
+    help="Try it on rows of this frozen day, not on made-up ones of its contract.",
+)
+@click.option(
+    "--confirm-outputs", is_flag=True, help="Its outputs are what the card says, whatever they look like: kept in the card."
+)
 @verb(_show_registered)
-def register(name: str, version: str, model: Path, card: Path) -> dict[str, Any]:
-    """Keep VERSION of the model NAME for ever: its file and its card. The same bytes again are no change."""
+def register(
+    name: str, version: str, model: Path, card: Path, baseline: tuple[str, str] | None, confirm_outputs: bool
+) -> dict[str, Any]:
+    """Keep VERSION of the model NAME for ever, its file and its card, after it was tried as a night uses it.
+
+    The same bytes again are no change.
+    """
     from batch_assets.models.card import read_card
 
-    added = registry().register(name, version, read_card(card.read_bytes(), str(card)), model.read_bytes())
-    return {"name": name, "version": version, "digest": added.digest, "model_sha256": added.card.model_sha256}
+    described = read_card(card.read_bytes(), str(card))
+    if confirm_outputs:
+        outputs = described.outputs.model_copy(update={"confirmed": True})
+        described = described.model_copy(update={"outputs": outputs})
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", UserWarning)
+        added = registry().register(name, version, described, model.read_bytes(), _rows_of(*baseline) if baseline else None)
+    return {
+        "name": name,
+        "version": version,
+        "digest": added.digest,
+        "model_sha256": added.card.model_sha256,
+        "warnings": [str(note.message) for note in notes],
+    }
+
+
+def _rows_of(pipeline: str, day: str) -> "pa.Table":
+    """Some rows of a pipeline's frozen day."""
+    from batch_assets.orchestration.catalog import pipeline as named
+    from batch_assets.pipeline.sample import rows_of_day
+
+    return rows_of_day(named(pipeline), storage(), day)
 
 
 def _duration(minutes: float | None) -> str:

@@ -92,10 +92,12 @@ def _models(config: "PipelineConfig", days: list[str], as_of: bool) -> "dict[str
 @click.command()
 @click.option("--train", metavar="VERSION", help="Only train and register another version of the demo's model.")
 @click.option("--seed", type=int, help="With which random numbers to train it.")
-@verb(lambda console, found: (_show_run if "run_id" in found else _show_trained)(console, found))
+@verb(lambda console, found: (_show_run if "run_id" in found else _show_trained)(console, found), uses_ray=True)
 def demo(train: str | None, seed: int | None) -> dict[str, Any]:
     """Score every CDNOW customer for the last day of the data; trains the model first if there is none."""
     from batch_assets.demo import train as training
+    from batch_assets.models.registry import Registry
+    from batch_assets.models.sandbox import Sandbox
     from batch_assets.orchestration.catalog import pipeline
 
     config, known = pipeline(training.PIPELINE), registry()
@@ -103,11 +105,14 @@ def demo(train: str | None, seed: int | None) -> dict[str, Any]:
     with TerminalWatch() as watch:
         if train:
             watch.say(f"Training {name} {train} …")
-            model = training.train(config, known, watch, train, training.SEED if seed is None else seed)
+            with Sandbox() as sandbox:  # it starts while the model is trained
+                vetting = Registry(known.storage, sandbox)
+                model = training.train(config, vetting, watch, train, training.SEED if seed is None else seed)
             return {"name": name, "version": train, "digest": model.digest}
         if training.VERSION not in known.versions(name):
             watch.say(f"Training {name} {training.VERSION} …")
-            training.train(config, known, watch)
+            with Sandbox() as sandbox:
+                training.train(config, Registry(known.storage, sandbox), watch)
         else:
             watch.say(f"Model {name} {training.VERSION} is registered; training is skipped.")
         if alias not in known.aliases(name):
@@ -184,7 +189,7 @@ def _run_range(
 @click.option("--as-of", is_flag=True, help="Score each day with the version that was approved at its end, not with today's.")
 @click.option("--engine", type=click.Choice(["ray", "local"]), help="Where to score; by default as the pipeline says.")
 @click.option("--refresh", is_flag=True, help="Compute the features again although the day has a snapshot.")
-@verb(_show)
+@verb(_show, uses_ray=True)
 def run(
     pipeline: str,
     partition: str | None,

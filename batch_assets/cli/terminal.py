@@ -18,6 +18,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+from batch_assets.cli.apart import INTERRUPTED, Answer, apart
 from batch_assets.errors import BatchAssetsError
 from batch_assets.pipeline.pace import Pace, in_words
 from batch_assets.storage import Storage, open_storage
@@ -28,38 +29,58 @@ if TYPE_CHECKING:
 Verb = Callable[..., dict[str, Any]]
 Show = Callable[[Console, dict[str, Any]], None]
 
+RESUMES = "what is committed stays, the same command resumes."
 
-def verb(show: Show) -> Callable[[Verb], Callable[..., None]]:
-    """Give a function that returns plain values a `--json` flag, a picture for people, and errors that are sentences."""
+
+def verb(show: Show, *, uses_ray: bool = False) -> Callable[[Verb], Callable[..., None]]:
+    """Give a function that returns plain values a `--json` flag, a picture for people, and errors that are sentences.
+
+    One that uses Ray works in a process of its own, because Ray ends processes.
+    """
 
     def decorate(function: Verb) -> Callable[..., None]:
         @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else.")
         @functools.wraps(function)
         def command(*args: Any, as_json: bool, **options: Any) -> None:
-            signal.signal(signal.SIGTERM, _interrupt)
-            with _stdout_for_the_answer() as answer:
-                try:
-                    found = function(*args, **options)
-                except (BatchAssetsError, OSError) as error:
-                    if as_json:
-                        print(json.dumps({"error": str(error), "kind": type(error).__name__}), file=answer)
-                    raise click.ClickException(str(error)) from None
-                except KeyboardInterrupt:
-                    message = "Interrupted; what is committed stays, the same command resumes."
-                    if as_json:
-                        print(json.dumps({"error": message, "kind": "Interrupted"}), file=answer)
-                    print(message, file=sys.stderr)
-                    raise SystemExit(130) from None
+            signal.signal(signal.SIGTERM, interrupt)
+            with _stdout_for_the_answer() as stdout:
+                work = functools.partial(answered, functools.partial(function, *args, **options))
+                answer = apart(work, RESUMES) if uses_ray else work()
+                if answer.error and as_json:
+                    print(json.dumps({"error": answer.error, "kind": answer.kind}), file=stdout)
+                settle(answer)
+                found = answer.found
                 if as_json:
-                    print(json.dumps(_finite(found), allow_nan=False), file=answer)
+                    print(json.dumps(_finite(found), allow_nan=False), file=stdout)
                 else:
-                    show(Console(file=answer, highlight=False, width=None if answer.isatty() else 140), found)
+                    show(Console(file=stdout, highlight=False, width=None if stdout.isatty() else 140), found)
                 if found.get("error"):
                     raise click.ClickException(found["error"])
 
         return command
 
     return decorate
+
+
+def answered(function: Callable[[], dict[str, Any]]) -> Answer:
+    """What a function gives, or the sentence that it raises."""
+    try:
+        return Answer(function())
+    except click.UsageError as error:
+        return Answer(error=error.message, kind=type(error).__name__, status=error.exit_code)
+    except (BatchAssetsError, OSError) as error:
+        return Answer(error=str(error), kind=type(error).__name__, status=1)
+    except KeyboardInterrupt:
+        return Answer(error=f"Interrupted; {RESUMES}", kind="Interrupted", status=INTERRUPTED)
+
+
+def settle(answer: Answer) -> None:
+    """End the command as its answer says, unless it was done."""
+    if answer.status == INTERRUPTED:
+        print(answer.error, file=sys.stderr)
+        raise SystemExit(INTERRUPTED)
+    if answer.error:
+        raise (click.UsageError if answer.status == click.UsageError.exit_code else click.ClickException)(answer.error)
 
 
 def _finite(value: Any) -> Any:
@@ -71,7 +92,7 @@ def _finite(value: Any) -> Any:
     return [_finite(one) for one in value] if isinstance(value, list | tuple) else value
 
 
-def _interrupt(*_: object) -> None:
+def interrupt(*_: object) -> None:
     """A preempted machine or a scheduler says SIGTERM: what is in flight is dropped, as with Ctrl-C."""
     raise KeyboardInterrupt
 

@@ -8,12 +8,16 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 
-from batch_assets.cli.terminal import registry
-from batch_assets.errors import BatchAssetsError, ConfigError
+from batch_assets.cli.apart import apart
+from batch_assets.cli.terminal import answered, interrupt, registry, settle
+from batch_assets.errors import ConfigError
+from batch_assets.process import ending_with_parent
 
 _GRACE_SECONDS = 60.0
 
@@ -26,28 +30,34 @@ def ui(host: str, port: int) -> None:
 
     One Ray is started for all of them, unless RAY_ADDRESS names one; its workers stay warm between runs.
     """
+    # Not by default: a shell that starts this in the background has it ignore Ctrl-C.
+    for wish in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(wish, interrupt)
+    advice = "the UI is closed with it, runs that were at work are tried again when it is opened."
+    answer = apart(partial(answered, partial(_open, host, port)), advice)
+    settle(answer)
+    raise SystemExit(answer.found["status"])
+
+
+def _open(host: str, port: int) -> dict[str, Any]:
+    """Keep the UI open, with its Ray, until it ends; gives its exit status."""
     from batch_assets.orchestration.catalog import pipelines, project_root
     from batch_assets.orchestration.resources import shared_ray
     from batch_assets.pipeline.rollout import require_fit
 
-    for wish in (signal.SIGTERM, signal.SIGINT):  # a shell that starts this in the background has it ignore the second
-        signal.signal(wish, _interrupt)
     program = [str(Path(sys.executable).parent / "dg"), "dev", "-w", "workspace.yaml", "--host", host, "--port", str(port)]
     home = Path(os.environ.get("DAGSTER_HOME") or project_root() / ".dagster_home").absolute()
-    try:
-        require_fit(pipelines().values(), registry())
-        with _only_one(home), shared_ray() as address:
-            # Ray has put into the environment how its token is to be asked for.
-            environment = {**os.environ, "DAGSTER_HOME": str(home), "RAY_ADDRESS": address}
-            process = subprocess.Popen(program, env=environment, cwd=project_root())
-            try:
-                status = process.wait()
-            except KeyboardInterrupt:
-                process.send_signal(signal.SIGINT)  # a terminal has told it already, a supervisor has not
-                status = max(0, _ended(process))  # ended by the signal, as it was meant to
-    except (BatchAssetsError, OSError) as error:
-        raise click.ClickException(str(error)) from None
-    raise SystemExit(status if status >= 0 else 128 - status)
+    require_fit(pipelines().values(), registry())
+    with _only_one(home), shared_ray() as environment:
+        environment = {**os.environ, **environment, "DAGSTER_HOME": str(home)}
+        ready = ending_with_parent(signal.SIGINT)  # it would go on without a Ray to score on
+        process = subprocess.Popen(program, env=environment, cwd=project_root(), preexec_fn=ready)
+        try:
+            status = process.wait()
+        except KeyboardInterrupt:
+            process.send_signal(signal.SIGINT)
+            status = max(0, _ended(process))  # ended by the signal, as it was meant to
+    return {"status": status if status >= 0 else 128 - status}
 
 
 @contextmanager
@@ -74,7 +84,3 @@ def _ended(process: "subprocess.Popen[bytes]") -> int:
         except subprocess.TimeoutExpired:
             process.kill()
             until = time.monotonic() + _GRACE_SECONDS
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt

@@ -57,14 +57,14 @@ def train(config: PipelineConfig, registry: Registry, watch: Watch, version: str
         np.concatenate([days[day].bought for day in TRAINING_DAYS]),
     )
     model = export_model(_fit(training, seed, watch), takes=training.features.shape[1])
-    probabilities = {day: predict_probabilities(model, data.features) for day, data in days.items()}
+    probabilities = {day: predict_probabilities(model, data.features, returns="logits") for day, data in days.items()}
     card = make_card(
         model,
         config.features.contract,
-        probabilities[TEST_DAYS[0]],
+        days[TEST_DAYS[0]].features,
+        returns="logits",
         partition=TEST_DAYS[0].isoformat(),
         labels=("unlikely", "likely"),
-        features=dict(zip(config.features.contract.names, days[TEST_DAYS[0]].features.T, strict=True)),
         threshold=_best_f1_threshold(np.concatenate([probabilities[day] for day in TRAINING_DAYS]), training.bought),
         description="Probability that a customer buys again within 28 days; a small network on recency, frequency and amount.",
         metrics={day.isoformat(): _metrics(probabilities[day], days[day].bought) for day in TEST_DAYS},
@@ -92,7 +92,7 @@ def _labelled(config: PipelineConfig, day: date) -> Labelled:
     with duckdb.connect() as connection:
         later = connection.execute(
             "SELECT DISTINCT customer_id FROM read_parquet($path) WHERE date > $day AND date <= $end",
-            {"path": source.tables["transactions"], "day": day, "end": day + timedelta(days=HORIZON_DAYS)},
+            {"path": source.tables["transactions"].path, "day": day, "end": day + timedelta(days=HORIZON_DAYS)},
         ).fetchnumpy()["customer_id"]
     features = np.stack([table.column(name).to_numpy() for name in contract.names], axis=1)
     return Labelled(features, np.isin(table.column(contract.key.name).to_numpy(), later).astype(np.float32))

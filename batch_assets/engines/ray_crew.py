@@ -60,7 +60,7 @@ class _Hand:
 class Crew(Workers):
     """The workers of one task."""
 
-    def __init__(self, task: ScoringTask, settings: EngineSettings, notice: Notice, connect: Callable[[], None]) -> None:
+    def __init__(self, task: ScoringTask, settings: EngineSettings, notice: Notice, connect: Callable[[], object]) -> None:
         self._opened = time.time()
         self._task, self._settings, self._notice, self._connect = task, settings, notice, connect
         self._hands: list[_Hand] = []

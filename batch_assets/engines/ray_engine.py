@@ -6,16 +6,22 @@ driver sends descriptors of chunks and gets commits back; rows never pass it.
 
 import logging
 import signal
+import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from urllib.parse import urlsplit
 
 from typing_extensions import override
 
 from batch_assets.engines.engine import Engine, EngineSettings, Notice, Workers
 from batch_assets.engines.ray_crew import Crew
+from batch_assets.engines.ray_local import local_ray
 from batch_assets.errors import BatchAssetsError, EngineError
 from batch_assets.scoring.scorer import ScoringTask
+
+_ANSWER_SECONDS = 5.0
+"""How long somebody at an address may take to answer at all."""
 
 
 class RayEngine(Engine):
@@ -25,9 +31,9 @@ class RayEngine(Engine):
     """
 
     def __init__(self, address: str | None = None, settings: EngineSettings | None = None) -> None:
-        self._address = address
+        self._address = None if address in (None, "", "local") else address
         self._settings = settings or EngineSettings()
-        self._connected_here = False
+        self._connection = ExitStack()
 
     @override
     @contextmanager
@@ -45,38 +51,52 @@ class RayEngine(Engine):
         finally:
             crew.dismiss()
 
-    @property
-    def address(self) -> str:
-        """Where other processes reach the Ray that is connected."""
-        import ray
-
-        return str(ray.get_runtime_context().gcs_address)
-
     def close(self) -> None:
         """Disconnect, and stop the local Ray, if this object connected or started it."""
-        if self._connected_here:
-            import ray
+        self._connection.close()
 
-            ray.shutdown()
-            self._connected_here = False
+    def connect(self) -> dict[str, str]:
+        """Connect, or start a local Ray, unless this process is connected already. Raises EngineError.
 
-    def connect(self) -> None:
-        """Connect, or start a local Ray, unless this process is connected already. Raises EngineError."""
+        Gives the environment by which other processes reach what was connected here; empty if nothing was.
+        """
         import ray
 
         if ray.is_initialized():
-            return
+            return {}
         try:
             with _signals_kept():
-                ray.init(
-                    address=self._address or "local",
-                    include_dashboard=None if self._address else False,
-                    logging_level=logging.ERROR,
-                    log_to_driver=False,
-                )
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise EngineError(f"Ray cannot be reached at {self._address or 'this machine'}: {error}") from error
-        self._connected_here = True
+                return self._connection.enter_context(_cluster(self._address) if self._address else local_ray())
+        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise EngineError(f"Ray cannot be reached at {self._address or 'this machine'}: {reason}") from error
+
+
+@contextmanager
+def _cluster(address: str) -> Iterator[dict[str, str]]:
+    """Be connected to a cluster that somebody else runs; how it is authenticated is theirs to say. Raises EngineError."""
+    import ray
+
+    _require_answer(address)
+    ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+    try:
+        yield {"RAY_ADDRESS": address}
+    finally:
+        ray.shutdown()
+
+
+def _require_answer(address: str) -> None:
+    """Ray ends a process that asks at an address where nobody is; so ask before it. Raises EngineError."""
+    where = urlsplit(address if "://" in address else f"//{address}")
+    if where.hostname is None or where.port is None:  # a name that Ray knows, as `auto`
+        return
+    try:
+        socket.create_connection((where.hostname, where.port), timeout=_ANSWER_SECONDS).close()
+    except OSError as error:
+        raise EngineError(
+            f"Nobody answers at the Ray address {address} ({error}): start that cluster, or correct or unset RAY_ADDRESS, "
+            "without which a Ray of this machine is started."
+        ) from error
 
 
 @contextmanager

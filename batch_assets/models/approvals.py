@@ -46,7 +46,7 @@ class Approvals:
 
     def history(self) -> list[Approval]:
         """Every approval, oldest first."""
-        return [_approval(self.log.entry(number)) for number in self.log.numbers()]
+        return [_approval(entry) for entry in self.log.history()][::-1]
 
     def latest(self) -> Approval | None:
         """The approval in force, or None if nothing was ever approved."""

@@ -1,18 +1,19 @@
 """The model card: what a version says of itself. It is immutable and part of the version's digest."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from batch_assets.contract import FeatureContract
 from batch_assets.errors import ModelMisfit
 from batch_assets.histogram import Histogram, Spread
 from batch_assets.models.formats import FACTORY_PATTERN, MODEL_FILES, PT2, FormatName, ModelFormat
-from batch_assets.scoring.postprocess import Outputs
+from batch_assets.models.predictor import Matrix, outputs_of
+from batch_assets.scoring.postprocess import CONFIRM, Outputs, Returns, looks_otherwise, probability_of
 
 
 def _is_pt2(name: str) -> bool:
@@ -68,34 +69,61 @@ class Card(BaseModel):
 def make_card(
     model: bytes,
     contract: FeatureContract,
-    probabilities: npt.NDArray[np.float32],
+    features: Matrix | Sequence[Matrix],
     *,
+    returns: Returns,
     partition: str,
     labels: tuple[str, ...],
     threshold: float | None = None,
-    features: Mapping[str, npt.NDArray[np.generic]] | None = None,
     description: str,
     metrics: dict[str, dict[str, float]],
     training: dict[str, Any],
     form: ModelFormat = PT2,
+    confirmed: bool = False,
 ) -> Card:
-    """The card of a classifier, with deciles and baseline taken from its probabilities on one day.
+    """The card of a classifier, with deciles and baselines taken from one day: what it says of it, and how its features are.
 
     Args:
         model: the model file.
         contract: what the model takes.
-        probabilities: shape (rows,), of a day that the model was not trained on; see `predictor.predict_probabilities`.
+        features: those of a day that the model was not trained on, shape (rows, columns), of a contract with several inputs
+            one such array for each; nights are compared with them. See `predictor.predict_probabilities`.
+        returns: logits, or probabilities if the model ends in a sigmoid or softmax itself.
         partition: that day.
         labels: names of the classes; of two, the negative one comes first.
         threshold: of two classes, the probability from which on the positive label is given.
-        features: the values of that day's features by name, each of shape (rows,); nights are compared with them, too.
         description: one sentence for people.
         metrics: partition -> what was measured on it after training.
         training: how it was trained.
         form: what the model file is.
+        confirmed: whether a person said that outputs which look like something else are what `returns` says.
+
+    Raises:
+        ModelMisfit: the model does not give what is said of it, or there are other features than the contract names.
     """
-    percentiles = np.unique(np.quantile(probabilities, np.arange(1, 100) / 100))
-    deciles = np.quantile(probabilities, np.arange(1, 10) / 10)
+    matrices = [features] if isinstance(features, np.ndarray) else list(features)
+    spreads = _spreads(contract, matrices)
+    cast = [matrix.astype(one.dtype) for matrix, one in zip(matrices, contract.inputs, strict=True)]
+    values = outputs_of(model, cast, form=form)
+    probability = probability_of(values, returns)
+    finite = probability[np.isfinite(probability)]
+    seen = finite if len(finite) else np.zeros(1, dtype=np.float32)
+    try:
+        outputs = Outputs(
+            returns=returns,
+            labels=labels,
+            per_class=len(labels) == len(values) == 2,
+            threshold=threshold,
+            decile_edges=tuple(np.quantile(seen, np.arange(1, 10) / 10).tolist()),
+            confirmed=confirmed,
+        )
+    except ValidationError as error:
+        raise ModelMisfit(f"The card does not fit together: {_first(error)}.") from error
+    if len(values) != outputs.width:
+        raise ModelMisfit(f"The model gives {len(values)} values a row, for {len(labels)} labels it must be {outputs.spoken}.")
+    misfit = looks_otherwise(values, outputs) or ("" if len(finite) else "it gives no finite value")
+    if misfit:
+        raise ModelMisfit(f"The model does not fit its card: {misfit.replace(CONFIRM, 'say confirmed=True')}.")
     return Card(
         description=description,
         model_sha256=hashlib.sha256(model).hexdigest(),
@@ -103,15 +131,35 @@ def make_card(
         module=form.module,
         module_sha256=form.module_sha256,
         contract=contract,
-        outputs=Outputs(labels=labels, threshold=threshold, decile_edges=tuple(deciles.tolist())),
+        outputs=outputs,
         baseline_partition=partition,
-        baseline=Histogram.of(probabilities, percentiles.tolist()),
-        features={name: Spread.of(values, category=name in contract.categories) for name, values in features.items()}
-        if features
-        else None,
+        baseline=Histogram.of(probability, np.unique(np.quantile(seen, np.arange(1, 100) / 100)).tolist()),
+        features=spreads,
         metrics=metrics,
         training=training,
     )
+
+
+def _spreads(contract: FeatureContract, matrices: Sequence[Matrix]) -> dict[str, Spread]:
+    """How the single-valued columns are spread; raises ModelMisfit if the features are not those of the contract."""
+    if len(matrices) != len(contract.inputs):
+        raise ModelMisfit(f"The contract has {len(contract.inputs)} inputs, but there are features for {len(matrices)}.")
+    found = {}
+    for model_input, values in zip(contract.inputs, matrices, strict=True):
+        columns = contract.columns_of(model_input.name)
+        if columns[0].length == "variable":
+            continue
+        matrix = values[:, None] if values.ndim == 1 else values
+        places = list(accumulate((column.length if isinstance(column.length, int) else 1 for column in columns), initial=0))
+        if matrix.shape[1] != places[-1]:
+            raise ModelMisfit(
+                f"The input {model_input.name} has {places[-1]} numbers a row by the contract, but the features have "
+                f"{matrix.shape[1]}."
+            )
+        for column, place in zip(columns, places, strict=False):
+            if column.length is None:
+                found[column.name] = Spread.of(matrix[:, place], category=column.categories is not None)
+    return found
 
 
 def read_card(data: bytes, name: str) -> Card:
@@ -119,9 +167,14 @@ def read_card(data: bytes, name: str) -> Card:
     try:
         return Card.model_validate_json(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ModelMisfit(f"{name} is not a model card: {where + ': ' if where else ''}{first['msg']}.") from error
+        raise ModelMisfit(f"{name} is not a model card: {_first(error)}.") from error
+
+
+def _first(error: ValidationError) -> str:
+    """What a validation says first, and of which field."""
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"]))
+    return f"{where + ': ' if where else ''}{first['msg'].removeprefix('Value error, ')}"
 
 
 def differences(before: Card, after: Card) -> dict[str, tuple[Any, Any]]:

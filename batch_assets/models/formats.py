@@ -9,7 +9,6 @@
 import hashlib
 import importlib
 import importlib.util
-import io
 import re
 import warnings
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from batch_assets.errors import ModelChanged, ModelMisfit, UnsafeModel
 from batch_assets.models.device import on_cuda
 from batch_assets.models.program import read_program
-from batch_assets.models.vetting import require_safe_pt2, require_safe_script
+from batch_assets.models.vetting import Archive, not_this_format, packed, vetted_pt2, vetted_script
 from batch_assets.scoring.settings import Device
 
 if TYPE_CHECKING:
@@ -64,21 +63,23 @@ def read_model(data: bytes, name: str, device: Device, form: ModelFormat) -> Cal
         return _safetensors(data, name, device, form)
     if form.name == "torchscript":
         return _torchscript(data, name, device)
-    require_safe_pt2(data, name)
-    return read_program(data, device) or by_torch_export(data, device)
+    archive = vetted_pt2(data, name)
+    return read_program(archive, device) or by_torch_export(archive, device)
 
 
 def read_reference(data: bytes, name: str, form: ModelFormat) -> Callable[..., "tuple[torch.Tensor]"]:
     """A second program from a file that `read_model` took, to compare with: torch's own reading of a `.pt2`."""
-    return by_torch_export(data, "cpu") if form.name == "pt2" else read_model(data, name, "cpu", form)
+    return by_torch_export(vetted_pt2(data, name), "cpu") if form.name == "pt2" else read_model(data, name, "cpu", form)
 
 
-def by_torch_export(data: bytes, device: Device) -> Any:
-    """The program in a `.pt2` file as torch.export reads it; the caller has refused pickles."""
+def by_torch_export(archive: Archive, device: Device) -> Any:
+    """The program in a vetted `.pt2` file as torch.export reads it."""
     import torch
 
-    loaded = torch.export.load(io.BytesIO(data))
+    loaded = torch.export.load(packed(archive))
     program = (on_cuda(loaded) if device == "cuda" else loaded).module(check_guards=False)
+    # For weights that ask for gradients torch takes other kernels, which round otherwise, even where no gradient is computed.
+    program.requires_grad_(False)
     # Plain code takes and gives flat tuples; the exported one walks an argument tree at every call.
     program.graph.set_codegen(torch.fx.graph.CodeGen())
     program.recompile()
@@ -89,10 +90,10 @@ class _Single:
     """A network that gives one tensor, as a program."""
 
     def __init__(self, network: Callable[..., "torch.Tensor"]) -> None:
-        self._network = network
+        self.network = network
 
     def __call__(self, *inputs: "torch.Tensor") -> "tuple[torch.Tensor]":
-        return (self._network(*inputs),)
+        return (self.network(*inputs),)
 
 
 def _safetensors(data: bytes, name: str, device: Device, form: ModelFormat) -> _Single:
@@ -103,7 +104,7 @@ def _safetensors(data: bytes, name: str, device: Device, form: ModelFormat) -> _
     try:
         weights = load(data)
     except SafetensorError as error:
-        raise UnsafeModel(f"{name} is not a safetensors file ({error}).") from error
+        raise UnsafeModel(not_this_format(data, name, "safetensors", str(error))) from error
     factory = form.module or ""
     found = _sha256_of(_source(factory, name), name)
     if found != form.module_sha256:
@@ -166,11 +167,13 @@ def _torchscript(data: bytes, name: str, device: Device) -> _Single:
     """
     import torch
 
-    require_safe_script(data, name)
+    archive = vetted_script(data, name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # said at registration
         try:
-            network = torch.jit.load(io.BytesIO(data), map_location=device)  # type: ignore[no-untyped-call]
+            network = torch.jit.load(packed(archive), map_location=device)  # type: ignore[no-untyped-call]
         except RuntimeError as error:
-            raise UnsafeModel(f"{name} is not a TorchScript file: {str(error).splitlines()[0]}.") from error
+            raise UnsafeModel(not_this_format(data, name, "torchscript", str(error))) from error
+    for weights in network.parameters():
+        weights.requires_grad_(False)
     return _Single(network.eval())

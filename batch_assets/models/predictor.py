@@ -1,4 +1,4 @@
-"""How a model becomes a file, and how a version is loaded, vetted and run.
+"""How a model becomes a file, and how a version is loaded and run; it is tried in `trial`.
 
 The file that we make is a `.pt2` of torch.export; nothing in it may be a pickle or tell of the machine that made it. Which
 others can be read is decided in `formats`.
@@ -8,8 +8,7 @@ import ctypes
 import hashlib
 import io
 import resource
-import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +21,11 @@ from typing_extensions import override
 from batch_assets.contract import FeatureContract
 from batch_assets.errors import ModelChanged, ModelMisfit
 from batch_assets.models.device import CudaLane, autocast
-from batch_assets.models.formats import PT2, ModelFormat, read_model, read_reference
+from batch_assets.models.formats import PT2, ModelFormat, read_model
 from batch_assets.scoring.forward import Logits, Predictor
-from batch_assets.scoring.inputs import SHORTEST_BUCKET, Array
-from batch_assets.scoring.postprocess import probability_of
-from batch_assets.scoring.settings import Device, Precision
+from batch_assets.scoring.inputs import SHAPE, SHORTEST_BUCKET, Array
+from batch_assets.scoring.postprocess import Returns, no_probabilities, probability_of
+from batch_assets.scoring.settings import DEFAULT_BATCH_ROWS, Device, Precision
 from batch_assets.storage import Storage
 
 if TYPE_CHECKING:
@@ -36,30 +35,39 @@ _SOURCE_NOTES = ("stack_trace", "nn_module_stack", "source_fn_stack", "from_node
 """Node annotations that hold paths and lines of the machine that exported the model."""
 
 
+_ROUNDING = 1e-4
+"""By how much two readings of one program may differ, as a share of its largest output: what audits allow other machines."""
+
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
 
 
 def export_model(module: "torch.nn.Module", takes: "int | FeatureContract") -> bytes:
-    """Export a model that maps features to logits of shape (rows, logits), for any number of rows.
+    """Export a model that maps features to outputs of shape (rows, values), for any number of rows.
 
-    The bytes depend on the model alone: the same model exported in two folders gives the same file.
+    The bytes depend on the model alone: the same model exported in two folders gives the same file. The module stays as it is:
+    what was in training mode still is, and what wants gradients.
 
     Args:
         module: takes one float32 tensor of shape (rows, columns), or the inputs of a contract in their order.
-        takes: how many columns, or the contract.
+        takes: how many columns, or the contract. Lists get the lengths to which a night pads them, up to their `max_length`.
+
+    Raises:
+        ModelMisfit: torch.export cannot export it for any number of rows.
     """
     import torch
 
     example: tuple[torch.Tensor, ...]
     if isinstance(takes, int):
-        example, lists = (torch.zeros(128, takes, dtype=torch.float32),), [False]
+        example, longest = (torch.zeros(128, takes, dtype=torch.float32),), [0]
     else:
-        arrays = _example(takes, rows=128)
-        example = tuple(torch.from_numpy(array).t().contiguous() for array in arrays)
-        lists = [takes.columns_of(one.name)[0].length == "variable" for one in takes.inputs]
-    rows = torch.export.Dim("rows", min=1)
-    shapes = tuple({0: rows, 1: torch.export.Dim("length", min=1)} if is_list else {0: rows} for is_list in lists)
-    program = torch.export.export(module.eval(), example, dynamic_shapes=shapes)
+        example = tuple(torch.from_numpy(array).t().contiguous() for array in _example(takes, rows=128))
+        longest = [one.max_length if takes.columns_of(one.name)[0].length == "variable" else 0 for one in takes.inputs]
+    modes = [(one, one.training) for one in module.modules()]
+    try:
+        program = _exported(module.eval(), example, longest)
+    finally:
+        for one, training in modes:
+            one.training = training
     for node in program.graph.nodes:
         for note in _SOURCE_NOTES:
             node.meta.pop(note, None)
@@ -67,6 +75,34 @@ def export_model(module: "torch.nn.Module", takes: "int | FeatureContract") -> b
     buffer = io.BytesIO()
     torch.export.save(program, buffer)
     return buffer.getvalue()
+
+
+def _exported(module: "torch.nn.Module", example: "tuple[torch.Tensor, ...]", longest: Sequence[int]) -> Any:
+    """A program of torch.export for any number of rows or, if the module does not permit few, for those that a night has.
+
+    Args:
+        module: in evaluation mode.
+        example: its inputs.
+        longest: the most elements of each input's lists, or 0 if it has none. Lists of one `max_length` are padded alike in
+            every batch, so they share a dimension.
+    """
+    import torch
+
+    refusals: list[Exception] = []
+    for strict in (False, True):
+        for rows, elements in ((1, 1), (2, 1), (SHAPE, SHORTEST_BUCKET)):
+            fewest = torch.export.Dim("rows", min=rows)
+            lengths = {most: torch.export.Dim(f"length_{most}", min=elements, max=most) for most in longest if most > elements}
+            shapes = tuple({0: fewest, 1: lengths[most]} if most in lengths else {0: fewest} for most in longest)
+            try:
+                return torch.export.export(module, example, dynamic_shapes=shapes, strict=strict)
+            except Exception as error:  # noqa: BLE001 - the module's own code runs here; what it raised is told below
+                refusals.append(error)
+    reason = next((line.strip(" -.") for line in str(refusals[0]).splitlines() if line.strip()), type(refusals[0]).__name__)
+    raise ModelMisfit(
+        f"{type(module).__name__} cannot be exported by torch.export for any number of rows ({reason}): rewrite what stops it, "
+        "or keep its weights as safetensors with a module, package.file:factory, which need no export."
+    ) from refusals[0]
 
 
 class TorchPredictor(Predictor):
@@ -120,12 +156,23 @@ class TorchPredictor(Predictor):
         )
 
     def _outputs(self, inputs: "list[torch.Tensor]") -> "torch.Tensor":
-        """Inputs of shape (width, rows) to float32 logits of shape (logits, rows)."""
+        """Inputs of shape (width, rows) to float32 outputs of shape (values, rows). Raises ModelMisfit if they are none."""
         import torch
 
         with torch.inference_mode(), autocast(self._device, self._precision):
-            (output,) = self._program(*[tensor.t() for tensor in inputs])
-        logits: torch.Tensor = output.reshape(inputs[0].shape[1], -1).t()
+            outputs = self._program(*[tensor.t() for tensor in inputs])
+        rows = inputs[0].shape[1]
+        if len(outputs) != 1 or not isinstance(outputs[0], torch.Tensor):
+            raise ModelMisfit("The model gives several tensors, not one: export a module that returns its logits alone.")
+        (output,) = outputs
+        if not output.is_floating_point():
+            raise ModelMisfit(
+                f"The model gives {str(output.dtype).removeprefix('torch.')}, as numbers of classes are: export it without its "
+                "argmax or threshold, so that it gives logits or probabilities."
+            )
+        if output.dim() == 0 or output.shape[0] != rows:
+            raise ModelMisfit(f"The model gives shape {tuple(output.shape)} for {rows:,} rows: the rows must come first.")
+        logits: torch.Tensor = output.reshape(rows, -1).t()
         return logits.float()
 
 
@@ -168,59 +215,95 @@ def load_program(
     return TorchPredictor(read_model(model, name, device, form), device, precision)
 
 
-def check_model(model: bytes, contract: FeatureContract, logits: int, name: str, form: ModelFormat = PT2) -> None:
-    """Run one batch through a model, so that a misfit is found before a night is. Warns of TorchScript.
+def require_same_program(ours: Logits, reference: Logits, name: str, form: ModelFormat) -> None:
+    """Refuse a file whose second reading gives other values than the first. Raises ModelMisfit.
 
-    Raises:
-        ModelMisfit: it does not take the contract's columns, or does not give so many logits a row.
-        ModelChanged: the source of its module is not the one that its card names.
-        UnsafeModel: loading it would execute a pickle.
+    Of a `.pt2` the second reading is torch's own. It may round otherwise, as it may call other kernels: nobody scores with it,
+    and which reader a file gets depends on the file alone, so that a night and its audit have the same bits. A program that
+    was misread is not off by roundings.
     """
-    predictor = load_program(model, name, form=form)
-    reference = TorchPredictor(read_reference(model, name, form))
-    gives = "one logit" if logits == 1 else f"{logits} logits"
-    inputs = _example(contract, rows=128)
-    before = [array.copy() for array in inputs]
-    try:
-        output, again, other = (next(iter(one.forward([inputs]))) for one in (reference, reference, predictor))
-    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise ModelMisfit(f"{name} does not map {len(contract.columns)} columns to {gives} a row: {reason}.") from error
-    if output.shape != (logits, 128):
-        shape = output.shape[::-1]
-        raise ModelMisfit(
-            f"{name} does not map {len(contract.columns)} columns to {gives} a row: it gives shape {shape} for 128 rows."
-        )
-    if not all(np.array_equal(array, copy) for array, copy in zip(inputs, before, strict=True)):
-        raise ModelMisfit(f"{name} writes into its inputs: copy them before changing them in place.")
-    if not np.array_equal(output, again, equal_nan=True):
-        raise ModelMisfit(f"{name} gives other values the second time: it must not keep state or draw random numbers.")
-    if not np.array_equal(output, other, equal_nan=True):
-        if form.name != "pt2":
+    if form.name != "pt2":
+        if not np.array_equal(ours, reference, equal_nan=True):
             raise ModelMisfit(f"{name} gives other values when it is loaded again: keep all that it computes with in its file.")
+        return
+    finite = np.abs(reference[np.isfinite(reference)])
+    bound = _ROUNDING * float(finite.max(initial=0.0))
+    if not np.allclose(ours, reference, rtol=_ROUNDING, atol=bound, equal_nan=True):
         raise ModelMisfit(f"{name} is read otherwise by batch_assets.models.program than by torch.export: please report it.")
-    if form.name == "torchscript":
-        warnings.warn(f"{name} is TorchScript, which torch does not develop any more: export it as .pt2.", stacklevel=2)
+
+
+Matrix = npt.NDArray[np.generic]
 
 
 def predict_probabilities(
-    model: bytes, features: npt.NDArray[np.float32], batch_rows: int = 1_024, form: ModelFormat = PT2
+    model: bytes,
+    features: Matrix | Sequence[Matrix],
+    *,
+    returns: Returns,
+    batch_rows: int = DEFAULT_BATCH_ROWS,
+    form: ModelFormat = PT2,
 ) -> npt.NDArray[np.float32]:
-    """Probabilities of shape (rows,) for features of shape (rows, columns), computed in the very way in which a night does."""
-    rows, columns = features.shape
-    staged = np.zeros((columns, -(-rows // batch_rows) * batch_rows), dtype=np.float32)
-    staged[:, :rows] = features.T
-    batches = ((staged[:, start : start + batch_rows],) for start in range(0, staged.shape[1], batch_rows))
-    logits = np.concatenate(list(load_program(model, "the model", form=form).forward(batches)), axis=1)
-    return probability_of(logits[:, :rows])
+    """Probabilities of shape (rows,), computed in the very way in which a night does.
+
+    Args:
+        model: the model file.
+        features: shape (rows, columns); of a model with several inputs one such array for each, in its order. Lists of any
+            length are padded.
+        returns: what the model gives, as its card says.
+        batch_rows: rows per forward pass.
+        form: what the model file is.
+
+    Raises:
+        ModelMisfit: what should be probabilities are none.
+    """
+    values = outputs_of(model, features, batch_rows=batch_rows, form=form)
+    if returns == "probabilities" and (wrong := no_probabilities(values)).any():
+        raise ModelMisfit(
+            f"The model returns no probabilities: {wrong.sum():,} of {len(wrong):,} rows are not between 0 and 1, or have "
+            'another sum than 1; if it gives logits, say returns="logits".'
+        )
+    return probability_of(values, returns)
+
+
+def outputs_of(
+    model: bytes, features: Matrix | Sequence[Matrix], *, batch_rows: int = DEFAULT_BATCH_ROWS, form: ModelFormat = PT2
+) -> Logits:
+    """What a model gives for features, shape (values, rows); see `predict_probabilities`. Raises ModelMisfit."""
+    arrays = [_as_input(one) for one in ([features] if isinstance(features, np.ndarray) else features)]
+    counts = {len(one) for one in arrays}
+    if len(counts) != 1 or counts == {0}:
+        raise ModelMisfit(f"The features must have equally many rows for each input, and some: not {sorted(counts)}.")
+    (rows,) = counts
+    padded = -(-rows // batch_rows) * batch_rows
+    staged = [np.concatenate([one, np.repeat(one[:1], padded - rows, axis=0)]).T.copy() for one in arrays]
+    batches = (tuple(one[:, start : start + batch_rows] for one in staged) for start in range(0, padded, batch_rows))
+    try:
+        found = list(load_program(model, "the model", form=form).forward(batches))
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        shapes = ", ".join(f"{one.shape} {one.dtype}" for one in arrays)
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise ModelMisfit(f"The model does not take these features ({shapes}): {reason}.") from error
+    return np.concatenate(found, axis=1)[:, :rows]
+
+
+def _as_input(values: Matrix) -> Array:
+    """Features as a model takes them: whole numbers as int64, others as float32, of shape (rows, width)."""
+    matrix = values[:, None] if values.ndim == 1 else values
+    if np.issubdtype(matrix.dtype, np.floating):
+        return matrix.astype(np.float32, copy=False)
+    return matrix.astype(np.int64, copy=False)
 
 
 def _example(contract: FeatureContract, rows: int) -> tuple[Array, ...]:
-    """Small numbers in the shapes that a contract's model takes, each (width, rows); a list of any length has 16 elements."""
+    """Small numbers in the shapes that a contract's model takes, each (width, rows); lists of any length are short."""
     shapes = []
     for one in contract.inputs:
         lengths = [column.length for column in contract.columns_of(one.name)]
-        width = SHORTEST_BUCKET if "variable" in lengths else sum(n if isinstance(n, int) else 1 for n in lengths)
+        width = (
+            min(SHORTEST_BUCKET, one.max_length)
+            if "variable" in lengths
+            else sum(n if isinstance(n, int) else 1 for n in lengths)
+        )
         shapes.append(
             np.arange(width * rows).reshape(width, rows) % 7 / 7 if one.dtype == "float32" else np.zeros((width, rows))
         )

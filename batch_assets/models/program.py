@@ -2,18 +2,18 @@
 
 A `.pt2` file is a zip of a graph as JSON (torch's `_export/serde/schema.py`) and of raw tensors. Most models are a
 straight line of `aten` calls on tensors and plain values; those are read here and run as they stand. A file with anything
-else in it is left to torch.export: `read_program` says so by returning None. Registration runs both and compares their
-bits.
+else in it is left to torch.export: `read_program` says so by returning None. So the file alone decides how it is read, in every
+night and every audit. Registration runs both and compares.
 """
 
-import io
 import json
 import operator
-import zipfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from batch_assets.models.vetting import Archive
 
 if TYPE_CHECKING:
     import torch
@@ -81,11 +81,10 @@ class Program:
         return (values[self._output],)
 
 
-def read_program(model: bytes, device: str) -> Program | None:
-    """The program in a `.pt2` file, or None if it holds something that only torch.export understands."""
+def read_program(archive: Archive, device: str) -> Program | None:
+    """The program in a vetted `.pt2` file, or None if it holds something that only torch.export understands."""
     try:
-        with zipfile.ZipFile(io.BytesIO(model)) as archive:
-            return _Reader(archive, device).program()
+        return _Reader(archive, device).program()
     except (_Unknown, KeyError, IndexError, TypeError, ValueError, AttributeError):
         return None
 
@@ -93,15 +92,14 @@ def read_program(model: bytes, device: str) -> Program | None:
 class _Reader:
     """Turns the JSON of one file into a program."""
 
-    def __init__(self, archive: zipfile.ZipFile, device: str) -> None:
-        self._files = {entry.filename.partition("/")[2]: entry for entry in archive.infolist()}
+    def __init__(self, archive: Archive, device: str) -> None:
         self._archive, self._device = archive, device
         self._places: dict[str, int] = {}
 
     def program(self) -> Program:
-        document = json.loads(self._read("models/model.json"))
+        document = json.loads(self._archive["models/model.json"])
         graph, signature = (document["graph_module"][name] for name in ("graph", "signature"))
-        if self._read("byteorder").strip() != b"little":
+        if self._archive["byteorder"].strip() != b"little":
             raise _Unknown
         tensors = self._tensors("weights") | self._tensors("constants")
         constants: dict[int, Any] = {}
@@ -170,9 +168,9 @@ class _Reader:
 
         config = f"data/{kind}/model_{kind}_config.json"
         found = {}
-        for name, payload in json.loads(self._read(config))["config"].items() if config in self._files else ():
+        for name, payload in json.loads(self._archive[config])["config"].items():
             meta = payload["tensor_meta"]
-            data = bytearray(self._read(f"data/{kind}/{payload['path_name']}"))
+            data = bytearray(self._archive[f"data/{kind}/{payload['path_name']}"])
             dtype = getattr(torch, _DTYPES[meta["dtype"]])
             flat = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
             sizes, strides = ([one["as_int"] for one in meta[axis]] for axis in ("sizes", "strides"))
@@ -182,9 +180,6 @@ class _Reader:
 
     def _place(self, name: str) -> int:
         return self._places.setdefault(name, len(self._places))
-
-    def _read(self, name: str) -> bytes:
-        return self._archive.read(self._files[name])
 
 
 def _function(target: str) -> Callable[..., Any]:

@@ -7,28 +7,33 @@ was approved, so bytes that change afterwards are noticed by whoever resolves th
 import hashlib
 import logging
 import re
-from contextlib import suppress
+import warnings
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from batch_assets.errors import (
     AlreadyExists,
     InUse,
     MlflowUnreachable,
     ModelChanged,
+    ModelMisfit,
     NoSuchModel,
     NotFound,
     Retired,
     VersionExists,
 )
 from batch_assets.models.approvals import Approval, Approvals
-from batch_assets.models.card import Card
+from batch_assets.models.card import Card, read_card
 from batch_assets.models.mlflow_source import MlflowSettings, MlflowSource
-from batch_assets.models.predictor import check_model
+from batch_assets.models.sandbox import Sandbox
+from batch_assets.models.trial import check_model
 from batch_assets.numbered_log import LogEntry, NumberedLog
 from batch_assets.storage import Storage
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 CARD_FILE = "card.json"
 _LOG = logging.getLogger(__name__)
@@ -68,6 +73,11 @@ class ModelVersion:
         """Where its files are."""
         return self.registry.storage
 
+    @property
+    def logs(self) -> list[NumberedLog]:
+        """The log of its alias, if it was resolved by one: what is made with it was made from that."""
+        return [self.registry.approvals(self.name, self.alias).log] if self.alias else []
+
     def withdrawn(self) -> frozenset[int]:
         """The approvals of its alias that were withdrawn until now."""
         return self.registry.approvals(self.name, self.alias).withdrawn() if self.alias else frozenset()
@@ -85,33 +95,46 @@ class ModelVersion:
 
 
 class Registry:
-    """The models under a storage root."""
+    """The models under a storage root.
 
-    def __init__(self, storage: Storage) -> None:
+    `sandbox` is where files are opened that are not registered yet; by default each in a process of its own.
+    """
+
+    def __init__(self, storage: Storage, sandbox: Sandbox | None = None) -> None:
         self.storage = storage
+        self._sandbox = sandbox or Sandbox()
 
-    def register(self, name: str, version: str, card: Card, model: bytes) -> ModelVersion:
-        """Keep a version for ever. The same bytes again are no change.
+    def register(self, name: str, version: str, card: Card, model: bytes, rows: "pa.Table | None" = None) -> ModelVersion:
+        """Keep a version for ever, after it was tried; see `trial.check_model`. The same bytes again are no change.
+
+        What does not hinder it and should be known is a warning. It is tried on `rows` of features, or on made-up ones.
 
         Raises:
             VersionExists: the version is there with other bytes.
             ModelChanged: the card speaks of another file.
-            ModelMisfit: the program does not take the contract's columns or does not give one logit a row.
-            UnsafeModel: loading the program would execute a pickle.
+            ModelMisfit: the program does not take the contract's columns, does not give what its card says, or a row's outputs
+                depend on more than that row.
+            UnsafeModel: the file is damaged, is no model, would run what it brings along, or takes too much time or memory.
         """
         folder = _folder(name, version)
         if card.model_sha256 != hashlib.sha256(model).hexdigest():
             raise ModelChanged(f"The card of {name} {version} names another sha256 than that of the model file.")
-        check_model(model, card.contract, card.outputs.logits, f"{name} {version}", card.form)
         described = card.model_dump_json(indent=1).encode()
-        with suppress(NotFound):  # a version whose program is gone keeps its name: nothing is written beside another card
+        try:  # a version whose program is gone keeps its name: nothing is written beside another card
             self._require_same(name, version, self.storage.read(f"{folder}/{CARD_FILE}"), described)
+        except NotFound:  # one that is registered was vetted, and its card names the sha256 of what was
+            self._vet(f"{name} {version}", card, model, rows)
         for file, data in {card.model_file: model, CARD_FILE: described}.items():
             try:  # the card comes last: a version without one is not there yet, and the same registration finishes it
                 self.storage.create(f"{folder}/{file}", data)
             except AlreadyExists:
                 self._require_same(name, version, self.storage.read(f"{folder}/{file}"), data)
         return self.version(name, version)
+
+    def _vet(self, name: str, card: Card, model: bytes, rows: "pa.Table | None") -> None:
+        """Open and try a model file in a process apart."""
+        for found in self._sandbox.call(name, check_model, model, card, name, rows):
+            warnings.warn(found, stacklevel=3)
 
     @staticmethod
     def _require_same(name: str, version: str, found: bytes, given: bytes) -> None:
@@ -186,7 +209,7 @@ class Registry:
     def aliases(self, name: str) -> dict[str, Approval]:
         """Every alias of a model and the approval in force."""
         found = {}
-        for alias in sorted(self.storage.names(f"models/{_checked(name)}/aliases")):
+        for alias in sorted(filter(_fits, self.storage.names(f"models/{_checked(name)}/aliases"))):
             approval = self.approvals(name, alias).latest()
             if approval:
                 found[alias] = approval
@@ -291,9 +314,9 @@ class Registry:
         except NotFound:
             raise NoSuchModel(f"{name} {version} is not registered under {self.storage.location}.") from None
         try:
-            return data, Card.model_validate_json(data)
-        except ValidationError as error:
-            raise ModelChanged(f"The card of {name} {version} cannot be read: {error.errors()[0]['msg']}.") from error
+            return data, read_card(data, f"The card of {name} {version}")
+        except ModelMisfit as error:
+            raise ModelChanged(f"{str(error).replace(' is not a model card', ' cannot be read')}") from error
 
     def _retirements(self, name: str, version: str) -> NumberedLog:
         return NumberedLog(self.storage, f"{_folder(name, version)}/_retired")

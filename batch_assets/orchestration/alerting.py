@@ -1,8 +1,10 @@
 """Which runs somebody is told of: those that failed for good, those that were blocked, and those with many dead letters."""
 
+import time
+
 import dagster as dg
 
-from batch_assets.alerts import Alert, send
+from batch_assets.alerts import LIMIT, Alert, send
 from batch_assets.config import PipelineConfig
 from batch_assets.orchestration.assets import asset_key
 from batch_assets.orchestration.liveness import COMMAND_LINE
@@ -13,6 +15,9 @@ from batch_assets.orchestration.sensors import will_be_tried_again
 _HISTORY = 100
 """How many materializations of a day are looked at."""
 
+_SECONDS_EACH = 1.0
+"""How long a run's receivers are waited for after the runs before it in the same tick have used up the limit."""
+
 
 def build_alert_sensors(config: PipelineConfig) -> list[dg.SensorDefinition]:
     """One sensor for runs that failed and one for runs that succeeded; none if there is nobody to tell.
@@ -22,6 +27,7 @@ def build_alert_sensors(config: PipelineConfig) -> list[dg.SensorDefinition]:
     """
     if not config.alerts:
         return []
+    told_of_failures, told_of_dead_letters = Ticks(), Ticks()
 
     @dg.run_status_sensor(
         run_status=dg.DagsterRunStatus.FAILURE,
@@ -31,7 +37,8 @@ def build_alert_sensors(config: PipelineConfig) -> list[dg.SensorDefinition]:
         description="Tells the receivers of runs that failed and will not be retried.",
     )
     def failures(context: dg.RunStatusSensorContext) -> None:
-        _send(config, of_failure(config, context.instance, context.dagster_run, context.dagster_event.message or ""))
+        alert = of_failure(config, context.instance, context.dagster_run, context.dagster_event.message or "")
+        told_of_failures.send(config, context, alert)
 
     @dg.run_status_sensor(
         run_status=dg.DagsterRunStatus.SUCCESS,
@@ -41,7 +48,8 @@ def build_alert_sensors(config: PipelineConfig) -> list[dg.SensorDefinition]:
         description="Tells the receivers of days with many dead letters.",
     )
     def dead_letters(context: dg.RunStatusSensorContext) -> None:
-        _send(config, of_dead_letters(config, context.instance, context.dagster_run))
+        alert = of_dead_letters(config, context.instance, context.dagster_run)
+        told_of_dead_letters.send(config, context, alert)
 
     return [failures, dead_letters]
 
@@ -55,11 +63,11 @@ def of_failure(config: PipelineConfig, instance: dg.DagsterInstance, run: dg.Dag
     subject = f"{config.name} {day}" if day else config.name
     findings = blocking_findings(config, instance, run.run_id)
     if findings:
-        return Alert("blocked", config.name, day, f"{subject} is blocked", _of_run(run, "; ".join(findings)))
+        return Alert("blocked", config.name, day, f"{subject} is blocked", _of_run(run, "; ".join(findings)), run.run_id)
     if will_be_tried_again(run):
         return None
     reasons = step_failures(instance, run.run_id)
-    return Alert("failed", config.name, day, f"{subject} failed", _of_run(run, "; ".join(reasons) or message))
+    return Alert("failed", config.name, day, f"{subject} failed", _of_run(run, "; ".join(reasons) or message), run.run_id)
 
 
 def of_dead_letters(config: PipelineConfig, instance: dg.DagsterInstance, run: dg.DagsterRun) -> Alert | None:
@@ -73,7 +81,8 @@ def of_dead_letters(config: PipelineConfig, instance: dg.DagsterInstance, run: d
         warning = made.metadata.get(f"{WARNING}dead_letters")
         if warning is not None and _published_first(instance, made) == run.run_id:
             title = f"{config.name} {made.partition} has many dead letters"
-            return Alert("dead_letters", config.name, made.partition, title, _of_run(run, str(warning.value)))
+            about = str(made.metadata["run_id"].value)
+            return Alert("dead_letters", config.name, made.partition, title, _of_run(run, str(warning.value)), about)
     return None
 
 
@@ -90,6 +99,22 @@ def _of_run(run: dg.DagsterRun, message: str) -> str:
     return f"{message.rstrip('.')}. (Dagster run {run.run_id})"
 
 
-def _send(config: PipelineConfig, alert: Alert | None) -> None:
-    if alert:
-        send(config.alerts, alert)
+class Ticks:
+    """Sends the alerts of one sensor, and keeps the receivers from making one of its ticks long.
+
+    Dagster calls a sensor for up to five runs in a tick, one after the other, and repeats a tick that takes more than a minute;
+    until then no other sensor is looked at. The runs of one tick come with the same log.
+    """
+
+    def __init__(self) -> None:
+        self._log: object = None
+        self._until = 0.0
+
+    def send(self, config: PipelineConfig, context: dg.RunStatusSensorContext, alert: Alert | None) -> None:
+        """Send an alert, if there is one. Raises AlertFailed, which shows in the tick."""
+        if alert is None:
+            return
+        now = time.monotonic()
+        if context.log is not self._log:
+            self._log, self._until = context.log, now + LIMIT
+        send(config.alerts, alert, wait=max(self._until - now, _SECONDS_EACH))

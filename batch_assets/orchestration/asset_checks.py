@@ -12,6 +12,7 @@ from batch_assets.orchestration import metadata
 from batch_assets.orchestration.assets import asset_key, partitions
 from batch_assets.orchestration.pins import pinned
 from batch_assets.orchestration.promise import standing
+from batch_assets.orchestration.remembered import require_remembered
 from batch_assets.orchestration.resources import StorageRoot
 from batch_assets.orchestration.runs import began
 from batch_assets.pipeline.freeze import frozen
@@ -25,8 +26,9 @@ Outcomes = Callable[[dg.AssetCheckExecutionContext, StorageRoot], Iterator[Check
 
 _OF_FEATURES = {
     "contract": "The columns are those that were agreed: names, order, types.",
+    "sources": "Every table has rows of the day, about as many as are usual, and the features are not those of an earlier day.",
     "expectations": "great-expectations on the column profile: rows, missing values, permitted ranges, the team's own.",
-    "changes": "Nothing is suddenly otherwise than on comparable good days: rows, units, filled columns, the same data again.",
+    "changes": "Nothing is suddenly otherwise than on comparable good days: rows, units, filled columns, missing values.",
     "feature_drift": "PSI, KS and Jensen-Shannon of each feature against the nearest comparable good day before.",
 }
 _FULL_SCAN = {"full_scan": "great-expectations on every row."}
@@ -50,17 +52,23 @@ _OF_PROMISE = {"promise": "The day, or a newer one, went live by the time that w
 def build_checks(config: PipelineConfig, clock: Clock = utc_now) -> list[dg.AssetChecksDefinition]:
     """Every check of a pipeline, in one step for each subject; blocking but for those that only warn."""
 
-    def of_features(context: dg.AssetCheckExecutionContext, root: StorageRoot) -> Iterator[CheckOutcome]:
+    def known(context: dg.AssetCheckExecutionContext, root: StorageRoot) -> Storage:
+        """The storage root, if it still has what Dagster knows of it."""
         storage = root.storage()
+        require_remembered(config, context.instance, storage, context.partition_key)
+        return storage
+
+    def of_features(context: dg.AssetCheckExecutionContext, root: StorageRoot) -> Iterator[CheckOutcome]:
+        storage = known(context, root)
         yield from _verdict(storage, frozen(config, storage, context.partition_key).folder).outcomes
 
     def of_runs(context: dg.AssetCheckExecutionContext, root: StorageRoot) -> Iterator[CheckOutcome]:
-        storage = root.storage()
+        storage = known(context, root)
         run, _ = finished_run(config, storage, context.partition_key, pinned(context, config, root))
         yield from _verdict(storage, run.folder).outcomes
 
     def of_release(context: dg.AssetCheckExecutionContext, root: StorageRoot) -> Iterator[CheckOutcome]:
-        yield published_matches(config, root.storage(), context.partition_key, pinned(context, config, root))
+        yield published_matches(config, known(context, root), context.partition_key, pinned(context, config, root))
 
     def of_promise(context: dg.AssetCheckExecutionContext, root: StorageRoot) -> Iterator[CheckOutcome]:
         day = date.fromisoformat(context.partition_key)

@@ -11,16 +11,20 @@ from batch_assets.orchestration import metadata
 from batch_assets.orchestration.liveness import POOL
 from batch_assets.orchestration.observe import ObservingWatch
 from batch_assets.orchestration.pins import pinned
+from batch_assets.orchestration.remembered import of_logs, require_remembered
 from batch_assets.orchestration.resources import RayCluster, StorageRoot
 from batch_assets.orchestration.runs import began
+from batch_assets.pipeline.accepted import accepted_log
 from batch_assets.pipeline.freeze import freeze
 from batch_assets.pipeline.judge import judge, judge_features
 from batch_assets.pipeline.preflight import preflight
 from batch_assets.pipeline.presence import presence
 from batch_assets.pipeline.publish import publish
-from batch_assets.pipeline.score import score
+from batch_assets.pipeline.score import batch_size_log, score
 from batch_assets.pipeline.watch import Watch
 from batch_assets.scoring.commit import day_folder
+from batch_assets.serving.release import current_log as live_log
+from batch_assets.snapshot import current_log
 
 Result = dg.MaterializeResult[None]
 
@@ -75,11 +79,13 @@ def build_assets(pipeline: PipelineConfig) -> list[dg.AssetsDefinition]:
     ) -> Result:
         """The day's features, computed from what was known by its end and frozen as a snapshot."""
         storage, day = storage_root.storage(), context.partition_key
+        require_remembered(pipeline, context.instance, storage, day)
         with presence(storage, day_folder(pipeline.name, day)):
             frozen = freeze(pipeline, storage, day, watch, refresh=config.refresh)
             verdict = judge_features(pipeline, storage, frozen, day)
+        shown = metadata.of_features(frozen, verdict, began(context.instance, context.run.run_id))
         return Result(
-            metadata=metadata.of_features(frozen, verdict, began(context.instance, context.run.run_id)),
+            metadata=shown | of_logs(storage, [current_log(storage, pipeline.name, day)]),
             data_version=dg.DataVersion(frozen.snapshot.digest),
         )
 
@@ -100,6 +106,7 @@ def build_assets(pipeline: PipelineConfig) -> list[dg.AssetsDefinition]:
     ) -> Result:
         """Every user of the day, scored by one approved model and proven complete."""
         storage, model, day = storage_root.storage(), pinned(context, pipeline, storage_root), context.partition_key
+        require_remembered(pipeline, context.instance, storage, day)
         engine = ray_cluster.engine(pipeline.engine, config.engine.value if config.engine else None)
         observing = ObservingWatch(watch, context, asset_key(pipeline, "predictions"))
         with presence(storage, day_folder(pipeline.name, day)):
@@ -109,8 +116,10 @@ def build_assets(pipeline: PipelineConfig) -> list[dg.AssetsDefinition]:
                 watch.say(flown.sentence())
             scored = score(pipeline, storage, day, model, engine, observing)
             verdict = judge(pipeline, storage, day, model)
+        shown = metadata.of_predictions(scored, verdict, model, began(context.instance, context.run.run_id))
+        moved = [accepted_log(storage, pipeline.name, day), batch_size_log(pipeline, storage, day, model), *model.logs]
         return Result(
-            metadata=metadata.of_predictions(scored, verdict, model, began(context.instance, context.run.run_id)),
+            metadata=shown | of_logs(storage, moved),
             data_version=dg.DataVersion(scored.manifest.run_id),
             tags=metadata.model_tags(scored.manifest.model),
         )
@@ -119,10 +128,11 @@ def build_assets(pipeline: PipelineConfig) -> list[dg.AssetsDefinition]:
     def serving_table(context: dg.AssetExecutionContext, storage_root: StorageRoot, watch: dg.ResourceParam[Watch]) -> Result:
         """The day's predictions by key, published all at once if the verdict on them is good."""
         storage, model, day = storage_root.storage(), pinned(context, pipeline, storage_root), context.partition_key
+        require_remembered(pipeline, context.instance, storage, day)
         with presence(storage, day_folder(pipeline.name, day)):
             published = publish(pipeline, storage, day, model, watch)
         return Result(
-            metadata=metadata.of_release(published),
+            metadata=metadata.of_release(published) | of_logs(storage, [live_log(storage, pipeline.name)]),
             data_version=dg.DataVersion(published.release.run_id),
             tags=metadata.model_tags(published.release.model),
         )

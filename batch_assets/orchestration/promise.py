@@ -3,17 +3,21 @@
 A run that publishes judges the promise itself, by its check `promise`. The sensor says what no run can say: that a day may
 not be there in time, or is not. Yesterday is looked at every minute, and each day since the last look
 once more: else a promise that was missed while Dagster was down, or at the very end of a day, would never be told.
+
+Dagster plans the check with each run of the day, and shows a plan that came to nothing in place of what was found before. So
+what a run that failed leaves open is filled in by the sensor.
 """
 
 import json
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 
 import dagster as dg
 
-from batch_assets.alerts import Alert, AlertKind, send
+from batch_assets.alerts import Alert, AlertKind, send_all
 from batch_assets.clock import Clock, end_of, next_at, utc_now
 from batch_assets.config import PipelineConfig
-from batch_assets.errors import AlertFailed, ConfigError
+from batch_assets.errors import ConfigError
 from batch_assets.orchestration import metadata
 from batch_assets.orchestration.assets import asset_key
 from batch_assets.orchestration.resources import StorageRoot
@@ -22,13 +26,14 @@ from batch_assets.pipeline.publish import live_since
 from batch_assets.quality.promise import Promise, PromiseState, deadline_of
 from batch_assets.storage import Storage
 
-_SECONDS, _HISTORY = 60, 1_000
+_SECONDS, _HISTORY, _NEWEST = 60, 1_000, 20
 _MOST_DAYS, _LAST_RUNS = 5, 5
 _RUNNING = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
 _TOLD: dict[PromiseState, tuple[AlertKind, str]] = {
     PromiseState.at_risk: ("at_risk", "may not be published in time"),
     PromiseState.missed: ("missed", "is not published in time"),
 }
+_SETTLED = (PromiseState.missed, PromiseState.late, PromiseState.kept)
 
 
 def build_promise_sensors(config: PipelineConfig, clock: Clock = utc_now) -> list[dg.SensorDefinition]:
@@ -51,7 +56,10 @@ def build_promise_sensors(config: PipelineConfig, clock: Clock = utc_now) -> lis
 def look(
     config: PipelineConfig, context: dg.SensorEvaluationContext, storage: Storage, now: datetime
 ) -> dg.SensorResult | dg.SkipReason:
-    """Tell of a day that is at risk or missed, of each once; the cursor remembers which states of which day were told."""
+    """Tell of a day that is at risk or missed, of each once; the cursor remembers which states of which day were told.
+
+    However many days there are to tell of, the receivers keep the tick no longer than one delivery may take.
+    """
     yesterday = config.partitions.last(now)
     if yesterday < config.partitions.start:
         return dg.SkipReason(f"The first day, {config.partitions.start}, is not over yet.")
@@ -59,17 +67,19 @@ def look(
     since = max(date.fromisoformat(min(before, default=yesterday.isoformat())), yesterday - timedelta(days=_MOST_DAYS - 1))
     days = [(since + timedelta(days=n)).isoformat() for n in range((yesterday - since).days + 1)]
     told = {day: before.get(day, []) for day in days}
+    stand = {day: standing(config, context.instance, storage, date.fromisoformat(day), now) for day in days}
+    news = [found for day, found in stand.items() if found.state in _TOLD and found.state not in told[day]]
+    undelivered = _tell(config, context, news)
     evaluations = []
-    for day, states in told.items():
-        found = standing(config, context.instance, storage, date.fromisoformat(day), now)
-        if found.state not in _TOLD or found.state in states:
-            continue
-        states.append(found.state.value)
-        undelivered = _tell(config, context, found)
+    for found, fault in zip(news, undelivered, strict=True):
+        day = found.day.isoformat()
+        told[day].append(found.state.value)
         if found.state is PromiseState.missed and not _recorded(config, context.instance, day):
-            evaluations.append(_evaluation(config, found, undelivered))
+            evaluations.append(_evaluation(config, found, fault))
+    _fill_in(config, context.instance, storage, now)
+    said = "; ".join([*(f"{day}: {found.state}" for day, found in stand.items()), *filter(None, undelivered)])
     cursor = json.dumps({yesterday.isoformat(): told[yesterday.isoformat()]})
-    return dg.SensorResult(asset_events=evaluations, cursor=cursor)
+    return dg.SensorResult(asset_events=evaluations, cursor=cursor, skip_reason=said)
 
 
 def standing(config: PipelineConfig, instance: dg.DagsterInstance, storage: Storage, day: date, now: datetime) -> Promise:
@@ -142,30 +152,50 @@ def _last_time(config: PipelineConfig, instance: dg.DagsterInstance) -> tuple[ti
     return took, timedelta(seconds=published - scored) if scored and published else timedelta()
 
 
-def _tell(config: PipelineConfig, context: dg.SensorEvaluationContext, found: Promise) -> str | None:
-    """Alert the receivers; what went wrong with that, if anything.
+def _tell(config: PipelineConfig, context: dg.SensorEvaluationContext, news: Sequence[Promise]) -> list[str]:
+    """Alert the receivers; for each finding what went wrong with that, if anything.
 
     A failure is not raised: the tick would be repeated every minute, and whoever was told would be told again each time.
     """
-    kind, words = _TOLD[found.state]
-    title = f"{config.name} {found.day} {words}"
-    alert = Alert(kind, config.name, found.day.isoformat(), title, found.outcome().message)
-    try:
-        send(config.alerts, alert)
-    except AlertFailed as failure:
-        context.log.error(str(failure))
-        return str(failure)
-    return None
+    alerts = []
+    for found in news:
+        kind, words = _TOLD[found.state]
+        title = f"{config.name} {found.day} {words}"
+        alerts.append(Alert(kind, config.name, found.day.isoformat(), title, found.outcome().message))
+    undelivered = send_all(config.alerts, alerts)
+    for fault in filter(None, undelivered):
+        context.log.error(fault)
+    return undelivered
+
+
+def _fill_in(config: PipelineConfig, instance: dg.DagsterInstance, storage: Storage, now: datetime) -> None:
+    """Evaluate the newest check of a day that a run planned and, because it failed before that, did not make."""
+    history = instance.event_log_storage.get_asset_check_execution_history(_check(config), limit=_NEWEST)
+    for day, record in {one.partition: one for one in reversed(history) if one.partition}.items():
+        run = instance.get_run_by_id(record.run_id) if record.run_id and record.status.value == "PLANNED" else None
+        if run is None or not run.is_finished:
+            continue
+        found = standing(config, instance, storage, date.fromisoformat(day), now)
+        if found.state in _SETTLED:
+            event = dg.DagsterEvent(
+                event_type_value=dg.DagsterEventType.ASSET_CHECK_EVALUATION.value,
+                job_name=run.job_name,
+                event_specific_data=_evaluation(config, found, ""),
+            )
+            instance.report_dagster_event(event, run.run_id)
+
+
+def _check(config: PipelineConfig) -> dg.AssetCheckKey:
+    return dg.AssetCheckKey(asset_key(config, "serving_table"), "promise")
 
 
 def _recorded(config: PipelineConfig, instance: dg.DagsterInstance, day: str) -> bool:
     """Whether a day has an evaluation without a run. Dagster takes one and raises on the next, in every tick from then on."""
-    check = dg.AssetCheckKey(asset_key(config, "serving_table"), "promise")
-    history = instance.event_log_storage.get_asset_check_execution_history(check, limit=_HISTORY)
+    history = instance.event_log_storage.get_asset_check_execution_history(_check(config), limit=_HISTORY)
     return any(record.partition == day and not record.run_id for record in history)
 
 
-def _evaluation(config: PipelineConfig, found: Promise, undelivered: str | None) -> dg.AssetCheckEvaluation:
+def _evaluation(config: PipelineConfig, found: Promise, undelivered: str) -> dg.AssetCheckEvaluation:
     outcome = found.outcome()
     return dg.AssetCheckEvaluation(
         asset_key=asset_key(config, outcome.asset),

@@ -88,16 +88,18 @@ def connected(settings: EngineSettings, kind: EngineName | None = None) -> Itera
 
 
 @contextmanager
-def shared_ray() -> Iterator[str]:
-    """A Ray for other processes, for the time of the block; gives its address. One that RAY_ADDRESS names is left as it is."""
+def shared_ray() -> Iterator[dict[str, str]]:
+    """A Ray for other processes, for the time of the block: gives the environment that leads them to it.
+
+    One that RAY_ADDRESS names is left as it is.
+    """
     address = os.environ.get("RAY_ADDRESS")
     if address:
-        yield address
+        yield {"RAY_ADDRESS": address}
         return
     engine = RayEngine()
     try:
-        engine.connect()
-        yield engine.address
+        yield engine.connect()
     finally:
         engine.close()
 

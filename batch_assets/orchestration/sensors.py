@@ -8,6 +8,7 @@ from batch_assets.clock import Clock, utc_now
 from batch_assets.config import PipelineConfig
 from batch_assets.orchestration.liveness import bury_dead_runs
 from batch_assets.orchestration.pins import pin_tags
+from batch_assets.orchestration.remembered import require_remembered
 from batch_assets.orchestration.resources import StorageRoot
 from batch_assets.orchestration.runs import blocking_findings
 from batch_assets.pipeline.rollout import Plan, Rollout, expected, outstanding
@@ -31,6 +32,7 @@ def build_rollout_sensor(config: PipelineConfig, clock: Clock = utc_now) -> dg.S
     )
     def approved_model(context: dg.SensorEvaluationContext, storage_root: StorageRoot) -> dg.SensorResult:
         storage, registry = storage_root.storage(), storage_root.registry()
+        require_remembered(config, context.instance, storage, None)  # nothing is rolled out on a history that was cut
         registry.follow(config.model)
         latest = registry.approvals(config.model.name, config.model.alias).latest()
         if latest is None or context.cursor == str(latest.number):

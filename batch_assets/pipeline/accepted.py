@@ -1,6 +1,6 @@
 """Which run of a day is accepted: the one that later days are compared with and that may be published."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from batch_assets.errors import LostRace
@@ -48,8 +48,8 @@ def accepted_before(storage: Storage, pipeline: str, day: str, approval: int, wi
 def _standing(storage: Storage, pipeline: str, day: str, withdrawn: Collection[int]) -> Iterator[Accepted | None]:
     """A day's acceptances under approvals that stand, newest first; None is one that was taken back."""
     log, taken_back = accepted_log(storage, pipeline, day), set[str]()
-    for number in reversed(log.numbers()):
-        body = log.entry(number).body
+    for entry in log.history():
+        body = entry.body
         if body["run_id"] is None:
             taken_back.add(body["withdrawn"])
         if body["approval"] not in withdrawn and body["run_id"] not in taken_back:
@@ -75,16 +75,28 @@ def _kept(storage: Storage, acceptance: LogEntry) -> bool:
     return acceptance.body["run_id"] is None or latest_manifest(storage, acceptance.body["folder"]) is not None
 
 
-def accept(storage: Storage, manifest: Manifest, approval: int, verdict: Verdict, withdrawn: Collection[int]) -> None:
+def accept(
+    storage: Storage,
+    manifest: Manifest,
+    approval: int,
+    verdict: Verdict,
+    withdrawn: Collection[int],
+    seen: Sequence[NumberedLog] = (),
+) -> None:
     """Let the day's acceptance follow a verdict.
 
     A good run becomes the accepted one, unless its approval was withdrawn or a later approval's run is; a run that was pruned
     does not count. An accepted run that is judged again and is not good any more is withdrawn: no later day is compared with
-    it. What is live stays live until another release is published.
+    it. What is live stays live until another release is published. `seen` are the logs that it follows from.
+
+    Raises:
+        LostEntry: an entry of the log, or one that its newest entry follows from, is missing.
     """
     log = accepted_log(storage, manifest.pipeline, manifest.partition)
     while True:
         latest = log.latest()
+        if latest is not None:
+            log.require_seen(latest)
         if verdict.good:
             body = {
                 "run_id": manifest.run_id,
@@ -103,7 +115,7 @@ def accept(storage: Storage, manifest: Manifest, approval: int, verdict: Verdict
             return
         try:
             why = f"verdict {'good' if verdict.good else 'blocked'}, model {manifest.model.version}"
-            log.append(body, after=latest.number if latest else 0, why=why)
+            log.append(body, after=latest.number if latest else 0, why=why, seen=seen)
         except LostRace:
             continue  # somebody judged the same day in the same moment: decide again
         return

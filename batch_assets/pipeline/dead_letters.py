@@ -12,6 +12,7 @@ from batch_assets.engines.engine import Engine
 from batch_assets.errors import LostRace, NewRunNeeded, NoPrediction, NotFound
 from batch_assets.histogram import Histogram
 from batch_assets.models.registry import Registry
+from batch_assets.numbered_log import NumberedLog
 from batch_assets.pipeline.presence import presence
 from batch_assets.pipeline.recorded import newest_run
 from batch_assets.pipeline.score import Run, plan_run, scoring_task
@@ -157,7 +158,8 @@ def _add(config: PipelineConfig, storage: Storage, number: int, manifest: Manife
         prove_replays(storage, manifest.folder, key, file.chunk, file.rejects, [one.name for one in replays])
     try:
         log = manifest_log(storage, manifest.folder)
-        log.append(following.model_dump(mode="json"), after=number, why=f"{scored:,} dead letters were replayed")
+        seen = [NumberedLog(storage, one) for one in log.entry(number).seen]
+        log.append(following.model_dump(mode="json"), after=number, why=f"{scored:,} dead letters were replayed", seen=seen)
     except LostRace:
         for one in found:
             storage.delete(f"{manifest.folder}/{one.file}")

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 from batch_assets.config import PipelineConfig
 from batch_assets.errors import AlreadyExists, LostRace, NotFound, SnapshotChanged
 from batch_assets.features.profile import read_profile, write_profile
-from batch_assets.features.sql_source import rows_of
+from batch_assets.features.provenance import Provenance, keep_provenance, read_provenance
+from batch_assets.features.sql_source import read
 from batch_assets.pipeline.watch import Watch
 from batch_assets.snapshot import (
     ROWS_PER_GROUP,
@@ -46,7 +47,7 @@ def frozen(config: PipelineConfig, storage: Storage, day: str) -> Frozen:
 
     Raises:
         NotFound: the day was never frozen, or its snapshot was pruned.
-        SnapshotChanged: a file is not what was frozen.
+        SnapshotChanged: a file is not what was frozen, or days began at another hour then.
     """
     entry = current_log(storage, config.name, day).latest()
     if entry is None:
@@ -54,6 +55,12 @@ def frozen(config: PipelineConfig, storage: Storage, day: str) -> Frozen:
     folder = snapshot_folder(config.name, day, entry.body["digest"])
     if not storage.names(folder):
         raise NotFound(f"{folder} is not kept any more: materialize user_features of {config.name} {day} again.")
+    zone, now = read_provenance(storage, folder).timezone, config.partitions.timezone
+    if zone != now:
+        raise SnapshotChanged(
+            f"The features of {config.name} {day} are those of a day in {zone}, and partitions.timezone is {now} now: freeze "
+            "the partition again with --refresh."
+        )
     return Frozen(_intact(storage, folder, entry.body["digest"]), storage, folder, reused=True, seconds={})
 
 
@@ -67,7 +74,8 @@ def frozen_for_a_look(config: PipelineConfig, storage: Storage, day: str, watch:
         found = frozen(config, storage, day)
     except NotFound:
         with storage.scratch() as scratch:
-            snapshot, seconds = _compute(config, day, scratch, watch)
+            snapshot, provenance, seconds = _compute(config, day, scratch, watch)
+            keep_provenance(LocalStorage(str(scratch)), _NEW, provenance)
             yield Frozen(snapshot, LocalStorage(str(scratch)), _NEW, reused=False, seconds=seconds)
         return
     yield found
@@ -90,10 +98,11 @@ def freeze(config: PipelineConfig, storage: Storage, day: str, watch: Watch, *, 
     if entry and not kept:
         watch.say(f"The features of {day} were frozen before, but are not kept any more: they are computed again.")
     with storage.scratch() as scratch:
-        snapshot, seconds = _compute(config, day, scratch, watch)
+        snapshot, provenance, seconds = _compute(config, day, scratch, watch)
         computed = time.perf_counter()
         folder = snapshot_folder(config.name, day, snapshot.digest)
         snapshot = _put_in_place(storage, scratch / _NEW, folder, snapshot)
+        keep_provenance(storage, folder, provenance)
     why = "first frozen" if entry is None else "refreshed" if kept else "frozen again, as the snapshot was not kept"
     try:
         log.append({"digest": snapshot.digest}, after=entry.number if entry else 0, why=why)
@@ -103,19 +112,20 @@ def freeze(config: PipelineConfig, storage: Storage, day: str, watch: Watch, *, 
     return Frozen(snapshot, storage, folder, reused=False, seconds=seconds)
 
 
-def _compute(config: PipelineConfig, day: str, scratch: Path, watch: Watch) -> tuple[Snapshot, dict[str, float]]:
-    """Make a day's snapshot with its profile in a scratch folder; also the seconds that it took, by stage."""
+def _compute(config: PipelineConfig, day: str, scratch: Path, watch: Watch) -> tuple[Snapshot, Provenance, dict[str, float]]:
+    """Make a day's snapshot with its profile in a scratch folder; also what was read, and the seconds it took, by stage."""
     started, key = time.perf_counter(), config.features.contract.key.name
     (scratch / _NEW).mkdir()
-    with rows_of(config.features.source, day, key, spill=scratch) as rows:
+    (scratch / "spill").mkdir()
+    with read(config.features.source, day, key, scratch / "spill", config.partitions.timezone) as source:
         watch.progress("freezing features", 0, None)
         row_group_rows = min(config.scoring.chunk_rows, ROWS_PER_GROUP)
-        snapshot = write_snapshot(scratch / _NEW, rows, key, row_group_rows)
+        snapshot = write_snapshot(scratch / _NEW, source.rows, key, row_group_rows)
     computed = time.perf_counter()
     numeric = _numeric_columns(scratch / _NEW / snapshot.files[0].name, key)
     write_profile(scratch / _NEW, numeric, config.features.contract.categories)
     watch.progress("freezing features", snapshot.rows, snapshot.rows)
-    return snapshot, {"compute": computed - started, "profile": time.perf_counter() - computed}
+    return snapshot, source.provenance, {"compute": computed - started, "profile": time.perf_counter() - computed}
 
 
 def _put_in_place(storage: Storage, scratch: Path, folder: str, snapshot: Snapshot) -> Snapshot:

@@ -13,6 +13,7 @@ from batch_assets.features.profile import read_profile
 from batch_assets.models.registry import ModelVersion
 from batch_assets.pipeline.accepted import accept, accepted_before, accepted_run
 from batch_assets.pipeline.freeze import Frozen, check_contract
+from batch_assets.pipeline.freshness import Loads, judge_loads, loads_of
 from batch_assets.pipeline.score import Run, plan_run
 from batch_assets.pipeline.shift import Compared, between_runs, expected_shift
 from batch_assets.pipeline.verdict import Verdict, decided, read_verdict, record
@@ -25,9 +26,10 @@ from batch_assets.quality.expectations import judge_data, judge_profile
 from batch_assets.quality.feature_drift import judge_feature_baseline, judge_feature_drift
 from batch_assets.quality.model_shift import Shift, judge_model_shift, judge_ranks
 from batch_assets.quality.outcome import CheckOutcome, Finding
+from batch_assets.quality.sources import SOURCES
 from batch_assets.scoring.audit import ONE_IN_A_HUNDRED
 from batch_assets.scoring.commit import read_commits
-from batch_assets.scoring.manifest import Manifest, latest_manifest, read_manifest
+from batch_assets.scoring.manifest import Manifest, latest_manifest, manifest_log, read_manifest
 from batch_assets.snapshot import SnapshotReader, current_log, days_of, snapshot_folder
 from batch_assets.storage import Storage
 
@@ -48,18 +50,27 @@ def features_verdict(config: PipelineConfig, storage: Storage, frozen: Frozen, d
 
     What was said before if it would be compared with the same now, else what is found; and the overrides that hold for it.
     """
-    good, known = _good_days(config, storage, day), _known_days(config, storage, day)
-    basis = _features_basis(config, good, known)
+    oldest = _oldest(day, max(OLDEST, config.quality.drift.trailing_days))
+    judged = list(takewhile(lambda one: one[0] >= oldest, _judged_days(config, storage, day)))
+    good, known, loads = _good_days(config, day, judged), _known_days(config, storage, day), loads_of(frozen, judged)
+    basis = _features_basis(config, good, known, loads)
     if before is not None and before.basis == basis:
         verdict = before
     else:
-        verdict = _judge_columns(config, storage, frozen, day, good, known, basis)
+        verdict = _judge_columns(config, storage, frozen, day, good, known, loads, basis)
     outcomes = decided(verdict.outcomes, day, before, lambda: _features_before(config, storage, day))
     return verdict.model_copy(update={"outcomes": outcomes})
 
 
 def _judge_columns(
-    config: PipelineConfig, storage: Storage, frozen: Frozen, day: str, good: "list[_GoodDay]", known: int, basis: str
+    config: PipelineConfig,
+    storage: Storage,
+    frozen: Frozen,
+    day: str,
+    good: "list[_GoodDay]",
+    known: int,
+    loads: Loads,
+    basis: str,
 ) -> Verdict:
     quality, contract = config.quality, config.features.contract
     differences = check_contract(config, frozen)
@@ -77,11 +88,11 @@ def _judge_columns(
     days = {one.day: one for one in good}
     trailing = {one.day: found for one in sorted(good, key=lambda one: one.day) if (found := _yardstick(config, storage, one))}
     unusual = {other for other in trailing if ROWS not in days[other].serves}
-    again = next((one.day for one in good if one.digest == frozen.snapshot.digest), "")
-    changes = judge_changes(day, columns, trailing, quality.changes, again, unusual)
+    changes = judge_changes(day, columns, trailing, quality.changes, unusual)
     drift = judge_feature_drift(day, columns, trailing, quality.drift, quality.changes.compare_days)
     outcomes = (
         agreed,
+        judge_loads(config, storage, frozen, day, loads, same_columns=agreed.passed),
         judge_profile(profile, contract, quality.expectations, allow_empty=quality.completeness.allow_empty),
         _with_unmeasured(while_few_are_known(changes, known, quality.min_days), trailing, good),
         while_few_are_known(drift, known, quality.min_days),
@@ -101,16 +112,16 @@ def _judged_now(outcomes: Iterable[CheckOutcome]) -> tuple[CheckOutcome, ...]:
     return tuple(one.model_copy(update={"judged": now}) for one in outcomes)
 
 
-def _features_basis(config: PipelineConfig, good: "list[_GoodDay]", known: int) -> str:
+def _features_basis(config: PipelineConfig, good: "list[_GoodDay]", known: int, loads: Loads) -> str:
     """A digest of what decides what is said of a snapshot, beside the snapshot itself."""
     quality = config.quality
-    deciding = (config.features.contract, quality.expectations, quality.changes, quality.drift)
+    deciding = (config.features.contract, quality.sources, quality.expectations, quality.changes, quality.drift)
     settings = (
         *(one.model_dump_json() for one in deciding),
         str(quality.completeness.allow_empty),
         f"{known < quality.min_days}",
     )
-    return _fingerprint(*settings, *(f"{one.day} {one.digest} {sorted(one.serves)}" for one in good))
+    return _fingerprint(*settings, loads.basis, *(f"{one.day} {one.digest} {sorted(one.serves)}" for one in good))
 
 
 @dataclass(frozen=True)
@@ -128,11 +139,13 @@ class _GoodDay:
         return f"{self.day} {self.digest[:16]}{left_out and f' without {left_out}'}"
 
 
-def _good_days(config: PipelineConfig, storage: Storage, day: str) -> list[_GoodDay]:
+def _good_days(config: PipelineConfig, day: str, judged: Iterable[tuple[str, str, Verdict]]) -> list[_GoodDay]:
     """The days within reach before a day whose features are good, newest first."""
     oldest, found = _oldest(day, config.quality.drift.trailing_days), list[_GoodDay]()
-    for other, digest, verdict in takewhile(lambda one: one[0] >= oldest, _judged_days(config, storage, day)):
-        lost = frozenset(ROWS if finding.of_rows else finding.subject for _, finding in verdict.overridden)
+    for other, digest, verdict in takewhile(lambda one: one[0] >= oldest, judged):
+        lost = frozenset(
+            ROWS if finding.of_rows else finding.subject for check, finding in verdict.overridden if check != SOURCES
+        )
         serves = frozenset({ROWS, *config.features.contract.names} - lost)
         if verdict.good and verdict.is_yardstick and serves:
             found.append(_GoodDay(other, digest, snapshot_folder(config.name, other, digest), serves, lost))
@@ -213,8 +226,14 @@ def judge(config: PipelineConfig, storage: Storage, day: str, model: ModelVersio
     """
     run, manifest = finished_run(config, storage, day, model)
     features = judge_features(config, storage, run.frozen, day)
-    verdict = record(storage, run.folder, lambda before: run_verdict(config, storage, run, manifest, features, before))
-    accept(storage, manifest, model.approval, verdict, model.withdrawn())
+    verdict = record(
+        storage,
+        run.folder,
+        lambda before: run_verdict(config, storage, run, manifest, features, before),
+        seen=[manifest_log(storage, run.folder)],
+    )
+    seen = [current_log(storage, config.name, day), *model.logs]
+    accept(storage, manifest, model.approval, verdict, model.withdrawn(), seen)
     return verdict
 
 

@@ -11,13 +11,15 @@ from batch_assets.config import PipelineConfig
 from batch_assets.digest import hash_keys
 from batch_assets.errors import CommitBroken, NotPublishable, ServingError, Withdrawn
 from batch_assets.models.registry import ModelVersion
+from batch_assets.numbered_log import LogEntry
+from batch_assets.pipeline.accepted import accepted_log
 from batch_assets.pipeline.judge import finished_run, judge
 from batch_assets.pipeline.score import BYTES_PER_ROW, SPARE_BYTES
 from batch_assets.pipeline.verdict import read_verdict
 from batch_assets.pipeline.watch import Watch
 from batch_assets.quality.outcome import CheckOutcome
 from batch_assets.scoring.commit import read_committed
-from batch_assets.scoring.manifest import Manifest, ManifestFile
+from batch_assets.scoring.manifest import Manifest, ManifestFile, manifest_log
 from batch_assets.scoring.postprocess import Outputs, Predictions, predictions_of
 from batch_assets.serving.release import (
     Release,
@@ -70,7 +72,9 @@ def publish(config: PipelineConfig, storage: Storage, day: str, model: ModelVers
         storage, manifest, key, outputs.labels, lambda: _batches(storage, manifest, key.name, outputs, watch)
     )
     model.require_in_force()
-    live = go_live(storage, release, model.approval, model.withdrawn())
+    require_day(storage, config.name, day)
+    seen = [manifest_log(storage, run.folder), accepted_log(storage, config.name, day), *model.logs]
+    live = go_live(storage, release, model.approval, model.withdrawn(), seen)
     try:
         model.require_in_force()
     except Withdrawn:  # somebody went back in this very moment
@@ -83,7 +87,7 @@ def publish(config: PipelineConfig, storage: Storage, day: str, model: ModelVers
 def published_matches(config: PipelineConfig, storage: Storage, day: str, model: ModelVersion) -> CheckOutcome:
     """`published_matches`: a day's release, read back now, is what its manifest says, and something as new is live."""
     run, manifest = finished_run(config, storage, day, model)
-    entry = current_log(storage, config.name).latest()
+    entry = require_day(storage, config.name, day)
     live = entry.body["release"] if entry else "nothing"
     try:
         release = require_release(storage, manifest, config.features.contract.key, model.card.outputs.labels)
@@ -97,12 +101,18 @@ def published_matches(config: PipelineConfig, storage: Storage, day: str, model:
     )
 
 
+def require_day(storage: Storage, pipeline: str, day: str) -> LogEntry | None:
+    """What is live. Raises LostEntry if it is of a day, and what that was published from has lost an entry since."""
+    log = current_log(storage, pipeline)
+    entry = log.latest()
+    return log.require_seen(entry) if entry and entry.body["partition"] == day else entry
+
+
 def live_since(config: PipelineConfig, storage: Storage, day: str) -> datetime | None:
     """Since when readers see a day or a newer one without a break; None if they do not."""
     log = current_log(storage, config.name)
     since = None
-    for number in reversed(log.numbers()):
-        entry = log.entry(number)
+    for entry in log.history():
         if entry.body["partition"] < day:
             break
         since = datetime.fromisoformat(entry.when)

@@ -79,7 +79,7 @@ def recorded_run(config: PipelineConfig, storage: Storage, registry: Registry, d
     withdrawn = registry.approvals(config.model.name, config.model.alias).withdrawn()
     accepted = accepted_run(storage, config.name, day, withdrawn)
     newest = newest_run(storage, config.name, day)
-    if accepted is not None and (newest is None or manifest_log(storage, accepted.folder).numbers()):
+    if accepted is not None and (newest is None or manifest_log(storage, accepted.folder).latest()):
         return _run(config, storage, day, accepted.run_id, "accepted", accepted.approval)
     if newest is None:
         raise NotFound(f"No run of {config.name} {day} is finished, or none is kept any more: {_again(config, day)}.")
@@ -166,7 +166,7 @@ def _again(config: PipelineConfig, day: str) -> str:
 def _accepted_under(storage: Storage, manifest: Manifest) -> int:
     """The approval of the newest acceptance of a run, or 0."""
     log = accepted_log(storage, manifest.pipeline, manifest.partition)
-    bodies = (log.entry(number).body for number in reversed(log.numbers()))
+    bodies = (entry.body for entry in log.history())
     return next((int(body["approval"]) for body in bodies if body["run_id"] == manifest.run_id), 0)
 
 

@@ -5,15 +5,22 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from batch_assets.config import PipelineConfig
+from batch_assets.pipeline.freeze import frozen
 from batch_assets.pipeline.score import Run, scoring_task
 from batch_assets.scoring.audit import Drawn, draw
+from batch_assets.scoring.chunks import plan_chunks
+from batch_assets.snapshot import SnapshotReader
 from batch_assets.storage import Storage
 
 GROUPS = 64
 ROWS = 256
 """So many rows of each of so many row groups are taken: 16,384 in all, or all there are."""
+
+_TRIED_GROUPS, _TRIED_ROWS = 16, 64
+"""Row groups, and rows of each, on which a model is tried before it is registered."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,27 @@ class Sampled:
 def places(run: Run) -> Drawn:
     """Random rows of the run's snapshot."""
     return draw(run.frozen.snapshot, run.plan, GROUPS, ROWS)
+
+
+def rows_of_day(config: PipelineConfig, storage: Storage, day: str) -> pa.Table:
+    """Features of some rows of a frozen day, from all over it.
+
+    Raises:
+        NotFound: the day is not frozen.
+        SnapshotChanged: a file is not what was frozen.
+        ContractBroken: it has other columns than the pipeline's contract says.
+    """
+    found, contract = frozen(config, storage, day), config.features.contract
+    reader = SnapshotReader(storage, found.folder, found.snapshot)
+    contract.require(reader.schema(), f"The snapshot of {config.name} {day}")
+    drawn = draw(found.snapshot, plan_chunks(found.snapshot, config.scoring.chunk_rows), _TRIED_GROUPS, _TRIED_ROWS)
+    pieces = [
+        reader.rows(chunk.file, chunk.start + rows[0], rows[-1] - rows[0] + 1, contract.names).take(
+            pa.array([row - rows[0] for row in rows], pa.int64())
+        )
+        for chunk, rows in drawn
+    ]
+    return pa.concat_tables(pieces) if pieces else reader.rows(0, 0, 0, contract.names)
 
 
 def score_sample(config: PipelineConfig, storage: Storage, run: Run, sample: Drawn) -> Sampled:

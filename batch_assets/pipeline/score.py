@@ -42,7 +42,7 @@ from batch_assets.scoring.precision import Agreement, agreement
 from batch_assets.scoring.proof import Proof, prove
 from batch_assets.scoring.scorer import SCORING_FORMAT, Scorer, ScoringTask
 from batch_assets.scoring.settings import ScoringSettings
-from batch_assets.snapshot import SnapshotReader
+from batch_assets.snapshot import SnapshotReader, current_log
 from batch_assets.storage import Storage, require_space
 
 BYTES_PER_ROW = 160
@@ -93,6 +93,7 @@ def plan_run(config: PipelineConfig, storage: Storage, day: str, model: ModelVer
         "pipeline": config.name,
         "partition": day,
         "snapshot": snapshot.snapshot.digest,
+        "timezone": config.partitions.timezone,
         "model": [model.name, model.version, model.digest],
         "contract": config.features.contract.fingerprint(),
         "plan": [[chunk.file, chunk.start, chunk.rows] for chunk in plan],
@@ -109,10 +110,15 @@ def _settings(
     """Settings with a number for `auto`: the one that the day was begun with, else what a sweep found, else the default."""
     if config.scoring.batch_size != "auto":
         return config.scoring
-    key = f"{model.card.model_sha256[:16]}-{config.scoring.device}-{config.scoring.precision}"
-    begun = NumberedLog(storage, f"{day_folder(config.name, day)}/_batch_size/{key}")
+    begun = batch_size_log(config, storage, day, model)
     found = resolved(storage, config.scoring, model.card.model_sha256, version("torch"))
     return pin(begun, found) if begin or begun.latest() else found
+
+
+def batch_size_log(config: PipelineConfig, storage: Storage, day: str, model: ModelVersion) -> NumberedLog:
+    """Which batch size `auto` means for a day and a model: entries with `batch_rows`."""
+    key = f"{model.card.model_sha256[:16]}-{config.scoring.device}-{config.scoring.precision}"
+    return NumberedLog(storage, f"{day_folder(config.name, day)}/_batch_size/{key}")
 
 
 def score(config: PipelineConfig, storage: Storage, day: str, model: ModelVersion, engine: Engine, watch: Watch) -> Scored:
@@ -291,14 +297,17 @@ def _manifest(config: PipelineConfig, storage: Storage, run: Run, commits: dict[
             **{name: version(name) for name in ("batch-assets", "numpy", "pyarrow", "torch")},
         },
     )
-    log, earlier = manifest_log(storage, run.folder), latest_manifest(storage, run.folder)
+    log = manifest_log(storage, run.folder)
+    latest, earlier = log.latest(), latest_manifest(storage, run.folder)
     if earlier is not None:
         manifest = _with_replays_of(earlier, manifest, storage)
+    number = latest.number if latest else 0
     if earlier is not None and earlier.values != manifest.values:
-        raise ProofFailed(f"{run.folder}: what was scored again has other values than manifest {log.numbers()[-1]} says.")
+        raise ProofFailed(f"{run.folder}: what was scored again has other values than manifest {number} says.")
+    seen = [current_log(storage, config.name, run.day), batch_size_log(config, storage, run.day, run.model), *run.model.logs]
     why = "all chunks are committed" if earlier is None else "lost chunks were scored again"
     try:
-        log.append(manifest.model_dump(mode="json"), after=max(log.numbers(), default=0), why=why)
+        log.append(manifest.model_dump(mode="json"), after=number, why=why, seen=seen)
     except LostRace:
         return read_manifest(storage, run.folder) or manifest
     return manifest

@@ -66,9 +66,11 @@ def sweep(
     picture_bytes = plot_sweep(curve, result.batch_rows, f"{model.name} {model.version} on {settings.device}")
     log = sweep_log(storage, sha256, settings, torch)
     while True:
-        number = max(log.numbers(), default=0)
+        latest = log.latest()
         try:
-            entry = log.append(result.model_dump(mode="json"), after=number, why=f"sweep on {config.name} {day}")
+            entry = log.append(
+                result.model_dump(mode="json"), after=latest.number if latest else 0, why=f"sweep on {config.name} {day}"
+            )
             break
         except LostRace:
             continue  # somebody swept the same model in the same moment; the later one counts

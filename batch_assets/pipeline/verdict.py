@@ -5,7 +5,7 @@ long as its subject would be compared with the same; it is appended only when it
 little and history stays readable.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict
@@ -81,9 +81,14 @@ def verdict_log(storage: Storage, folder: str) -> NumberedLog:
 
 
 def recorded_verdict(storage: Storage, folder: str) -> Recorded | None:
-    """The verdict in force on a snapshot or a run, by its folder, with its entry."""
-    entry = verdict_log(storage, folder).latest()
-    return Recorded(folder, entry, Verdict.model_validate(entry.body)) if entry else None
+    """The verdict in force on a snapshot or a run, by its folder, with its entry.
+
+    Raises:
+        LostEntry: a verdict was written and is missing, or the manifest that it is about is.
+    """
+    log = verdict_log(storage, folder)
+    entry = log.latest()
+    return Recorded(folder, log.require_seen(entry), Verdict.model_validate(entry.body)) if entry else None
 
 
 def read_verdict(storage: Storage, folder: str) -> Verdict | None:
@@ -92,8 +97,13 @@ def read_verdict(storage: Storage, folder: str) -> Verdict | None:
     return found.verdict if found else None
 
 
-def record(storage: Storage, folder: str, judged: Callable[[Verdict | None], Verdict]) -> Verdict:
-    """Append what is to be said after the verdict in force (None: there is none), unless that says the same."""
+def record(
+    storage: Storage, folder: str, judged: Callable[[Verdict | None], Verdict], seen: Sequence[NumberedLog] = ()
+) -> Verdict:
+    """Append what is to be said after the verdict in force (None: there is none), unless that says the same.
+
+    `seen` are the logs that it is made from.
+    """
     log = verdict_log(storage, folder)
     while True:
         latest = log.latest()
@@ -103,7 +113,7 @@ def record(storage: Storage, folder: str, judged: Callable[[Verdict | None], Ver
             return verdict
         try:
             why = "good" if verdict.good else "blocked"
-            log.append(verdict.model_dump(mode="json"), after=latest.number if latest else 0, why=why)
+            log.append(verdict.model_dump(mode="json"), after=latest.number if latest else 0, why=why, seen=seen)
         except LostRace:
             continue  # somebody judged or decided in the same moment: look at what they wrote
         return verdict
@@ -173,7 +183,9 @@ def override(storage: Storage, seen: Recorded, asset: Asset, *, by: str, why: st
     names = ", ".join(in_words(check, finding) for check, finding in passed)
     span = f" until {until}" if until > verdict.partition else ""
     try:
-        log.append(changed.model_dump(mode="json"), after=seen.entry.number, why=f"overridden{span} by {by}: {why} ({names})")
+        said = f"overridden{span} by {by}: {why} ({names})"
+        made_from = [NumberedLog(storage, one) for one in seen.entry.seen]
+        log.append(changed.model_dump(mode="json"), after=seen.entry.number, why=said, seen=made_from)
     except LostRace:
         raise OverrideInvalid(
             f"{seen.folder} was judged again since its verdict was shown; nothing is overridden there: look at it again."

@@ -1,7 +1,7 @@
 """Is a snapshot suddenly otherwise than on the nights before? What no contract forbids, and no night does by itself.
 
-A filled column, another unit, a fifth of the rows gone, the same file once more: each leaves types and ranges as they were.
-It shows beside the days that are comparable. What moves little by little is drift; see `drift`.
+A filled column, another unit, a fifth of the rows gone: each leaves types and ranges as they were. It shows beside the days
+that are comparable. What moves little by little is drift; see `drift`.
 """
 
 import math
@@ -45,7 +45,7 @@ class ChangeSettings(BaseModel):
     max_factor: float = Field(
         4.0, description="By what factor the median size of a column's values may differ from each of those days.", gt=1
     )
-    allow_unchanged: bool = Field(False, description="Whether the very features of an earlier day are good.")
+    allow_unchanged: bool = Field(False, description="Whether the very features of an earlier day are good; see `sources`.")
 
 
 def judge_changes(
@@ -53,7 +53,6 @@ def judge_changes(
     today: Columns,
     before: Mapping[str, Columns],
     settings: ChangeSettings,
-    same_as: str = "",
     unusual: Collection[str] = (),
 ) -> CheckOutcome:
     """`changes`: nothing is suddenly otherwise than on earlier good days.
@@ -63,7 +62,6 @@ def judge_changes(
         today: the profile's columns.
         before: those of the good days before, by partition.
         settings: how much may differ.
-        same_as: a day whose snapshot has the same digest.
         unusual: of those days, the ones whose number of rows is not compared with.
     """
     if not before or not today:
@@ -73,11 +71,7 @@ def judge_changes(
     rows, counts = _rows(today), {other: _rows(columns) for other, columns in before.items() if other not in unusual}
     usual = _usual(day, counts, settings) or [rows]
     nearest = min(usual, key=lambda one: abs(math.log((rows + 1) / (one + 1))))
-    same_as = same_as or next((other for other in sorted(before, reverse=True) if _same(today, before[other])), "")
     findings = _of_rows(rows, usual, nearest, counts[max(counts)] if counts else rows, settings)
-    if same_as and not settings.allow_unchanged:
-        again = f"these are the features of {same_as} again: the source was not updated"
-        findings.append(Finding(kind="unchanged", message=again))
     for name, column in today.items():
         like = comparable(day, _known(name, before), partial(_apart, settings), settings.compare_days)
         findings += _of_column(column, like, settings, partial(_guess, name, today, before))
@@ -102,10 +96,6 @@ def _rows(columns: Columns) -> int:
 def _known(name: str, before: Mapping[str, Columns]) -> dict[str, Column]:
     """A column on those days on which it had values."""
     return {day: columns[name] for day, columns in before.items() if name in columns and columns[name].rows}
-
-
-def _same(today: Columns, other: Columns) -> bool:
-    return today.keys() == other.keys() and all(column.says_as(other[name]) for name, column in today.items())
 
 
 def _usual(day: str, counts: Mapping[str, int], settings: ChangeSettings) -> list[float]:

@@ -54,13 +54,6 @@ class Column:
         """Whether both have values, counted in the same bins."""
         return bool(self.finite and other.finite) and self.category == other.category
 
-    def says_as(self, other: "Column") -> bool:
-        """Whether everything that is known of two columns is equal."""
-        mine, yours = (
-            (one.name, one.category, one.rows, one.nulls, one.nans, one.minimum, one.maximum, one.mean) for one in (self, other)
-        )
-        return mine == yours and np.array_equal(self.counts, other.counts)
-
     def sizes(self) -> npt.NDArray[np.int64]:
         """The histogram of the values without their signs, shape (2048,), over the upper half of `float_edges`."""
         return self.counts[_MIDDLE:] + self.counts[_MIDDLE - 1 :: -1]

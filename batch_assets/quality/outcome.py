@@ -54,11 +54,12 @@ class Finding(BaseModel):
 
 
 class Shares(BaseModel):
-    """A picture in numbers: what share of rows was expected and what was observed, group by group."""
+    """A picture in numbers: what was expected and what was observed, group by group, in a unit."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     title: str
+    unit: str = "share of rows"
     groups: tuple[str, ...]
     expected: tuple[float, ...]
     observed: tuple[float, ...]

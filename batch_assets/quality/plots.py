@@ -36,9 +36,10 @@ def plot_scores(observed: Histogram, baseline: Histogram, title: str) -> bytes:
 
 
 def plot_shares(shares: Shares) -> bytes:
-    """An SVG of what share of rows was expected and observed, two bars for each group."""
+    """An SVG of what was expected and observed, two bars for each group."""
     series = (("expected", _EXPECTED, shares.expected), ("observed", _OBSERVED, shares.observed))
-    frame = _Frame(shares.title, [(name, color) for name, color, _ in series], [*shares.expected, *shares.observed])
+    legend = [(name, color) for name, color, _ in series]
+    frame = _Frame(shares.title, legend, [*shares.expected, *shares.observed], shares.unit)
     width = (frame.x(1) - frame.x(0)) / len(shares.groups)
     for number, group in enumerate(shares.groups):
         left = frame.x(0) + width * number
@@ -67,7 +68,9 @@ def plot_work(seconds: Mapping[str, float], stages: Sequence[str]) -> bytes:
 class _Frame:
     """A picture with a title, a legend and two axes; `values` are the shares that it must have room for."""
 
-    def __init__(self, title: str, legend: Sequence[tuple[str, str]], values: Sequence[float]) -> None:
+    def __init__(
+        self, title: str, legend: Sequence[tuple[str, str]], values: Sequence[float], unit: str = "share of rows"
+    ) -> None:
         self.svg = Svg(_WIDTH, _HEIGHT, title)
         self._highest = max(values, default=0.0) * 1.05 or 1.0
         self.svg.text((_LEFT, 14), title, size=12)
@@ -75,7 +78,7 @@ class _Frame:
         for value in ticks(self._highest):
             self.svg.line([(_LEFT - 4, self.y(value)), (_LEFT, self.y(value))])
             self.svg.text((_LEFT - 7, self.y(value) + 4), f"{value:g}", anchor="end", size=10)
-        self.svg.text((0, 32), "share of rows")
+        self.svg.text((0, 32), unit)
         self.svg.line([(_LEFT, _TOP), (_LEFT, self.y(0)), (_WIDTH - 8, self.y(0))])
 
     def x(self, share: float) -> float:

@@ -15,6 +15,7 @@ DEAD_LETTER = "dead_letter"
 MODEL_RAISED = "the model raised"
 KILLED_WORKER = "the row kills or hangs the worker that scores it"
 NON_FINITE_OUTPUT = "non-finite output of the model"
+NO_PROBABILITIES = "output of the model that is no probability: outside of [0, 1], or with another sum than 1"
 
 
 @dataclass

@@ -26,12 +26,15 @@ SHAPE = 64
 """Every forward pass has a multiple of so many rows: a row's bits were seen to depend on other shapes."""
 
 SHORTEST_BUCKET = 16
-"""Elements; lists up to this length share the first bucket, the next ones are each twice as long."""
+"""Elements; lists up to this length share the first bucket, the next ones are each twice as long; max_length ends the last."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One forward pass of `size` rows: the rows of the chunk at `rows` stand at `slots` of it; lists are padded to `length`."""
+    """One forward pass of `size` rows: the rows of the chunk at `rows` stand at `slots` of it.
+
+    Lists are padded to `length`, or to their input's max_length if that is less.
+    """
 
     rows: Places
     slots: Places
@@ -91,9 +94,11 @@ class _Sequence:
     values: Array
     offsets: npt.NDArray[np.int64]
     pad: float
+    max_length: int
 
     def padded(self, rows: Places, length: int) -> Array:
-        """The lists of some rows, shape (length, rows)."""
+        """The lists of some rows, shape (length, rows), or (max_length, rows) if that is less."""
+        length = min(length, self.max_length)
         if not len(self.values):
             return np.full((length, len(rows)), self.pad, dtype=self.values.dtype)
         positions = self.offsets[rows] + np.arange(length)[:, None]
@@ -122,11 +127,13 @@ class Staged:
             windows = (_window(scored, start, min(start + batch_rows, self.rows), batch_rows, whole) for start in starts)
             return [batch for batch in windows if len(batch.rows)]
         longest = np.max([np.diff(sequence.offsets) for sequence in self.sequences.values()], axis=0)
+        permitted = max(sequence.max_length for sequence in self.sequences.values())
         bucket = SHORTEST_BUCKET * 2 ** np.ceil(np.log2(np.maximum(longest, SHORTEST_BUCKET) / SHORTEST_BUCKET)).astype(int)
+        bucket = np.minimum(bucket, permitted)
         found: list[Batch] = []
         for length in np.unique(bucket[scored]).tolist():
             rows = np.flatnonzero(scored & (bucket == length))
-            size = max(SHAPE, batch_rows * SHORTEST_BUCKET // length // SHAPE * SHAPE)
+            size = max(SHAPE, batch_rows * SHORTEST_BUCKET // max(length, SHORTEST_BUCKET) // SHAPE * SHAPE)
             for start in range(0, len(rows), size):
                 some = rows[start : start + size]
                 found.append(Batch(some, np.arange(len(some)), size, length))
@@ -256,4 +263,4 @@ def _sequence_of(column: pa.ChunkedArray, meaning: Column, model_input: ModelInp
     long = lengths > model_input.max_length
     if long.any():
         found.append((f"list of more than {model_input.max_length:,} elements: {meaning.name}", long))
-    return _Sequence(values, offsets, model_input.pad), found
+    return _Sequence(values, offsets, model_input.pad, model_input.max_length), found

@@ -127,9 +127,14 @@ def manifest_log(storage: Storage, folder: str) -> NumberedLog:
 
 
 def latest_manifest(storage: Storage, folder: str) -> Manifest | None:
-    """What a run's newest manifest says, or None if the run was never finished."""
-    entry = manifest_log(storage, folder).latest()
-    return Manifest.model_validate(entry.body) if entry else None
+    """What a run's newest manifest says, or None if the run was never finished.
+
+    Raises:
+        LostEntry: a manifest was written and is missing, or what it was made from is: snapshot, batch size or approval.
+    """
+    log = manifest_log(storage, folder)
+    entry = log.latest()
+    return Manifest.model_validate(log.require_seen(entry).body) if entry else None
 
 
 def damage(storage: Storage, manifest: Manifest) -> list[str]:

@@ -20,12 +20,17 @@ _FEW = 5
 """Rows of a chunk that may always raise: a share of a small chunk is less than one row."""
 
 
+def few(rows: int, max_failed: float) -> int:
+    """How many of so many rows a model may fail on as on single bad ones."""
+    return max(_FEW, math.floor(rows * max_failed)) if max_failed else 0
+
+
 class Breaker:
     """Stops a chunk of whose rows too many make the model raise."""
 
     def __init__(self, chunk: str, rows: int, max_failed: float) -> None:
         self._chunk = chunk
-        self._allowed = max(_FEW, math.floor(rows * max_failed)) if max_failed else 0
+        self._allowed = few(rows, max_failed)
         self._share = max_failed
         self._failed = 0
 

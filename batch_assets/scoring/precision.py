@@ -43,7 +43,7 @@ def agreement(scorer: Scorer, chunk: Chunk) -> Agreement:
     """Score a chunk's first rows in the task's precision and in float32."""
     task = scorer.task
     exact = task.load(task.settings.device, "float32")
-    reference = ForwardPass(exact, task.outputs.logits, task.settings.batch_rows, task.settings.max_failed)
+    reference = ForwardPass(exact, task.outputs.width, task.settings.batch_rows, task.settings.max_failed)
     with scorer.staged(chunk, {}) as (staged, rows):
         scored = rows.rejects.scored.copy()
         scored[SAMPLE_ROWS:] = False

@@ -19,20 +19,29 @@ import pyarrow as pa
 from batch_assets.arrow import as_arrow
 from batch_assets.contract import FeatureContract
 from batch_assets.digest import RowHashes, hash_keys
+from batch_assets.errors import ModelMisfit
 from batch_assets.histogram import Histogram
 from batch_assets.scoring.chunks import Chunk
 from batch_assets.scoring.commit import ChunkCommit, RejectsFile, Written, write_commit, write_rejects
-from batch_assets.scoring.dead_letters import KILLED_WORKER, MODEL_RAISED, NON_FINITE_OUTPUT, Rejects
-from batch_assets.scoring.forward import ForwardPass, Passed, Predictor
+from batch_assets.scoring.dead_letters import KILLED_WORKER, MODEL_RAISED, NO_PROBABILITIES, NON_FINITE_OUTPUT, Rejects
+from batch_assets.scoring.forward import ForwardPass, Logits, Passed, Predictor
 from batch_assets.scoring.inputs import Batch, Staged, Staging
 from batch_assets.scoring.ledger import Ledger
-from batch_assets.scoring.postprocess import Outputs, Predictions, postprocess, prediction_table
+from batch_assets.scoring.poison import few
+from batch_assets.scoring.postprocess import (
+    Outputs,
+    Predictions,
+    looks_otherwise,
+    no_probabilities,
+    postprocess,
+    prediction_table,
+)
 from batch_assets.scoring.retry import patiently
 from batch_assets.scoring.settings import Device, Precision, ScoringSettings
 from batch_assets.snapshot import Snapshot, SnapshotReader
 from batch_assets.storage import Storage
 
-SCORING_FORMAT = 2
+SCORING_FORMAT = 3
 """Raise it when the code of this room starts to give other values or other files: it is part of every run id."""
 
 TO_DEVICE = "host-to-device"
@@ -86,7 +95,7 @@ class Scorer:
         with self.ledger.stage("start-up", {}):
             self.predictor = predictor or task.load(task.settings.device, task.settings.precision)
             settings = task.settings
-            self.forward_pass = ForwardPass(self.predictor, task.outputs.logits, settings.batch_rows, settings.max_failed)
+            self.forward_pass = ForwardPass(self.predictor, task.outputs.width, settings.batch_rows, settings.max_failed)
             self._reader = SnapshotReader(task.storage, task.snapshot_folder, task.snapshot)
             self._reading, self._writing = threading.Lock(), threading.Lock()
             self._running = threading.Semaphore(lanes)
@@ -109,12 +118,15 @@ class Scorer:
         Raises:
             SnapshotChanged: the frozen rows are not what they were.
             ModelFails: the model raises on too many rows.
+            ModelMisfit: its outputs look like something else than its card says.
             OutOfMemory, StillFailing, StorageFull: what they say.
         """
         task, clock = self.task, dict[str, float]()
         with self.staged(chunk, clock) as (staged, rows):
             rows.rejects.bury(dict.fromkeys(killers, KILLED_WORKER))
             passed = self.passed(staged, rows, chunk, clock)
+        if chunk.number == 0:
+            self.require_fitting(passed)
         with self._writing:
             with self.ledger.stage("postprocess", clock):
                 predictions, histogram = self.finished(passed, rows)
@@ -197,6 +209,20 @@ class Scorer:
         rows.rejects.bury(dict.fromkeys(passed.raised, MODEL_RAISED), passed.raised)
         return passed
 
+    def require_fitting(self, passed: Passed) -> None:
+        """Refuse outputs that look like something else than the card says; a few that are no probabilities are dead letters.
+
+        Raises ModelMisfit.
+        """
+        task, values = self.task, passed.logits
+        if task.outputs.returns == "probabilities":
+            wrong = no_probabilities(values) & np.isfinite(values).all(axis=0)
+            if wrong.sum() <= few(len(wrong), task.settings.max_failed):
+                values = values[:, ~wrong]
+        seen = looks_otherwise(values, task.outputs)
+        if seen:
+            raise ModelMisfit(f"The model {task.model_version} does not fit its card on {task.day}: {seen}.")
+
     def finished(self, passed: Passed, rows: Rows) -> tuple[Predictions, Histogram]:
         """Predictions of the rows that are scored after all, and the histogram of what the model gave; the rest is buried."""
         predictions = postprocess(passed.logits, self.task.outputs)
@@ -207,8 +233,13 @@ class Scorer:
             histogram = Histogram.of(probability[rows.rejects.scored], self.task.histogram_edges)
         if histogram.non_finite:
             bad = np.flatnonzero(rows.rejects.scored & np.isnan(probability))
-            rows.rejects.bury(dict.fromkeys(bad.tolist(), NON_FINITE_OUTPUT))
+            rows.rejects.bury({place: self._why_not(passed.logits[:, place]) for place in bad.tolist()})
         return (predictions if rows.rejects.scored.all() else predictions.take(rows.rejects.scored)), histogram
+
+    def _why_not(self, outputs: Logits) -> str:
+        """Why a row's outputs, of shape (values,), give no probability."""
+        finite = self.task.outputs.returns == "probabilities" and np.isfinite(outputs).all()
+        return NO_PROBABILITIES if finite else NON_FINITE_OUTPUT
 
     def probe(self, chunk: Chunk, killers: tuple[int, ...] = (), batch: int | None = None) -> Iterator[int]:
         """Run a chunk's forward passes and say before each one what it is about, to find what kills a worker.

@@ -7,7 +7,7 @@ does not replace what is live.
 
 import hashlib
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -204,8 +204,12 @@ def _digest(folder: Path, key_type: str) -> Digest:
     return total
 
 
-def go_live(storage: Storage, release: Release, approval: int, withdrawn: Collection[int] = ()) -> LogEntry:
+def go_live(
+    storage: Storage, release: Release, approval: int, withdrawn: Collection[int] = (), seen: Sequence[NumberedLog] = ()
+) -> LogEntry:
     """Let readers see a release, unless a newer one is live; returns the entry that is in force then.
+
+    `seen` are the logs that say what is published: the run's manifest, the day's accepted run, the approval.
 
     What went live under an approval that was withdrawn since does not count as newer; what was live before it does.
     """
@@ -225,7 +229,8 @@ def go_live(storage: Storage, release: Release, approval: int, withdrawn: Collec
             "approval": approval,
         }
         try:
-            return log.append(body, after=live.number if live else 0, why=f"run {release.run_id} was accepted")
+            why = f"run {release.run_id} was accepted"
+            return log.append(body, after=live.number if live else 0, why=why, seen=seen)
         except LostRace:
             continue  # somebody published in the same moment: look again who is newer
 
@@ -240,14 +245,13 @@ def step_back(storage: Storage, pipeline: str, withdrawn: Collection[int]) -> Lo
         live = log.latest()
         if live is None or live.body["approval"] not in withdrawn:
             return live
-        standing = next((entry for entry in _newest_first(log) if entry.body["approval"] not in withdrawn), None)
+        standing = next((entry for entry in log.history() if entry.body["approval"] not in withdrawn), None)
         if standing is None or not storage.names(release_folder(pipeline, standing.body["release"])):
             return live
         try:
-            return log.append(standing.body, after=live.number, why=f"approval {live.body['approval']} was withdrawn")
+            why = f"approval {live.body['approval']} was withdrawn"
+            return log.append(
+                standing.body, after=live.number, why=why, seen=[NumberedLog(storage, one) for one in standing.seen]
+            )
         except LostRace:
             continue
-
-
-def _newest_first(log: NumberedLog) -> Iterator[LogEntry]:
-    return (log.entry(number) for number in reversed(log.numbers()))

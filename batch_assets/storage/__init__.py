@@ -9,10 +9,10 @@ from pathlib import Path
 
 from batch_assets.errors import NotFound, StorageError, StorageFull
 from batch_assets.storage.local import LocalStorage
-from batch_assets.storage.port import FORMAT_FILE, LAYOUT, Stamp, Storage, check_layout
+from batch_assets.storage.port import FORMAT_FILE, LAYOUT, Stamp, Storage, check_layout, root_id
 from batch_assets.storage.s3 import S3Storage
 
-__all__ = ["LAYOUT", "LocalStorage", "S3Storage", "Stamp", "Storage", "open_storage", "require_space"]
+__all__ = ["LAYOUT", "LocalStorage", "S3Storage", "Stamp", "Storage", "open_storage", "require_space", "root_id"]
 
 
 def open_storage(root: str) -> Storage:

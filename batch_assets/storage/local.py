@@ -167,7 +167,7 @@ class LocalStorage(Storage):
             temporary = path.parent / "_tmp" / f"{path.name}.{uuid.uuid4().hex}"
             temporary.parent.mkdir(parents=True, exist_ok=True)
             _write_durably(temporary, layout_document())
-            with suppress(AlreadyExists):  # another process claimed the root in the same moment, with the same words
+            with suppress(AlreadyExists):  # another process claimed the root in the same moment
                 _link_exclusively(temporary, path)
             temporary.unlink()
 

@@ -1,12 +1,13 @@
 """What a storage root can do, whatever it lies on, and the layout version that is written into it."""
 
 import json
+import uuid
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Protocol
 
-from batch_assets.errors import LayoutTooNew, StorageError
+from batch_assets.errors import LayoutTooNew, NotFound, StorageError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -81,8 +82,16 @@ def path_parts(path: str, root: str) -> tuple[str, ...]:
 
 
 def layout_document() -> bytes:
-    """What `_format.json` says of a root that this program writes."""
-    return json.dumps({"layout": LAYOUT}).encode()
+    """What `_format.json` says of a root that this program writes first: its layout, and a name that no other root has."""
+    return json.dumps({"layout": LAYOUT, "root": uuid.uuid4().hex}).encode()
+
+
+def root_id(storage: Storage) -> str:
+    """The name that a root got when it was first written to, or nothing: it tells one from another in the same place."""
+    try:
+        return str(json.loads(storage.read(FORMAT_FILE)).get("root", ""))
+    except NotFound:
+        return ""
 
 
 def check_layout(document: bytes, root: str) -> None:

@@ -1,3 +1,4 @@
+import shutil
 import time
 from collections.abc import Callable, Iterator
 
@@ -48,7 +49,8 @@ class EngineBehaviour:
         score(small.config, small.storage, DAY, small.model, engine, small.watch)
         folder = small.storage.local_path(run.folder)
         kept = {path: path.stat() for path in folder.glob("chunk-*.parquet")}
-        (folder / "_manifest" / "000001.json").unlink()
+        for log in ("_manifest", "_witness"):
+            shutil.rmtree(folder / log)
         (folder / "chunk-00002.parquet").unlink()
         resumed = score(small.config, small.storage, DAY, small.model, engine, small.watch)
         assert resumed.resumed_chunks == len(run.plan) - 1

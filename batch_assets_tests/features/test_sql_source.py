@@ -1,5 +1,6 @@
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,8 +17,8 @@ DEMO = pipeline(training.PIPELINE)
 DAY = "1998-03-31"
 
 
-def features(tables: dict[str, str], day: str, spill: Path) -> pa.Table:
-    source = DEMO.features.source.model_copy(update={"tables": tables})
+def features(tables: dict[str, Any], day: str, spill: Path) -> pa.Table:
+    source = SqlSource(query=DEMO.features.source.query, tables=tables)
     with rows_of(source, day, "customer_id", spill=spill) as rows:
         return rows.read_all()
 
@@ -32,7 +33,7 @@ def features(tables: dict[str, str], day: str, spill: Path) -> pa.Table:
 )
 def test_later_purchases_change_nothing(tmp_path: Path, purchases: list[tuple[int, int, int, float]]) -> None:
     """Rows after the day, of known and of new customers, leave every feature of the day as it is, bit for bit."""
-    past = pq.read_table(DEMO.features.source.tables["transactions"])
+    past = pq.read_table(DEMO.features.source.tables["transactions"].path)
     customers, days, cds, amounts = zip(*purchases, strict=True)
     later = pa.table(
         {

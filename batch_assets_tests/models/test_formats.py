@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -19,6 +20,7 @@ from batch_assets.errors import ModelChanged, ModelMisfit, UnsafeModel
 from batch_assets.models.card import Card
 from batch_assets.models.formats import PT2, TORCHSCRIPT, ModelFormat, safetensors_of
 from batch_assets.models.predictor import export_model, load_program
+from batch_assets_tests.models.test_program import Convolved
 from batch_assets_tests.net import Net, seeded
 from batch_assets_tests.small import Small, Working, rows
 
@@ -51,6 +53,17 @@ class TestOneNet:
             small.register("v4", scripted(net), TORCHSCRIPT)
         assert self.scores(small) == expected
         assert len(expected) == 4
+
+    def test_three_formats_give_the_same_bits_where_kernels_depend_on_gradients(self) -> None:
+        features = np.random.default_rng(0).standard_normal((6, 256)).astype(np.float32)
+        files = (
+            (export_model(Convolved(), 6), PT2),
+            (save(Convolved().state_dict()), safetensors_of(f"{Convolved.__module__}:Convolved")),
+            (scripted(Convolved()), TORCHSCRIPT),
+        )
+        one, *others = [next(iter(load_program(data, "model", form=form).forward([(features,)]))) for data, form in files]
+        for other in others:
+            np.testing.assert_array_equal(one, other)
 
     def test_a_version_tells_its_file(self, small: Small) -> None:
         model = small.register("v2", save(seeded().state_dict()), safetensors_of(IN_THIS_REPOSITORY))

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from batch_assets.errors import ModelChanged, UnsafeModel
+from batch_assets.models.formats import by_torch_export
 from batch_assets.models.predictor import PredictorLoader, TorchPredictor
+from batch_assets.models.vetting import vetted_pt2
 from batch_assets.storage import LocalStorage
 
 FEATURES = np.random.default_rng(0).standard_normal((3, 1_024)).astype(np.float32)
@@ -100,9 +102,12 @@ class TestPickles:
         with pytest.raises(UnsafeModel, match="pickled"):
             load(tmp_path, self.rewritten(model_bytes, {"model_weights_config.json": pickled}))
 
-    def test_pickled_samples(self, tmp_path: Path, model_bytes: bytes) -> None:
-        with pytest.raises(UnsafeModel, match="pickled"):
-            load(tmp_path, self.rewritten(model_bytes, {"sample_inputs/model.pt": b"\x80\x02."}))
+    def test_pickled_samples_are_left_out(self, tmp_path: Path, model_bytes: bytes) -> None:
+        """torch.export.save keeps example inputs in the file, as a pickle; nobody needs them."""
+        program = vetted_pt2(self.rewritten(model_bytes, {"sample_inputs/model.pt": b"\x80\x02."}), "model")
+        assert program["data/sample_inputs/model.pt"] == b""
+        one, other = (TorchPredictor(by_torch_export(one, "cpu")) for one in (program, vetted_pt2(model_bytes, "model")))
+        assert np.array_equal(logits(one, FEATURES), logits(other, FEATURES))
 
     @pytest.mark.parametrize("data", [b"", b"no archive", b"PK\x05\x06" + bytes(18)])
     def test_what_is_no_pt2_at_all(self, tmp_path: Path, data: bytes) -> None:

@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from batch_assets.orchestration import alerting
 from batch_assets.orchestration.liveness import COMMAND_LINE
-from batch_assets_tests.listener import Listener
+from batch_assets_tests.listener import Listener, dripping
 from batch_assets_tests.orchestration.location import repository, run
 from batch_assets_tests.small import DAY, Small, rows, with_values
 
@@ -67,6 +68,21 @@ def missing(count: int) -> pa.Table:
     return with_values(rows(2_000), "x", dict.fromkeys(range(count), np.nan))
 
 
+def crash(night: Night, job: str, tags: dict[str, str], *assets: dg.AssetKey) -> str:
+    """A run whose process is gone; returns its id."""
+    started = dg.DagsterRun(
+        run_id=str(uuid.uuid4()),
+        job_name=job,
+        status=dg.DagsterRunStatus.STARTED,
+        tags=tags,
+        root_run_id=tags.get("dagster/root_run_id"),
+        parent_run_id=tags.get("dagster/parent_run_id"),
+        asset_selection=frozenset(assets) or None,
+    )
+    night.instance.report_run_failed(night.instance.add_run(started), message="the machine is gone")
+    return started.run_id
+
+
 class TestARunThatFailed:
     @pytest.mark.parametrize("assets", [(), ("user_features",), ("user_features", "predictions", "serving_table")])
     def test_is_told_once_whoever_launched_it(self, night: Night, assets: tuple[str, ...]) -> None:
@@ -76,12 +92,10 @@ class TestARunThatFailed:
         assert night.tick() == []
         assert night.told() == [("failed", DAY, f"small {DAY} failed")]
         message = night.listener.heard[0]["message"]
-        query = night.small.source.with_name("query.sql")
-        assert message.startswith(f"small__user_features: {query} cannot be computed for {DAY}: IO Error: No files found")
-        assert message.endswith(f'rows.parquet". (Dagster run {run_id})')
+        assert message == f"small__user_features: The table rows: {night.small.source} does not exist. (Dagster run {run_id})"
 
     def test_is_not_told_if_it_is_retried(self, night: Night) -> None:
-        self.crash(night, "small", {"dagster/max_retries": "1"})
+        crash(night, "small", {"dagster/max_retries": "1"})
         assert night.tick() == []
         assert night.told() == []
 
@@ -95,45 +109,68 @@ class TestARunThatFailed:
         assert night.told() == [("failed", None, "small failed")]
 
     def test_is_told_if_pruning_made_it(self, night: Night) -> None:
-        self.crash(night, "small_prune", {})
+        crash(night, "small_prune", {})
         assert night.tick() == []
         assert [kind for kind, _, _ in night.told()] == ["failed"]
 
     def test_is_told_if_its_retries_are_spent(self, night: Night) -> None:
-        first = self.crash(night, "small", {"dagster/max_retries": "1", "dagster/partition": DAY})
+        first = crash(night, "small", {"dagster/max_retries": "1", "dagster/partition": DAY})
         of_first = {"dagster/root_run_id": first, "dagster/parent_run_id": first}
-        second = self.crash(night, "small", {"dagster/max_retries": "1", "dagster/partition": DAY} | of_first)
+        second = crash(night, "small", {"dagster/max_retries": "1", "dagster/partition": DAY} | of_first)
         assert night.tick() == []
         assert night.told() == [("failed", DAY, f"small {DAY} failed")]
         assert second in night.listener.heard[0]["message"]
         assert "the machine is gone" in night.listener.heard[0]["message"]
 
     def test_is_not_told_if_it_is_another_pipelines(self, night: Night) -> None:
-        self.crash(night, "large", {})
-        self.crash(night, "__ASSET_JOB", {}, dg.AssetKey(["large", "predictions"]))
+        crash(night, "large", {})
+        crash(night, "__ASSET_JOB", {}, dg.AssetKey(["large", "predictions"]))
         assert night.tick() == []
         assert night.told() == []
 
     def test_that_nobody_could_be_told_of_shows_in_the_tick_without_the_address(self, night: Night) -> None:
-        self.crash(night, "small", {})
+        crash(night, "small", {})
         night.listener.statuses = [404]
         (fault,) = night.tick()
         assert "AlertFailed: The webhook receiver on 127.0.0.1 was not told 'small failed': it answered HTTP 404." in fault
         assert "secret" not in fault
 
-    def crash(self, night: Night, job: str, tags: dict[str, str], *assets: dg.AssetKey) -> str:
-        """A run whose process is gone; returns its id."""
-        started = dg.DagsterRun(
-            run_id=str(uuid.uuid4()),
-            job_name=job,
-            status=dg.DagsterRunStatus.STARTED,
-            tags=tags,
-            root_run_id=tags.get("dagster/root_run_id"),
-            parent_run_id=tags.get("dagster/parent_run_id"),
-            asset_selection=frozenset(assets) or None,
-        )
-        night.instance.report_run_failed(night.instance.add_run(started), message="the machine is gone")
-        return started.run_id
+
+class TestASlowReceiver:
+    def test_keeps_a_tick_no_longer_than_one_delivery_may_take(
+        self, night: Night, monkeypatch: pytest.MonkeyPatch, listener: Listener
+    ) -> None:
+        """Five runs failed at once. It would drip for minutes; Dagster repeats a tick of more than one."""
+        monkeypatch.setattr(alerting, "LIMIT", 1.0)
+        monkeypatch.setattr(alerting, "_SECONDS_EACH", 0.1)
+        with dripping(b"HTTP/1.1 ") as port:
+            both = [{"kind": "slack", "url": f"http://127.0.0.1:{port}/"}, {"kind": "webhook", "url": listener.url}]
+            night.location = repository(night.small, alerts=both)
+            runs = [crash(night, "small", {}) for _ in range(5)]
+            faults = night.tick()
+            assert len([fault for fault in faults if "slack receiver on 127.0.0.1 was not told" in fault]) == 5
+            assert "it did not answer within 1 s" in faults[0]
+            assert "it did not answer within 0.1 s" in faults[4]
+            assert night.tick() == [], "nobody is told again"
+            listener.wait_for(5)
+        assert {one["message"].rpartition("run ")[2].rstrip(")") for one in listener.heard} == set(runs)
+
+    def test_each_run_that_failed_is_an_alert_of_its_own(self, night: Night) -> None:
+        crash(night, "small", {"dagster/partition": DAY})
+        crash(night, "small", {"dagster/partition": DAY})
+        assert night.tick() == []
+        assert len(set(night.listener.keys)) == 2
+
+    def test_a_repeated_tick_repeats_the_ids(self, night: Night) -> None:
+        """Dagster forgets a tick that took too long."""
+        cursors = dict(night.cursors)
+        crash(night, "small", {"dagster/partition": DAY})
+        assert night.tick() == []
+        night.cursors = cursors
+        assert night.tick() == []
+        first, second = night.listener.keys
+        assert first is not None
+        assert first == second
 
 
 def test_a_blocked_night_is_told_as_such(with_missing: Callable[[int], Night]) -> None:

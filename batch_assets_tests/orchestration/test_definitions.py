@@ -28,7 +28,7 @@ ATTRIBUTES = {
 
 
 BLOCKING = (
-    *("contract", "expectations", "changes", "feature_drift"),
+    *("contract", "sources", "expectations", "changes", "feature_drift"),
     *("complete", "one_model", "audit", "scores", "drift", "ranks", "previous_model"),
     "published_matches",
 )
@@ -94,7 +94,7 @@ def test_a_pipeline_is_found_by_its_name() -> None:
 
 def test_a_component_is_made_from_yaml_with_templates_resolved() -> None:
     component = ScoringPipeline.from_attributes_dict(attributes=ATTRIBUTES)
-    assert component.config.features.source.tables == {"t": "/data/rows.parquet"}
+    assert component.config.features.source.tables["t"].path == "/data/rows.parquet"
     assert component.config.features.source.query.startswith("/")
     defs = dg.component_defs(component=component, resources=shared_resources())
     assert {key.path[0] for key in defs.resolve_asset_graph().get_all_asset_keys()} == {"another"}

@@ -112,7 +112,17 @@ class TestWhatTheUiShows:
         assert {(e.check_name, e.partition) for e in evaluations} == {
             (name, DAY)
             for name in (
-                *("contract", "expectations", "changes", "feature_drift", "complete", "dead_letters", "one_model", "audit"),
+                *(
+                    "contract",
+                    "sources",
+                    "expectations",
+                    "changes",
+                    "feature_drift",
+                    "complete",
+                    "dead_letters",
+                    "one_model",
+                    "audit",
+                ),
                 *("scores", "drift", "ranks", "previous_model", "baseline", "feature_baseline", "published_matches"),
             )
         }

@@ -49,6 +49,7 @@ class Mornings:
         self.now = datetime(2026, 3, 28, tzinfo=UTC)
         (self._sensor,) = build_promise_sensors(self.config, lambda: self.now)
         self.cursor: str | None = None
+        self.says = ""
 
     def tick(self, now: datetime) -> list[tuple[str, str]]:
         """Who is told what at a time: kind and day. As Dagster's daemon does, evaluations are recorded on the instance."""
@@ -57,6 +58,7 @@ class Mornings:
         with dg.build_sensor_context(self.instance, self.cursor, resources=resources) as context:
             tick = self._sensor.evaluate_tick(context)
         self.cursor = tick.cursor or self.cursor
+        self.says = tick.skip_message or ""
         for event in tick.asset_events:
             self.instance.report_runless_asset_event(event)
         heard = [(one["kind"], one["partition"]) for one in self.listener.heard]
@@ -81,7 +83,14 @@ class Mornings:
         """What the check says of a day, in the order in which it was said."""
         check = dg.AssetCheckKey(asset_key(self.config, "serving_table"), "promise")
         history = self.instance.event_log_storage.get_asset_check_execution_history(check, limit=99)
-        return [record.event.asset_check_evaluation for record in reversed(history) if record.partition == day]
+        found = [record.event.asset_check_evaluation for record in reversed(history) if record.partition == day]
+        return [one for one in found if one is not None]
+
+    def shown(self, day: str) -> str:
+        """What Dagster shows of the check: the newest record of the day, whether or not it was made."""
+        check = dg.AssetCheckKey(asset_key(self.config, "serving_table"), "promise")
+        history = self.instance.event_log_storage.get_asset_check_execution_history(check, limit=99)
+        return str(next(record.status.value for record in history if record.partition == day))
 
     def said(self, day: str) -> list[tuple[str, bool, dg.AssetCheckSeverity]]:
         return [(said(one), one.passed, one.severity) for one in self.evaluations(day)]
@@ -173,6 +182,44 @@ class TestTheSensor:
         assert mornings.tick(deadline + 2 * MINUTE) == []
         (evaluation,) = mornings.evaluations(day)
         assert "HTTP 404" in str(evaluation.metadata["not_delivered"].value)
+
+    def test_its_tick_says_how_each_day_stands(self, mornings: Mornings) -> None:
+        day, deadline = DEADLINES[0]
+        assert mornings.tick(deadline - 60 * MINUTE) == []
+        assert mornings.says == f"{day}: not yet, on course"
+        mornings.listener.statuses = [404]
+        mornings.tick(deadline + MINUTE)
+        assert mornings.says.startswith(f"{day}: missed; The webhook receiver on 127.0.0.1 was not told ")
+        mornings.tick(deadline + 2 * MINUTE)
+        assert mornings.says == f"{day}: missed"
+
+    @pytest.mark.parametrize("missed_first", [True, False])
+    def test_a_finding_is_not_lost_when_a_run_of_the_day_fails(
+        self, mornings: Mornings, instance: dg.DagsterInstance, missed_first: bool
+    ) -> None:
+        """The run plans the check; what it planned and did not make is what Dagster shows."""
+        day, deadline = DEADLINES[0]
+        if missed_first:
+            mornings.tick(deadline + MINUTE)
+        mornings.small.source.unlink()
+        assert not instance.get_run_by_id(run(repository(mornings.small, **SETTINGS), instance, day)).is_success
+        mornings.tick(deadline + 2 * MINUTE)
+        assert mornings.shown(day) == "FAILED"
+        assert mornings.said(day)[-1] == ("missed", False, dg.AssetCheckSeverity.ERROR)
+        before = len(mornings.said(day))
+        mornings.tick(deadline + timedelta(days=2))
+        assert len(mornings.said(day)) == before, "it is filled in once"
+
+    def test_a_day_that_was_published_stays_so_when_a_later_run_of_it_fails(
+        self, mornings: Mornings, instance: dg.DagsterInstance
+    ) -> None:
+        day, deadline = DEADLINES[0]
+        mornings.go_live(day, deadline - 25 * MINUTE)
+        mornings.small.source.unlink()
+        run(repository(mornings.small, **SETTINGS), instance, day)
+        mornings.tick(deadline + timedelta(days=3))
+        assert mornings.said(day) == [("published in time", True, dg.AssetCheckSeverity.ERROR)]
+        assert mornings.shown(day) == "SUCCEEDED"
 
     def test_before_the_first_day_is_over_there_is_nothing_to_promise(self, mornings: Mornings) -> None:
         assert mornings.tick(datetime(2025, 12, 31, 12, tzinfo=UTC)) == []

@@ -1,6 +1,7 @@
 """The verbs, one after another, on real files: what a run is, what it refuses, what it remembers."""
 
 import math
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -194,8 +195,7 @@ class TestScore:
 
         undisturbed = scored(small).manifest
         folder = small.storage.local_path(undisturbed.folder)
-        for path in [*folder.glob("chunk-*"), *folder.glob("_manifest/*.json")]:
-            path.unlink()
+        shutil.rmtree(folder)
         for _ in range(2):
             crashes: list[int] = []
             crashing = Quiet()
@@ -266,7 +266,7 @@ class TestJudge:
         assert verdict.good
         names = [outcome.name for outcome in verdict.outcomes]
         assert names == [
-            *("contract", "expectations", "changes", "feature_drift"),
+            *("contract", "sources", "expectations", "changes", "feature_drift"),
             *(
                 "complete",
                 "dead_letters",
@@ -345,7 +345,7 @@ class TestJudge:
         assert judged(small).compared_with == (earlier.run_id,)
 
     def test_constant_scores_block(self, small: Small) -> None:
-        small.register("v2", small_model([0.0, 0.0, 0.0]))
+        small.register("v2", small_model([0.0, 0.0, 0.0]), confirmed=True)
         assert judged(small).outcome("scores").blocks
 
     def test_too_many_dead_letters_block(self, make_small: Make) -> None:

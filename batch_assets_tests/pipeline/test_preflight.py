@@ -12,7 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from batch_assets.config import PipelineConfig
 from batch_assets.errors import PreflightFailed
+from batch_assets.models.registry import Registry
 from batch_assets.orchestration.resources import StorageRoot
 from batch_assets.orchestration.sensors import build_rollout_sensor
 from batch_assets.pipeline.decide import verdict_of
@@ -27,6 +29,7 @@ from batch_assets.pipeline.score import plan_run
 from batch_assets.pipeline.summary import summarize
 from batch_assets.pipeline.sweep import newest_frozen_day
 from batch_assets.snapshot import days_of
+from batch_assets.storage import LocalStorage
 from batch_assets_tests.orchestration.location import repository, run
 from batch_assets_tests.small import DAY, Quiet, Small, rows, small_model, with_values
 
@@ -43,7 +46,7 @@ def flown(small: Small, version: str | None = None) -> Preflight:
 
 def registered(small: Small, weights: list[float], version: str = "v2") -> None:
     model = small_model(weights)
-    small.registry.register("small", version, small.card(model), model)
+    small.registry.register("small", version, small.card(model, confirmed=not any(weights)), model)
 
 
 class TestWhatItSays:
@@ -155,7 +158,7 @@ def test_as_the_first_step_it_stops_a_bad_model_before_a_chunk_is_scored(make_sm
     with dg.instance_for_test() as instance:
         location = repository(small)
         assert instance.get_run_by_id(run(location, instance, BEFORE)).is_success  # type: ignore[union-attr]
-        small.register("v2", small_model([0.0, 0.0, 0.0]))
+        small.register("v2", small_model([0.0, 0.0, 0.0]), confirmed=True)
         failed = instance.get_run_by_id(run(location, instance, DAY))
         assert failed is not None
         assert not failed.is_success
@@ -210,7 +213,7 @@ class TestItLeavesNothingBehind:
         """What a dead process left is taken away by the next one that needs room; nobody counts it before."""
         small.night(BEFORE)
         before = tree(small)
-        victim = multiprocessing.get_context("spawn").Process(target=_killed_in_preflight, args=(small,))
+        victim = multiprocessing.get_context("spawn").Process(target=_killed_in_preflight, args=(small.config, small.storage))
         victim.start()
         victim.join(60)
         assert victim.exitcode == -signal.SIGKILL
@@ -261,10 +264,10 @@ def flown_unfrozen(small: Small) -> Preflight:
     return preflight(small.config, small.storage, DAY, small.model, small.watch)
 
 
-def _killed_in_preflight(small: Small) -> None:
+def _killed_in_preflight(config: PipelineConfig, storage: LocalStorage) -> None:
     class Deadly(Quiet):
         def progress(self, stage: str, done: int, total: int | None) -> None:
             if done:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    preflight(small.config, small.storage, DAY, small.model, Deadly())
+    preflight(config, storage, DAY, Registry(storage).resolve(config.model), Deadly())

@@ -275,7 +275,8 @@ class TestKeptDays:
 
     def test_an_unfinished_run_is_kept_and_resumes(self, one_day: tuple[Small, str]) -> None:
         small, folder = one_day
-        shutil.rmtree(small.storage.local_path(f"{folder}/_manifest"))
+        for logs in ("_manifest", "_witness"):
+            shutil.rmtree(small.storage.local_path(f"{folder}/{logs}"))
         small.storage.local_path(f"{folder}/chunk-00001.parquet").unlink()
         assert pruned(small).counts == {"rejects files": 1}
         scored = score(small.config, small.storage, DAYS[0], small.model, LocalEngine(1), small.watch)

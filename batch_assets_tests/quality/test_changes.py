@@ -12,8 +12,8 @@ WEEK = week()
 TONIGHT = values(9)
 
 
-def judge(today: dict[str, Column], same_as: str = "", **settings: object) -> CheckOutcome:
-    return judge_changes(DAY, today, WEEK, ChangeSettings.model_validate(settings), same_as)
+def judge(today: dict[str, Column]) -> CheckOutcome:
+    return judge_changes(DAY, today, WEEK, ChangeSettings())
 
 
 def test_a_night_like_the_others_passes() -> None:
@@ -57,28 +57,6 @@ class TestRows:
     def test_one_odd_day_does_not_say_what_is_usual(self) -> None:
         odd = {**WEEK, "2024-03-07": night(7, 20_000)}
         assert judge_changes(DAY, night(9), odd, ChangeSettings()).passed
-
-
-class TestTheSameAgain:
-    def test_an_earlier_days_features_again_block(self) -> None:
-        outcome = judge(night(6))
-        assert outcome.blocks
-        assert outcome.message == "these are the features of 2024-03-06 again: the source was not updated"
-
-    def test_so_does_the_same_digest(self) -> None:
-        assert "features of 2024-03-05 again" in judge(night(9), same_as="2024-03-05").message
-
-    def test_one_row_that_differs_is_another_night(self) -> None:
-        amount = values(6)["amount"]
-        amount[0] += 1
-        assert judge(night(6, amount=amount)).passed
-
-    def test_it_can_be_allowed(self) -> None:
-        assert judge(night(6), same_as="2024-03-06", allow_unchanged=True).passed
-
-    def test_other_findings_count_beside_what_is_allowed(self) -> None:
-        outcome = judge(night(9, 100), same_as="2024-03-06", allow_unchanged=True)
-        assert outcome.message.startswith("100 rows are 95% fewer")
 
 
 class TestAColumn:

@@ -7,6 +7,7 @@ from batch_assets.quality.columns import Column
 from batch_assets.quality.completeness import CompletenessSettings
 from batch_assets.quality.drift import DriftSettings
 from batch_assets.quality.expectations import ExpectationSettings
+from batch_assets.quality.sources import SourceSettings
 
 
 def test_of_a_spread_alone_every_value_is_there() -> None:
@@ -33,5 +34,6 @@ def test_what_is_allowed_where_nobody_says_otherwise() -> None:
         "compare_days": 7, "min_rows": 0.9, "max_rows": 1.5, "max_missing_rise": 0.05, "max_factor": 4.0,
         "allow_unchanged": False,
     }  # fmt: skip
+    assert SourceSettings().model_dump() == {"min_day_rows": 0.58, "not_daily": ()}
     assert CompletenessSettings().model_dump() == {"min_output_ratio": 0.99, "max_dead_letters": 0.001, "allow_empty": False}
     assert ExpectationSettings().model_dump() == {"max_missing": 0.01, "own": (), "full_scan": False}

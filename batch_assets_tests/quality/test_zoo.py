@@ -75,10 +75,11 @@ class World:
         return self.storage.local_path(plan_run(self.config, self.storage, NIGHT, model).folder)
 
     def approve(self, module: torch.nn.Module) -> None:
-        """Another version is approved, whose approver was told nothing of its scores."""
+        """Another version is approved, whose approver confirmed its outputs and was told nothing of its scores."""
         before = self.registry.resolve(self.config.model)
         model = export_model(module, len(self.config.features.contract.columns))
-        card = before.card.model_copy(update={"model_sha256": _sha256(model)})
+        outputs = before.card.outputs.model_copy(update={"confirmed": True})
+        card = before.card.model_copy(update={"model_sha256": _sha256(model), "outputs": outputs})
         self.registry.register(before.name, "v2", card, model)
         self.registry.approve(before.name, "batch", "v2", why="test", by="the test")
 
@@ -319,7 +320,59 @@ def test_features_of_other_users(world: World, whose: str) -> None:
 @pytest.mark.parametrize("day", [WEEK[-1], WEEK[0]])
 def test_the_features_of_an_earlier_day_again(world: World, good_week: Path, day: str) -> None:
     shutil.copy(good_week.parent / f"{day}.parquet", world.source)
-    stopped(world, f"changes: .*these are the features of {day} again: the source was not updated")
+    stopped(world, f"sources: .*these are the features of {day} again: the source was not updated")
+
+
+@pytest.fixture
+def loads(good_week: Path, tmp_path: Path) -> World:
+    """As `world`, but the night's features are computed from purchases, and the source is the file of these."""
+    shutil.copytree(good_week, tmp_path / "root")
+    config, source = pipeline(NAME), tmp_path / "transactions.parquet"
+    shutil.copy(config.features.source.tables["transactions"].path, source)
+    table = config.features.source.tables["transactions"].model_copy(update={"path": str(source)})
+    read = config.features.source.model_copy(update={"tables": {"transactions": table}})
+    features = config.features.model_copy(update={"source": read})
+    return World(LocalStorage(str(tmp_path / "root")), config.model_copy(update={"features": features}), source)
+
+
+def purchases(world: World, kept: Callable[[str], float]) -> None:
+    """Of each day only a share of the purchases was loaded."""
+    table = pq.read_table(world.source)
+    shares = np.array([kept(str(day)) for day in table["date"].to_numpy()])
+    pq.write_table(table.filter(pa.array(np.random.default_rng(5).random(len(table)) < shares)), world.source)
+
+
+def test_a_day_whose_purchases_were_not_loaded(loads: World) -> None:
+    purchases(loads, lambda day: day < NIGHT)
+    stopped(loads, rf"sources: transactions has no row of {NIGHT}, the newest date is {WEEK[-1]}: .* --refresh")
+
+
+def test_three_days_in_a_row_whose_purchases_were_not_loaded(loads: World) -> None:
+    """Every feature of every customer is otherwise each night, because days go by, and none looks odd."""
+    purchases(loads, lambda day: day <= WEEK[-3])
+    for day in (*WEEK[-2:], NIGHT):
+        verdict = judge_features(
+            loads.config, loads.storage, freeze(loads.config, loads.storage, day, Quiet(), refresh=True), day
+        )
+        assert [one.name for one in verdict.blocking] == ["sources"]
+        assert f"transactions has no row of {day}, the newest date is {WEEK[-3]}" in verdict.outcome("sources").message
+
+
+def test_a_day_of_whose_purchases_some_were_not_loaded(loads: World) -> None:
+    purchases(loads, lambda day: 0.4 if day == NIGHT else 1.0)
+    stopped(loads, rf"sources: transactions has 2\d rows of {NIGHT}, [45]\d% of the usual 50")
+
+
+def test_a_day_that_was_loaded_late_is_published_when_it_is_frozen_again(loads: World) -> None:
+    whole = loads.source.read_bytes()
+    purchases(loads, lambda day: day < NIGHT)
+    stopped(loads, "sources: ")
+    loads.source.write_bytes(whole)
+    freeze(loads.config, loads.storage, NIGHT, Quiet(), refresh=True)
+    loads.night()
+    live = current_log(loads.storage, NAME).latest()
+    assert live is not None
+    assert live.body["partition"] == NIGHT
 
 
 def test_features_that_stand_still_for_a_month(world: World, good_week: Path) -> None:
@@ -329,12 +382,12 @@ def test_features_that_stand_still_for_a_month(world: World, good_week: Path) ->
 
 def test_a_source_that_was_cut_off(world: World) -> None:
     os.truncate(world.source, world.source.stat().st_size // 2)
-    stopped(world, "cannot be computed for 1998-06-30")
+    stopped(world, r"features\.parquet cannot be read as a Parquet file")
 
 
 def test_a_source_that_is_not_there(world: World) -> None:
     world.source.unlink()
-    stopped(world, "No files found")
+    stopped(world, r"table features: .*features\.parquet does not exist")
 
 
 def test_a_snapshot_that_was_changed_after_it_was_judged(world: World) -> None:
@@ -377,7 +430,7 @@ class Otherwise(torch.nn.Module):
         changed: torch.Tensor = {
             "outputs permuted": -logits,
             "collapsed to a constant": logits * 0 - 2.0,
-            "not a number": logits * torch.nan,
+            "not a number": torch.where(features[:, :1] == features[:, :1].round(), torch.nan, logits),  # on real days
             "too sure of itself": logits * 3,
             "shifted": logits + 1.5,
             "squashed": logits / 4,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from batch_assets.contract import FeatureContract
-from batch_assets.models.predictor import export_model, load_program
+from batch_assets.models.predictor import TorchPredictor, export_model, load_program
 from batch_assets.scoring.forward import ForwardPass
 from batch_assets.scoring.inputs import SHORTEST_BUCKET, Staged, Staging
 from batch_assets_tests.small import Small
@@ -198,6 +198,74 @@ def test_lists_are_padded_at_their_end() -> None:
     (batch,) = one.batches(np.array([True, True, True]), 64)
     history = one.arrays(batch)[2]
     assert history[:3, :3].T.tolist() == [[5, 6, -1], [-1, -1, -1], [7, -1, -1]]
+
+
+def two_lists(first: int, second: int) -> FeatureContract:
+    return FeatureContract.model_validate(
+        {
+            "key": {"name": "k", "dtype": "int64"},
+            "columns": [{"name": name, "dtype": "int64", "length": "variable", "input": name} for name in ("a", "b")],
+            "inputs": [
+                {"name": "a", "dtype": "int64", "max_length": first},
+                {"name": "b", "dtype": "int64", "max_length": second},
+            ],
+        }
+    )
+
+
+@pytest.mark.parametrize(("first", "second"), [(1, 1), (10, 10), (50, 50), (33, 200), (200, 33)])
+def test_no_list_is_padded_beyond_what_its_input_takes(first: int, second: int) -> None:
+    """A model with 50 places takes a list of 33 items, if it is padded to 50; it was padded to 64."""
+    random = np.random.default_rng(0)
+    columns = {
+        name: pa.array(
+            [list(range(length)) for length in random.permutation(np.arange(400) % (longest + 1))], pa.list_(pa.int64())
+        )
+        for name, longest in (("a", first), ("b", second))
+    }
+    one = Staging(two_lists(first, second), 400).fill(pa.table({"k": np.arange(400), **columns}))
+    assert one.faults == ()
+    seen = []
+    for batch in one.batches(np.ones(400, dtype=bool), 256):
+        a, b = one.arrays(batch)
+        assert (len(a), len(b)) == (min(batch.length, first), min(batch.length, second))
+        assert batch.size <= 256
+        for array, name in ((a, "a"), (b, "b")):
+            for slot, row in zip(batch.slots, batch.rows, strict=True):
+                values = columns[name][int(row)].as_py()
+                assert array[:, slot].tolist() == values + [0] * (len(array) - len(values))
+        seen += batch.rows.tolist()
+    assert sorted(seen) == list(range(400))
+
+
+class Places(torch.nn.Module):
+    """Knows fifty places, and no more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.places = torch.nn.Embedding(50, 1)
+
+    def forward(self, seen: torch.Tensor) -> torch.Tensor:
+        there = (seen > 0).unsqueeze(-1)
+        return (self.places(torch.arange(seen.shape[1])) * there).sum(dim=1)
+
+
+def test_rows_of_every_permitted_length_are_scored_by_a_model_that_takes_no_more() -> None:
+    contract = FeatureContract.model_validate(
+        {
+            "key": {"name": "k", "dtype": "int64"},
+            "columns": [{"name": "seen", "dtype": "int64", "length": "variable"}],
+            "inputs": [{"name": "features", "dtype": "int64", "max_length": 50}],
+        }
+    )
+    rows = pa.table({"k": np.arange(51), "seen": pa.array([[1] * length for length in range(51)], pa.list_(pa.int64()))})
+    predictor = TorchPredictor(lambda seen: (Places()(seen),))
+    passed = ForwardPass(predictor, 1, 256, 0.01)(Staging(contract, 51).fill(rows), np.ones(51, dtype=bool), "chunk")
+    assert passed.raised == {}
+    with torch.inference_mode():
+        expected = [float(Places()(torch.ones(1, length, dtype=torch.int64))) for length in range(51)]
+    np.testing.assert_allclose(passed.logits[0], expected, atol=1e-5)
 
 
 class Taste(torch.nn.Module):

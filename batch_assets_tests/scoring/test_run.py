@@ -130,7 +130,8 @@ class TestRowsThatAreNotScored:
     def test_a_non_finite_output_is_dead_lettered_and_counted(self, make_small: Make) -> None:
         """One row gives NaN, another an infinite logit, whose probability would look like a good 1.0."""
         small = make_small(with_values(with_values(rows(300), "x", {0: 3e38, 7: 2e38}), "y", {7: 1e9}))
-        small.register("v2", _overflowing_model())
+        with pytest.warns(UserWarning, match="gives the same whatever is in y, z"):
+            small.register("v2", _overflowing_model())
         working = Working(small)
         commits = working.score_all()
         reasons = [(row["user"], row["reason"]) for row in working.rejects()]

@@ -1,0 +1,90 @@
+"""What a freeze read: which files and columns, under which time zone, and how new their rows were. Nothing is judged here.
+
+The record is a numbered log beside the snapshot, because the same rows may be frozen again from other files.
+"""
+
+import hashlib
+from contextlib import suppress
+from datetime import date
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from batch_assets.errors import LostRace, SnapshotChanged
+from batch_assets.numbered_log import NumberedLog
+from batch_assets.storage import Storage
+
+
+class SourceFile(BaseModel):
+    """One file of a table as it was when the freeze began. `stamp` is its mtime in nanoseconds and its inode."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str
+    size: int
+    rows: int
+    stamp: str
+
+
+class SourceTable(BaseModel):
+    """What was read as one table of the query.
+
+    `told` are phrases: widened types, columns that some files do not have. Of a table with an `event_date`, `newest` is the
+    newest date in the whole table, `newest_until_day` the newest one that is not after the partition's day, and `rows_of_day`
+    how many rows have that day; a table without one says nothing of its dates.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    path: str
+    files: tuple[SourceFile, ...]
+    rows: int
+    told: tuple[str, ...] = ()
+    event_date: str | None = None
+    newest: date | None = None
+    newest_until_day: date | None = None
+    rows_of_day: int | None = None
+
+
+class Provenance(BaseModel):
+    """What a freeze of `day` read: the query by its text's sha256, the time zone of its session, and the tables by name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    day: date
+    timezone: str
+    query_sha256: str
+    tables: tuple[SourceTable, ...]
+
+
+def sha256_of(query: str) -> str:
+    """What a provenance says of a query's text."""
+    return hashlib.sha256(query.encode()).hexdigest()
+
+
+def keep_provenance(storage: Storage, folder: str, provenance: Provenance) -> None:
+    """Write down what was read for the snapshot in a folder, unless the newest entry says the same.
+
+    If another process writes down at the same moment what it read for the same rows, that counts.
+    """
+    log, body = _log(storage, folder), provenance.model_dump(mode="json")
+    entry = log.latest()
+    if entry is None or entry.body != body:
+        with suppress(LostRace):
+            log.append(body, after=entry.number if entry else 0, why="frozen")
+
+
+def read_provenance(storage: Storage, folder: str) -> Provenance:
+    """What was read last for the snapshot in a folder. Raises SnapshotChanged, TornEntry."""
+    entry = _log(storage, folder).latest()
+    advice = "freeze the partition again with --refresh"
+    if entry is None:
+        raise SnapshotChanged(f"{folder}/_source is missing: {advice}.")
+    try:
+        return Provenance.model_validate(entry.body)
+    except ValidationError as error:
+        raise SnapshotChanged(f"{folder}/_source is of another release: {advice}.") from error
+
+
+def _log(storage: Storage, folder: str) -> NumberedLog:
+    return NumberedLog(storage, f"{folder}/_source")
