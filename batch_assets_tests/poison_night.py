@@ -4,6 +4,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from batch_assets.config import PipelineConfig
 from batch_assets.digest import bits
 from batch_assets.engines.engine import Engine
+from batch_assets.features.provenance import Provenance, keep_provenance, sha256_of
 from batch_assets.histogram import Histogram
 from batch_assets.models.card import Card
 from batch_assets.models.predictor import export_model
@@ -155,7 +157,10 @@ def _freeze(storage: LocalStorage, rows: int, poison: dict[int, str], chunk_rows
         first, *others = _batches(rows, poison)
         reader = pa.RecordBatchReader.from_batches(first.schema, iter([first, *others]))
         snapshot = write_snapshot(scratch / "snapshot", reader, "user", min(chunk_rows, 1 << 14))
-        storage.adopt(scratch / "snapshot", snapshot_folder("poison", DAY, snapshot.digest))
+        folder = snapshot_folder("poison", DAY, snapshot.digest)
+        storage.adopt(scratch / "snapshot", folder)
+    made_up = Provenance(day=date.fromisoformat(DAY), timezone="UTC", query_sha256=sha256_of("made up"), tables=())
+    keep_provenance(storage, folder, made_up)
     current_log(storage, "poison", DAY).append({"digest": snapshot.digest}, after=0, why="made up")
 
 

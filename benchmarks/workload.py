@@ -7,6 +7,7 @@ import hashlib
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pyarrow as pa
 
 from batch_assets.config import PipelineConfig
 from batch_assets.errors import NotFound, SnapshotChanged
+from batch_assets.features.provenance import Provenance, keep_provenance, sha256_of
 from batch_assets.pipeline.freeze import frozen
 from batch_assets.snapshot import ROWS_PER_GROUP, current_log, snapshot_folder, write_snapshot
 from batch_assets.storage import LocalStorage
@@ -92,7 +94,10 @@ class Workload:
             (scratch / "snapshot").mkdir()
             reader = pa.RecordBatchReader.from_batches(schema, _batches(self.rows, schema))
             snapshot = write_snapshot(scratch / "snapshot", reader, KEY, ROWS_PER_GROUP)
-            storage.adopt(scratch / "snapshot", snapshot_folder(name, DAY, snapshot.digest))
+            folder = snapshot_folder(name, DAY, snapshot.digest)
+            storage.adopt(scratch / "snapshot", folder)
+        made_up = Provenance(day=date.fromisoformat(DAY), timezone="UTC", query_sha256=sha256_of("made up"), tables=())
+        keep_provenance(storage, folder, made_up)
         current_log(storage, name, DAY).append({"digest": snapshot.digest}, after=0, why="made up")
 
     def _register(self) -> None:

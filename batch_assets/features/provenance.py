@@ -67,7 +67,7 @@ def keep_provenance(storage: Storage, folder: str, provenance: Provenance) -> No
 
     If another process writes down at the same moment what it read for the same rows, that counts.
     """
-    log, body = _log(storage, folder), provenance.model_dump(mode="json")
+    log, body = provenance_log(storage, folder), provenance.model_dump(mode="json")
     entry = log.latest()
     if entry is None or entry.body != body:
         with suppress(LostRace):
@@ -76,7 +76,7 @@ def keep_provenance(storage: Storage, folder: str, provenance: Provenance) -> No
 
 def read_provenance(storage: Storage, folder: str) -> Provenance:
     """What was read last for the snapshot in a folder. Raises SnapshotChanged, TornEntry."""
-    entry = _log(storage, folder).latest()
+    entry = provenance_log(storage, folder).latest()
     advice = "freeze the partition again with --refresh"
     if entry is None:
         raise SnapshotChanged(f"{folder}/_source is missing: {advice}.")
@@ -86,5 +86,6 @@ def read_provenance(storage: Storage, folder: str) -> Provenance:
         raise SnapshotChanged(f"{folder}/_source is of another release: {advice}.") from error
 
 
-def _log(storage: Storage, folder: str) -> NumberedLog:
+def provenance_log(storage: Storage, folder: str) -> NumberedLog:
+    """What was read for the snapshot in a folder, time after time; the highest entry is in force."""
     return NumberedLog(storage, f"{folder}/_source")

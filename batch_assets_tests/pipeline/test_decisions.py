@@ -211,7 +211,7 @@ class TestWhatWasOverridden:
         small = make_small(quality={"changes": {"allow_unchanged": False}})
         small.config = _strict(small)
         frozen(small, GOOD[0], table(seed=1))
-        assert names(frozen(small, FAULTY, table(seed=1))) == {"changes": ["unchanged"]}
+        assert names(frozen(small, FAULTY, table(seed=1))) == {"sources": ["unchanged"]}
         decide(small, FAULTY)
         assert [one[:10] for one in frozen(small, NEXT, table(seed=2)).compared_with] == [GOOD[0]]
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -94,7 +95,8 @@ class TestProvenance:
 
     def test_a_snapshot_without_it_is_frozen_again(self, small: Small) -> None:
         found = freeze(small.config, small.storage, DAY, small.watch)
-        small.storage.local_path(f"{found.folder}/_source/000001.json").unlink()
+        for lost in ("_source", "_witness/_source"):
+            shutil.rmtree(small.storage.local_path(f"{found.folder}/{lost}"))
         with pytest.raises(SnapshotChanged, match=r"_source is missing: .*--refresh"):
             frozen(small.config, small.storage, DAY)
         freeze(small.config, small.storage, DAY, small.watch, refresh=True)

@@ -12,11 +12,12 @@ import pytest
 
 from batch_assets.engines.local_engine import LocalEngine
 from batch_assets.errors import LostEntry
+from batch_assets.features.provenance import provenance_log
 from batch_assets.models.registry import Registry
 from batch_assets.numbered_log import NumberedLog
 from batch_assets.pipeline.accepted import accepted_log
 from batch_assets.pipeline.explain import explain
-from batch_assets.pipeline.freeze import freeze
+from batch_assets.pipeline.freeze import freeze, frozen
 from batch_assets.pipeline.judge import judge
 from batch_assets.pipeline.publish import publish, published_matches
 from batch_assets.pipeline.score import batch_size_log, plan_run, score
@@ -88,6 +89,10 @@ WHAT_RESTS_ON: dict[str, tuple[Callable[[Small], NumberedLog], Callable[[Small],
     "which snapshot": (
         lambda one: current_log(one.storage, "small", DAY),
         lambda one: freeze(one.config, one.storage, DAY, one.watch),
+    ),
+    "what was read": (
+        lambda one: provenance_log(one.storage, snapshot(one)),
+        lambda one: frozen(one.config, one.storage, DAY),
     ),
     "verdict on features": (lambda one: verdict_log(one.storage, snapshot(one)), judging),
     "batch size": (lambda one: batch_size_log(one.config, one.storage, DAY, one.model), scoring),
