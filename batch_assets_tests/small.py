@@ -1,8 +1,10 @@
 """A small pipeline of made-up rows: three features, a logistic model, a few thousand keys. Only its size is not real."""
 
+import atexit
 import functools
 import hashlib
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +77,9 @@ def rows(count: int, *, key_type: pa.DataType | None = None, seed: int = 1) -> p
 @functools.cache
 def sandbox() -> Sandbox:
     """One process apart for all models of a test process, which does not import torch for each; it ends with its caller."""
-    return Sandbox().__enter__()
+    stack = ExitStack()
+    atexit.register(stack.close)
+    return stack.enter_context(Sandbox())
 
 
 class Small:
