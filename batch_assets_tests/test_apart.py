@@ -19,6 +19,8 @@ import click
 from batch_assets.cli.terminal import verb
 from batch_assets.errors import ConfigError
 
+pytestmark = pytest.mark.process
+
 def wait():
     print("at work", file=sys.stderr, flush=True)
     signal.pause()

@@ -18,6 +18,8 @@ import pytest
 from batch_assets_tests.cents import freeze_in_cents
 from batch_assets_tests.conftest import PROJECT, Command
 
+pytestmark = pytest.mark.process
+
 PIPELINE, DAY = "customer_propensity", "1998-06-30"
 RUN = ("run", PIPELINE, "--partition", DAY, "--json")
 FIELDS = {

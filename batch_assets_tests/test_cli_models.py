@@ -15,6 +15,8 @@ from batch_assets.storage import LocalStorage
 from batch_assets_tests.conftest import Command
 from batch_assets_tests.small import Quiet
 
+pytestmark = pytest.mark.process
+
 DAYS = ["1998-06-27", "1998-06-28", "1998-06-29"]
 
 

@@ -20,6 +20,8 @@ from batch_assets.storage import LocalStorage
 from batch_assets_tests.conftest import PROJECT
 from batch_assets_tests.small import Quiet
 
+pytestmark = pytest.mark.process
+
 FLIGHTS = PROJECT / "docs" / "examples" / "flights"
 GOOD = [f"2013-02-{day:02d}" for day in range(7, 15)]
 NIGHT = "2013-02-15"

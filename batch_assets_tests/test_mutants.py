@@ -8,6 +8,8 @@ import pytest
 
 import batch_assets
 
+pytestmark = pytest.mark.process
+
 BENCHMARKS = Path(batch_assets.__file__).parent.parent / "benchmarks"
 
 TOY = """

@@ -12,6 +12,8 @@ import pytest
 
 from batch_assets_tests.conftest import PROJECT
 
+pytestmark = pytest.mark.process
+
 README = (PROJECT / "README.md").read_text()
 
 

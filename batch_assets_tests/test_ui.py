@@ -20,6 +20,8 @@ from batch_assets_tests.conftest import Command
 from batch_assets_tests.open_ui import open_ui, until
 from batch_assets_tests.small import Quiet
 
+pytestmark = pytest.mark.process
+
 NAME = training.PIPELINE
 DAY = training.PARTITION
 

@@ -15,6 +15,8 @@ from batch_assets.pipeline.score import plan_run, score, scoring_task
 from batch_assets.scoring.scorer import Scorer
 from batch_assets_tests.small import DAY, Small, rows, with_values
 
+pytestmark = pytest.mark.process
+
 Make = Callable[..., Small]
 
 

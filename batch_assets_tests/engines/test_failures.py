@@ -18,6 +18,8 @@ from batch_assets.scoring.scorer import Scorer
 from batch_assets_tests.faulty import Faulty
 from batch_assets_tests.small import Small, Working, rows, with_values
 
+pytestmark = pytest.mark.process
+
 Make = Callable[..., Small]
 POISON = 77.0
 

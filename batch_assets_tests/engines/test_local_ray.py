@@ -25,6 +25,8 @@ DRIVER = """
 import ray, sys, time
 from batch_assets.engines.ray_engine import RayEngine
 
+pytestmark = pytest.mark.process
+
 class Idle:
     def work(self): time.sleep(600)
     def ready(self): return None

@@ -14,6 +14,8 @@ from batch_assets.scoring.chunks import Chunk
 from batch_assets.scoring.scorer import Scorer
 from batch_assets_tests.small import Small, Working, small_model
 
+pytestmark = pytest.mark.process
+
 Make = Callable[..., Small]
 
 

@@ -18,6 +18,8 @@ from batch_assets_tests.mlflow_server import MlflowServer
 from batch_assets_tests.net import seeded
 from batch_assets_tests.small import Small, small_model
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:

@@ -31,6 +31,8 @@ from batch_assets.scoring.postprocess import Returns, postprocess
 from batch_assets_tests.models.test_trial import card_of, contract_of
 from batch_assets_tests.others import ListsByGru, TabNetScores
 
+pytestmark = pytest.mark.process
+
 ROWS = 500
 FLOATS = contract_of([{"name": f"f{number}"} for number in range(8)])
 MIXED = contract_of(

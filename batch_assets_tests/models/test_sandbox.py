@@ -11,6 +11,8 @@ from batch_assets.errors import ModelError, ModelMisfit, UnsafeModel
 from batch_assets.models.sandbox import Limits, Sandbox
 from batch_assets_tests.small import sandbox
 
+pytestmark = pytest.mark.process
+
 
 def crash() -> None:
     ctypes.string_at(1)

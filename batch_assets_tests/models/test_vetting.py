@@ -25,6 +25,8 @@ from batch_assets_tests.models.test_formats import IN_THIS_REPOSITORY, Payload, 
 from batch_assets_tests.net import seeded
 from batch_assets_tests.small import Small, sandbox
 
+pytestmark = pytest.mark.process
+
 PROGRAM = "models/model.json"
 
 BYTES = {

@@ -12,6 +12,8 @@ from batch_assets.pipeline.summary import summarize
 from batch_assets_tests.orchestration.location import repository, run
 from batch_assets_tests.small import DAY, Small, rows
 
+pytestmark = pytest.mark.process
+
 BEFORE = "2024-03-09"
 NOT_NOW = re.compile(r".* \(Judged \d{4}-\d\d-\d\d \d\d:\d\d UTC, not now\.\)")
 

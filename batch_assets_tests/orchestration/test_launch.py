@@ -29,6 +29,8 @@ from batch_assets.serving.release import current_log
 from batch_assets_tests.conftest import PROJECT
 from batch_assets_tests.small import Quiet
 
+pytestmark = pytest.mark.process
+
 DAY = "1998-06-30"
 SUCCESS = dg.DagsterRunStatus.SUCCESS
 

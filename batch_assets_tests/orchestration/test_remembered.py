@@ -20,6 +20,8 @@ from batch_assets_tests.forgery import delete_newest
 from batch_assets_tests.orchestration.location import changed, repository, run
 from batch_assets_tests.small import DAY, Small
 
+pytestmark = pytest.mark.process
+
 NEXT = "2024-03-11"
 KNOWN: dict[str, Callable[[Small], NumberedLog]] = {
     "user_features": lambda small: current_log(small.storage, "small", DAY),

@@ -24,6 +24,8 @@ from batch_assets.storage import LocalStorage, Storage
 from batch_assets_tests.nights import DAYS, folders, judged, night, probability, pruned
 from batch_assets_tests.small import Small, rows
 
+pytestmark = pytest.mark.process
+
 
 def racing(root: str, races: list[Callable[[], None]]) -> Storage:
     """A storage in which somebody does something between the look at the pointer and the opening of the release."""

@@ -36,6 +36,8 @@ from batch_assets.scoring.inputs import Staged, Staging
 from batch_assets.contract import FeatureContract
 import pyarrow as pa
 
+pytestmark = pytest.mark.process
+
 columns = [{"name": name} for name in ("x", "y", "z")]
 contract = FeatureContract.model_validate({"key": {"name": "k", "dtype": "int64"}, "columns": columns})
 random = np.random.default_rng(0)
