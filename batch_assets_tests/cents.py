@@ -14,6 +14,9 @@ from batch_assets.pipeline.freeze import freeze
 from batch_assets.storage import LocalStorage
 from batch_assets_tests.small import Quiet
 
+WEEK_BEFORE = ("--from", "1998-06-23", "--to", "1998-06-29")
+"""As many good days as it takes until the next one is blocked by what it looks like beside them."""
+
 
 def freeze_in_cents(root: Path, day: str, folder: Path) -> None:
     """Freeze a day's features from a source whose amounts are in cents; what else it needs goes to the folder."""
@@ -22,8 +25,7 @@ def freeze_in_cents(root: Path, day: str, folder: Path) -> None:
     cents = pa.array(transactions["amount"].to_numpy() * np.float32(100))
     place = transactions.schema.get_field_index("amount")
     pq.write_table(transactions.set_column(place, "amount", cents), folder / "transactions.parquet")
-    source = SqlSource(
-        kind="sql", query=config.features.source.query, tables={"transactions": str(folder / "transactions.parquet")}
-    )
+    table = config.features.source.tables["transactions"].model_copy(update={"path": str(folder / "transactions.parquet")})
+    source = SqlSource(query=config.features.source.query, tables={"transactions": table})
     features = FeatureSettings(source=source, contract=config.features.contract)
     freeze(config.model_copy(update={"features": features}), LocalStorage(str(root)), day, Quiet())

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,13 +14,13 @@ import pytest
 
 from batch_assets_tests.conftest import PROJECT
 
+pytestmark = pytest.mark.process
+
 COMMAND = """
 import os, signal, sys, time
 import click
 from batch_assets.cli.terminal import verb
 from batch_assets.errors import ConfigError
-
-pytestmark = pytest.mark.process
 
 def wait():
     print("at work", file=sys.stderr, flush=True)
@@ -53,8 +54,11 @@ def working(work: str, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
     program, pipe = [sys.executable, "-c", COMMAND.replace("WORK", work), *arguments], subprocess.PIPE
     with subprocess.Popen(program, stdin=pipe, stdout=pipe, stderr=pipe, text=True, cwd=PROJECT) as process:
         assert process.stderr is not None
-        assert process.stderr.readline() == "at work\n"
-        yield process
+        try:
+            assert process.stderr.readline() == "at work\n"
+            yield process
+        finally:
+            process.kill()  # else a test that fails would wait for it
 
 
 def child(process: "subprocess.Popen[str]") -> psutil.Process:
@@ -124,7 +128,8 @@ def test_work_that_is_stopped_goes_on() -> None:
         worker = child(process)
         process.send_signal(signal.SIGTSTP)
         os.waitpid(process.pid, os.WUNTRACED)
-        assert worker.status() == psutil.STATUS_STOPPED
+        while worker.status() != psutil.STATUS_STOPPED:  # or the test hangs
+            time.sleep(0.01)
         process.send_signal(signal.SIGCONT)
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=60)

@@ -15,7 +15,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from batch_assets_tests.cents import freeze_in_cents
+from batch_assets_tests.cents import WEEK_BEFORE, freeze_in_cents
 from batch_assets_tests.conftest import PROJECT, Command
 
 pytestmark = pytest.mark.process
@@ -259,7 +259,7 @@ class TestVerdict:
         assert "0.99" in shown
 
     def test_a_bad_night_is_overridden_by_somebody_with_a_reason(self, command: Command, tmp_path: Path) -> None:
-        assert command.run("run", PIPELINE, "--partition", "1998-06-29", "--engine", "local").returncode == 0
+        assert command.run("run", PIPELINE, *WEEK_BEFORE, "--engine", "local").returncode == 0
         freeze_in_cents(command.root, DAY, tmp_path)
         blocked = command.run(*RUN, "--engine", "local")
         assert blocked.returncode == 1
@@ -395,10 +395,12 @@ class TestBadInput:
     """One clear sentence, exit status 1, no traceback, nothing published."""
 
     def refused(self, command: Command, *arguments: str) -> str:
+        live = command.root / PIPELINE / "serving" / "_current"
+        before = sorted(live.glob("*"))
         done = command.run(*arguments)
         assert done.returncode == 1
         assert "Traceback" not in done.stderr + done.stdout
-        assert not (command.root / PIPELINE / "serving" / "_current").exists()
+        assert sorted(live.glob("*")) == before, "nothing is published"
         sentences = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
         assert len(sentences) == 1, done.stderr
         if "--json" in arguments:

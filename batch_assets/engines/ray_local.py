@@ -18,11 +18,15 @@ import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from batch_assets.engines import ray_guardian
 from batch_assets.errors import EngineError
+
+if TYPE_CHECKING:
+    import psutil
 
 _HEAD_LOST_SECONDS = 10
 """How long Ray's processes look for a head that is gone. On one machine a lost connection means that it is dead."""
@@ -97,11 +101,23 @@ def _read_again(*, clustered: bool) -> None:
     AuthenticationTokenLoader.instance().reset_cache()
 
 
+def _daemons() -> "list[psutil.Process]":
+    """The processes of the Ray that this one has started, and what these have started: their command lines name its session."""
+    import psutil
+    import ray
+
+    session = Path(ray._private.worker.global_worker.node.get_session_dir_path()).name
+    own = []
+    for child in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):  # it has ended
+            if any(session in word for word in child.cmdline()):
+                own += [child, *child.children(recursive=True)]
+    return own
+
+
 def _guardian() -> "subprocess.Popen[bytes]":
     """Have the processes that Ray has started ended when this one is gone; see `ray_guardian`."""
-    import psutil
-
-    daemons = (ray_guardian.identity(process.pid) for process in psutil.Process().children(recursive=True))
+    daemons = (ray_guardian.identity(process.pid) for process in _daemons())
     return subprocess.Popen(  # noqa: S603 - our own program
         [sys.executable, "-I", "-S", ray_guardian.__file__, *filter(None, daemons)],
         stdin=subprocess.PIPE,

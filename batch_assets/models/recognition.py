@@ -45,6 +45,14 @@ _ENTRIES = (
 """Archives by an entry that no other has, with or without the archive's one folder before it."""
 
 _STARTS = (
+    (
+        rb"[\s\S]{3}\0{5}\{",
+        Recognized(
+            "a safetensors file, weights without code",
+            "name the code that they are of in the card (format: safetensors, module: package.file:factory)",
+            "safetensors",
+        ),
+    ),
     (rb"\Z", Recognized("an empty file", "export it again")),
     (
         rb"version https://git-lfs",

@@ -219,6 +219,8 @@ class Scorer:
             wrong = no_probabilities(values) & np.isfinite(values).all(axis=0)
             if wrong.sum() <= few(len(wrong), task.settings.max_failed):
                 values = values[:, ~wrong]
+        if (values == values[:, :1]).all():
+            return  # rows that are alike get the same score; `scores` looks whether all rows of the night do
         seen = looks_otherwise(values, task.outputs)
         if seen:
             raise ModelMisfit(f"The model {task.model_version} does not fit its card on {task.day}: {seen}.")

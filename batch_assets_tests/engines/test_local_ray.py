@@ -21,11 +21,11 @@ from batch_assets_tests.conftest import PROJECT
 NOBODY = 54_321
 """A uid that has no entry in /etc/passwd."""
 
+pytestmark = pytest.mark.process
+
 DRIVER = """
 import ray, sys, time
 from batch_assets.engines.ray_engine import RayEngine
-
-pytestmark = pytest.mark.process
 
 class Idle:
     def work(self): time.sleep(600)
@@ -192,6 +192,24 @@ def test_nothing_of_it_is_left_when_its_head_is_killed(driver: "subprocess.Popen
     next(process for process in daemons if process.name() == "gcs_server").kill()
     assert driver.wait(30) != 0, "Ray has ended it"
     assert psutil.wait_procs(daemons, timeout=15)[1] == []
+
+
+def test_other_children_of_its_driver_are_left_alone() -> None:
+    code = """
+import subprocess
+from batch_assets.engines.ray_engine import RayEngine
+
+other = subprocess.Popen(["sleep", "60"])
+engine = RayEngine()
+engine.connect()
+engine.close()
+left_alone = other.poll() is None
+other.kill()
+other.wait()
+raise SystemExit(0 if left_alone else "it was ended")
+"""
+    done = python(code)
+    assert done.returncode == 0, done.stderr
 
 
 def test_an_address_that_nobody_answers_is_a_sentence(tmp_path: Path) -> None:

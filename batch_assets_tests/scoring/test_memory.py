@@ -23,6 +23,8 @@ from batch_assets.scoring.forward import ForwardPass
 from batch_assets.scoring.inputs import Batch
 from batch_assets_tests.small import DAY, Small, Working, rows
 
+pytestmark = pytest.mark.process
+
 Make = Callable[..., Small]
 
 PROGRAM = """
@@ -35,8 +37,6 @@ from batch_assets.scoring.forward import ForwardPass
 from batch_assets.scoring.inputs import Staged, Staging
 from batch_assets.contract import FeatureContract
 import pyarrow as pa
-
-pytestmark = pytest.mark.process
 
 columns = [{"name": name} for name in ("x", "y", "z")]
 contract = FeatureContract.model_validate({"key": {"name": "k", "dtype": "int64"}, "columns": columns})
