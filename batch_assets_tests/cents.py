@@ -1,5 +1,6 @@
 """A bad night of the demo's pipeline, made from its real data: dollars have become cents."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -8,14 +9,30 @@ import pyarrow.parquet as pq
 
 from batch_assets.config import FeatureSettings
 from batch_assets.demo import train as training
+from batch_assets.engines.local_engine import LocalEngine
 from batch_assets.features.sql_source import SqlSource
+from batch_assets.models.registry import Registry
 from batch_assets.orchestration.catalog import pipeline
 from batch_assets.pipeline.freeze import freeze
+from batch_assets.pipeline.judge import judge
+from batch_assets.pipeline.publish import publish
+from batch_assets.pipeline.score import score
 from batch_assets.storage import LocalStorage
 from batch_assets_tests.small import Quiet
 
-WEEK_BEFORE = ("--from", "1998-06-23", "--to", "1998-06-29")
+WEEK = [f"1998-06-{number}" for number in range(23, 30)]
 """As many good days as it takes until the next one is blocked by what it looks like beside them."""
+
+
+def good_days(root: Path, days: Iterable[str]) -> None:
+    """Publish days of the demo's pipeline without Dagster."""
+    config, storage = pipeline(training.PIPELINE), LocalStorage(str(root))
+    model = Registry(storage).resolve(config.model)
+    for day in days:
+        freeze(config, storage, day, Quiet())
+        score(config, storage, day, model, LocalEngine(2), Quiet())
+        judge(config, storage, day, model)
+        publish(config, storage, day, model, Quiet())
 
 
 def freeze_in_cents(root: Path, day: str, folder: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from batch_assets.demo import train as training
-from batch_assets_tests.cents import WEEK_BEFORE, freeze_in_cents
+from batch_assets_tests.cents import WEEK, freeze_in_cents, good_days
 from batch_assets_tests.conftest import Command
 from batch_assets_tests.open_ui import open_ui
 
@@ -55,7 +55,8 @@ class Ui:
 @pytest.fixture
 def ui(command: Command, tmp_path: Path) -> Iterator[Ui]:
     """A week of good nights."""
-    done = command.run("run", NAME, *WEEK_BEFORE, "--engine", "local")
+    good_days(command.root, WEEK[:-1])
+    done = command.run("run", NAME, "--partition", GREEN, "--engine", "local")
     assert done.returncode == 0, done.stderr
     folder = Path(os.environ.get("BATCH_ASSETS_SCREENSHOTS") or tmp_path)
     with ExitStack() as stack:

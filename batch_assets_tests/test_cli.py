@@ -15,7 +15,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from batch_assets_tests.cents import WEEK_BEFORE, freeze_in_cents
+from batch_assets_tests.cents import WEEK, freeze_in_cents, good_days
 from batch_assets_tests.conftest import PROJECT, Command
 
 pytestmark = pytest.mark.process
@@ -259,7 +259,7 @@ class TestVerdict:
         assert "0.99" in shown
 
     def test_a_bad_night_is_overridden_by_somebody_with_a_reason(self, command: Command, tmp_path: Path) -> None:
-        assert command.run("run", PIPELINE, *WEEK_BEFORE, "--engine", "local").returncode == 0
+        good_days(command.root, WEEK)
         freeze_in_cents(command.root, DAY, tmp_path)
         blocked = command.run(*RUN, "--engine", "local")
         assert blocked.returncode == 1

@@ -179,7 +179,7 @@ def override(storage: Storage, seen: Recorded, asset: Asset, *, by: str, why: st
         for one in verdict.outcomes
     )
     changed = verdict.model_copy(update={"outcomes": outcomes})
-    passed = tuple(one for one in changed.overridden if one[1].override == decision)
+    passed = tuple((one.name, finding) for one in verdict.outcomes if one.asset == asset for finding in one.blocking)
     names = ", ".join(in_words(check, finding) for check, finding in passed)
     span = f" until {until}" if until > verdict.partition else ""
     try:

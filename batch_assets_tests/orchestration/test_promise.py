@@ -164,7 +164,7 @@ class TestTheSensor:
         day, deadline = DEADLINES[0]
         assert mornings.tick(deadline + MINUTE) == [("missed", day)]
         days = [f"2026-03-{number}" for number in (28, 29, 30)]
-        assert mornings.tick(deadline + timedelta(days=3, hours=1)) == [("missed", day) for day in days]
+        assert sorted(mornings.tick(deadline + timedelta(days=3, hours=1))) == [("missed", day) for day in days]
 
     def test_it_gets_over_a_cursor_that_was_reset(self, mornings: Mornings) -> None:
         """Dagster takes only one evaluation of a day that belongs to no run."""
