@@ -30,8 +30,8 @@ ui: install ## Open the Dagster UI on http://127.0.0.1:3000
 test: install ## Run every test
 	@$(BIN)/python -m pytest --numprocesses 3 --dist worksteal
 
-test-fast: install ## Run the tests that start no process of their own
-	@$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "not process"
+test-fast: install ## Run the tests that need no whole night and no process of their own
+	@$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "not process and not night"
 
 bench: install ## Compare with Ray Data, Spark and the limit of the hardware (about ten minutes; see BENCHMARKS.md)
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'

@@ -22,16 +22,17 @@ PROJECT = Path(batch_assets.__file__).parent.parent
 
 
 LONGEST = ("test_ui.py", "test_browser.py", "test_failures.py")
-PROCESSES = {"command", "s3_server", "bucket"}
-"""Fixtures that start processes; whoever uses them is marked. Files that start their own say so themselves."""
+MARKED = {"process": {"command", "s3_server", "bucket"}, "night": {"model_bytes", "trained_root"}}
+"""Fixtures by which tests are marked: they start processes, or are for whole nights. Files that do so themselves say it."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest tests begin first, so that none of them goes on alone while the other processes have nothing left."""
     items.sort(key=lambda item: item.path.name not in LONGEST)
     for item in items:
-        if PROCESSES & set(getattr(item, "fixturenames", ())):
-            item.add_marker("process")
+        for marker, fixtures in MARKED.items():
+            if fixtures & set(getattr(item, "fixturenames", ())):
+                item.add_marker(marker)
 
 
 @pytest.fixture(scope="session")
