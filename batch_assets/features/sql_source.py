@@ -139,6 +139,7 @@ def _close_off(
         "TimeZone": timezone,
         "Calendar": "gregorian",
         **dict.fromkeys(("home_directory", "extension_directory", "secret_directory"), str(spill / "duckdb")),
+        "disabled_optimizers": "statistics_propagation",  # it answers min and max by footers, which leave NaN out
         **dict.fromkeys(("http_proxy", "http_proxy_username", "http_proxy_password"), ""),  # from the environment by default
     }
     for name, value in settings.items():

@@ -185,7 +185,10 @@ def _types(connection: "duckdb.DuckDBPyConnection", linked: LinkedTable, file: L
 
 
 def _select(table: Table, shape: Shape) -> str:
-    """The rows of the files of one shape, in the columns of the table."""
+    """The rows of the files of one shape, in the columns of the table.
+
+    Smallest and largest values in footers never count NaN; DuckDB must be told so, else it leaves such rows out.
+    """
     linked, number = table.linked, table.agreement.shapes.index(shape)
     words = [f"t{linked.number}_more{place}" for place in range(len(shape.columns))]
     selected = []
@@ -206,7 +209,7 @@ def _select(table: Table, shape: Shape) -> str:
     links = ", ".join(quoted(linked.links[file.path]) for file in shape.files)
     kinds = ", ".join(f"{column.word}: {column.duck}" for column in linked.hive)
     hive = f"hive_partitioning = true, hive_types = {{{kinds}}}" if kinds else "hive_partitioning = false"
-    return f"SELECT {', '.join(selected)} FROM read_parquet([{links}], {hive}) AS file({', '.join(words)})"
+    return f"SELECT {', '.join(selected)} FROM read_parquet([{links}], can_have_nan = true, {hive}) AS file({', '.join(words)})"
 
 
 def quoted(text: str) -> str:

@@ -288,6 +288,30 @@ class TestThroughAQuery:
         with pytest.raises(SourceError, match=r"column x in .*0\.parquet and X in .*1\.parquet"):
             ask(pa.table({"user": [1], "x": [1.0]}), pa.table({"user": [2], "X": [2.0]}))
 
+    @pytest.mark.parametrize("type_", ["float16", "float32", "float64"])
+    @pytest.mark.parametrize(
+        ("expression", "expected"),
+        [
+            ("count(*) AS x FROM (FROM t WHERE x > 5)", 5),
+            ("count(*) AS x FROM (FROM t WHERE x <= 2)", 15),
+            ("count(*) AS x FROM (FROM t WHERE isnan(x))", 5),
+            ("count(*) AS x FROM (FROM t WHERE pair.x > 5)", 5),
+            ("count(*) FILTER (x > 5) AS x FROM t", 5),
+            ("isnan(max(x))::INT AS x FROM t", 1),
+            ("max(y)::INT AS x FROM t", 2),
+            ("max(pair.y)::INT AS x FROM t", 2),
+            ("signbit(min(y))::INT AS x FROM t", 0),
+        ],
+    )
+    def test_footers_that_leave_nan_out_hide_no_row(
+        self, ask: Callable[..., Any], type_: str, expression: str, expected: int
+    ) -> None:
+        values, numbers = (pa.array(np.array([1, 2, other, 1] * 5, type_)) for other in (np.nan, 0))
+        pairs = pa.StructArray.from_arrays([values, numbers], ["x", "y"])
+        part = pa.table({"x": values, "y": numbers, "pair": pairs})
+        table, _ = ask(part, query=f"SELECT 1 AS user, {expression}")
+        assert table["x"].to_pylist() == [expected]
+
     def test_nanoseconds_of_spark_are_read_if_nothing_is_cut_off(self, tmp_path: Path) -> None:
         (tmp_path / "query.sql").write_text("SELECT user, epoch_us(moment) AS x FROM t WHERE $partition IS NOT NULL")
         source = SqlSource(query=str(tmp_path / "query.sql"), tables={"t": str(tmp_path / "t.parquet")})
