@@ -30,7 +30,7 @@ class HiveColumn:
 
     def quoted(self, file: ListedFile) -> str:
         """The value of a file as the name of a folder of ours."""
-        return quote(self.values[file.path], safe="")
+        return "".join(sign if sign.isalnum() else quote(sign, safe=" ") for sign in self.values[file.path])
 
 
 def hive_columns(table: str, files: Sequence[ListedFile]) -> tuple[HiveColumn, ...]:

@@ -102,6 +102,8 @@ def _listed(name: str, path: str) -> ListedFile:
         raise SourceError(f"The table {name}: {path} is a link to a file that does not exist.") from None
     if not stat.S_ISREG(status.st_mode):
         raise SourceError(f"The table {name}: {path} is no regular file.")
+    if path.encode(errors="replace") != os.fsencode(path):
+        raise SourceError(f"The table {name}: {path!a} is no UTF-8; rename the file or the folder.")
     return ListedFile(path, status.st_size, status.st_mtime_ns, status.st_dev, status.st_ino)
 
 

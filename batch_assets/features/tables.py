@@ -5,6 +5,7 @@ column has a word like t0_c3 behind its name, by which the plan of a query tells
 is an error in the view, which only a query that reads it meets.
 """
 
+import errno
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -70,7 +71,14 @@ def link_files(number: int, name: str, settings: TableSettings, folder: Path) ->
     for place, file in enumerate(files):
         values = [f"{column.word}={column.quoted(file)}" for column in hive]
         link = folder.joinpath(f"t{number}", *values, f"{place}.parquet")
-        link.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            link.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            raise SourceError(
+                f"The table {name}: the folders of {file.path} name a value that is too long; shorten it."
+            ) from error
         link.symlink_to(os.path.abspath(file.path))
         links[file.path] = str(link)
     return LinkedTable(number, name, settings, files, hive, links)

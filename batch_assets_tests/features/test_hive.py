@@ -50,6 +50,7 @@ def test_a_clash_is_refused(ask: Callable[..., list[Any]], clash: str) -> None:
         (("2024-01-31", "2024-02-30", "x"), ["2024-01-31", "2024-02-30", "x"]),
         (("a%2Fb c", "x[1]", "ü'\""), ["a/b c", "x[1]", "ü'\""]),
         (("5", "__HIVE_DEFAULT_PARTITION__", "6"), [5, None, 6]),
+        (("é" * 100, "東" * 70, "%41"), ["é" * 100, "東" * 70, "A"]),
     ],
 )
 def test_folders_are_columns_where_the_yaml_says_so(
@@ -65,3 +66,8 @@ def test_a_file_outside_of_such_folders_is_refused(ask: Callable[..., list[Any]]
         SourceError, match=r"table t says hive: true, but the folders of .* name no column, and those of .*k=5.* k;"
     ):
         ask(".", "k=5", x="k", hive=True)
+
+
+def test_a_value_that_is_too_long_is_refused(ask: Callable[..., list[Any]]) -> None:
+    with pytest.raises(SourceError, match=r"table t: the folders of .*k=aaa.* name a value that is too long"):
+        ask(f"k={'a' * 250}", x="k", hive=True)

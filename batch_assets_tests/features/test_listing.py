@@ -116,6 +116,12 @@ def test_what_is_not_there_is_said(tmp_path: Path, path: str, sentence: str) -> 
         list_files("t", str(tmp_path / path))
 
 
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.parquet")).touch()
+    with pytest.raises(SourceError, match=r"table t: .*caf\\udce9\.parquet' is no UTF-8; rename"):
+        list_files("t", str(tmp_path))
+
+
 def test_a_relative_path_is_refused() -> None:
     with pytest.raises(SourceError, match="table t needs an absolute path"):
         list_files("t", "visits.parquet")
