@@ -71,4 +71,4 @@ def _source(table: Table, file: ListedFile) -> str:
     shape = next(shape for shape in table.agreement.shapes if file in shape.files)
     names = ", ".join(f"c{number}" for number in range(len(shape.columns)))
     link = quoted(table.linked.links[file.path])
-    return f"read_parquet([{link}], hive_partitioning = false, file_row_number = true) AS file({names})"
+    return f"read_parquet([{link}], hive_partitioning = false, can_have_nan = true) AS file({names})"

@@ -39,6 +39,12 @@ if TYPE_CHECKING:
 
 _BATCH_ROWS = 1 << 17
 
+_UNCONVERTED = re.compile(
+    r"(?:string|with value|format:|range:) (['\"]?)(?P<value>.*?)\1(?: to |,| can't| when)"
+    r".* casting from source column (?P<column>.+)"
+)
+"""DuckDB's words about a value that is none of the type that a query asks for."""
+
 
 class SqlSource(BaseModel):
     """A query over Parquet files.
@@ -192,11 +198,9 @@ def _reason(error: Exception, query: str, tables: Sequence[Table]) -> str | None
             what = f"The column {column.name} of the table {table.linked.name} has a value that cannot be read as {column.duck}"
             return f"{what} ({column.told}): {first_line(error)}." if column.told else None
     damaged = damaged_place(tables)
-    value = re.search(r"Could not convert string '(.*)' to .* when casting from source column (\w+)", str(error))
-    if damaged is None and value:
-        where = rows_with(tables, value[2], [value[1]])
-        return f"{first_line(error)}; correct it, or leave such rows out in the query.{where}"
-    return damaged
+    value = _UNCONVERTED.search(first_line(error))
+    where = rows_with(tables, value["column"], [value["value"]]) if value and damaged is None else ""
+    return f"{first_line(error)}; correct it, or leave such rows out in the query.{where}" if where else damaged
 
 
 def _unread_folder(error: Exception, tables: Sequence[Table]) -> str | None:

@@ -8,7 +8,7 @@ is an error in the view, which only a query that reads it meets.
 import errno
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
@@ -16,8 +16,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+
 from batch_assets.errors import SourceError
-from batch_assets.features.agreement import Agreement, Column, Shape, agree, folded
+from batch_assets.features.agreement import Agreement, Column, FileColumn, Shape, agree, folded
 from batch_assets.features.hive import HiveColumn, hive_columns
 from batch_assets.features.listing import ListedFile, TableSettings, list_files
 from batch_assets.features.pages import verify_microseconds, verify_pages
@@ -55,8 +57,8 @@ class Table:
 
     def columns_in(self, plan: str) -> list[Column]:
         """The columns of files that a query reads, by the text of its plan."""
-        words = re.findall(rf"\bt{self.linked.number}_c(\d+)\b", plan)
-        return [self.agreement.columns[number] for number in sorted({int(word) for word in words})]
+        numbers = set(re.findall(rf"\bt{self.linked.number}_c(\d+)\b", plan))  # a text or a name in it may look like a word
+        return [column for number, column in enumerate(self.agreement.columns) if str(number) in numbers]
 
     def column(self, name: str) -> Column | None:
         """A column by its name, as SQL takes it."""
@@ -120,20 +122,21 @@ def verify(tables: Sequence[Table], plan: str) -> None:
         for table in tables:
             dates = table.column(table.linked.settings.event_date or "")
             columns = list(table.agreement.columns) if nothing else [*named[table.linked.name], *([dates] if dates else [])]
-            list(pool.map(lambda work: work(), _verifications(table, columns)))
+            for number, shape in enumerate(table.agreement.shapes):
+                found = [shape.columns[place] for one in columns if (place := one.places[number]) is not None]
+                list(pool.map(partial(_verify_file, table.linked.name, found), shape.files))
 
 
-def _verifications(table: Table, columns: Sequence[Column]) -> Iterator[Callable[[], None]]:
-    name = table.linked.name
-    for shape in table.agreement.shapes:
-        found = [
-            shape.columns[place] for one in columns if (place := one.places[table.agreement.shapes.index(shape)]) is not None
-        ]
-        for file in shape.files:
-            yield partial(verify_pages, name, file, {one.name for one in found})
-            for one in found:
-                if one.int96:
-                    yield partial(verify_microseconds, name, file, one.name)
+def _verify_file(table: str, columns: Sequence[FileColumn], file: ListedFile) -> None:
+    try:
+        verify_pages(table, file, {one.name for one in columns})
+        for one in columns:
+            if one.int96:
+                verify_microseconds(table, file, one.name)
+    except (OSError, pa.ArrowException) as error:
+        raise SourceError(
+            f"The table {table}: {file.path} cannot be read: {first_line(error)}; restore the file, or write it again."
+        ) from error
 
 
 def described(connection: "duckdb.DuckDBPyConnection", table: Table, day: str) -> SourceTable:

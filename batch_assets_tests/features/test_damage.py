@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batch_assets.errors import BadKeys, SourceError
+from batch_assets.features import sql_source
 from batch_assets.features.sql_source import SqlSource, read
 from batch_assets.snapshot import write_snapshot
 
@@ -141,15 +142,45 @@ class TestKeys:
         ):
             write_snapshot(tmp_path / "snapshot", found.rows, "user", 100)
 
-    def test_a_text_that_is_no_number_is_named_with_its_row(self, tmp_path: Path) -> None:
-        pq.write_table(pa.table({"user": [1, 2], "x": ["1.5", "n/a"]}), tmp_path / "t.parquet")
-        (tmp_path / "query.sql").write_text("SELECT user, x::FLOAT AS x FROM t WHERE $partition IS NOT NULL")
+    @pytest.mark.parametrize(
+        ("values", "kind", "value"),
+        [
+            (["1.5", "n/a"], "FLOAT", "'n/a'"),
+            (["2024-03-10", "20240310"], "DATE", '"20240310"'),
+            (["2024-03-10", "2024-13-10"], "TIMESTAMP", '"2024-13-10"'),
+            (["1.5", 'it\'s "none"'], "DECIMAL(5,2)", "it's"),
+            ([1, 300], "TINYINT", "300"),
+            ([1.5, float("nan")], "INTEGER", "nan"),
+        ],
+    )
+    @pytest.mark.parametrize("column", ["x", "an x", "file_row_number"])
+    def test_a_value_that_is_of_another_type_is_named_with_its_row(
+        self, tmp_path: Path, values: list[Any], kind: str, value: str, column: str
+    ) -> None:
+        pq.write_table(pa.table({"user": [1, 2], column: values}), tmp_path / "t.parquet")
+        (tmp_path / "query.sql").write_text(f'SELECT user, "{column}"::{kind} AS x FROM t WHERE $partition IS NOT NULL')
         source = SqlSource(query=str(tmp_path / "query.sql"), tables={"t": str(tmp_path / "t.parquet")})
         with (
-            pytest.raises(SourceError, match=r"'n/a' .* column x; correct it.*row 1 of .*t\.parquet \(table t\)"),
+            pytest.raises(SourceError, match=rf"{value}.* column {column}; correct it.*row 1 of .*t\.parquet \(table t\)"),
             read(source, "2024-03-10", "user", tmp_path),
         ):
             pass
+
+
+def test_a_file_that_vanishes_before_its_pages_are_looked_at_is_named(
+    ask: Callable[[], pa.Table], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tmp_path / "t.parquet")
+    plan = sql_source._plan
+
+    def vanishing(*arguments: Any) -> str:
+        planned = plan(*arguments)
+        (tmp_path / "t.parquet").unlink()
+        return planned
+
+    monkeypatch.setattr(sql_source, "_plan", vanishing)
+    with pytest.raises(SourceError, match=r"table t was changed while it was read.*t\.parquet does not exist"):
+        ask()
 
 
 def test_dates_of_a_table_are_told(tmp_path: Path) -> None:
