@@ -124,7 +124,9 @@ def agree(table: str, files: Sequence[ListedFile], optional: Sequence[str], desc
     for shape in shapes:
         for column in shape.columns:
             names.setdefault(folded(column.name), column.name)
-    columns = tuple(_column(table, name, shapes, name in optional) for name in names.values())
+    names.pop("", None)  # SQL has no way to ask for a column without a name
+    may_lack = {folded(name) for name in optional}
+    columns = tuple(_column(table, name, shapes, key in may_lack) for key, name in names.items())
     return Agreement(shapes, columns, {footer.file.path: footer.rows for footer in footers})
 
 
@@ -273,7 +275,8 @@ def _is_read_as(arrow: pa.DataType, duck: object, int96: bool = False) -> bool:
 
 
 def _nested_is_read_as(arrow: pa.DataType, duck: object) -> bool:
-    kind, children = getattr(duck, "id", ""), dict(getattr(duck, "children", ()))
+    kind = getattr(duck, "id", "")
+    children = dict(getattr(duck, "children", ())) if kind in ("struct", "map", "list") else {}
     if pa.types.is_struct(arrow):
         names = [field.name for field in arrow]
         return (

@@ -274,6 +274,30 @@ class TestThroughAQuery:
         assert table.to_pydict() == {"user": [1, 2], "x": [None, 2.0]}
         assert "not in" in provenance.tables[0].told[0]
 
+    @pytest.mark.parametrize("name", ["x", "X"])
+    def test_what_may_be_missing_is_a_name_as_sql_takes_it(self, ask: Callable[..., Any], name: str) -> None:
+        table, _ = ask(pa.table({"user": [1], name: [1.0]}), pa.table({"user": [2]}), optional=["x"])
+        assert table.column(1).to_pylist() == [1.0, None]
+
+    def test_a_column_without_a_name_is_in_nobodys_way(self, ask: Callable[..., Any]) -> None:
+        part = pa.table([pa.array([7]), pa.array([1]), pa.array([1.0])], names=["", "user", "x"])
+        table, _ = ask(part, query="SELECT * FROM t")
+        assert table.to_pydict() == {"user": [1], "x": [1.0]}
+
+    def test_a_column_of_a_type_that_arrow_takes_for_another_is_in_nobodys_way(
+        self, ask: Callable[..., Any], connection: "duckdb.DuckDBPyConnection", tmp_path: Path
+    ) -> None:
+        connection.execute(f"COPY (SELECT 1 AS user, 1.5::FLOAT AS x, 5::VARIANT AS y) TO '{tmp_path}/parts/0.parquet'")
+        assert ask()[0].to_pydict() == {"user": [1], "x": [1.5]}
+        with pytest.raises(SourceError, match=r"column y of the table t is struct.* would read it as VARIANT"):
+            ask(query="SELECT user, y AS x FROM t")
+
+    @pytest.mark.parametrize(
+        "query", ["SELECT user, x + 1 AS t0_c99 FROM t", "SELECT user FROM t JOIN (SELECT 't0_c99' AS w) ON w > x::TEXT"]
+    )
+    def test_a_query_may_say_what_looks_like_a_word_of_ours(self, ask: Callable[..., Any], query: str) -> None:
+        assert ask(pa.table({"user": [1], "x": [1.0]}), query=query)[0]["user"].to_pylist() == [1]
+
     def test_columns_stand_in_any_order(self, ask: Callable[..., Any]) -> None:
         table, _ = ask(pa.table({"user": [1], "x": [1.0]}), pa.table({"x": [2.0], "user": [2]}))
         assert table.to_pydict() == {"user": [1, 2], "x": [1.0, 2.0]}
