@@ -146,14 +146,14 @@ def _judge(day: date, table: TableRows, settings: SourceSettings) -> _Judged:
         newest = f"the newest {table.event_date} is {table.newest}" if table.newest else f"it has no {table.event_date} at all"
         said = f"{table.name} has no row of {day}, {newest}: {_AGAIN}"
         return _Judged(table, usual, days, Finding(subject=table.name, kind="stale", message=said))
-    if usual is None or not (table.rows < settings.min_day_rows * usual and table.rows < _by_chance(usual)):
+    if usual is None or table.rows >= (least := min(settings.min_day_rows * usual, _by_chance(usual))):
         return _Judged(table, usual, days)
     thin = f"{table.name} has {table.rows:,} rows of {day}, {table.rows / usual:.0%} of the usual {usual:,.0f}"
     if len(before) < ENOUGH_DAYS or not _same_weekday(day, before):
         said = f"{thin}, as far as {len(before)} good days can tell"
         return _Judged(table, usual, days, Finding(subject=table.name, kind="thin", message=said, severity="warn"))
-    least = f"at least {settings.min_day_rows:.0%} and {max(0, math.ceil(_by_chance(usual))):,} rows are wanted on a {day:%A}"
-    return _Judged(table, usual, days, Finding(subject=table.name, kind="thin", message=f"{thin}; {least}: {_AGAIN}"))
+    wanted = f"at least {math.ceil(least):,} rows are wanted on a {day:%A}"
+    return _Judged(table, usual, days, Finding(subject=table.name, kind="thin", message=f"{thin}; {wanted}: {_AGAIN}"))
 
 
 def _usual(day: date, before: Mapping[str, int]) -> tuple[float | None, tuple[str, ...]]:

@@ -73,7 +73,7 @@ class TestADaysRows:
 
     def test_the_message_says_how_many_there_are_and_how_many_are_wanted(self) -> None:
         assert judge(table(500)).message == (
-            "visits has 500 rows of 2024-03-29, 50% of the usual 1,000; at least 58% and 906 rows are wanted on a Friday: "
+            "visits has 500 rows of 2024-03-29, 50% of the usual 1,000; at least 580 rows are wanted on a Friday: "
             "when its load is complete, run the day again with --refresh"
         )
 
