@@ -16,7 +16,7 @@ from batch_assets.pipeline.freeze import Frozen, check_contract
 from batch_assets.pipeline.freshness import Loads, judge_loads, loads_of
 from batch_assets.pipeline.score import Run, plan_run
 from batch_assets.pipeline.shift import Compared, between_runs, expected_shift
-from batch_assets.pipeline.verdict import Verdict, decided, read_verdict, record
+from batch_assets.pipeline.verdict import Verdict, decided, in_force, read_verdict, record
 from batch_assets.quality.changes import judge_changes
 from batch_assets.quality.columns import Column, columns_of
 from batch_assets.quality.comparable import while_few_are_known
@@ -380,6 +380,13 @@ def _verdicts_on(storage: Storage, runs: Iterable[_Accepted]) -> list[Verdict]:
     """The verdicts on accepted runs."""
     found = (read_verdict(storage, one.manifest.folder) for one in runs)
     return [verdict for verdict in found if verdict is not None]
+
+
+def decided_for(config: PipelineConfig, storage: Storage, run: Run) -> set[str]:
+    """The checks on scores of which somebody decided that they do not block a run: on its day, or before, until then."""
+    own = read_verdict(storage, run.folder)
+    verdicts = [*_verdicts_on(storage, _same_model_before(config, storage, run).values()), *([own] if own else [])]
+    return {check for check, _, _ in in_force(verdicts, run.day)}
 
 
 def trailing_runs(config: PipelineConfig, storage: Storage, run: Run) -> dict[str, Manifest]:
