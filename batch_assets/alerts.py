@@ -196,6 +196,8 @@ def send_all(
                 failures.append(str(failure))
             except TimeoutError:  # it looks a name up, say, which nobody can cut short
                 failures.append(f"{receiver.named} was not told {alert.title!r}: {_silent(waited - now)}.")
+            except Exception as error:  # noqa: BLE001  the others are told; its own text could hold the address
+                failures.append(f"{receiver.named} was not told {alert.title!r}: {type(error).__name__}.")
         faults.append(" ".join(failures))
     return faults
 

@@ -77,6 +77,15 @@ class TestWhenItFails:
         assert pauses == sorted(pauses)
         assert len(pauses) == len(statuses)
 
+    @pytest.mark.parametrize("host", ["hooks..example.com", "h" * 70 + ".example.com"])
+    def test_a_name_that_no_host_can_have_keeps_nobody_from_being_told(self, listener: Listener, host: str) -> None:
+        both = receivers(
+            {"kind": "webhook", "url": f"https://{host}/top-secret"}, {"kind": "webhook", "url": f"{listener.url}/other"}
+        )
+        (fault,) = send_all(both, [ALERT], no_pause)
+        assert fault == f"The webhook receiver on {host} was not told {ALERT.title!r}: UnicodeError."
+        assert len(listener.heard) == 1
+
     def test_one_that_is_silent_is_not_waited_for_again(self, listener: Listener) -> None:
         """Dagster repeats a tick that takes too long, and then the others would be told again."""
         with socket.create_server(("127.0.0.1", 0)) as silent:

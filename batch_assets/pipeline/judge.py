@@ -16,7 +16,7 @@ from batch_assets.pipeline.freeze import Frozen, check_contract
 from batch_assets.pipeline.freshness import Loads, judge_loads, loads_of
 from batch_assets.pipeline.score import Run, plan_run
 from batch_assets.pipeline.shift import Compared, between_runs, expected_shift
-from batch_assets.pipeline.verdict import Verdict, decided, read_verdict, record
+from batch_assets.pipeline.verdict import Verdict, decided, in_force, read_verdict, record
 from batch_assets.quality.changes import judge_changes
 from batch_assets.quality.columns import Column, columns_of
 from batch_assets.quality.comparable import while_few_are_known
@@ -182,12 +182,12 @@ def _yardstick(config: PipelineConfig, storage: Storage, good: _GoodDay) -> dict
 
 
 def _with_unmeasured(changes: CheckOutcome, trailing: Mapping[str, Collection[str]], good: Iterable[_GoodDay]) -> CheckOutcome:
-    """`changes`, with a warning of each column that is compared with no day any more, as it was overridden on every one."""
-    known = {name for columns in trailing.values() for name in columns}
-    missed = sorted({name for one in good for name in one.without} - known - {ROWS}) if trailing else []
+    """`changes`, with a warning of what is compared with no day any more, as it was overridden on every one."""
+    known = {name for one in good for name in one.serves if name in (ROWS, *trailing.get(one.day, ()))}
+    missed = sorted({name for one in good for name in one.without} - known) if trailing else []
     if not missed:
         return changes
-    said = [f"{name} is compared with no day: it was overridden on every one" for name in missed]
+    said = [f"{name or 'the number of rows'} is compared with no day: it was overridden on every one" for name in missed]
     warned = [
         Finding(subject=name, kind="unmeasured", message=text, severity="warn") for name, text in zip(missed, said, strict=True)
     ]
@@ -264,9 +264,13 @@ def run_verdict(
 
 @dataclass(frozen=True)
 class _Beside:
-    """What a run is compared with; `basis` is a digest of that and of everything else that decides what is said of the run."""
+    """What a run is compared with; `basis` is a digest of that and of everything else that decides what is said of the run.
+
+    `left_out` is how many accepted days within reach it is not compared with, as something about all of them was overridden.
+    """
 
     trailing: dict[str, Manifest]
+    left_out: int
     known: int
     previous: Manifest | None
     expected: Shift | None
@@ -275,14 +279,15 @@ class _Beside:
 
 def _beside(config: PipelineConfig, storage: Storage, run: Run, manifest: Manifest, earlier: "dict[str, _Accepted]") -> _Beside:
     trailing = _trailing(config, run.day, earlier)
+    left_out = len(_within(config, run.day, earlier)) - len(trailing)
     previous = _previous(config, storage, manifest, run.model, trailing)
     expected = expected_shift(config, run.model)
     said = (f"{one.run_id} {one.values.hex()} {one.scored} {one.dead_lettered}" for one in (manifest, *trailing.values()))
     other = f"{previous.run_id} {previous.values.hex()}" if previous else ""
     told = expected.model_dump_json() if expected else ""
     known = known_runs(config, storage, run)
-    basis = _fingerprint(config.quality.model_dump_json(), *said, other, told, str(known))
-    return _Beside(trailing, known, previous, expected, basis)
+    basis = _fingerprint(config.quality.model_dump_json(), *said, other, told, str(known), str(left_out))
+    return _Beside(trailing, left_out, known, previous, expected, basis)
 
 
 def _judge_scores(
@@ -297,7 +302,8 @@ def _judge_scores(
         for name, spread in (card.features or {}).items()
     }
     columns = _columns(config, run.frozen.storage, run.frozen.folder)
-    drift = judge_drift(run.day, manifest.histogram, histograms, quality.drift, quality.changes.compare_days)
+    newest = quality.changes.compare_days
+    drift = judge_drift(run.day, manifest.histogram, histograms, quality.drift, newest, left_out=beside.left_out)
     outcomes = (
         judge_completeness(
             rows=manifest.rows,
@@ -376,14 +382,26 @@ def _verdicts_on(storage: Storage, runs: Iterable[_Accepted]) -> list[Verdict]:
     return [verdict for verdict in found if verdict is not None]
 
 
+def decided_for(config: PipelineConfig, storage: Storage, run: Run) -> set[str]:
+    """The checks on scores of which somebody decided that they do not block a run: on its day, or before, until then."""
+    own = read_verdict(storage, run.folder)
+    verdicts = [*_verdicts_on(storage, _same_model_before(config, storage, run).values()), *([own] if own else [])]
+    return {check for check, _, _ in in_force(verdicts, run.day)}
+
+
 def trailing_runs(config: PipelineConfig, storage: Storage, run: Run) -> dict[str, Manifest]:
     """Earlier accepted days within reach that a run is compared with, as its model scored them, by partition, oldest first."""
     return _trailing(config, run.day, _same_model_before(config, storage, run))
 
 
 def _trailing(config: PipelineConfig, day: str, earlier: dict[str, _Accepted]) -> dict[str, Manifest]:
-    reach = set(_days_before(day, config.quality.drift.trailing_days))
-    return {other: one.manifest for other, one in earlier.items() if one.is_yardstick and other in reach}
+    return {other: one.manifest for other, one in _within(config, day, earlier).items() if one.is_yardstick}
+
+
+def _within(config: PipelineConfig, day: str, earlier: dict[str, _Accepted]) -> dict[str, _Accepted]:
+    """Those of the earlier days that are near enough to be compared with."""
+    oldest = _oldest(day, config.quality.drift.trailing_days)
+    return {other: one for other, one in earlier.items() if other >= oldest}
 
 
 def _previous(

@@ -16,12 +16,13 @@ from batch_assets.histogram import Histogram
 from batch_assets.models.registry import ModelVersion
 from batch_assets.pipeline.accepted import last_paces
 from batch_assets.pipeline.freeze import Frozen, frozen_for_a_look
-from batch_assets.pipeline.judge import features_verdict, known_runs, trailing_runs
+from batch_assets.pipeline.judge import decided_for, features_verdict, known_runs, trailing_runs
 from batch_assets.pipeline.sample import Sampled, places, score_sample
 from batch_assets.pipeline.score import Run, plan_run
 from batch_assets.pipeline.shift import compared, expected_shift, model_before
 from batch_assets.pipeline.verdict import read_verdict
 from batch_assets.pipeline.watch import Watch
+from batch_assets.quality.distance import Distance
 from batch_assets.quality.drift import Levels, between, nearest_scores
 from batch_assets.quality.interval import Interval, resampled, share
 from batch_assets.quality.model_shift import judge_model_shift
@@ -107,7 +108,10 @@ def _look(config: PipelineConfig, storage: Storage, snapshot: Frozen, run: Run) 
     price = config.engine.price
     drift, against_trailing = _drift(config, storage, run, sample)
     shift, against_previous = _shift(config, model, previous, sample, old, day)
-    reasons += [*_of_rows(config, sample, dead), *against_trailing, *against_previous]
+    passed = decided_for(config, storage, run)
+    reasons += _of_rows(config, sample, dead)
+    reasons += against_trailing if "drift" not in passed else []
+    reasons += against_previous if "previous_model" not in passed else []
     return found.model_copy(
         update={
             "against": previous.version if previous else None,
@@ -148,7 +152,7 @@ def _drift(config: PipelineConfig, storage: Storage, run: Run, sample: Sampled) 
 
     found = {measure: resampled(measured(measure), len(scores)) for measure in _MEASURES}
     few = known_runs(config, storage, run) < quality.min_days
-    return found, [] if few else _reached(found, quality.drift.block, "drift")
+    return found, [] if few else _reached(found, near[1], quality.drift.block)
 
 
 def _shift(
@@ -178,12 +182,12 @@ def _value(expected: Histogram, observed: Histogram, measure: str) -> float:
     return float(getattr(between(expected, observed), measure).value)
 
 
-def _reached(found: dict[str, Interval], levels: Levels, name: str) -> list[str]:
-    """The measures whose lower bound is at the level where the gate blocks."""
+def _reached(found: dict[str, Interval], sampled: Distance, levels: Levels) -> list[str]:
+    """The measures whose lower bound is at the level where the gate blocks, and not by chance."""
     return [
-        f"{name}: {measure.upper()} would be {bounds.low:.4f} to {bounds.high:.4f}, it blocks at {getattr(levels, measure)}"
-        for measure, bounds in found.items()
-        if bounds.low >= getattr(levels, measure)
+        f"drift: {name.upper()} would be {found[name].low:.4f} to {found[name].high:.4f}, it blocks at {getattr(levels, name)}"
+        for name in levels.reached(sampled)
+        if found[name].low >= getattr(levels, name)
     ]
 
 

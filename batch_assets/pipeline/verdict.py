@@ -136,17 +136,22 @@ def decided(
     found = tuple(_with(one, [own.get((one.name, _undecided(finding))) for finding in one.findings]) for one in outcomes)
     if none_blocks(found):
         return found
-    ranges = {
-        (check, one.subject, one.kind): one.override
-        for verdict in earlier()
-        for check, one in verdict.overridden
-        if one.override and one.override.day == verdict.partition and one.override.day < day <= one.override.until
-    }
+    ranges = in_force(earlier(), day)
 
     def in_range(check: str, finding: Finding) -> Override | None:
         return ranges.get((check, finding.subject, finding.kind)) if finding.blocks else finding.override
 
     return tuple(_with(one, [in_range(one.name, finding) for finding in one.findings]) if one.blocks else one for one in found)
+
+
+def in_force(verdicts: Iterable[Verdict], day: str) -> dict[tuple[str, str, str], Override]:
+    """What was decided in verdicts that holds on a day, by check, subject and kind; of two decisions the later verdict's."""
+    return {
+        (check, one.subject, one.kind): one.override
+        for verdict in verdicts
+        for check, one in verdict.overridden
+        if one.override and one.override.day == verdict.partition <= day <= one.override.until
+    }
 
 
 def override(storage: Storage, seen: Recorded, asset: Asset, *, by: str, why: str, until: str) -> tuple[Decision, ...]:

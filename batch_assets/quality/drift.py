@@ -134,13 +134,30 @@ def nearest_scores(
 
 
 def judge_drift(
-    day: str, actual: Histogram, trailing: Mapping[str, Histogram], settings: DriftSettings, newest: int = 7
+    day: str,
+    actual: Histogram,
+    trailing: Mapping[str, Histogram],
+    settings: DriftSettings,
+    newest: int = 7,
+    *,
+    left_out: int = 0,
 ) -> CheckOutcome:
     """`drift`: the distance to the nearest comparable one of the accepted days before by the same model, keyed by partition.
 
-    `newest` of them are comparable where too few are of the same weekday.
+    `newest` of them are comparable where too few are of the same weekday. Others, `left_out`, were overridden; where these are
+    all there are, nobody watches the scores, and that is a warning.
     """
     near = nearest_scores(day, actual, trailing, settings, newest)
+    if near is None and left_out and not trailing:
+        return CheckOutcome(
+            name="drift",
+            asset="predictions",
+            passed=False,
+            severity="warn",
+            threshold=settings.block.psi,
+            message=f"not_compared: what was found on each accepted day of the {settings.trailing_days} days before that this "
+            "model scored was overridden.",
+        )
     if near is None:
         return CheckOutcome(
             name="drift",

@@ -14,7 +14,7 @@ import numpy as np
 
 from batch_assets.histogram import FLOAT_BINS, float_edges
 from batch_assets.quality.columns import Column
-from batch_assets.quality.distance import Measure, distance, equal_parts
+from batch_assets.quality.distance import Counts, Measure, distance, equal_parts
 
 _LIKE = 0.05
 """The Kolmogorov-Smirnov distance up to which an explanation leaves next to nothing."""
@@ -78,7 +78,20 @@ def in_words(factor: float, within: float = _BIN) -> str:
 
 
 def _left_by(then: Column, now: Column) -> Measure:
-    return distance(then.counts, now.counts).ks
+    """How far a column is from another: by all values, or without zeros if that is farther. Those of a rare thing are alike."""
+    return _farther(distance(then.counts, now.counts).ks, _of_filled(then, now))
+
+
+def _of_filled(then: Column, now: Column) -> Measure | None:
+    """How far the values are apart that are not zero; None where there are none on one side."""
+    pair = [one.counts.copy() for one in (then, now)]
+    for counts in pair:
+        counts[FLOAT_BINS // 2 - 1 : FLOAT_BINS // 2 + 1] = 0
+    return distance(pair[0], pair[1]).ks if all(counts.any() for counts in pair) else None
+
+
+def _farther(one: Measure, other: Measure | None) -> Measure:
+    return max(one, other or one, key=lambda measure: measure.value)
 
 
 def _explains(left: Measure) -> bool:
@@ -104,7 +117,7 @@ def _unit(before: Column, now: Column) -> tuple[float, Measure | None]:
     if max(mean, 1 / mean) >= _LEAST and _multiplied(before, now, mean):
         return mean, Measure(0.0, 0.0)
     tried = (mean, *_USUAL, middle)
-    left = {one: _left(before, now, one) for one in tried if _near(one, middle) and max(one, 1 / one) >= _LEAST}
+    left = {one: _left_by_unit(before, now, one) for one in tried if _near(one, middle) and max(one, 1 / one) >= _LEAST}
     known = {one: measure for one, measure in left.items() if measure is not None}
     if not known:
         return 1.0, None
@@ -127,12 +140,19 @@ def _near(one: float, other: float, within: float = _BIN) -> bool:
     return abs(math.log(one / other)) <= within
 
 
-def _left(before: Column, now: Column, factor: float) -> Measure | None:
+def _left_by_unit(before: Column, now: Column, factor: float) -> Measure | None:
+    """How far sizes are from the old ones times a factor: all, or without zeros if that is farther. None as in `_left`."""
+    expected, observed = before.sizes(), now.sizes()
+    left = _left(expected, observed, factor)
+    expected[0] = observed[0] = 0
+    return _farther(left, _left(expected, observed, factor)) if left and expected.any() and observed.any() else left
+
+
+def _left(expected: Counts, observed: Counts, factor: float) -> Measure | None:
     """How far sizes are from the old ones times a factor; None where all were one, which is like anything times something.
 
     The old sizes are cut into parts between the values that are there, so that whole numbers, too, fall on the right side.
     """
-    expected, observed = before.sizes(), now.sizes()
     edges = np.append(float_edges()[FLOAT_BINS // 2 :], np.nan)
     edges[np.isnan(edges)] = np.inf
     groups, filled = equal_parts(expected), np.flatnonzero(expected)

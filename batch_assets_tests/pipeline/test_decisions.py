@@ -235,6 +235,28 @@ class TestWhatWasOverridden:
         assert (verdict.good, changes.passed, changes.severity) == (True, False, "warn")
         assert "x is compared with no day: it was overridden on every one" in changes.message
 
+    def test_a_number_of_rows_without_any_day_left_says_so(self, make_small: Make) -> None:
+        small = make_small(quality={"drift": {"trailing_days": 2}})
+        for number, day in enumerate(GOOD):
+            frozen(small, day, table(seed=number))
+        for number, day in enumerate((FAULTY, NEXT)):
+            assert names(frozen(small, day, table(1_000, seed=10 + number))) == {"changes": ["fewer_rows"]}
+            decide(small, day)
+        changes = frozen(small, LATER, table(1_000, seed=20)).outcome("changes")
+        assert (changes.passed, changes.severity) == (False, "warn")
+        assert "the number of rows is compared with no day: it was overridden on every one" in changes.message
+
+    def test_scores_without_any_day_left_say_so(self, make_small: Make) -> None:
+        small = make_small(quality={"drift": {"trailing_days": 2}})
+        for number, day in enumerate(GOOD):
+            scored(small, day, table(seed=number))
+        assert "drift" in names(scored(small, FAULTY, table(seed=10, x=100)))
+        decide(small, FAULTY, until=NEXT)
+        assert scored(small, NEXT, table(seed=11, x=100)).good
+        drift = scored(small, LATER, table(seed=12, x=100)).outcome("drift")
+        assert (drift.passed, drift.severity) == (False, "warn")
+        assert drift.message.startswith("not_compared: what was found on each accepted day of the 2 days before")
+
     def test_scores_that_were_overridden_are_not_compared_with(self, good: Small) -> None:
         """Another version scores otherwise; what somebody let pass once is not what is usual from then on."""
         good.register("v2", small_model([5.0, -2.0, 1.0]))

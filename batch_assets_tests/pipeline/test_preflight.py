@@ -13,11 +13,11 @@ import pyarrow as pa
 import pytest
 
 from batch_assets.config import PipelineConfig
-from batch_assets.errors import PreflightFailed
+from batch_assets.errors import NotPublishable, PreflightFailed
 from batch_assets.models.registry import Registry
 from batch_assets.orchestration.resources import StorageRoot
 from batch_assets.orchestration.sensors import build_rollout_sensor
-from batch_assets.pipeline.decide import verdict_of
+from batch_assets.pipeline.decide import look_again, override_day, verdict_of
 from batch_assets.pipeline.explain import explain
 from batch_assets.pipeline.freeze import freeze
 from batch_assets.pipeline.judge import judge_features
@@ -133,6 +133,27 @@ class TestNoGo:
         found = flown(small)
         assert found.drift["psi"].low > 0.25
         assert any(reason.startswith("drift: PSI would be ") for reason in found.reasons)
+
+    @pytest.mark.parametrize("seed", [0, 2, 3])
+    def test_what_chance_does_to_a_few_scores_is_none(self, make_small: Make, seed: int) -> None:
+        small = make_small(rows(40, seed=10 * seed))
+        small.night(BEFORE)
+        small.replace_rows(rows(40, seed=10 * seed + 1))
+        assert not [reason for reason in flown(small).reasons if reason.startswith("drift")]
+
+    def test_scores_that_somebody_let_pass_are_none(self, small: Small) -> None:
+        """On the day itself, and on those until which the decision holds."""
+        small.night("2024-03-08")
+        table = rows(2_000)
+        small.replace_rows(table.set_column(1, "x", pa.array(table["x"].to_numpy() + np.float32(2))))
+        with pytest.raises(NotPublishable):
+            small.night(BEFORE)
+        seen = look_again(small.config, small.storage, small.registry, BEFORE)
+        override_day(small.config, small.storage, small.registry, seen, by="Ann", why="a campaign", until=DAY)
+        for day in (BEFORE, DAY, "2024-03-11"):
+            found = preflight(small.config, small.storage, day, small.model, small.watch)
+            assert found.go == (day <= DAY), found.reasons
+            assert found.drift["psi"].low > 0.25
 
     def test_a_model_of_other_features(self, small: Small) -> None:
         model = small_model()

@@ -120,3 +120,27 @@ class TestNothing:
         """Any number is some times another one."""
         ones, hundreds = (profiled({"x": np.full(ROWS, value, np.float32)}) for value in (1, 100))
         assert guessed("x", hundreds, ones) is None
+
+
+class TestWhatFewRowsHave:
+    """Zeros in nineteen rows of twenty are like zeros times anything, and like those of another column."""
+
+    @staticmethod
+    def rare(seed: int, shape: float, size: float) -> npt.NDArray[np.float32]:
+        random = np.random.default_rng(seed)
+        return np.where(random.random(ROWS) < 0.05, random.gamma(shape, size, ROWS), 0).astype(np.float32)
+
+    def night(self, seed: int, refunds: npt.NDArray[np.float32]) -> dict[str, Column]:
+        return profiled({"refunds": refunds, "bonus": self.rare(seed, 900, 1)})
+
+    def test_in_another_unit_is_named(self) -> None:
+        found = guessed("refunds", self.night(1, self.rare(2, 2, 2_000)), self.night(3, self.rare(4, 2, 20)))
+        assert str(found).endswith("times that, as if in another unit")
+
+    def test_in_another_shape_is_explained_by_nothing(self) -> None:
+        today, then = profiled({"refunds": self.rare(2, 400, 2)}), profiled({"refunds": self.rare(4, 2, 20)})
+        assert guessed("refunds", today, then) is None
+
+    def test_is_another_columns_by_its_values(self) -> None:
+        found = guessed("refunds", self.night(1, self.rare(2, 900, 1)), self.night(3, self.rare(4, 2, 20)))
+        assert str(found) == " and looks like bonus then, as if it held the values of bonus"
