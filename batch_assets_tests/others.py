@@ -1,4 +1,4 @@
-"""Networks that torch.export cannot export for any number of rows: their code, whose weights are kept as safetensors."""
+"""The code of networks whose weights are kept as safetensors; most of them cannot be exported for any number of rows."""
 
 import torch
 
@@ -28,3 +28,17 @@ class TabNetScores(torch.nn.Module):
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         scores: torch.Tensor = self.network(features)[0]
         return scores
+
+
+class Keeping(torch.nn.Module):
+    """Keeps in an attribute what it computes, and computes on with it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = torch.nn.Linear(3, 64), torch.nn.Linear(64, 1)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        self.hidden = torch.tanh(self.first(features))
+        self.hidden = self.hidden + torch.tanh(self.hidden)
+        return self.last(self.hidden)

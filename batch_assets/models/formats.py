@@ -6,10 +6,12 @@
 - `torchscript`: for old models. Torch does not develop it any more.
 """
 
+import copy
 import hashlib
 import importlib
 import importlib.util
 import re
+import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -86,14 +88,19 @@ def by_torch_export(archive: Archive, device: Device) -> Any:
     return program
 
 
-class _Single:
-    """A network that gives one tensor, as a program."""
+class _Single(threading.local):
+    """A network that gives one tensor, as a program.
 
-    def __init__(self, network: Callable[..., "torch.Tensor"]) -> None:
-        self.network = network
+    It may keep in its attributes what it computes, so each thread runs a copy of its own, with the same weights.
+    """
+
+    def __init__(self, network: "torch.nn.Module") -> None:
+        self.network = network  # shared, so it is never run itself
+        tensors = (*network.parameters(), *network.buffers())
+        self._own = copy.deepcopy(network, {id(tensor): tensor for tensor in tensors})
 
     def __call__(self, *inputs: "torch.Tensor") -> "tuple[torch.Tensor]":
-        return (self.network(*inputs),)
+        return (self._own(*inputs),)
 
 
 def _safetensors(data: bytes, name: str, device: Device, form: ModelFormat) -> _Single:
@@ -146,12 +153,15 @@ def _sha256_of(source: Path, name: str) -> str:
 
 def _made_by(factory: str, name: str) -> Any:
     """What a factory gives; it must be defined in the module that was hashed, not be imported into it."""
+    import torch
+
     module, _, attribute = factory.partition(":")
     try:
         make = getattr(importlib.import_module(module), attribute, None)
         if not callable(make) or getattr(make, "__module__", None) != module:
             raise ModelMisfit(f"{name} names {factory}, but {module} defines no such callable.")
-        return make()
+        with torch.no_grad():  # what it derives from weights can be copied then
+            return make()
     except (ImportError, TypeError, ValueError, RuntimeError, AttributeError, OSError) as error:
         raise ModelMisfit(f"{factory}, which {name} names, does not make a network without arguments: {error}.") from error
 

@@ -6,6 +6,7 @@ others can be read is decided in `formats`.
 
 import ctypes
 import hashlib
+import inspect
 import io
 import resource
 from collections.abc import Iterable, Iterator, Sequence
@@ -93,9 +94,9 @@ def _exported(module: "torch.nn.Module", example: "tuple[torch.Tensor, ...]", lo
         for rows, elements in ((1, 1), (2, 1), (SHAPE, SHORTEST_BUCKET)):
             fewest = torch.export.Dim("rows", min=rows)
             lengths = {most: torch.export.Dim(f"length_{most}", min=elements, max=most) for most in longest if most > elements}
-            shapes = tuple({0: fewest, 1: lengths[most]} if most in lengths else {0: fewest} for most in longest)
+            shapes = [{0: fewest, 1: lengths[most]} if most in lengths else {0: fewest} for most in longest]
             try:
-                return torch.export.export(module, example, dynamic_shapes=shapes, strict=strict)
+                return torch.export.export(module, example, dynamic_shapes=_as_taken(module, shapes), strict=strict)
             except Exception as error:  # noqa: BLE001 - the module's own code runs here; what it raised is told below
                 refusals.append(error)
     reason = next((line.strip(" -.") for line in str(refusals[0]).splitlines() if line.strip()), type(refusals[0]).__name__)
@@ -103,6 +104,17 @@ def _exported(module: "torch.nn.Module", example: "tuple[torch.Tensor, ...]", lo
         f"{type(module).__name__} cannot be exported by torch.export for any number of rows ({reason}): rewrite what stops it, "
         "or keep its weights as safetensors with a module, package.file:factory, which need no export."
     ) from refusals[0]
+
+
+def _as_taken(module: "torch.nn.Module", shapes: Sequence[Any]) -> tuple[Any, ...]:
+    """What is said of each input, as torch.export wants it: of those that a module takes as *args in a tuple of their own."""
+    import torch
+
+    if isinstance(module, torch.jit.ScriptModule):
+        return tuple(shapes)  # which torch.export refuses
+    kinds = [one.kind for one in inspect.signature(module.forward).parameters.values()]
+    named = kinds.index(inspect.Parameter.VAR_POSITIONAL) if inspect.Parameter.VAR_POSITIONAL in kinds else len(shapes)
+    return (*shapes[:named], tuple(shapes[named:])) if named < len(shapes) else tuple(shapes)
 
 
 class TorchPredictor(Predictor):

@@ -4,6 +4,7 @@ A night gives the same rows to a model in batches of several sizes, in other ord
 padded, faulty rows are replaced, an audit and a replay score single rows again. So a row's outputs may depend on it alone.
 """
 
+import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from batch_assets.models.predictor import TorchPredictor, load_program, require_
 from batch_assets.scoring.forward import Logits, Predictor
 from batch_assets.scoring.inputs import SHAPE, SHORTEST_BUCKET, Array, Batch, Staging
 from batch_assets.scoring.poison import few, first_line
-from batch_assets.scoring.postprocess import looks_otherwise
+from batch_assets.scoring.postprocess import Returns, looks_otherwise
 from batch_assets.scoring.settings import DEFAULT_BATCH_ROWS, ScoringSettings
 
 ROWS = 3 * SHAPE
@@ -32,6 +33,9 @@ _RAISED = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, Ari
 
 _RELATIVE, _ABSOLUTE = 1e-4, 1e-5
 """By how much outputs may differ where other kernels compute them; the absolute one is a share of usual outputs."""
+
+_USUAL: dict[Returns, float] = {"logits": 1.0, "probabilities": 0.01}
+"""What is usual at least: logits near 0 are sums of larger numbers, but of rare events all probabilities are small."""
 
 _DYNAMIC = "export it with a dynamic number of rows, and of elements of its lists, as export_model does"
 
@@ -56,6 +60,7 @@ def check_model(model: bytes, card: Card, name: str, rows: pa.Table | None = Non
     form = card.form
     predictor, program = load_program(model, name, form=form), read_reference(model, name, form)
     _require_finite_weights(program, name)
+    _require_order(program, card.contract, name)
     trial = Trial(predictor, card, name, rows)
     notes = trial()
     (ours,) = predictor.forward([trial.passes[0]])
@@ -194,7 +199,7 @@ class Trial:
         for arrays, expected in zip(self.passes, found, strict=True):
             order = random.permutation(arrays[0].shape[1])
             values = self._forward(_taken(arrays, order))
-            if _differ(values, expected[:, order]):
+            if self._differ(values, expected[:, order]):
                 raise ModelMisfit(
                     f"{self._name} gives a row other values in another place of the batch: it takes rows for steps in time, as "
                     "a recurrent network or an attention without batch_first=True does, or adds something by position."
@@ -203,7 +208,7 @@ class Trial:
             for kept in (random.random(len(order)) < 0.5, np.arange(len(order)) == order[0]):
                 stand_in = int(np.argmax(kept))  # as a night does: rows that must not be scored are replaced by one that is
                 values = self._forward(_taken(arrays, np.where(kept, np.arange(len(order)), stand_in)))
-                if _differ(values[:, kept], expected[:, kept]):
+                if self._differ(values[:, kept], expected[:, kept]):
                     raise ModelMisfit(f"{self._name} gives a row other values among other rows: {_across_rows(found)}.")
                 same = same and np.array_equal(values[:, kept], expected[:, kept], equal_nan=True)
         if not same:
@@ -223,7 +228,7 @@ class Trial:
                     f"{self._name} takes {SHAPE} rows at once, but not {batch.size:,} ({_said(error)}), and a night's batches "
                     f"have several sizes: {_DYNAMIC}."
                 ) from error
-            if _differ(large[:, batch.slots], values[:, batch.rows]):
+            if self._differ(large[:, batch.slots], values[:, batch.rows]):
                 raise ModelMisfit(
                     f"{self._name} gives a row other values in a batch of {batch.size:,} than in one of {SHAPE}: "
                     f"{_across_rows(found)}."
@@ -240,7 +245,7 @@ class Trial:
                 longer.append(np.concatenate([array, rest]))
             if all(len(one) == len(array) for one, array in zip(longer, arrays, strict=True)):
                 continue
-            if _differ(self._forward(tuple(longer)), expected):
+            if self._differ(self._forward(tuple(longer)), expected):
                 raise ModelMisfit(
                     f"{self._name} gives a row other values if its lists are padded further, as it cannot tell "
                     "what pads them: let it mask the value pad, or declare a list of fixed length and pad it in the query."
@@ -293,6 +298,12 @@ class Trial:
             if not np.array_equal(values, expected, equal_nan=True):
                 return True
         return not varies
+
+    def _differ(self, values: Logits, expected: Logits) -> bool:
+        """Whether outputs differ by more than other kernels explain."""
+        finite = np.abs(expected[np.isfinite(expected)])
+        usual = max(float(np.quantile(finite, 0.9)) if len(finite) else 0.0, _USUAL[self._card.outputs.returns])
+        return not np.allclose(values, expected, rtol=_RELATIVE, atol=_ABSOLUTE * usual, equal_nan=True)
 
     def _raised(self, batch: Batch) -> bool:
         try:
@@ -421,13 +432,6 @@ def _same(found: list[Logits], other: list[Logits]) -> bool:
     return all(np.array_equal(one, two, equal_nan=True) for one, two in zip(found, other, strict=True))
 
 
-def _differ(values: Logits, expected: Logits) -> bool:
-    """Whether outputs differ by more than other kernels explain."""
-    finite = np.abs(expected[np.isfinite(expected)])
-    usual = float(np.quantile(finite, 0.9)) if len(finite) else 0.0
-    return not np.allclose(values, expected, rtol=_RELATIVE, atol=_ABSOLUTE * max(usual, 1.0), equal_nan=True)
-
-
 def _across_rows(found: list[Logits]) -> str:
     """The likely cause of outputs that depend on other rows."""
     if all(np.allclose(values.sum(axis=1), 1, atol=1e-3) for values in found):
@@ -470,3 +474,18 @@ def _require_finite_weights(program: Any, name: str) -> None:
                     f"{name} has a {kind} that is not finite: {bad:,} of the {tensor.numel():,} numbers of {label} are NaN or "
                     "infinite; its training has diverged, take an earlier state of it."
                 )
+
+
+def _require_order(program: Any, contract: FeatureContract, name: str) -> None:
+    """Raises ModelMisfit if a model takes what the contract names in another order: what goes to it has places, no names."""
+    import torch
+
+    forward = getattr(program, "network", program).forward
+    scripted = isinstance(forward, torch.ScriptMethod)
+    takes = [one.name for one in forward.schema.arguments[1:]] if scripted else list(inspect.signature(forward).parameters)
+    named = [one.name for one in contract.inputs]
+    if takes != named and sorted(takes) == sorted(named):
+        raise ModelMisfit(
+            f"{name} takes {', '.join(takes)}, and its contract names {', '.join(named)} in this order: let the inputs of the "
+            "contract have the order in which the module's forward takes them."
+        )

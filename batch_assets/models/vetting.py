@@ -75,6 +75,9 @@ _POWERS = {"Pow", "PowByNatural", "FloatPow"}
 _LONGEST_EXPRESSION = 10_000
 _HIGHEST_POWER = 16
 
+_TEXT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*|-?\d+(\.\d*)?(e[-+]?\d{1,3})?", re.ASCII)
+"""A text in an expression: the name of a symbol, or a number."""
+
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _PATH = re.compile(r"(?!(.*\.)?__)[^\"'\\\x00-\x1f\x7f]+")
 """The path of a tensor in its module; the keys of a ModuleDict may be anything that does not end a text."""
@@ -268,7 +271,7 @@ def _is_arithmetic(expression: str) -> bool:
     return (
         all(isinstance(node, _ARITHMETIC) for node in nodes)
         and all(isinstance(call.func, ast.Name) and _FUNCTIONS.fullmatch(call.func.id) for call in calls)
-        and all(isinstance(text, str) and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", text) for text in texts)
+        and all(isinstance(text, str) and _TEXT.fullmatch(text) for text in texts)
         and sum(map(_largest, exponents)) <= _HIGHEST_POWER
     )
 

@@ -33,8 +33,8 @@ ENOUGH = 64
 _ROUNDING = 1e-6
 """By how much a probability may be outside of [0, 1] because it was rounded; it is cut off."""
 
-_SUM_ROUNDING = 1e-3
-"""By how much the probabilities of a row may miss 1 because they were rounded, perhaps to 16 bits."""
+_SUM_ROUNDING = 2**-8
+"""By how much the probabilities of a row may miss 1 because they were rounded, perhaps to the 8 bits of bfloat16."""
 
 
 class Outputs(BaseModel):

@@ -214,10 +214,11 @@ class Scorer:
 
         Raises ModelMisfit.
         """
-        task, values = self.task, passed.logits
+        task, rows = self.task, passed.logits.shape[1]
+        values = passed.logits[:, np.isfinite(passed.logits).all(axis=0)]
         if task.outputs.returns == "probabilities":
-            wrong = no_probabilities(values) & np.isfinite(values).all(axis=0)
-            if wrong.sum() <= few(len(wrong), task.settings.max_failed):
+            wrong = no_probabilities(values)
+            if wrong.sum() <= few(rows, task.settings.max_failed):
                 values = values[:, ~wrong]
         if (values == values[:, :1]).all():
             return  # rows that are alike get the same score; `scores` looks whether all rows of the night do

@@ -81,6 +81,32 @@ def test_a_module_that_needs_more_than_one_row() -> None:
     np.testing.assert_allclose(found[0], Squeezed()(torch.from_numpy(x.T)).detach().numpy(), atol=1e-6)
 
 
+class AnyNumber(torch.nn.Module):
+    """Takes its inputs without naming each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weighed = Weighed()
+
+    def forward(self, *lists: torch.Tensor) -> torch.Tensor:
+        return self.weighed(*lists)
+
+
+class FirstAndOthers(AnyNumber):
+    def forward(self, items: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+        return self.weighed(items, *others)
+
+
+@pytest.mark.parametrize(
+    "module", [AnyNumber(), FirstAndOthers(), torch.nn.DataParallel(Weighed()), torch.compile(Weighed(), backend="eager")]
+)
+def test_inputs_without_names(module: torch.nn.Module) -> None:
+    items, more = np.random.default_rng(0).integers(0, 10, (2, 32, 64))
+    expected = Weighed()(torch.from_numpy(items.T), torch.from_numpy(more.T)).detach().numpy()
+    (found,) = load_program(export_model(module, lists(50, 50)), "m").forward([(items, more)])
+    np.testing.assert_allclose(found[0], expected, rtol=1e-5, atol=1e-5)
+
+
 def test_the_module_stays_as_it_was() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.Dropout(), torch.nn.Linear(4, 1))
     model[1].eval()

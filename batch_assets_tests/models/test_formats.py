@@ -7,6 +7,7 @@ import sys
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from batch_assets.models.formats import PT2, TORCHSCRIPT, ModelFormat, safetenso
 from batch_assets.models.predictor import export_model, load_program
 from batch_assets_tests.models.test_program import Convolved
 from batch_assets_tests.net import Net, seeded
+from batch_assets_tests.others import Keeping
 from batch_assets_tests.small import Small, Working, rows
 
 IN_THIS_REPOSITORY = "batch_assets_tests.net:Net"
@@ -64,6 +66,14 @@ class TestOneNet:
         one, *others = [next(iter(load_program(data, "model", form=form).forward([(features,)]))) for data, form in files]
         for other in others:
             np.testing.assert_array_equal(one, other)
+
+    def test_threads_do_not_share_what_a_network_keeps_while_it_runs(self) -> None:
+        batches = np.random.default_rng(0).standard_normal((2_000, 3, 512)).astype(np.float32)
+        program = load_program(save(Keeping().state_dict()), "model", form=safetensors_of(f"{Keeping.__module__}:Keeping"))
+        expected = list(program.forward([(batch,) for batch in batches]))
+        with ThreadPoolExecutor(4) as pool:
+            found = pool.map(lambda batch: next(program.forward([(batch,)])), batches)
+        np.testing.assert_array_equal(list(found), expected)
 
     def test_a_version_tells_its_file(self, small: Small) -> None:
         model = small.register("v2", save(seeded().state_dict()), safetensors_of(IN_THIS_REPOSITORY))

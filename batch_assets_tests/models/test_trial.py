@@ -218,6 +218,11 @@ class TestARowAlone:
         with pytest.raises(ModelMisfit, match=message):
             tried(module, classes=classes)
 
+    def test_nor_is_it_overlooked_where_all_probabilities_are_small(self) -> None:
+        with pytest.raises(ModelMisfit, match="statistics of the batch"):
+            tried(Applied(lambda v: torch.softmax(v, dim=0) * 1e-4), returns="probabilities")
+        assert tried(Applied(lambda v: torch.sigmoid(v - 14)), returns="probabilities") == ()
+
     @pytest.mark.parametrize("rows", [64, 128, 1_024])
     def test_a_fixed_number_of_rows(self, rows: int) -> None:
         class Fixed(torch.nn.Module):
@@ -282,6 +287,13 @@ class TestWhatItSays:
         (note,) = tried(Joined(), contract)
         assert "whatever is in the whole input other: " in note
 
+    def test_inputs_in_another_order_than_the_module_takes_them_are_refused(self) -> None:
+        columns = [{"name": "x", "input": "other"}, *({"name": name, "input": "features"} for name in "yz")]
+        contract = contract_of(columns, {"name": "other"}, {"name": "features"})
+        model = export_model(Ordered(), contract)
+        with pytest.raises(ModelMisfit, match="takes features, other, and its contract names other, features in this order"):
+            check_model(model, card_of(model, contract), "small v2")
+
     def test_rows_without_a_value_are_told_and_none_at_all_is_refused(self) -> None:
         (note,) = tried(Applied(lambda v: torch.log(v)))
         assert "gives no finite value for" in note
@@ -323,6 +335,11 @@ class Two(torch.nn.Module):
 class Joined(torch.nn.Module):
     def forward(self, features: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
         return features.sum(dim=1) + features[:, :2].prod(dim=1)
+
+
+class Ordered(torch.nn.Module):
+    def forward(self, features: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        return features.sum(dim=1) - 2 * other.sum(dim=1)
 
 
 class Looked(torch.nn.Module):

@@ -21,6 +21,7 @@ from batch_assets.models.formats import PT2, TORCHSCRIPT, ModelFormat, safetenso
 from batch_assets.models.predictor import export_model
 from batch_assets.models.sandbox import Limits
 from batch_assets.models.trial import check_model
+from batch_assets.models.vetting import vetted_pt2
 from batch_assets_tests.models.test_formats import IN_THIS_REPOSITORY, Payload, rewritten, scripted
 from batch_assets_tests.net import seeded
 from batch_assets_tests.small import Small, sandbox
@@ -191,8 +192,21 @@ class TestForeign:
         except BatchAssetsError as error:
             assert "\n" not in str(error)  # noqa: PT017
 
+    def test_a_number_in_an_expression(self) -> None:
+        class Halves(torch.nn.Module):
+            def forward(self, features: torch.Tensor) -> torch.Tensor:
+                return features.sum(dim=1) * (features.shape[0] * 0.5)
+
+        assert vetted_pt2(export_model(Halves(), 3), "m")
+
     def test_an_expression_for_ever(self, small: Small, good: bytes) -> None:
-        for power in ("9**9**9", "Pow(Integer(9), Pow(Integer(9), Integer(9)))", "Integer(1) << 10**12", "2**(10**9)"):
+        for power in (
+            "9**9**9",
+            "Pow(Integer(9), Pow(Integer(9), Integer(9)))",
+            "Integer(1) << 10**12",
+            "2**(10**9)",
+            "Float('1e999999999')",
+        ):
             evil = json.dumps(power).encode()
             refused(small, rewritten(good, lambda _, data: re.sub(rb'"Symbol[^"]*"', lambda _: evil, data)), "the expression")  # noqa: B023
 

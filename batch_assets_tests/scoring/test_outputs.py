@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from batch_assets.errors import ModelMisfit
 from batch_assets.models.predictor import export_model
 from batch_assets.scoring.dead_letters import NO_PROBABILITIES, NON_FINITE_OUTPUT
-from batch_assets.scoring.postprocess import MOST_CLASSES, Outputs, Returns, postprocess
+from batch_assets.scoring.postprocess import MOST_CLASSES, Outputs, Returns, no_probabilities, postprocess
 from batch_assets.scoring.scorer import Scorer
 from batch_assets_tests.small import OUTPUTS, Small, Working, rows, small_model, with_values
 
@@ -73,6 +73,11 @@ class TestValues:
         found = postprocess(values.T.copy(), outputs(3, "probabilities"))
         np.testing.assert_array_equal(np.isnan(found.probability), [False, True, True, True])
 
+    @pytest.mark.parametrize("classes", [2, 3, 127])
+    def test_but_those_that_were_rounded_to_bfloat16_are(self, classes: int) -> None:
+        values = torch.softmax(torch.randn(10_000, classes, generator=torch.Generator().manual_seed(0)), dim=1)
+        assert not no_probabilities(values.bfloat16().float().t().numpy()).any()
+
     def test_a_probability_that_was_rounded_up_is_one(self) -> None:
         found = postprocess(np.array([[np.float32(1) + np.float32(2e-7)]]), outputs(2, "probabilities", threshold=0.5))
         assert found.probability.tolist() == [1.0]
@@ -129,6 +134,11 @@ class TestNights:
         small = make_small(between(63))
         small.register("v2", small_model([0.6, 0.2, 0.1]))
         assert Working(small).score_all()[0].scored == 63
+
+    def test_rows_that_are_alike_say_nothing_though_one_is_a_dead_letter(self, make_small: Make) -> None:
+        alike = pa.table({"user": np.arange(1, 257), **{name: np.ones(256, dtype=np.float32) for name in "xyz"}})
+        small = make_small(with_values(alike, "y", {3: None}))
+        assert Working(small).score_all()[0].scored == 255
 
     def test_probabilities_are_served_as_they_are(self, make_small: Make) -> None:
         small = make_small(rows(600))
