@@ -70,7 +70,9 @@ class Loads:
         shutil.copytree(flights, folder / "flights")
         shutil.copytree(FLIGHTS, folder / "batch_assets" / "defs" / "late_planes")
         text = (FLIGHTS / "defs.yaml").read_text().replace("{{ context.project_root }}", str(folder))
-        self.config = PipelineConfig.model_validate(yaml.safe_load(text)["attributes"])
+        attributes = yaml.safe_load(text)["attributes"]
+        attributes["quality"]["min_days"] = 7  # the good days here are days on which the windows are full
+        self.config = PipelineConfig.model_validate(attributes)
         self.storage, self.rows = LocalStorage(str(folder / "data")), folder / "flights"
 
     def judged(self, day: str, *, refresh: bool = False) -> Verdict:
