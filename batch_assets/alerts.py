@@ -196,8 +196,6 @@ def send_all(
                 failures.append(str(failure))
             except TimeoutError:  # it looks a name up, say, which nobody can cut short
                 failures.append(f"{receiver.named} was not told {alert.title!r}: {_silent(waited - now)}.")
-            except Exception as error:  # noqa: BLE001  the others are told; its own text could hold the address
-                failures.append(f"{receiver.named} was not told {alert.title!r}: {type(error).__name__}.")
         faults.append(" ".join(failures))
     return faults
 
@@ -327,6 +325,8 @@ def _attempt(url: str, document: bytes, headers: dict[str, str], until: float, s
         return f"it cannot be reached ({type(reason).__name__ if isinstance(reason, OSError) else 'URLError'})", True
     except TimeoutError:
         return silent, False
+    except UnicodeError:  # an empty label in the name, say, or one of more than 63 characters
+        return "no host can have this name", False
     except (OSError, http.client.HTTPException) as error:
         return f"the connection broke ({type(error).__name__})", True
 

@@ -148,24 +148,17 @@ def judge_drift(
     all there are, nobody watches the scores, and that is a warning.
     """
     near = nearest_scores(day, actual, trailing, settings, newest)
-    if near is None and left_out and not trailing:
-        return CheckOutcome(
-            name="drift",
-            asset="predictions",
-            passed=False,
-            severity="warn",
-            threshold=settings.block.psi,
-            message=f"not_compared: what was found on each accepted day of the {settings.trailing_days} days before that this "
-            "model scored was overridden.",
-        )
     if near is None:
+        unwatched, reach = bool(left_out and not trailing), f"accepted day of the {settings.trailing_days} days before"
         return CheckOutcome(
             name="drift",
             asset="predictions",
-            passed=True,
-            severity="info",
+            passed=not unwatched,
+            severity="warn" if unwatched else "info",
             threshold=settings.block.psi,
-            message=f"not_compared: no accepted day of the {settings.trailing_days} days before was scored by this model.",
+            message=f"not_compared: what was found on each {reach} that this model scored was overridden."
+            if unwatched
+            else f"not_compared: no {reach} was scored by this model.",
         )
     other, found = near
     blocking, warning = settings.block.reached(found), settings.warn.reached(found)

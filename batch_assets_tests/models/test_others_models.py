@@ -23,8 +23,9 @@ from batch_assets.contract import FeatureContract
 from batch_assets.errors import BatchAssetsError
 from batch_assets.models.card import Card
 from batch_assets.models.formats import PT2, safetensors_of
+from batch_assets.models.permitted import permitted_rows
 from batch_assets.models.predictor import export_model, load_program
-from batch_assets.models.trial import check_model, permitted_rows
+from batch_assets.models.trial import check_model
 from batch_assets.scoring.forward import ForwardPass
 from batch_assets.scoring.inputs import Staging
 from batch_assets.scoring.postprocess import Returns, postprocess

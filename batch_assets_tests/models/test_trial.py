@@ -14,8 +14,9 @@ from batch_assets.contract import FeatureContract
 from batch_assets.errors import ModelMisfit
 from batch_assets.histogram import Histogram, Spread
 from batch_assets.models.card import Card
+from batch_assets.models.permitted import ROWS, permitted_rows
 from batch_assets.models.predictor import TorchPredictor, export_model
-from batch_assets.models.trial import ROWS, Trial, check_model, permitted_rows
+from batch_assets.models.trial import Trial, check_model
 from batch_assets.scoring.postprocess import Outputs, Returns
 from batch_assets_tests.small import Small
 
