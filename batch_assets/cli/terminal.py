@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TaskP
 from batch_assets.cli.apart import INTERRUPTED, Answer, apart
 from batch_assets.errors import BatchAssetsError
 from batch_assets.pipeline.pace import Pace, in_words
-from batch_assets.storage import Storage, open_storage
+from batch_assets.storage import Storage, default_models, default_root, open_storage
 
 if TYPE_CHECKING:
     from batch_assets.models.registry import Registry
@@ -160,15 +160,13 @@ def mark(check: dict[str, Any]) -> str:
 
 def registry() -> "Registry":
     """The models of this command."""
-    from batch_assets.orchestration.resources import StorageRoot
+    from batch_assets.models.registry import Registry
 
-    return StorageRoot().registry()
+    return Registry(open_storage(default_models()))
 
 
 def storage() -> Storage:
     """The storage root of this command."""
-    from batch_assets.orchestration.resources import default_root
-
     return open_storage(default_root())
 
 

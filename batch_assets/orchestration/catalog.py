@@ -1,18 +1,35 @@
-"""From a name to its pipeline: the one door for the command line and for the code location."""
+"""From a name to its pipeline: the one door for the command line and for the code location.
 
+Dagster takes longer to load a pipeline's YAML than a look-up takes altogether. So the documents that are ours are read here
+as Dagster reads them (its YAML parser, its templates), and whatever cannot be read that way is left to Dagster, which also
+says best what is wrong and in which line.
+"""
+
+import logging
+import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import dagster as dg
+import jinja2
+import yaml
+from dagster_shared.yaml_utils import parse_yamls_with_source_position
+from jinja2.nativetypes import NativeTemplate
 from pydantic import ValidationError
 
 import batch_assets
+from batch_assets.alerts import REVEALED
 from batch_assets.config import PipelineConfig
 from batch_assets.errors import ConfigError, NoSuchPipeline
-from batch_assets.orchestration.component import ScoringPipeline
-from batch_assets.orchestration.resources import shared_resources
-from batch_assets.orchestration.sensors import dead_runs
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+TYPE = "batch_assets.ScoringPipeline"
+"""What a document that declares a pipeline gives as its `type`."""
 
 _PACKAGE = Path(batch_assets.__file__).parent
+_LOG = logging.getLogger(__name__)
 
 
 def project_root() -> Path:
@@ -21,17 +38,132 @@ def project_root() -> Path:
 
 
 def pipelines() -> dict[str, PipelineConfig]:
-    """Every pipeline that a defs.yaml declares, by name. Raises ConfigError."""
+    """Every pipeline that a defs.yaml declares, by name. Raises ConfigError if one of them cannot be used."""
+    found, refused = _declared()
+    return _by_name(found if not refused else _loaded_by_dagster())
+
+
+def pipeline(name: str) -> PipelineConfig:
+    """One pipeline; that another one cannot be used is logged.
+
+    Raises:
+        NoSuchPipeline: names those that there are.
+        ConfigError: it is not there, and a file that may declare it cannot be used; or two have one name.
+    """
+    found, refused = _declared()
+    known = _by_name(found)
+    if name not in known:
+        known = _by_name(_loaded_by_dagster())
+    elif refused:
+        _LOG.warning("%s cannot be used: `batch-assets models list` says why.", " and ".join(map(str, refused)))
+    if name not in known:
+        raise NoSuchPipeline(f"There is no pipeline {name}; there is {', '.join(sorted(known)) or 'none yet'}.")
+    return known[name]
+
+
+def code_location() -> "dg.Definitions":
+    """Everything that Dagster is shown. Parallelism comes from the engine, so runs need one process only."""
+    import dagster as dg
+
+    from batch_assets.orchestration.resources import shared_resources
+    from batch_assets.orchestration.sensors import dead_runs
+
+    return dg.Definitions.merge(
+        dg.load_from_defs_folder(path_within_project=_PACKAGE),
+        dg.Definitions(resources=shared_resources(), sensors=[dead_runs], executor=dg.in_process_executor),
+    )
+
+
+def _by_name(configs: list[PipelineConfig]) -> dict[str, PipelineConfig]:
+    found: dict[str, PipelineConfig] = {}
+    for config in configs:
+        if config.name in found:
+            raise ConfigError(f"Two pipelines are called {config.name}; names must be unique.")
+        found[config.name] = config
+    return found
+
+
+def _declared() -> tuple[list[PipelineConfig], list[Path]]:
+    """What the files under `defs` declare, and those files that have to be left to Dagster."""
+    found: list[PipelineConfig] = []
+    refused: list[Path] = []
+    for file in _documents(_PACKAGE / "defs"):
+        try:
+            found += _read(file)
+        except (OSError, ValueError, yaml.YAMLError, jinja2.TemplateError):
+            refused.append(file)
+    return found, refused
+
+
+def _documents(folder: Path) -> Iterator[Path]:
+    """The files that Dagster would take: one ends its folder's search, unless it is about the folder itself."""
+    for path, folders, files in os.walk(folder):
+        folders.sort()
+        for name in ("defs.yaml", "defs.yml", "component.yaml"):
+            if name in files:
+                yield Path(path, name)
+                break
+
+
+def _read(file: Path) -> list[PipelineConfig]:
+    """The pipelines of one file. Raises ValueError, YAMLError or TemplateError where only Dagster knows more."""
+    found = []
+    documents = parse_yamls_with_source_position(file.read_text(encoding="utf-8"), str(file))
+    if not documents:
+        raise ValueError(f"{file} is empty.")
+    for document in documents:
+        said = document.value
+        if not isinstance(said, dict) or not isinstance(said.get("type"), str):
+            raise ValueError(f"{file} has a document without a type.")
+        if said["type"] == TYPE:
+            if not said.keys() <= {"type", "attributes"}:
+                raise ValueError(f"{file} uses more of Dagster than attributes.")
+            attributes = PipelineConfig.model_validate(said.get("attributes"))
+            raw = attributes.model_dump(mode="json", exclude_unset=True, context=REVEALED)
+            found.append(PipelineConfig.model_validate(_rendered(raw)))
+        elif said["type"].startswith(f"{TYPE.partition('.')[0]}."):
+            raise ValueError(f"{file} is of a type that is none of ours.")
+    return found
+
+
+def _rendered(value: Any) -> Any:
+    """A value whose texts are rendered as Dagster's templates are."""
+    if isinstance(value, dict):
+        return {name: _rendered(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_rendered(one) for one in value]
+    if not isinstance(value, str) or not value:
+        return value
+    rendered = NativeTemplate(value).render(env=_Environment(), context={"project_root": str(project_root().resolve())})
+    if isinstance(rendered, jinja2.Undefined):
+        raise jinja2.UndefinedError(f"{value} is not defined.")
+    return rendered
+
+
+class _Environment:
+    """`env("NAME")`, `env("NAME", "default")` and `env.NAME` of a template."""
+
+    def __call__(self, name: str, *default: Any) -> Any:
+        if name not in os.environ and not default:
+            raise jinja2.UndefinedError(f"The environment variable {name} is not set.")
+        return os.environ.get(name, *default)
+
+    def __getattr__(self, name: str) -> str | None:
+        if name.startswith("jinja"):
+            raise AttributeError(name)
+        return os.environ.get(name)
+
+
+def _loaded_by_dagster() -> list[PipelineConfig]:
+    import dagster as dg
+
+    from batch_assets.orchestration.component import ScoringPipeline
+
     try:
         components = dg.ComponentTree.for_project(_PACKAGE).get_all_components(of_type=ScoringPipeline)
     except Exception as error:  # Dagster, YAML, Jinja and pydantic each have their own; all of them mean the same here
         raise ConfigError(f"A defs.yaml under {_PACKAGE / 'defs'} cannot be used: {_explained(error)}") from error
-    found: dict[str, PipelineConfig] = {}
-    for component in components:
-        if component.config.name in found:
-            raise ConfigError(f"Two pipelines are called {component.config.name}; names must be unique.")
-        found[component.config.name] = component.config
-    return found
+    return [component.config for component in components]
 
 
 def _explained(error: BaseException) -> str:
@@ -41,19 +173,3 @@ def _explained(error: BaseException) -> str:
     if isinstance(error, ValidationError):
         return "; ".join(f"{'.'.join(map(str, one['loc'])).strip('`')}: {one['msg']}" for one in error.errors()) + "."
     return " ".join(line.strip() for line in str(error).splitlines() if line.strip()) or type(error).__name__
-
-
-def pipeline(name: str) -> PipelineConfig:
-    """One pipeline. Raises NoSuchPipeline, naming those that there are."""
-    known = pipelines()
-    if name not in known:
-        raise NoSuchPipeline(f"There is no pipeline {name}; there is {', '.join(sorted(known)) or 'none yet'}.")
-    return known[name]
-
-
-def code_location() -> dg.Definitions:
-    """Everything that Dagster is shown. Parallelism comes from the engine, so runs need one process only."""
-    return dg.Definitions.merge(
-        dg.load_from_defs_folder(path_within_project=_PACKAGE),
-        dg.Definitions(resources=shared_resources(), sensors=[dead_runs], executor=dg.in_process_executor),
-    )

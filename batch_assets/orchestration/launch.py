@@ -22,13 +22,13 @@ from batch_assets.models.registry import ModelVersion
 from batch_assets.orchestration.assets import asset_key
 from batch_assets.orchestration.catalog import code_location, project_root
 from batch_assets.orchestration.liveness import COMMAND_LINE, POOL, bury_dead_runs, process_tags, scoring_elsewhere
-from batch_assets.orchestration.resources import connected, default_root
+from batch_assets.orchestration.resources import connected
 from batch_assets.orchestration.runs import blocking_findings, first_error
 from batch_assets.pipeline.presence import presence
 from batch_assets.pipeline.watch import Watch
 from batch_assets.process import Process
 from batch_assets.scoring.commit import day_folder
-from batch_assets.storage import open_storage
+from batch_assets.storage import default_root, open_storage
 
 _LOOK_SECONDS = 2.0
 

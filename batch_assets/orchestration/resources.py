@@ -17,12 +17,7 @@ from batch_assets.engines.local_engine import LocalEngine
 from batch_assets.engines.ray_engine import RayEngine
 from batch_assets.models.registry import Registry
 from batch_assets.orchestration.liveness import process_tags
-from batch_assets.storage import Storage, open_storage
-
-
-def default_root() -> str:
-    """BATCH_ASSETS_ROOT, or `data` in the working directory."""
-    return os.environ.get("BATCH_ASSETS_ROOT") or "data"
+from batch_assets.storage import Storage, default_root, open_storage
 
 
 class StorageRoot(dg.ConfigurableResource):  # type: ignore[type-arg]

@@ -5,6 +5,7 @@ name wins; nothing is ever overwritten. Local disks keep them by writing to `_tm
 of the folder. S3 keeps them by one conditional put. What they promise is in `port`.
 """
 
+import os
 from pathlib import Path
 
 from batch_assets.errors import NotFound, StorageError, StorageFull
@@ -12,7 +13,28 @@ from batch_assets.storage.local import LocalStorage
 from batch_assets.storage.port import FORMAT_FILE, LAYOUT, Stamp, Storage, check_layout, root_id
 from batch_assets.storage.s3 import S3Storage
 
-__all__ = ["LAYOUT", "LocalStorage", "S3Storage", "Stamp", "Storage", "open_storage", "require_space", "root_id"]
+__all__ = [
+    "LAYOUT",
+    "LocalStorage",
+    "S3Storage",
+    "Stamp",
+    "Storage",
+    "default_models",
+    "default_root",
+    "open_storage",
+    "require_space",
+    "root_id",
+]
+
+
+def default_root() -> str:
+    """BATCH_ASSETS_ROOT, or `data` in the working directory."""
+    return os.environ.get("BATCH_ASSETS_ROOT") or "data"
+
+
+def default_models() -> str:
+    """Where the models are: BATCH_ASSETS_MODELS, or the storage root."""
+    return os.environ.get("BATCH_ASSETS_MODELS") or default_root()
 
 
 def open_storage(root: str) -> Storage:

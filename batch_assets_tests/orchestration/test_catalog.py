@@ -1,5 +1,6 @@
 """Pipelines from YAML, in a project of its own."""
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,3 +80,58 @@ def test_a_mistake_is_one_sentence_with_its_place(project: Path, old: str, new: 
     with pytest.raises(ConfigError, match=message) as raised:
         catalog.pipelines()
     assert "\n" not in str(raised.value)
+
+
+def test_another_file_that_cannot_be_used_is_in_nobodys_way(project: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(project, "one", YAML)
+    write(project, "two", YAML.replace("start: ", "strat: "))
+    assert catalog.pipeline("nightly").name == "nightly"
+    assert f"{project}/two/defs.yaml cannot be used" in caplog.text
+    with pytest.raises(ConfigError, match=r"partitions\.start.*two/defs\.yaml:\d+: Field required"):
+        catalog.pipeline("weekly")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        YAML,
+        YAML.replace(
+            "name: nightly\n", 'name: nightly\n  description: \'{{ env("WHAT") }}, {{ env.WHAT }}, {{ env("NO", "-") }}\'\n'
+        ),
+        YAML.replace("/data/t.parquet", "\"/data/{{ env('NO', 'none') }}.parquet\""),
+        YAML.replace('"2024-01-01"', "2024-01-01"),
+        f"type: dagster.DefsFolderComponent\n---\n{YAML}",
+        f"{YAML}---\n{YAML.replace('name: nightly', 'name: weekly', 1)}",
+        f"{YAML}post_processing:\n  assets:\n    - {{target: '*', attributes: {{group_name: other}}}}\n",
+    ],
+)
+def test_it_reads_what_dagster_reads(project: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHAT", "all of it")
+    write(project, "one", text)
+    found = catalog.pipelines()
+    assert found
+    assert list(found.values()) == catalog._loaded_by_dagster()
+
+
+def test_a_component_in_python_is_found_by_dagster(project: Path) -> None:
+    write(project, "one", YAML)
+    (project / "two").mkdir()
+    (project / "two" / "component.py").write_text(
+        "import dagster as dg\n"
+        "from batch_assets import ScoringPipeline\n"
+        "from batch_assets.orchestration import catalog\n"
+        "@dg.component_instance\n"
+        "def two(context: dg.ComponentLoadContext) -> ScoringPipeline:\n"
+        "    config, = catalog._declared()[0]\n"
+        "    return ScoringPipeline(config.model_copy(update={'name': 'weekly'}))\n"
+    )
+    assert catalog.pipeline("weekly").name == "weekly"
+
+
+def test_nobody_who_looks_up_waits_for_dagster() -> None:
+    program = (
+        "import sys; from batch_assets.orchestration.catalog import pipelines; from batch_assets.cli import main, terminal\n"
+        "from batch_assets.serving.reader import Reader\n"
+        "terminal.storage(), terminal.registry(), pipelines(); assert not {'dagster', 'ray', 'torch'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
