@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from batch_assets.errors import ApprovalInvalid, InUse, LostRace, NoSuchModel, Retired, VersionExists, Withdrawn
-from batch_assets.models.registry import ModelSettings, Registry
+from batch_assets.models.registry import ModelSettings
 from batch_assets.pipeline.rollout import retire
-from batch_assets.storage import open_storage
+from batch_assets_tests.approving import approve_some
 from batch_assets_tests.small import Small, small_model
 
 SETTINGS = ModelSettings(name="small")
@@ -57,26 +57,13 @@ def test_whoever_decided_on_another_approval_is_told_who_was_first(two: Small) -
         approve(two, "v1", after=1)
 
 
-def _approve_some(root: str, which: int, times: int, answers: Any) -> None:
-    registry = Registry(open_storage(root))
-    won, lost = [], []
-    for n in range(times):
-        try:
-            version = f"v{1 + (which + n) % 2}"
-            won.append(registry.approve("small", "batch", version, why=f"attempt {n}", by=f"process {which}").number)
-        except LostRace as error:
-            lost.append(str(error))
-        registry.resolve(SETTINGS)
-    answers.put((won, lost))
-
-
 def test_fifty_approvals_of_eight_processes_are_as_many_entries_as_successes(two: Small) -> None:
     before = len(two.registry.approvals("small", "batch").history())
     context = multiprocessing.get_context("spawn")
     answers = context.SimpleQueue()
     shares = [7, 7, 6, 6, 6, 6, 6, 6]
     processes = [
-        context.Process(target=_approve_some, args=(two.storage.root, which, times, answers))
+        context.Process(target=approve_some, args=(two.storage.root, which, times, answers))
         for which, times in enumerate(shares)
     ]
     for process in processes:
