@@ -37,8 +37,10 @@ bench: install ## Compare with Ray Data, Spark and the limit of the hardware (ab
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	@$(BIN)/python benchmarks/compare.py
 
-check: install ## Formatting, lint, the arrows between rooms, types
+check: install ## Formatting, lint, the arrows between rooms, types, what dg says of the pipelines
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/lint-imports
 	@$(BIN)/mypy
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/dg check yaml
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/dg check defs

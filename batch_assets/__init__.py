@@ -15,3 +15,8 @@ def __getattr__(name: str) -> Any:
 
         return ScoringPipeline
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """What is handed out lazily is there for whoever looks, as `dg list components` does."""
+    return sorted({*globals(), *__all__})

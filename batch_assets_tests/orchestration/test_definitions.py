@@ -1,5 +1,7 @@
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -10,6 +12,7 @@ from batch_assets.orchestration.component import ScoringPipeline
 from batch_assets.orchestration.resources import shared_resources
 from batch_assets.pipeline.presence import at_work
 from batch_assets.scoring.commit import day_folder
+from batch_assets_tests.conftest import PROJECT
 from batch_assets_tests.orchestration.location import repository, run
 from batch_assets_tests.small import DAY, Quiet, Small
 
@@ -182,3 +185,13 @@ def test_who_works_on_a_day_is_announced_all_the_time(small: Small) -> None:
         run(repository(small, {"watch": dg.ResourceDefinition.hardcoded_resource(watch)}), instance, DAY)
     assert watch.found == {"freezing features": 1, "scoring": 1, "publishing": 1}
     assert at_work(small.storage, day_folder("small", DAY)) == []
+
+
+@pytest.mark.process
+def test_dg_knows_the_component() -> None:
+    dg_command = Path(sys.executable).with_name("dg")
+    listed = subprocess.run(
+        [dg_command, "list", "components", "--json"], cwd=PROJECT, capture_output=True, text=True, check=True
+    )
+    (found,) = [one for one in json.loads(listed.stdout) if one["key"] == "batch_assets.ScoringPipeline"]
+    assert found["summary"].startswith("The nightly batch inference job")
