@@ -193,5 +193,5 @@ def test_dg_knows_the_component() -> None:
     listed = subprocess.run(
         [dg_command, "list", "components", "--json"], cwd=PROJECT, capture_output=True, text=True, check=True
     )
-    (found,) = [one for one in json.loads(listed.stdout) if one["key"] == "batch_assets.ScoringPipeline"]
+    (found,) = [one for one in json.loads(listed.stdout)["items"] if one["key"] == "batch_assets.ScoringPipeline"]
     assert found["summary"].startswith("The nightly batch inference job")
