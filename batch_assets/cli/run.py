@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 from functools import cache
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,7 +12,7 @@ from rich.table import Table
 
 from batch_assets.cli.terminal import TerminalWatch, mark, registry, shown, storage, verb
 from batch_assets.clock import utc_now
-from batch_assets.errors import BatchAssetsError, LostRace
+from batch_assets.errors import BatchAssetsError, ConfigError, LostRace
 
 if TYPE_CHECKING:
     from batch_assets.config import PipelineConfig
@@ -95,6 +96,8 @@ def _models(config: "PipelineConfig", days: list[str], as_of: bool) -> "dict[str
 @verb(lambda console, found: (_show_run if "run_id" in found else _show_trained)(console, found), uses_ray=True)
 def demo(train: str | None, seed: int | None) -> dict[str, Any]:
     """Score every CDNOW customer for the last day of the data; trains the model first if there is none."""
+    if find_spec("batch_assets.demo") is None:
+        raise ConfigError("The demo's data is not installed with the package: clone the repository and run `make demo` there.")
     from batch_assets.demo import train as training
     from batch_assets.models.registry import Registry
     from batch_assets.models.sandbox import Sandbox

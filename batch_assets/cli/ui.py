@@ -41,17 +41,20 @@ def ui(host: str, port: int) -> None:
 
 def _open(host: str, port: int) -> dict[str, Any]:
     """Keep the UI open, with its Ray, until it ends; gives its exit status."""
-    from batch_assets.orchestration.catalog import pipelines, project_root
+    from batch_assets.orchestration.catalog import pipelines
     from batch_assets.orchestration.resources import shared_ray
     from batch_assets.pipeline.rollout import require_fit
+    from batch_assets.project import find_project
 
-    program = [str(Path(sys.executable).parent / "dg"), "dev", "-w", "workspace.yaml", "--host", host, "--port", str(port)]
-    home = Path(os.environ.get("DAGSTER_HOME") or project_root() / ".dagster_home").absolute()
+    root = find_project().root
+    workspace = ["-w", "workspace.yaml"] if (root / "workspace.yaml").exists() else []
+    program = [str(Path(sys.executable).parent / "dg"), "dev", *workspace, "--host", host, "--port", str(port)]
+    home = Path(os.environ.get("DAGSTER_HOME") or root / ".dagster_home").absolute()
     require_fit(pipelines().values(), registry())
     with _only_one(home), shared_ray() as environment:
         environment = {**os.environ, **environment, "DAGSTER_HOME": str(home)}
         ready = ending_with_parent(signal.SIGINT)  # it would go on without a Ray to score on
-        process = subprocess.Popen(program, env=environment, cwd=project_root(), preexec_fn=ready)
+        process = subprocess.Popen(program, env=environment, cwd=root, preexec_fn=ready)
         try:
             status = process.wait()
         except KeyboardInterrupt:

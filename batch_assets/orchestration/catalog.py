@@ -17,10 +17,10 @@ from dagster_shared.yaml_utils import parse_yamls_with_source_position
 from jinja2.nativetypes import NativeTemplate
 from pydantic import ValidationError
 
-import batch_assets
 from batch_assets.alerts import REVEALED
 from batch_assets.config import PipelineConfig
 from batch_assets.errors import ConfigError, NoSuchPipeline
+from batch_assets.project import find_project
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -28,13 +28,7 @@ if TYPE_CHECKING:
 TYPE = "batch_assets.ScoringPipeline"
 """What a document that declares a pipeline gives as its `type`."""
 
-_PACKAGE = Path(batch_assets.__file__).parent
 _LOG = logging.getLogger(__name__)
-
-
-def project_root() -> Path:
-    """The folder with pyproject.toml, workspace.yaml and the Dagster home."""
-    return _PACKAGE.parent
 
 
 def pipelines() -> dict[str, PipelineConfig]:
@@ -62,15 +56,12 @@ def pipeline(name: str) -> PipelineConfig:
 
 
 def code_location() -> "dg.Definitions":
-    """Everything that Dagster is shown. Parallelism comes from the engine, so runs need one process only."""
+    """Everything that Dagster is shown of the project. Parallelism comes from the engine, so runs need one process only."""
     import dagster as dg
 
-    from batch_assets.orchestration.resources import shared_resources
-    from batch_assets.orchestration.sensors import dead_runs
-
     return dg.Definitions.merge(
-        dg.load_from_defs_folder(path_within_project=_PACKAGE),
-        dg.Definitions(resources=shared_resources(), sensors=[dead_runs], executor=dg.in_process_executor),
+        dg.load_from_defs_folder(path_within_project=find_project().package),
+        dg.Definitions(executor=dg.in_process_executor),
     )
 
 
@@ -84,12 +75,13 @@ def _by_name(configs: list[PipelineConfig]) -> dict[str, PipelineConfig]:
 
 
 def _declared() -> tuple[list[PipelineConfig], list[Path]]:
-    """What the files under `defs` declare, and those files that have to be left to Dagster."""
+    """What the project's files declare, and those files that have to be left to Dagster."""
+    project = find_project()
     found: list[PipelineConfig] = []
     refused: list[Path] = []
-    for file in _documents(_PACKAGE / "defs"):
+    for file in _documents(project.defs):
         try:
-            found += _read(file)
+            found += _read(file, project.root)
         except (OSError, ValueError, yaml.YAMLError, jinja2.TemplateError):
             refused.append(file)
     return found, refused
@@ -105,7 +97,7 @@ def _documents(folder: Path) -> Iterator[Path]:
                 break
 
 
-def _read(file: Path) -> list[PipelineConfig]:
+def _read(file: Path, root: Path) -> list[PipelineConfig]:
     """The pipelines of one file. Raises ValueError, YAMLError or TemplateError where only Dagster knows more."""
     found = []
     documents = parse_yamls_with_source_position(file.read_text(encoding="utf-8"), str(file))
@@ -120,21 +112,21 @@ def _read(file: Path) -> list[PipelineConfig]:
                 raise ValueError(f"{file} uses more of Dagster than attributes.")
             attributes = PipelineConfig.model_validate(said.get("attributes"))
             raw = attributes.model_dump(mode="json", exclude_unset=True, context=REVEALED)
-            found.append(PipelineConfig.model_validate(_rendered(raw)))
+            found.append(PipelineConfig.model_validate(_rendered(raw, root)))
         elif said["type"].startswith(f"{TYPE.partition('.')[0]}."):
             raise ValueError(f"{file} is of a type that is none of ours.")
     return found
 
 
-def _rendered(value: Any) -> Any:
+def _rendered(value: Any, root: Path) -> Any:
     """A value whose texts are rendered as Dagster's templates are."""
     if isinstance(value, dict):
-        return {name: _rendered(one) for name, one in value.items()}
+        return {name: _rendered(one, root) for name, one in value.items()}
     if isinstance(value, list):
-        return [_rendered(one) for one in value]
+        return [_rendered(one, root) for one in value]
     if not isinstance(value, str) or not value:
         return value
-    rendered = NativeTemplate(value).render(env=_Environment(), context={"project_root": str(project_root().resolve())})
+    rendered = NativeTemplate(value).render(env=_Environment(), context={"project_root": str(root.resolve())})
     if isinstance(rendered, jinja2.Undefined):
         raise jinja2.UndefinedError(f"{value} is not defined.")
     return rendered
@@ -159,10 +151,11 @@ def _loaded_by_dagster() -> list[PipelineConfig]:
 
     from batch_assets.orchestration.component import ScoringPipeline
 
+    project = find_project()
     try:
-        components = dg.ComponentTree.for_project(_PACKAGE).get_all_components(of_type=ScoringPipeline)
+        components = dg.ComponentTree.for_project(project.package).get_all_components(of_type=ScoringPipeline)
     except Exception as error:  # Dagster, YAML, Jinja and pydantic each have their own; all of them mean the same here
-        raise ConfigError(f"A defs.yaml under {_PACKAGE / 'defs'} cannot be used: {_explained(error)}") from error
+        raise ConfigError(f"A defs.yaml under {project.defs} cannot be used: {_explained(error)}") from error
     return [component.config for component in components]
 
 

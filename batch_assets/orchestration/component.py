@@ -1,5 +1,8 @@
 """`type: batch_assets.ScoringPipeline`: from one YAML document to assets, checks, a job, a schedule and sensors."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import dagster as dg
 from pydantic import BaseModel
 from typing_extensions import override
@@ -10,8 +13,9 @@ from batch_assets.orchestration.alerting import build_alert_sensors
 from batch_assets.orchestration.asset_checks import build_checks
 from batch_assets.orchestration.assets import build_assets
 from batch_assets.orchestration.promise import build_promise_sensors
+from batch_assets.orchestration.resources import shared_resources
 from batch_assets.orchestration.schedules import build_pruning, build_schedules
-from batch_assets.orchestration.sensors import build_rollout_sensor
+from batch_assets.orchestration.sensors import build_rollout_sensor, dead_runs
 
 
 class ScoringPipeline(dg.Component):
@@ -36,16 +40,23 @@ class ScoringPipeline(dg.Component):
 
     @override
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        assets = build_assets(self.config)
-        job = dg.define_asset_job(
-            name=self.config.name,
-            description=self.config.description or None,
-            selection=dg.AssetSelection.assets(*assets),
-        )
-        return dg.Definitions(
-            assets=assets,
-            asset_checks=build_checks(self.config),
-            jobs=[job],
-            schedules=[*build_schedules(self.config), *build_pruning(self.config)],
-            sensors=[build_rollout_sensor(self.config), *build_promise_sensors(self.config), *build_alert_sensors(self.config)],
-        )
+        return definitions(self.config)
+
+
+def definitions(config: PipelineConfig, resources: Mapping[str, Any] | None = None) -> dg.Definitions:
+    """Everything of one pipeline, with the resources that all pipelines share, or with others of their names."""
+    assets = build_assets(config)
+    job = dg.define_asset_job(
+        name=config.name,
+        description=config.description or None,
+        selection=dg.AssetSelection.assets(*assets),
+        executor_def=dg.in_process_executor,  # parallelism comes from the engine
+    )
+    return dg.Definitions(
+        assets=assets,
+        asset_checks=build_checks(config),
+        jobs=[job],
+        schedules=[*build_schedules(config), *build_pruning(config)],
+        sensors=[dead_runs, build_rollout_sensor(config), *build_promise_sensors(config), *build_alert_sensors(config)],
+        resources={**shared_resources(), **(resources or {})},
+    )

@@ -20,13 +20,14 @@ from batch_assets.engines.engine import EngineName
 from batch_assets.errors import BatchAssetsError, Blocked, ConfigError, RunFailed
 from batch_assets.models.registry import ModelVersion
 from batch_assets.orchestration.assets import asset_key
-from batch_assets.orchestration.catalog import code_location, project_root
+from batch_assets.orchestration.component import definitions
 from batch_assets.orchestration.liveness import COMMAND_LINE, POOL, bury_dead_runs, process_tags, scoring_elsewhere
 from batch_assets.orchestration.resources import connected
 from batch_assets.orchestration.runs import blocking_findings, first_error
 from batch_assets.pipeline.presence import presence
 from batch_assets.pipeline.watch import Watch
 from batch_assets.process import Process
+from batch_assets.project import find_project
 from batch_assets.scoring.commit import day_folder
 from batch_assets.storage import default_root, open_storage
 
@@ -58,7 +59,7 @@ def open_instance() -> Iterator[dg.DagsterInstance]:
 
     Two processes that make the instance's databases in the same moment trip over each other, so one waits for the other.
     """
-    home = Path(os.environ.get("DAGSTER_HOME") or project_root() / ".dagster_home").absolute()
+    home = Path(os.environ.get("DAGSTER_HOME") or find_project().root / ".dagster_home").absolute()
     if not home.is_dir():
         raise ConfigError(f"DAGSTER_HOME names {home}, which is not a folder.")
     os.environ["DAGSTER_HOME"] = str(home)
@@ -196,7 +197,7 @@ class _Launcher:
     ) -> None:
         self._config, self._instance, self._watch = config, instance, watch
         self._engine, self._refresh = engine, refresh
-        self._job = code_location().resolve_job_def(config.name)
+        self._job = definitions(config, {"watch": watch}).resolve_job_def(config.name)
 
     def materialize(self, day: str, model: ModelVersion) -> Launched:
         """One day; what goes wrong comes out as a sentence."""
@@ -225,7 +226,6 @@ class _Launcher:
                     instance=instance,
                     partition_key=day,
                     tags={**process_tags(run_id), COMMAND_LINE: run_id},
-                    resources={**self._job.resource_defs, "watch": self._watch},
                     run_id=run_id,
                     raise_on_error=False,  # so that every check is made, also those after one that blocks
                 )

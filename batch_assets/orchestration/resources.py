@@ -6,6 +6,7 @@ Each resource is thin: it hands out the plain object.
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import dagster as dg
@@ -119,6 +120,7 @@ def log_watch(context: dg.InitResourceContext) -> LogWatch:
     return LogWatch(context.log)
 
 
+@cache
 def shared_resources() -> dict[str, Any]:
-    """The resources of the code location."""
+    """The resources of all pipelines: the same objects for each, as Dagster asks of definitions that it merges."""
     return {"storage_root": StorageRoot(), "ray_cluster": RayCluster(), "watch": log_watch}

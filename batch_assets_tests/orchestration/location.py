@@ -6,8 +6,8 @@ from typing import Any
 import dagster as dg
 
 from batch_assets.config import PipelineConfig
-from batch_assets.orchestration.component import ScoringPipeline
-from batch_assets.orchestration.resources import StorageRoot, shared_resources
+from batch_assets.orchestration.component import definitions
+from batch_assets.orchestration.resources import StorageRoot
 from batch_assets_tests.small import Small
 
 
@@ -18,8 +18,8 @@ def changed(small: Small, **settings: Any) -> PipelineConfig:
 
 def repository(small: Small, resources: Mapping[str, object] | None = None, **settings: Any) -> dg.RepositoryDefinition:
     """The code location of a small pipeline with other resources and settings."""
-    resources = shared_resources() | {"storage_root": StorageRoot(root=small.storage.root)} | (resources or {})
-    return dg.component_defs(component=ScoringPipeline(changed(small, **settings)), resources=resources).get_repository_def()
+    resources = {"storage_root": StorageRoot(root=small.storage.root), **(resources or {})}
+    return definitions(changed(small, **settings), resources).get_repository_def()
 
 
 def run(location: dg.RepositoryDefinition, instance: dg.DagsterInstance, day: str, *assets: str) -> str:

@@ -35,7 +35,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fix
     for folder in (defs, defs.parent):
         (folder / "__init__.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(catalog, "_PACKAGE", defs.parent)
+    monkeypatch.setenv("BATCH_ASSETS_PROJECT", str(tmp_path))
     yield defs
     for module in [module for module in sys.modules if module.startswith(name)]:
         del sys.modules[module]

@@ -17,12 +17,12 @@ from batch_assets.demo import train as training
 from batch_assets.engines.engine import EngineName
 from batch_assets.errors import BatchAssetsError, Blocked, ConfigError, NoSuchModel
 from batch_assets.models.registry import ModelVersion
-from batch_assets.orchestration import launch, liveness
+from batch_assets.orchestration import liveness
 from batch_assets.orchestration.catalog import pipeline
 from batch_assets.orchestration.launch import Launched, materialize_days, open_instance
 from batch_assets.orchestration.launch import materialize as launch_day
 from batch_assets.orchestration.liveness import POOL, bury_dead_runs
-from batch_assets.orchestration.resources import StorageRoot, shared_resources
+from batch_assets.orchestration.resources import StorageRoot
 from batch_assets.pipeline.freeze import freeze
 from batch_assets.process import Process
 from batch_assets.serving.release import current_log
@@ -137,20 +137,13 @@ class TestWhatTheUiShows:
 
 
 def test_a_blocking_check_stops_the_night_with_a_sentence(
-    instance: dg.DagsterInstance, config: PipelineConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    instance: dg.DagsterInstance, config: PipelineConfig, tmp_path: Path
 ) -> None:
-    """The query forgets a column; the pipeline is loaded from YAML as ever, only its query file is another."""
+    """The query forgets a column."""
     query = tmp_path / "features.sql"
     query.write_text(Path(config.features.source.query).read_text().replace("AS orders_90d", "AS recent_orders"))
     source = config.features.source.model_copy(update={"query": str(query)})
     broken = config.model_copy(update={"features": config.features.model_copy(update={"source": source})})
-    from batch_assets.orchestration.component import ScoringPipeline
-
-    def location() -> dg.Definitions:
-        defs = ScoringPipeline(broken).build_defs(dg.ComponentTree.for_test().load_context)
-        return dg.Definitions.merge(defs, dg.Definitions(resources=shared_resources()))
-
-    monkeypatch.setattr(launch, "code_location", location)
     with pytest.raises(Blocked, match="check contract: orders_90d seems to be renamed to recent_orders"):
         materialize(broken, DAY, instance, Quiet(), engine="local")
     assert not (tmp_path / "root" / training.PIPELINE / "predictions" / f"date={DAY}" / "_current").exists()

@@ -1,0 +1,67 @@
+"""The project whose pipelines are meant: a Dagster project as `dg` makes and finds it."""
+
+import os
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from batch_assets.errors import ConfigError
+
+PROJECT = "BATCH_ASSETS_PROJECT"
+"""The environment variable that names the folder of a project; the command's option `--project` sets it."""
+
+
+@dataclass(frozen=True)
+class Project:
+    """A folder with a pyproject.toml (or dg.toml), and in it the package whose folder `defs` holds the pipelines."""
+
+    root: Path
+    package: Path
+    defs: Path
+
+
+def find_project() -> Project:
+    """The project that BATCH_ASSETS_PROJECT names, else the nearest one upwards from here, else the one of this very source.
+
+    Raises:
+        ConfigError: there is none, or its file cannot be read.
+    """
+    named = os.environ.get(PROJECT)
+    here = Path(named).absolute() if named else Path.cwd()
+    for folder in (here,) if named else (here, *here.parents, Path(__file__).resolve().parent.parent):
+        settings = _settings(folder)
+        if settings.get("directory_type") == "project":
+            return _project(folder, settings.get("project", {}))
+    if named:
+        raise ConfigError(f"{PROJECT} names {here}, which is no project: its pyproject.toml has no [tool.dg] that says so.")
+    raise ConfigError(
+        f"Neither {here} nor a folder above it is a project of dg: go into one, name it with --project, "
+        "or make one with `dg init`."
+    )
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """What a folder says of itself to dg; nothing if it does not."""
+    for name in ("dg.toml", "pyproject.toml"):
+        try:
+            said = tomllib.loads((folder / name).read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{folder / name} cannot be read: {error}.") from error
+        found = said if name == "dg.toml" else said.get("tool", {}).get("dg", {})
+        if found:
+            return dict(found)
+    return {}
+
+
+def _project(root: Path, settings: dict[str, Any]) -> Project:
+    name = settings.get("root_module")
+    if not isinstance(name, str):
+        raise ConfigError(f"The project {root} names no root_module in its [tool.dg.project].")
+    modules = Path(*str(settings.get("defs_module", f"{name}.defs")).split("."))
+    for source in (root / "src", root):
+        if (source / name).is_dir():
+            return Project(root, source / name, source / modules)
+    raise ConfigError(f"The project {root} has no folder {name}, neither in src nor beside its pyproject.toml.")
