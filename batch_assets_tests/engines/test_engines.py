@@ -153,6 +153,7 @@ class TestRayEngine(EngineBehaviour):
         assert manifest.scored == 2_000
 
     def test_its_workers_go_when_the_work_is_done(self, shared_ray: None, small: Small) -> None:
+        """Both CPUs are theirs, also if another test's worker is there still and idle."""
         import ray
 
         freeze(small.config, small.storage, DAY, small.watch)
@@ -161,7 +162,7 @@ class TestRayEngine(EngineBehaviour):
             small.storage,
             DAY,
             small.model,
-            RayEngine(settings=EngineSettings(workers=1, keep_seconds=0)),
+            RayEngine(settings=EngineSettings(workers=2, keep_seconds=0)),
             small.watch,
         )
         deadline = time.monotonic() + 30
