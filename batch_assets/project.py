@@ -20,6 +20,20 @@ class Project:
     package: Path
     defs: Path
 
+    def dagster_home(self) -> Path:
+        """The folder that DAGSTER_HOME names, or the project's own, which is made if it is not there.
+
+        Raises:
+            ConfigError: DAGSTER_HOME names no folder.
+        """
+        if named := os.environ.get("DAGSTER_HOME"):
+            if not Path(named).is_dir():
+                raise ConfigError(f"DAGSTER_HOME names {named}, which is not a folder.")
+            return Path(named).absolute()
+        home = self.root / ".dagster_home"
+        home.mkdir(exist_ok=True)
+        return home
+
 
 def find_project() -> Project:
     """The project that BATCH_ASSETS_PROJECT names, else the nearest one upwards from here, else the one of this very source.
@@ -27,18 +41,25 @@ def find_project() -> Project:
     Raises:
         ConfigError: there is none, or its file cannot be read.
     """
+    if project := project_here():
+        return project
+    if named := os.environ.get(PROJECT):
+        raise ConfigError(f"{PROJECT} names {named}, which is no project: its pyproject.toml has no [tool.dg] that says so.")
+    raise ConfigError(
+        f"Neither {Path.cwd()} nor a folder above it is a project of dg: go into one, name it with --project, "
+        "or make one with `dg init`."
+    )
+
+
+def project_here() -> Project | None:
+    """The same, or None if there is none."""
     named = os.environ.get(PROJECT)
     here = Path(named).absolute() if named else Path.cwd()
     for folder in (here,) if named else (here, *here.parents, Path(__file__).resolve().parent.parent):
         settings = _settings(folder)
         if settings.get("directory_type") == "project":
             return _project(folder, settings.get("project", {}))
-    if named:
-        raise ConfigError(f"{PROJECT} names {here}, which is no project: its pyproject.toml has no [tool.dg] that says so.")
-    raise ConfigError(
-        f"Neither {here} nor a folder above it is a project of dg: go into one, name it with --project, "
-        "or make one with `dg init`."
-    )
+    return None
 
 
 def _settings(folder: Path) -> dict[str, Any]:

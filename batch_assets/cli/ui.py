@@ -46,15 +46,15 @@ def _open(host: str, port: int) -> dict[str, Any]:
     from batch_assets.pipeline.rollout import require_fit
     from batch_assets.project import find_project
 
-    root = find_project().root
-    workspace = ["-w", "workspace.yaml"] if (root / "workspace.yaml").exists() else []
+    project = find_project()
+    workspace = ["-w", "workspace.yaml"] if (project.root / "workspace.yaml").exists() else []
     program = [str(Path(sys.executable).parent / "dg"), "dev", *workspace, "--host", host, "--port", str(port)]
-    home = Path(os.environ.get("DAGSTER_HOME") or root / ".dagster_home").absolute()
+    home = project.dagster_home()
     require_fit(pipelines().values(), registry())
     with _only_one(home), shared_ray() as environment:
         environment = {**os.environ, **environment, "DAGSTER_HOME": str(home)}
         ready = ending_with_parent(signal.SIGINT)  # it would go on without a Ray to score on
-        process = subprocess.Popen(program, env=environment, cwd=root, preexec_fn=ready)
+        process = subprocess.Popen(program, env=environment, cwd=project.root, preexec_fn=ready)
         try:
             status = process.wait()
         except KeyboardInterrupt:
@@ -66,8 +66,6 @@ def _open(host: str, port: int) -> dict[str, Any]:
 @contextmanager
 def _only_one(home: Path) -> Iterator[None]:
     """One daemon for one DAGSTER_HOME: two would look for work at the same moment, and start it twice."""
-    if not home.is_dir():
-        raise ConfigError(f"DAGSTER_HOME names {home}, which is not a folder.")
     with (home / ".ui").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

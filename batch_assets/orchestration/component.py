@@ -15,7 +15,7 @@ from batch_assets.orchestration.assets import build_assets
 from batch_assets.orchestration.promise import build_promise_sensors
 from batch_assets.orchestration.resources import shared_resources
 from batch_assets.orchestration.schedules import build_pruning, build_schedules
-from batch_assets.orchestration.sensors import build_rollout_sensor, dead_runs
+from batch_assets.orchestration.sensors import build_dead_runs, build_rollout_sensor
 
 
 class ScoringPipeline(dg.Component):
@@ -57,6 +57,11 @@ def definitions(config: PipelineConfig, resources: Mapping[str, Any] | None = No
         asset_checks=build_checks(config),
         jobs=[job],
         schedules=[*build_schedules(config), *build_pruning(config)],
-        sensors=[dead_runs, build_rollout_sensor(config), *build_promise_sensors(config), *build_alert_sensors(config)],
+        sensors=[
+            build_dead_runs(config),
+            build_rollout_sensor(config),
+            *build_promise_sensors(config),
+            *build_alert_sensors(config),
+        ],
         resources={**shared_resources(), **(resources or {})},
     )

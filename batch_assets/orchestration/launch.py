@@ -59,9 +59,7 @@ def open_instance() -> Iterator[dg.DagsterInstance]:
 
     Two processes that make the instance's databases in the same moment trip over each other, so one waits for the other.
     """
-    home = Path(os.environ.get("DAGSTER_HOME") or find_project().root / ".dagster_home").absolute()
-    if not home.is_dir():
-        raise ConfigError(f"DAGSTER_HOME names {home}, which is not a folder.")
+    home = find_project().dagster_home()
     os.environ["DAGSTER_HOME"] = str(home)
     with ExitStack() as stack:
         with (home / ".lock").open("w") as lock:

@@ -10,6 +10,8 @@ import time
 
 import dagster as dg
 
+from batch_assets.config import PipelineConfig
+from batch_assets.orchestration.runs import belongs_to
 from batch_assets.process import Process
 
 _TAG = "batch_assets/"
@@ -35,18 +37,21 @@ def process_tags(run_id: str) -> dict[str, str]:
     return {f"{_TAG}{name}": str(value) for name, value in fields.items()}
 
 
-def bury_dead_runs(instance: dg.DagsterInstance, *, command_lines_are_dead: bool = False) -> list[str]:
+def bury_dead_runs(
+    instance: dg.DagsterInstance, *, of: PipelineConfig | None = None, command_lines_are_dead: bool = False
+) -> list[str]:
     """End runs whose process is dead, and free the slots of runs that are over; returns the ids of the dead.
 
     They are failed, or canceled if somebody had asked for that. So is a run that started long ago and never said which process
-    it is.
+    it is. `of` says whose; by default those of all pipelines.
 
     `command_lines_are_dead` says that the caller holds the lock that every command line holds while it lives, so theirs are
     dead even if they were started under another host name, as in a container that was replaced.
     """
     buried = []
     for run, process in _running(instance):
-        if not process.alive() or (command_lines_are_dead and run.tags.get(COMMAND_LINE) == run.run_id):
+        dead = not process.alive() or (command_lines_are_dead and run.tags.get(COMMAND_LINE) == run.run_id)
+        if dead and (of is None or belongs_to(of, run)):
             now = instance.get_run_by_id(run.run_id)  # it may have ended well after its status was read
             if now is None or now.is_finished:
                 continue
@@ -59,7 +64,8 @@ def bury_dead_runs(instance: dg.DagsterInstance, *, command_lines_are_dead: bool
     started = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED], tags=_IN_POOL)
     for record in instance.get_run_records(started):
         run = record.dagster_run
-        if run.tags.get(_OWN) != run.run_id and time.time() - (record.start_time or math.inf) > _SILENT_SECONDS:
+        silent = run.tags.get(_OWN) != run.run_id and time.time() - (record.start_time or math.inf) > _SILENT_SECONDS
+        if silent and (of is None or belongs_to(of, run)):
             instance.report_run_failed(run, message="The process of this run died before it could say which one it is.")
             buried.append(run.run_id)
     for slot in instance.event_log_storage.get_concurrency_info(POOL).claimed_slots:

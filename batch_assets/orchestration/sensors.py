@@ -101,13 +101,19 @@ def _told(plan: Plan | None) -> dict[str, str]:
     return {f"batch_assets/expected_{name}": str(value) for name, value in told.items() if value is not None}
 
 
-@dg.sensor(
-    name="dead_runs",
-    description="Marks runs whose process died as failed, so that nothing waits for them.",
-    minimum_interval_seconds=30,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-)
-def dead_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-    """Bury the dead; a run that was killed outright would keep its place for ever."""
-    buried = bury_dead_runs(context.instance)
-    return dg.SkipReason(f"Marked as failed: {', '.join(buried)}." if buried else "Every run in progress has a living process.")
+def build_dead_runs(config: PipelineConfig) -> dg.SensorDefinition:
+    """`<pipeline>_dead_runs`: a run that was killed outright would keep its place for ever."""
+
+    @dg.sensor(
+        name=f"{config.name}_dead_runs",
+        description="Marks runs whose process died as failed, so that nothing waits for them.",
+        minimum_interval_seconds=30,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+    )
+    def dead_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+        buried = bury_dead_runs(context.instance, of=config)
+        return dg.SkipReason(
+            f"Marked as failed: {', '.join(buried)}." if buried else "Every run in progress has a living process."
+        )
+
+    return dead_runs

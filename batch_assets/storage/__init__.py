@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 from batch_assets.errors import NotFound, StorageError, StorageFull
+from batch_assets.project import project_here
 from batch_assets.storage.local import LocalStorage
 from batch_assets.storage.port import FORMAT_FILE, LAYOUT, Stamp, Storage, check_layout, root_id
 from batch_assets.storage.s3 import S3Storage
@@ -28,8 +29,11 @@ __all__ = [
 
 
 def default_root() -> str:
-    """BATCH_ASSETS_ROOT, or `data` in the working directory."""
-    return os.environ.get("BATCH_ASSETS_ROOT") or "data"
+    """BATCH_ASSETS_ROOT, or `data` in the project, or in the working directory where there is none."""
+    if named := os.environ.get("BATCH_ASSETS_ROOT"):
+        return named
+    project = project_here()
+    return str(project.root / "data") if project else "data"
 
 
 def default_models() -> str:

@@ -1,0 +1,115 @@
+"""The package as somebody else has it: installed, with pipelines in a dg project of their own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from batch_assets.errors import ConfigError
+from batch_assets.project import Project, find_project, project_here
+from batch_assets.storage import default_root
+from batch_assets_tests.small import Small, rows, small_model
+
+DG = '[tool.dg]\ndirectory_type = "project"\n[tool.dg.project]\nroot_module = "theirs"\n'
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project as `dg init` makes it, and a process in a folder below."""
+    (tmp_path / "pyproject.toml").write_text(f'[project]\nname = "theirs"\n{DG}')
+    (tmp_path / "src" / "theirs" / "defs" / "deep").mkdir(parents=True)
+    monkeypatch.delenv("BATCH_ASSETS_PROJECT", raising=False)
+    monkeypatch.delenv("BATCH_ASSETS_ROOT", raising=False)
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    monkeypatch.chdir(tmp_path / "src" / "theirs" / "defs" / "deep")
+    return tmp_path
+
+
+def test_it_is_the_nearest_one_upwards(root: Path) -> None:
+    package = root / "src" / "theirs"
+    assert find_project() == Project(root, package, package / "defs")
+
+
+def test_its_package_may_stand_beside_its_file_and_its_settings_in_one_of_their_own(root: Path) -> None:
+    (root / "pyproject.toml").write_text("")
+    (root / "dg.toml").write_text(
+        DG.replace("tool.dg.project", "project").replace("[tool.dg]\n", "") + 'defs_module = "mine.ours"\n'
+    )
+    (root / "dg.toml").write_text((root / "dg.toml").read_text().replace('"theirs"', '"mine"'))
+    (root / "mine").mkdir()
+    assert find_project() == Project(root, root / "mine", root / "mine" / "ours")
+
+
+def test_a_variable_names_another(
+    root: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path_factory.mktemp("other")
+    monkeypatch.setenv("BATCH_ASSETS_PROJECT", str(other))
+    with pytest.raises(ConfigError, match=f"BATCH_ASSETS_PROJECT names {other}, which is no project"):
+        find_project()
+    (other / "pyproject.toml").write_text(DG)
+    (other / "theirs").mkdir()
+    assert find_project().root == other
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[tool.dg", r"pyproject\.toml cannot be read: "),
+        (DG.replace("root_module", "module"), "names no root_module"),
+        (DG.replace("theirs", "gone"), "has no folder gone, neither in src nor beside"),
+    ],
+)
+def test_one_that_says_it_wrong_is_a_sentence(root: Path, text: str, message: str) -> None:
+    (root / "pyproject.toml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        project_here()
+
+
+def test_what_it_keeps_lies_in_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert default_root() == str(root / "data")
+    assert find_project().dagster_home() == root / ".dagster_home"
+    assert (root / ".dagster_home").is_dir()
+    monkeypatch.setenv("DAGSTER_HOME", str(root / "nowhere"))
+    with pytest.raises(ConfigError, match=r"DAGSTER_HOME names .*/nowhere, which is not a folder"):
+        find_project().dagster_home()
+
+
+@pytest.mark.process
+def test_a_night_of_two_pipelines_in_it(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """From the YAML to a look-up from another folder; Dagster sees both of them, with one set of resources."""
+    small = Small(tmp_path_factory.mktemp("small"), rows(2_000), small_model())
+    (root / "src" / "theirs" / "__init__.py").touch()
+    (root / "src" / "theirs" / "defs" / "__init__.py").touch()
+    (root / "src" / "theirs" / "definitions.py").write_text(
+        "from pathlib import Path\nimport dagster as dg\n@dg.definitions\ndef defs():\n"
+        "    return dg.load_from_defs_folder(path_within_project=Path(__file__).parent)\n"
+    )
+    said = small.config.model_dump(mode="json", exclude_unset=True) | {"engine": {"kind": "local"}}
+    for name in ("small", "other"):
+        (root / "src" / "theirs" / "defs" / name).mkdir()
+        document = {"type": "batch_assets.ScoringPipeline", "attributes": said | {"name": name}}
+        (root / "src" / "theirs" / "defs" / name / "defs.yaml").write_text(json.dumps(document))
+    model = small.registry.storage.read("models/small/v1/model.pt2")
+    (root / "model.pt2").write_bytes(model)
+    (root / "card.json").write_bytes(small.registry.storage.read("models/small/v1/card.json"))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(root / "src"), *sys.path))}
+
+    def do(program: str, *arguments: str, folder: Path = root) -> str:
+        command = [Path(sys.executable).with_name(program), *arguments]
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    do("dg", "check", "defs")
+    assert {"small", "other"} <= {job["name"] for job in json.loads(do("dg", "list", "defs", "--json"))["jobs"]}
+    do("batch-assets", "models", "register", "small", "v1", "--model", "model.pt2", "--card", "card.json")
+    do("batch-assets", "models", "approve", "small", "v1", "--why", "first")
+    assert json.loads(do("batch-assets", "run", "small", "--partition", "2024-03-10", "--json"))["scored_rows"] == 2_000
+    deep, elsewhere = root / "src", Path("/")
+    found = json.loads(do("batch-assets", "lookup", "small", "7", "--json", folder=deep))
+    assert found["record"]["model_version"] == "v1"
+    assert found == json.loads(do("batch-assets", "--project", str(root), "lookup", "small", "7", "--json", folder=elsewhere))
