@@ -49,7 +49,7 @@ def pipeline(name: str) -> PipelineConfig:
     if name not in known:
         known = _by_name(_loaded_by_dagster())
     elif refused:
-        _LOG.warning("%s cannot be used: `batch-assets models list` says why.", " and ".join(map(str, refused)))
+        _LOG.warning("%s cannot be read without Dagster: `batch-assets ui` says why.", " and ".join(map(str, refused)))
     if name not in known:
         raise NoSuchPipeline(f"There is no pipeline {name}; there is {', '.join(sorted(known)) or 'none yet'}.")
     return known[name]
@@ -82,18 +82,20 @@ def _declared() -> tuple[list[PipelineConfig], list[Path]]:
     for file in _documents(project.defs):
         try:
             found += _read(file, project.root)
-        except (OSError, ValueError, yaml.YAMLError, jinja2.TemplateError):
+        except (OSError, ValueError, TypeError, LookupError, yaml.YAMLError, jinja2.TemplateError):
             refused.append(file)
     return found, refused
 
 
 def _documents(folder: Path) -> Iterator[Path]:
-    """The files that Dagster would take: one ends its folder's search, unless it is about the folder itself."""
+    """The files that Dagster would take: none below one of them, unless that is about the folder itself."""
     for path, folders, files in os.walk(folder):
         folders.sort()
         for name in ("defs.yaml", "defs.yml", "component.yaml"):
             if name in files:
                 yield Path(path, name)
+                if b"DefsFolderComponent" not in Path(path, name).read_bytes():
+                    folders.clear()
                 break
 
 
@@ -108,8 +110,8 @@ def _read(file: Path, root: Path) -> list[PipelineConfig]:
         if not isinstance(said, dict) or not isinstance(said.get("type"), str):
             raise ValueError(f"{file} has a document without a type.")
         if said["type"] == TYPE:
-            if not said.keys() <= {"type", "attributes"}:
-                raise ValueError(f"{file} uses more of Dagster than attributes.")
+            if not said.keys() <= {"type", "attributes", "post_processing", "requirements"}:
+                raise ValueError(f"{file} uses more of Dagster than is known here.")
             attributes = PipelineConfig.model_validate(said.get("attributes"))
             raw = attributes.model_dump(mode="json", exclude_unset=True, context=REVEALED)
             found.append(PipelineConfig.model_validate(_rendered(raw, root)))

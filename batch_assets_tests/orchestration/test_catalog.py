@@ -86,7 +86,7 @@ def test_another_file_that_cannot_be_used_is_in_nobodys_way(project: Path, caplo
     write(project, "one", YAML)
     write(project, "two", YAML.replace("start: ", "strat: "))
     assert catalog.pipeline("nightly").name == "nightly"
-    assert f"{project}/two/defs.yaml cannot be used" in caplog.text
+    assert f"{project}/two/defs.yaml cannot be read without Dagster" in caplog.text
     with pytest.raises(ConfigError, match=r"partitions\.start.*two/defs\.yaml:\d+: Field required"):
         catalog.pipeline("weekly")
 
@@ -111,6 +111,13 @@ def test_it_reads_what_dagster_reads(project: Path, text: str, monkeypatch: pyte
     found = catalog.pipelines()
     assert found
     assert list(found.values()) == catalog._loaded_by_dagster()
+
+
+def test_below_a_pipeline_there_is_none(project: Path) -> None:
+    """As Dagster has it."""
+    write(project, "one", YAML)
+    write(project / "one", "old", YAML.replace("name: nightly\n", "name: old\n", 1))
+    assert list(catalog.pipelines()) == [config.name for config in catalog._loaded_by_dagster()] == ["nightly"]
 
 
 def test_a_component_in_python_is_found_by_dagster(project: Path) -> None:
