@@ -130,11 +130,9 @@ def shared_ray() -> Iterator[None]:
 
 
 class TestRayEngine(EngineBehaviour):
-    """With one worker, which is begun in half the time; what several do together is in `test_failures`."""
-
     @pytest.fixture
     def engine(self, shared_ray: None) -> Engine:
-        return RayEngine(settings=EngineSettings(workers=1))
+        return RayEngine()
 
     def test_it_leaves_a_connection_alone_that_it_did_not_make(self, shared_ray: None, small: Small) -> None:
         import ray
@@ -148,7 +146,7 @@ class TestRayEngine(EngineBehaviour):
     def test_more_workers_than_cpus_do_not_wait_for_each_other(self, shared_ray: None, small: Small) -> None:
         freeze(small.config, small.storage, DAY, small.watch)
         manifest = score(
-            small.config, small.storage, DAY, small.model, RayEngine(settings=EngineSettings(workers=3)), small.watch
+            small.config, small.storage, DAY, small.model, RayEngine(settings=EngineSettings(workers=5)), small.watch
         ).manifest
         assert manifest.scored == 2_000
 
