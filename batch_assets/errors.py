@@ -3,6 +3,8 @@
 BatchAssetsError
 ├── ConfigError             what was asked for does not fit the configuration
 │   ├── NoSuchPipeline
+│   ├── NoSuchKind          no adapter of that kind is installed
+│   ├── MissingExtra        a library that an adapter needs is not installed
 │   └── PartitionOutOfRange
 ├── StorageError            the storage root
 │   ├── AlreadyExists       an exclusive create came second
@@ -58,6 +60,14 @@ class ConfigError(BatchAssetsError):
 
 class NoSuchPipeline(ConfigError):
     """No pipeline of that name is defined."""
+
+
+class NoSuchKind(ConfigError):
+    """No adapter of that kind is installed, or it cannot be imported."""
+
+
+class MissingExtra(ConfigError):
+    """A library that an adapter needs is not installed; names the extra that brings it."""
 
 
 class PartitionOutOfRange(ConfigError):
