@@ -9,18 +9,18 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from batch_assets.alerts import Receiver
 from batch_assets.clock import TimeOfDay, TimeZone, today, utc_now
-from batch_assets.contract import FeatureContract
 from batch_assets.engines.engine import EngineSettings
 from batch_assets.errors import PartitionOutOfRange
-from batch_assets.features.sql_source import SqlSource
+from batch_assets.features.contract import FeatureContract
 from batch_assets.models.registry import ModelSettings
 from batch_assets.quality.changes import ChangeSettings
 from batch_assets.quality.completeness import CompletenessSettings
 from batch_assets.quality.drift import DriftSettings
 from batch_assets.quality.expectations import ExpectationSettings
-from batch_assets.quality.promise import PromiseSettings
+from batch_assets.quality.sla import SlaSettings
 from batch_assets.quality.sources import SourceSettings
 from batch_assets.scoring.settings import ScoringSettings
+from batch_assets.sources.duckdb_source import SqlSource
 
 
 class PartitionSettings(BaseModel):
@@ -124,7 +124,7 @@ class PipelineConfig(BaseModel):
     quality: QualitySettings = QualitySettings()
     retention: RetentionSettings = RetentionSettings()
     nightly: NightlySettings = NightlySettings()
-    promise: PromiseSettings | None = Field(None, description="By when yesterday is published; without it nobody looks.")
+    sla: SlaSettings | None = Field(None, description="By when yesterday is published; without it nobody looks.")
     alerts: tuple[Receiver, ...] = Field((), description="Who is told when a night goes wrong; nobody by default.")
 
     def days_needed(self) -> int:

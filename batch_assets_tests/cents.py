@@ -10,13 +10,13 @@ import pyarrow.parquet as pq
 from batch_assets.config import FeatureSettings
 from batch_assets.demo import train as training
 from batch_assets.engines.local_engine import LocalEngine
-from batch_assets.features.sql_source import SqlSource
 from batch_assets.models.registry import Registry
+from batch_assets.nightly.freeze import freeze
+from batch_assets.nightly.judge import judge
+from batch_assets.nightly.publish import publish
+from batch_assets.nightly.score import score
 from batch_assets.orchestration.catalog import pipeline
-from batch_assets.pipeline.freeze import freeze
-from batch_assets.pipeline.judge import judge
-from batch_assets.pipeline.publish import publish
-from batch_assets.pipeline.score import score
+from batch_assets.sources.duckdb_source import SqlSource
 from batch_assets.storage import LocalStorage
 from batch_assets_tests.small import Quiet
 

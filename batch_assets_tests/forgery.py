@@ -4,7 +4,7 @@ import hashlib
 import json
 from typing import Any
 
-from batch_assets.numbered_log import NumberedLog
+from batch_assets.logs import NumberedLog
 
 
 def numbered(log: NumberedLog, number: int) -> str:

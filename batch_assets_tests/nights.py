@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from batch_assets.engines.local_engine import LocalEngine
-from batch_assets.pipeline.freeze import freeze
-from batch_assets.pipeline.judge import judge
-from batch_assets.pipeline.prune import Pruned, prune
-from batch_assets.pipeline.publish import Published
-from batch_assets.pipeline.score import score
-from batch_assets.pipeline.verdict import Verdict
+from batch_assets.nightly.freeze import freeze
+from batch_assets.nightly.judge import judge
+from batch_assets.nightly.publish import Published
+from batch_assets.nightly.score import score
+from batch_assets.nightly.verdict import Verdict
+from batch_assets.operations.prune import Pruned, prune
 from batch_assets.serving.reader import Reader
 from batch_assets.storage import Storage
 from batch_assets_tests.small import Small
@@ -19,8 +19,8 @@ SETTINGS = {"quality": {"drift": {"trailing_days": 2}, "changes": {"compare_days
 
 
 def judged(small: Small, day: str) -> Verdict:
-    freeze(small.config, small.storage, day, small.watch)
-    score(small.config, small.storage, day, small.model, LocalEngine(1), small.watch)
+    freeze(small.config, small.storage, day, small.progress)
+    score(small.config, small.storage, day, small.model, LocalEngine(1), small.progress)
     return judge(small.config, small.storage, day, small.model)
 
 
@@ -28,8 +28,8 @@ def night(small: Small, day: str) -> Published:
     return small.night(day)
 
 
-def pruned(small: Small, *, dry_run: bool = False, storage: Storage | None = None, watch: Any = None) -> Pruned:
-    return prune(small.config, storage or small.storage, None, dry_run, watch or small.watch)
+def pruned(small: Small, *, dry_run: bool = False, storage: Storage | None = None, progress: Any = None) -> Pruned:
+    return prune(small.config, storage or small.storage, None, dry_run, progress or small.progress)
 
 
 def probability(storage: Storage, key: int) -> float:

@@ -16,14 +16,14 @@ from batch_assets.config import PipelineConfig
 from batch_assets.digest import bits
 from batch_assets.engines.engine import Engine
 from batch_assets.features.provenance import Provenance, keep_provenance, sha256_of
+from batch_assets.features.snapshot import current_log, snapshot_folder, write_snapshot
 from batch_assets.histogram import Histogram
 from batch_assets.models.card import Card
 from batch_assets.models.predictor import export_model
 from batch_assets.models.registry import Registry
-from batch_assets.pipeline.dead_letters import list_dead_letters
-from batch_assets.pipeline.score import score
+from batch_assets.nightly.score import score
+from batch_assets.operations.dead_letters import list_dead_letters
 from batch_assets.scoring.postprocess import Outputs
-from batch_assets.snapshot import current_log, snapshot_folder, write_snapshot
 from batch_assets.storage import LocalStorage
 from batch_assets_tests.small import Quiet
 

@@ -24,13 +24,14 @@ from batch_assets.models.predictor import export_model
 from batch_assets.models.registry import ModelVersion, Registry
 from batch_assets.models.sandbox import LIMITS, Limits, Sandbox
 from batch_assets.models.trial import check_model
-from batch_assets.pipeline.freeze import freeze
-from batch_assets.pipeline.judge import judge
-from batch_assets.pipeline.publish import Published, publish
-from batch_assets.pipeline.score import Run, plan_run, score, scoring_task
-from batch_assets.scoring.commit import ChunkCommit, read_commits
+from batch_assets.nightly.freeze import freeze
+from batch_assets.nightly.judge import judge
+from batch_assets.nightly.publish import Published, publish
+from batch_assets.nightly.score import Run, plan_run, score, scoring_task
+from batch_assets.proof.keys import prove
+from batch_assets.runs.commit import ChunkCommit, read_commits
+from batch_assets.runs.evidence import Proof
 from batch_assets.scoring.postprocess import Outputs
-from batch_assets.scoring.proof import Proof, prove
 from batch_assets.scoring.scorer import Scorer
 from batch_assets.storage import LocalStorage
 
@@ -44,7 +45,7 @@ OUTPUTS = {
 
 
 class Quiet:
-    """A watch that remembers what it was told."""
+    """Progress that remembers what it was told."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
@@ -53,7 +54,7 @@ class Quiet:
     def say(self, message: str) -> None:
         self.said.append(message)
 
-    def progress(self, stage: str, done: int, total: int | None) -> None:
+    def at(self, stage: str, done: int, total: int | None) -> None:
         self.seen.append((stage, done, total))
 
 
@@ -108,7 +109,7 @@ class Small:
     def __init__(self, folder: Path, table: pa.Table, model: bytes, **settings: Any) -> None:
         self.storage = LocalStorage(str(folder / "root"))
         self.registry = Registry(self.storage, sandbox())
-        self.watch = Quiet()
+        self.progress = Quiet()
         self.source = folder / "rows.parquet"
         pq.write_table(table, self.source)
         query = folder / "query.sql"
@@ -158,10 +159,10 @@ class Small:
     def night(self, day: str = DAY, model: ModelVersion | None = None) -> Published:
         """A whole night without Dagster: freeze, score, judge, publish. Raises what they raise."""
         model = model or self.model
-        freeze(self.config, self.storage, day, self.watch)
-        score(self.config, self.storage, day, model, LocalEngine(1), self.watch)
+        freeze(self.config, self.storage, day, self.progress)
+        score(self.config, self.storage, day, model, LocalEngine(1), self.progress)
         judge(self.config, self.storage, day, model)
-        return publish(self.config, self.storage, day, model, self.watch)
+        return publish(self.config, self.storage, day, model, self.progress)
 
     @staticmethod
     def sha256(model: bytes) -> str:
@@ -191,13 +192,13 @@ class Working:
     """A run of a small pipeline, chunk by chunk."""
 
     def __init__(self, small: Small) -> None:
-        freeze(small.config, small.storage, DAY, small.watch)
+        freeze(small.config, small.storage, DAY, small.progress)
         self.small = small
         self.run: Run = plan_run(small.config, small.storage, DAY, small.model)
         self.task = scoring_task(small.config, small.storage, self.run)
 
     def score_all(self) -> dict[int, ChunkCommit]:
-        with LocalEngine(1).open(self.task, self.small.watch.say) as workers:
+        with LocalEngine(1).open(self.task, self.small.progress.say) as workers:
             return {commit.number: commit for commit in sorted(workers.map(Scorer.score, self.run.plan), key=_number)}
 
     def commits(self) -> dict[int, ChunkCommit]:

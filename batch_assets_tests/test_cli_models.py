@@ -9,8 +9,8 @@ import torch
 
 from batch_assets.demo.train import PIPELINE
 from batch_assets.models.predictor import export_model
+from batch_assets.nightly.freeze import freeze
 from batch_assets.orchestration.catalog import pipeline
-from batch_assets.pipeline.freeze import freeze
 from batch_assets.storage import LocalStorage
 from batch_assets_tests.conftest import Command
 from batch_assets_tests.small import Quiet

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from typing_extensions import override
 
 from batch_assets.errors import AlreadyExists, LayoutTooNew, LostEntry, LostRace, NotFound, StorageError, TornEntry
-from batch_assets.numbered_log import NumberedLog
+from batch_assets.logs import NumberedLog
 from batch_assets.storage import LAYOUT, LocalStorage, S3Storage, Storage, open_storage, root_id
 from batch_assets_tests.forgery import forge, numbered, witnesses
 

@@ -81,11 +81,11 @@ def _begun(environment: dict[str, str], bad: str) -> None:
     freeze = [
         "import os",
         "from batch_assets.orchestration.catalog import pipeline",
-        "from batch_assets.pipeline.freeze import freeze",
+        "from batch_assets.nightly.freeze import freeze",
         "from batch_assets.storage import open_storage",
-        "from batch_assets.cli.terminal import TerminalWatch",
+        "from batch_assets.cli.terminal import TerminalProgress",
         "storage = open_storage(os.environ['BATCH_ASSETS_ROOT'])",
-        f"frozen = freeze(pipeline('customer_propensity'), storage, {bad!r}, TerminalWatch())",
+        f"frozen = freeze(pipeline('customer_propensity'), storage, {bad!r}, TerminalProgress())",
         "path = storage.local_path(f'{frozen.folder}/part-00000.parquet')",
         "data = bytearray(path.read_bytes()); data[len(data) // 2] ^= 255; path.write_bytes(data)",
     ]

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batch_assets.contract import FeatureContract
+from batch_assets.features.contract import FeatureContract
 from batch_assets.features.profile import write_profile
 from batch_assets.quality.changes import ChangeSettings, judge_changes
 from batch_assets.quality.columns import columns_of

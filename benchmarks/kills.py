@@ -177,7 +177,7 @@ def _run(workload: Workload, engine: str, at: int) -> dict[str, object]:
     from batch_assets.engines.local_engine import LocalEngine
     from batch_assets.engines.ray_engine import RayEngine
     from batch_assets.models.registry import Registry
-    from batch_assets.pipeline.score import score
+    from batch_assets.nightly.score import score
 
     config, storage = workload.config, workload.storage
     config = config.model_copy(update={"scoring": config.scoring.model_copy(update={"chunk_rows": CHUNK_ROWS})})
@@ -197,7 +197,7 @@ def _run(workload: Workload, engine: str, at: int) -> dict[str, object]:
 
 
 class _Heard:
-    """A watch that remembers what it was told."""
+    """Progress that remembers what it was told."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
@@ -206,7 +206,7 @@ class _Heard:
         """One line."""
         self.said.append(message)
 
-    def progress(self, stage: str, done: int, total: int | None) -> None:
+    def at(self, stage: str, done: int, total: int | None) -> None:
         """Nobody looks."""
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from batch_assets.digest import RowHashes
-from batch_assets.pipeline import score as pipeline
+from batch_assets.nightly import score as pipeline
 from batch_assets.scoring import scorer
 
 

@@ -31,12 +31,12 @@ from batch_assets.demo import train as training
 from batch_assets.engines.local_engine import LocalEngine
 from batch_assets.models.card import read_card
 from batch_assets.models.registry import Registry
+from batch_assets.nightly.freeze import freeze
+from batch_assets.nightly.judge import judge, judge_features
+from batch_assets.nightly.publish import publish
+from batch_assets.nightly.score import score
+from batch_assets.nightly.verdict import Verdict
 from batch_assets.orchestration.catalog import pipeline
-from batch_assets.pipeline.freeze import freeze
-from batch_assets.pipeline.judge import judge, judge_features
-from batch_assets.pipeline.publish import publish
-from batch_assets.pipeline.score import score
-from batch_assets.pipeline.verdict import Verdict
 from batch_assets.quality.outcome import CheckOutcome
 from batch_assets.storage import Storage, open_storage
 
@@ -60,12 +60,12 @@ missing was published before a later one is tried without both: its features are
 
 
 class Silent:
-    """A watch that tells nobody."""
+    """Progress that tells nobody."""
 
     def say(self, message: str) -> None:
         """Nothing."""
 
-    def progress(self, stage: str, done: int, total: int | None) -> None:
+    def at(self, stage: str, done: int, total: int | None) -> None:
         """Nothing."""
 
 
@@ -95,11 +95,11 @@ class Nights:
 
     def judged(self, day: str, *, refresh: bool = False) -> Verdict:
         """Features, and, if they are good, scores; the newest verdict."""
-        model, watch = Registry(self.storage).resolve(self.config.model), Silent()
-        frozen = freeze(self.config, self.storage, day, watch, refresh=refresh)
+        model, progress = Registry(self.storage).resolve(self.config.model), Silent()
+        frozen = freeze(self.config, self.storage, day, progress, refresh=refresh)
         verdict = judge_features(self.config, self.storage, frozen, day)
         if verdict.good:
-            score(self.config, self.storage, day, model, LocalEngine(2), watch)
+            score(self.config, self.storage, day, model, LocalEngine(2), progress)
             verdict = judge(self.config, self.storage, day, model)
         return verdict
 

@@ -131,18 +131,18 @@ SUBJECTS = {**PIPELINES, "forward_only": forward_only, "stages": all_stages, "ou
 
 
 class _Silent:
-    """A watch that says nothing."""
+    """Progress that says nothing."""
 
     def say(self, message: str) -> None:
         """Nobody listens."""
 
-    def progress(self, stage: str, done: int, total: int | None) -> None:
+    def at(self, stage: str, done: int, total: int | None) -> None:
         """Nobody looks."""
 
 
 def _ours(workload: Workload, engine: Any) -> dict[str, Any]:
     from batch_assets.models.registry import Registry
-    from batch_assets.pipeline.score import score
+    from batch_assets.nightly.score import score
 
     config, storage = workload.config, workload.storage
     model = Registry(storage).resolve(config.model)

@@ -16,8 +16,8 @@ import pyarrow as pa
 from batch_assets.config import PipelineConfig
 from batch_assets.errors import NotFound, SnapshotChanged
 from batch_assets.features.provenance import Provenance, keep_provenance, sha256_of
-from batch_assets.pipeline.freeze import frozen
-from batch_assets.snapshot import ROWS_PER_GROUP, current_log, snapshot_folder, write_snapshot
+from batch_assets.features.snapshot import ROWS_PER_GROUP, current_log, snapshot_folder, write_snapshot
+from batch_assets.nightly.freeze import frozen
 from batch_assets.storage import LocalStorage
 
 DAY = "2024-03-10"

@@ -9,12 +9,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from batch_assets.cli.terminal import TerminalWatch, registry, storage, verb
+from batch_assets.cli.terminal import TerminalProgress, registry, storage, verb
 
 if TYPE_CHECKING:
     from batch_assets.config import PipelineConfig
     from batch_assets.engines.engine import EngineName
-    from batch_assets.scoring.manifest import Manifest
+    from batch_assets.runs.manifest import Manifest
 
 
 @click.group("dead-letters")
@@ -49,7 +49,7 @@ def _show_letters(console: Console, found: dict[str, Any]) -> None:
 @verb(_show_letters)
 def list_letters(pipeline: str, partition: str, run_id: str | None, limit: int) -> dict[str, Any]:
     """List the dead letters of a day of PIPELINE, counted by reason."""
-    from batch_assets.pipeline.dead_letters import count_dead_letters, list_dead_letters
+    from batch_assets.operations.dead_letters import count_dead_letters, list_dead_letters
 
     config, manifest = _finished(pipeline, partition, run_id)
     counts = count_dead_letters(config, storage(), manifest)
@@ -81,7 +81,7 @@ def _show_letter(console: Console, found: dict[str, Any]) -> None:
 @verb(_show_letter)
 def show_letter(pipeline: str, key: str, partition: str, run_id: str | None) -> dict[str, Any]:
     """Show why KEY of PIPELINE was not scored, and its features as they were frozen."""
-    from batch_assets.pipeline.dead_letters import show_dead_letter
+    from batch_assets.operations.dead_letters import show_dead_letter
 
     config, manifest = _finished(pipeline, partition, run_id)
     return show_dead_letter(config, storage(), manifest, key)
@@ -104,22 +104,22 @@ def _show_replay(console: Console, found: dict[str, Any]) -> None:
 @verb(_show_replay, uses_ray=True)
 def replay_letters(pipeline: str, partition: str, run_id: str | None, engine: "EngineName | None") -> dict[str, Any]:
     """Score the dead letters of a day of PIPELINE again, with the run's own model and settings."""
+    from batch_assets.operations.dead_letters import replay
     from batch_assets.orchestration.resources import RayCluster
-    from batch_assets.pipeline.dead_letters import replay
 
     config, manifest = _finished(pipeline, partition, run_id)
     cluster, root = RayCluster(), storage()
     try:
-        with TerminalWatch() as watch:
-            outcome = replay(config, root, registry(), manifest.folder, cluster.engine(config.engine, engine), watch)
+        with TerminalProgress() as progress:
+            outcome = replay(config, root, registry(), manifest.folder, cluster.engine(config.engine, engine), progress)
     finally:
         cluster.close()
     return {"pipeline": pipeline, "partition": manifest.partition, **asdict(outcome)}
 
 
 def _finished(pipeline: str, partition: str, run_id: str | None) -> "tuple[PipelineConfig, Manifest]":
+    from batch_assets.operations.dead_letters import finished
     from batch_assets.orchestration.catalog import pipeline as known
-    from batch_assets.pipeline.dead_letters import finished
 
     config, root = known(pipeline), storage()
     day = config.partitions.require(partition, pipeline)

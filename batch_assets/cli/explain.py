@@ -62,8 +62,8 @@ def _show_explanation(console: Console, found: dict[str, Any]) -> None:
 @verb(_show_explanation)
 def explain(pipeline: str, key: str, partition: str | None) -> dict[str, Any]:
     """Tell where the prediction for KEY of PIPELINE comes from, or why there is none."""
+    from batch_assets.operations.explain import explain as explained
     from batch_assets.orchestration.catalog import pipeline as known
-    from batch_assets.pipeline.explain import explain as explained
 
     config = known(pipeline)
     day = config.partitions.require(partition, pipeline) if partition else None
@@ -89,8 +89,8 @@ def _show_replay(console: Console, found: dict[str, Any]) -> None:
 @verb(_show_replay)
 def replay(pipeline: str, key: str, partition: str | None) -> dict[str, Any]:
     """Score KEY of PIPELINE again from what was recorded, and compare; exit status 1 if it differs by more than it may."""
+    from batch_assets.operations.replay import replay as replayed
     from batch_assets.orchestration.catalog import pipeline as known
-    from batch_assets.pipeline.replay import replay as replayed
 
     config = known(pipeline)
     day = config.partitions.require(partition, pipeline) if partition else None

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from batch_assets.cli.terminal import registry, shown, storage, verb
-from batch_assets.numbered_log import user_name
+from batch_assets.logs import user_name
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -135,8 +135,8 @@ def register(
 
 def _rows_of(pipeline: str, day: str) -> "pa.Table":
     """Some rows of a pipeline's frozen day."""
+    from batch_assets.operations.sample import rows_of_day
     from batch_assets.orchestration.catalog import pipeline as named
-    from batch_assets.pipeline.sample import rows_of_day
 
     return rows_of_day(named(pipeline), storage(), day)
 
@@ -192,7 +192,7 @@ def approve(name: str, version: str, alias: str, why: str, by: str | None, dry_r
 
     Going back to an earlier version is a roll-back: it withdraws the approvals given since.
     """
-    from batch_assets.pipeline import rollout
+    from batch_assets.operations import rollout
 
     known, root = registry(), storage()
     configs = [config for config in _pipelines() if (config.model.name, config.model.alias) == (name, alias)]
@@ -224,7 +224,7 @@ def _show_retired(console: Console, found: dict[str, Any]) -> None:
 @verb(_show_retired)
 def retire(name: str, version: str, why: str, by: str | None, delete: bool) -> dict[str, Any]:
     """Let VERSION of the model NAME never be approved again; refused while an alias or a live release uses it."""
-    from batch_assets.pipeline import rollout
+    from batch_assets.operations import rollout
 
     names = [config.name for config in _pipelines()]
     rollout.retire(names, storage(), registry(), name, version, why=why, by=by or user_name(), delete=delete)

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from batch_assets.cli.terminal import TerminalWatch, registry, storage, verb
+from batch_assets.cli.terminal import TerminalProgress, registry, storage, verb
 
 
 def _show(console: Console, found: dict[str, Any]) -> None:
@@ -46,13 +46,13 @@ def preflight(pipeline: str, partition: str, version: str | None) -> dict[str, A
 
     It leaves nothing behind: a day that is not frozen yet is not frozen afterwards.
     """
+    from batch_assets.operations.preflight import preflight as looked_ahead
     from batch_assets.orchestration.catalog import pipeline as known
-    from batch_assets.pipeline.preflight import preflight as flown
 
     config, models = known(pipeline), registry()
     day = config.partitions.require(partition, pipeline)
     model = models.version(config.model.name, version) if version else models.resolve(config.model)
-    with TerminalWatch() as watch:
-        found = flown(config, storage(), day, model, watch)
+    with TerminalProgress() as progress:
+        found = looked_ahead(config, storage(), day, model, progress)
     error = {} if found.go else {"error": f"No-go: {'; '.join(found.reasons)}"}
     return {**found.model_dump(mode="json"), "go": found.go, **error}

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from batch_assets.cli.terminal import TerminalWatch, storage, verb
+from batch_assets.cli.terminal import TerminalProgress, storage, verb
 
 
 def _show_pruned(console: Console, found: dict[str, Any]) -> None:
@@ -38,13 +38,13 @@ def _show_pruned(console: Console, found: dict[str, Any]) -> None:
 @verb(_show_pruned)
 def prune(pipeline: str | None, keep_days: int | None, dry_run: bool) -> dict[str, Any]:
     """Remove snapshots, runs and releases of PIPELINE (by default of all) that nothing live and no recent day needs."""
+    from batch_assets.operations.prune import prune as pruned
     from batch_assets.orchestration.catalog import pipeline as known
     from batch_assets.orchestration.catalog import pipelines
-    from batch_assets.pipeline.prune import prune as pruned
 
     configs = [known(pipeline)] if pipeline else list(pipelines().values())
-    with TerminalWatch() as watch:
-        found = [pruned(config, storage(), keep_days, dry_run, watch) for config in configs]
+    with TerminalProgress() as progress:
+        found = [pruned(config, storage(), keep_days, dry_run, progress) for config in configs]
     return {
         "pipelines": [asdict(one) for one in found],
         "bytes": sum(sum(one.sizes.values()) for one in found),

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from batch_assets.cli.terminal import TerminalWatch, mark, registry, shown, storage, verb
+from batch_assets.cli.terminal import TerminalProgress, mark, registry, shown, storage, verb
 from batch_assets.clock import utc_now
 from batch_assets.errors import BatchAssetsError, ConfigError, LostRace
 
@@ -44,10 +44,12 @@ def _show_run(console: Console, found: dict[str, Any]) -> None:
     console.print(table, soft_wrap=True)
 
 
-def _run(name: str, day: str, engine: "EngineName | None", refresh: bool, as_of: bool, watch: TerminalWatch) -> dict[str, Any]:
+def _run(
+    name: str, day: str, engine: "EngineName | None", refresh: bool, as_of: bool, progress: TerminalProgress
+) -> dict[str, Any]:
+    from batch_assets.nightly.summary import summarize
     from batch_assets.orchestration.catalog import pipeline
     from batch_assets.orchestration.launch import materialize, open_instance
-    from batch_assets.pipeline.summary import summarize
 
     config = pipeline(name)
     day = config.partitions.require(day, name)
@@ -56,7 +58,7 @@ def _run(name: str, day: str, engine: "EngineName | None", refresh: bool, as_of:
         raise model
     began = utc_now().isoformat(timespec="milliseconds")
     with open_instance() as instance:
-        launched = materialize(config, day, instance, watch, model=model, engine=engine, refresh=refresh)
+        launched = materialize(config, day, instance, progress, model=model, engine=engine, refresh=refresh)
     return {
         **summarize(config, storage(), day, model, began),
         "seconds": launched.seconds,
@@ -105,23 +107,23 @@ def demo(train: str | None, seed: int | None) -> dict[str, Any]:
 
     config, known = pipeline(training.PIPELINE), registry()
     name, alias = config.model.name, config.model.alias
-    with TerminalWatch() as watch:
+    with TerminalProgress() as progress:
         if train:
-            watch.say(f"Training {name} {train} …")
+            progress.say(f"Training {name} {train} …")
             with Sandbox() as sandbox:  # it starts while the model is trained
                 vetting = Registry(known.storage, sandbox)
-                model = training.train(config, vetting, watch, train, training.SEED if seed is None else seed)
+                model = training.train(config, vetting, progress, train, training.SEED if seed is None else seed)
             return {"name": name, "version": train, "digest": model.digest}
         if training.VERSION not in known.versions(name):
-            watch.say(f"Training {name} {training.VERSION} …")
+            progress.say(f"Training {name} {training.VERSION} …")
             with Sandbox() as sandbox:
-                training.train(config, Registry(known.storage, sandbox), watch)
+                training.train(config, Registry(known.storage, sandbox), progress)
         else:
-            watch.say(f"Model {name} {training.VERSION} is registered; training is skipped.")
+            progress.say(f"Model {name} {training.VERSION} is registered; training is skipped.")
         if alias not in known.aliases(name):
             with suppress(LostRace):  # another first demo gave the alias in the same moment
                 known.approve(name, alias, training.VERSION, why="the demo's first model", by="batch-assets demo", after=0)
-        return _run(training.PIPELINE, training.PARTITION, None, refresh=False, as_of=False, watch=watch)
+        return _run(training.PIPELINE, training.PARTITION, None, refresh=False, as_of=False, progress=progress)
 
 
 def _show_trained(console: Console, found: dict[str, Any]) -> None:
@@ -147,11 +149,11 @@ def _show_range(console: Console, found: dict[str, Any]) -> None:
 
 
 def _run_range(
-    name: str, first: str, last: str, engine: "EngineName | None", refresh: bool, as_of: bool, watch: TerminalWatch
+    name: str, first: str, last: str, engine: "EngineName | None", refresh: bool, as_of: bool, progress: TerminalProgress
 ) -> dict[str, Any]:
+    from batch_assets.nightly.judge import finished_run
     from batch_assets.orchestration.catalog import pipeline
     from batch_assets.orchestration.launch import materialize_days, open_instance
-    from batch_assets.pipeline.judge import finished_run
     from batch_assets.serving.release import current_log
 
     config, root = pipeline(name), storage()
@@ -159,13 +161,13 @@ def _run_range(
     used = {day: model for day, model in models.items() if not isinstance(model, BatchAssetsError)}
     for model in {model.approval: model for model in used.values()}.values():
         days = [day for day, one in used.items() if one.approval == model.approval]
-        watch.say(f"{days[0]} to {days[-1]}: {model.name} {model.version} (approval {model.approval}), {len(days)} day(s).")
+        progress.say(f"{days[0]} to {days[-1]}: {model.name} {model.version} (approval {model.approval}), {len(days)} day(s).")
     found = []
     with open_instance() as instance:
-        for done in materialize_days(config, models, instance, watch, engine=engine, refresh=refresh):
+        for done in materialize_days(config, models, instance, progress, engine=engine, refresh=refresh):
             chosen = used.get(done.day)
             manifest = finished_run(config, root, done.day, chosen)[1] if done.launched and chosen else None
-            watch.say(f"{done.day}: {done.error or 'published'}")
+            progress.say(f"{done.day}: {done.error or 'published'}")
             found.append(
                 {
                     "partition": done.day,
@@ -205,10 +207,10 @@ def run(
     """Materialize one day of PIPELINE, or several: features, predictions, serving table. Resumes what was begun."""
     if bool(partition) == bool(first or last) or bool(first) != bool(last):
         raise click.UsageError("Say either --partition DAY, or --from DAY --to DAY.")
-    with TerminalWatch() as watch:
+    with TerminalProgress() as progress:
         if partition:
-            return _run(pipeline, partition, engine, refresh, as_of, watch)
-        return _run_range(pipeline, str(first), str(last), engine, refresh, as_of, watch)
+            return _run(pipeline, partition, engine, refresh, as_of, progress)
+        return _run_range(pipeline, str(first), str(last), engine, refresh, as_of, progress)
 
 
 def _show_pairs(console: Console, found: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from batch_assets.cli.terminal import TerminalWatch, registry, storage, verb
+from batch_assets.cli.terminal import TerminalProgress, registry, storage, verb
 
 
 def _show_sweep(console: Console, found: dict[str, Any]) -> None:
@@ -37,14 +37,14 @@ def _show_sweep(console: Console, found: dict[str, Any]) -> None:
 @verb(_show_sweep)
 def sweep(pipeline: str, partition: str | None, max_memory: float | None) -> dict[str, Any]:
     """Measure batch sizes on PIPELINE's rows and model up to the memory's end, and remember the best one."""
+    from batch_assets.operations.sweep import newest_frozen_day
+    from batch_assets.operations.sweep import sweep as measured
     from batch_assets.orchestration.catalog import pipeline as known
-    from batch_assets.pipeline.sweep import newest_frozen_day
-    from batch_assets.pipeline.sweep import sweep as measured
 
     config, root = known(pipeline), storage()
     day = config.partitions.require(partition, pipeline) if partition else newest_frozen_day(config, root)
     model = registry().resolve(config.model)
     limit = int(max_memory * 1e9) if max_memory else None
-    with TerminalWatch() as watch:
-        swept = measured(config, root, day, model, watch, limit)
+    with TerminalProgress() as progress:
+        swept = measured(config, root, day, model, progress, limit)
     return {**swept.sweep.model_dump(mode="json"), "picture": str(root.local_path(swept.picture))}

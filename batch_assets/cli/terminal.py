@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TaskP
 
 from batch_assets.cli.apart import INTERRUPTED, Answer, apart
 from batch_assets.errors import BatchAssetsError
-from batch_assets.pipeline.pace import Pace, in_words
+from batch_assets.nightly.throughput import Throughput, in_words
 from batch_assets.storage import Storage, default_models, default_root, open_storage
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def _stdout_for_the_answer() -> Iterator[Any]:
         os.close(kept)
 
 
-class TerminalWatch:
+class TerminalProgress:
     """Tells a person at a terminal: sentences as they come, and a bar for each stage."""
 
     def __init__(self) -> None:
@@ -123,25 +123,25 @@ class TerminalWatch:
             TaskProgressColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[pace]}"),
+            TextColumn("{task.fields[throughput]}"),
         )
         self._bars = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
-        self._stages: dict[str, tuple[TaskID, Pace]] = {}
+        self._stages: dict[str, tuple[TaskID, Throughput]] = {}
 
     def say(self, message: str) -> None:
         """One line on stderr."""
         self._console.print(message, soft_wrap=True)
 
-    def progress(self, stage: str, done: int, total: int | None) -> None:
+    def at(self, stage: str, done: int, total: int | None) -> None:
         """Move the stage's bar; the first call makes it."""
         if stage not in self._stages:
-            self._stages[stage] = (self._bars.add_task(stage, total=total, pace=""), Pace())
-        bar, pace = self._stages[stage]
-        pace.see(done)
-        words = in_words(pace.estimate(total - done)) if total is not None and done < total else ""
-        self._bars.update(bar, completed=done, total=total, pace=words)
+            self._stages[stage] = (self._bars.add_task(stage, total=total, throughput=""), Throughput())
+        bar, throughput = self._stages[stage]
+        throughput.see(done)
+        words = in_words(throughput.estimate(total - done)) if total is not None and done < total else ""
+        self._bars.update(bar, completed=done, total=total, throughput=words)
 
-    def __enter__(self) -> "TerminalWatch":
+    def __enter__(self) -> "TerminalProgress":
         self._bars.start()
         return self
 

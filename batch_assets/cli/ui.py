@@ -41,9 +41,9 @@ def ui(host: str, port: int) -> None:
 
 def _open(host: str, port: int) -> dict[str, Any]:
     """Keep the UI open, with its Ray, until it ends; gives its exit status."""
+    from batch_assets.operations.rollout import require_fit
     from batch_assets.orchestration.catalog import pipelines
     from batch_assets.orchestration.resources import shared_ray
-    from batch_assets.pipeline.rollout import require_fit
     from batch_assets.project import find_project
 
     project = find_project()

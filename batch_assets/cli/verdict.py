@@ -10,10 +10,10 @@ from rich.table import Table
 
 from batch_assets.cli.terminal import at, mark, registry, shown, storage, verb
 from batch_assets.errors import OverrideInvalid
-from batch_assets.numbered_log import user_name
+from batch_assets.logs import user_name
 
 if TYPE_CHECKING:
-    from batch_assets.pipeline.decide import DayVerdict
+    from batch_assets.operations.decide import DayVerdict
 
 
 def _show(console: Console, found: dict[str, Any]) -> None:
@@ -66,8 +66,8 @@ def verdict(pipeline: str, partition: str, why: str | None, by: str, until: str 
     It is that of the features that the day uses now and of the run that was made of them: by the approved model version; if
     there is none, of the run which was finished last.
     """
+    from batch_assets.operations.decide import look_again, override_day, require_range, verdict_of
     from batch_assets.orchestration.catalog import pipeline as known
-    from batch_assets.pipeline.decide import look_again, override_day, require_range, verdict_of
 
     config = known(pipeline)
     day = config.partitions.require(partition, pipeline)

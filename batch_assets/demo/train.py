@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from batch_assets.config import PipelineConfig
-from batch_assets.features.sql_source import rows_of
 from batch_assets.models.card import make_card
 from batch_assets.models.predictor import export_model, predict_probabilities
 from batch_assets.models.registry import ModelVersion, Registry
-from batch_assets.pipeline.watch import Watch
+from batch_assets.nightly.progress import Progress
+from batch_assets.sources.duckdb_source import rows_of
 
 if TYPE_CHECKING:
     import torch
@@ -49,14 +49,16 @@ class Labelled:
     bought: Floats
 
 
-def train(config: PipelineConfig, registry: Registry, watch: Watch, version: str = VERSION, seed: int = SEED) -> ModelVersion:
+def train(
+    config: PipelineConfig, registry: Registry, progress: Progress, version: str = VERSION, seed: int = SEED
+) -> ModelVersion:
     """Train, measure, export and register a version."""
     days = {day: _labelled(config, day) for day in (*TRAINING_DAYS, *TEST_DAYS)}
     training = Labelled(
         np.concatenate([days[day].features for day in TRAINING_DAYS]),
         np.concatenate([days[day].bought for day in TRAINING_DAYS]),
     )
-    model = export_model(_fit(training, seed, watch), takes=training.features.shape[1])
+    model = export_model(_fit(training, seed, progress), takes=training.features.shape[1])
     probabilities = {day: predict_probabilities(model, data.features, returns="logits") for day, data in days.items()}
     card = make_card(
         model,
@@ -98,7 +100,7 @@ def _labelled(config: PipelineConfig, day: date) -> Labelled:
     return Labelled(features, np.isin(table.column(contract.key.name).to_numpy(), later).astype(np.float32))
 
 
-def _fit(data: Labelled, seed: int, watch: Watch) -> "torch.nn.Module":
+def _fit(data: Labelled, seed: int, progress: Progress) -> "torch.nn.Module":
     """A network with one hidden layer on standardized logarithms, by Adam on the log loss, on one thread."""
     import torch
 
@@ -133,7 +135,7 @@ def _fit(data: Labelled, seed: int, watch: Watch) -> "torch.nn.Module":
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
             schedule.step()
-            watch.progress("training", epoch + 1, EPOCHS)
+            progress.at("training", epoch + 1, EPOCHS)
     torch.set_num_threads(threads)
     return model
 

@@ -54,6 +54,6 @@ class _Threads(Workers):
     @override
     def times(self) -> WorkTimes:
         wall = time.perf_counter() - self._opened
-        seconds = self._scorer.ledger.seconds() if self._scorer else {}
+        seconds = self._scorer.timer.seconds() if self._scorer else {}
         before = max(0.0, wall - sum(seconds.values()))
         return WorkTimes(1, wall, wall, {**seconds, "start-up": seconds.get("start-up", 0.0) + before})

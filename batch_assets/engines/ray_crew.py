@@ -19,7 +19,7 @@ from batch_assets.engines.engine import EngineSettings, Item, Named, Notice, Res
 from batch_assets.engines.ray_worker import Owner, Worker, name_of
 from batch_assets.errors import EngineError
 from batch_assets.process import Process
-from batch_assets.scoring.chunks import Chunk
+from batch_assets.runs.chunks import Chunk
 from batch_assets.scoring.scorer import Scorer, ScoringTask
 
 _IN_HAND = 3
@@ -231,7 +231,7 @@ class Crew(Workers):
         return [_again(item) for item in lost]
 
     def _watch(self, hand: _Hand) -> None:
-        """End a worker that has made no progress for too long; it is buried when its chunks come back as lost."""
+        """End a worker that has made no progress for too long; it is failed when its chunks come back as lost."""
         import ray
 
         now, limit = time.monotonic(), self._settings.stall_seconds
@@ -285,12 +285,12 @@ class Crew(Workers):
             hand = self._hands.pop()
             self._count(hand)
             _end(hand)
-        killers: tuple[int, ...] = ()
+        crashing: tuple[int, ...] = ()
         while True:
             hand = self._hire(1)
             try:
                 self._settle_in(hand)
-                reference = hand.actor.work.remote(work, item, *([killers] if killers else []))
+                reference = hand.actor.work.remote(work, item, *([crashing] if crashing else []))
                 result: Result = self._awaited(hand, item, reference)
                 return result
             except _Lost:
@@ -298,13 +298,13 @@ class Crew(Workers):
                 item = _again(item)
             finally:
                 _end(hand)
-            killer = self._killer(item, killers) if isinstance(item, Chunk) else None
-            if killer is not None:
-                killers = (*killers, killer)
+            row = self._crashing_row(item, crashing) if isinstance(item, Chunk) else None
+            if row is not None:
+                crashing = (*crashing, row)
                 self._deaths[item.name] -= 1  # this death is explained
-                self._notice(f"Row {killer} of {item.name} kills or hangs the worker that scores it; it is dead-lettered.")
+                self._notice(f"Row {row} of {item.name} kills or hangs the worker that scores it; it is dead-lettered.")
                 allowed = max(_FEW_KILLERS, int(getattr(item, "rows", 0) * self._task.settings.max_failed))
-                if len(killers) > allowed:
+                if len(crashing) > allowed:
                     raise EngineError(f"More than {allowed} rows of {item.name} kill the worker that scores them.")
             elif self._deaths[item.name] >= self._settings.max_attempts:
                 raise EngineError(
@@ -321,12 +321,12 @@ class Crew(Workers):
             self._watch(hand)
         return _get(reference)
 
-    def _killer(self, chunk: Chunk, killers: tuple[int, ...]) -> int | None:
+    def _crashing_row(self, chunk: Chunk, crashing: tuple[int, ...]) -> int | None:
         """The place of a row that kills its worker, found by asking what the worker was about when it died."""
-        batch = self._last_said(chunk, killers, None)
-        return None if batch is None else self._last_said(chunk, killers, batch)
+        batch = self._last_said(chunk, crashing, None)
+        return None if batch is None else self._last_said(chunk, crashing, batch)
 
-    def _last_said(self, chunk: Chunk, killers: tuple[int, ...], batch: int | None) -> int | None:
+    def _last_said(self, chunk: Chunk, crashing: tuple[int, ...], batch: int | None) -> int | None:
         """What a probe was about when it lost its worker or came to a stand, or None if it went through."""
         import ray
 
@@ -334,7 +334,7 @@ class Crew(Workers):
         try:
             probe = hand.actor.probe.options(num_returns="streaming", _generator_backpressure_num_objects=1)
             self._settle_in(hand)
-            answers = probe.remote(chunk, killers, batch)
+            answers = probe.remote(chunk, crashing, batch)
             while ray.wait([answers], timeout=self._settings.stall_seconds)[0]:
                 said = _get(next(answers))
             return said

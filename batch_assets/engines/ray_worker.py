@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from batch_assets.process import Process
-from batch_assets.scoring.chunks import Chunk
+from batch_assets.runs.chunks import Chunk
 from batch_assets.scoring.forward import Predictor
 from batch_assets.scoring.scorer import Scorer, ScoringTask
 
@@ -90,10 +90,10 @@ class Worker:
         with self._at_work():
             return function(self._open(), *arguments)
 
-    def probe(self, chunk: Chunk, killers: tuple[int, ...], batch: int | None) -> Iterator[int]:
+    def probe(self, chunk: Chunk, crashing: tuple[int, ...], batch: int | None) -> Iterator[int]:
         """Say before each forward pass what it is about; see `Scorer.probe`."""
         with self._at_work():
-            yield from self._open().probe(chunk, killers, batch)
+            yield from self._open().probe(chunk, crashing, batch)
 
     def progress(self) -> int:
         """What moves while the worker works. Only its owner asks."""
@@ -102,7 +102,7 @@ class Worker:
 
     def seconds(self) -> tuple[float, dict[str, float]]:
         """When the worker began to serve its owner, and its seconds by stage since then."""
-        return self._born, self._open().ledger.seconds()
+        return self._born, self._open().timer.seconds()
 
     def _open(self) -> Scorer:
         with self._opening:

@@ -10,7 +10,7 @@ from datetime import date
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from batch_assets.errors import LostRace, SnapshotChanged
-from batch_assets.numbered_log import NumberedLog
+from batch_assets.logs import NumberedLog
 from batch_assets.storage import Storage
 
 

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from batch_assets.errors import ApprovalInvalid, LostRace, NoSuchModel, Withdrawn
-from batch_assets.numbered_log import LogEntry, NumberedLog
+from batch_assets.logs import LogEntry, NumberedLog
 
 
 @dataclass(frozen=True)

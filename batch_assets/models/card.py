@@ -8,8 +8,8 @@ from typing import Any, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from batch_assets.contract import FeatureContract
 from batch_assets.errors import ModelMisfit
+from batch_assets.features.contract import FeatureContract
 from batch_assets.histogram import Histogram, Spread
 from batch_assets.models.formats import FACTORY_PATTERN, MODEL_FILES, PT2, FormatName, ModelFormat
 from batch_assets.models.predictor import Matrix, outputs_of

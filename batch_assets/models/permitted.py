@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from batch_assets.contract import Column, FeatureContract, ModelInput
+from batch_assets.features.contract import Column, FeatureContract, ModelInput
 from batch_assets.histogram import Spread, float_edges
 from batch_assets.scoring.inputs import SHAPE, SHORTEST_BUCKET
 

@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import override
 
-from batch_assets.contract import FeatureContract
 from batch_assets.errors import ModelChanged, ModelMisfit
+from batch_assets.features.contract import FeatureContract
 from batch_assets.models.device import CudaLane, autocast
 from batch_assets.models.formats import PT2, ModelFormat, read_model
 from batch_assets.scoring.forward import Logits, Predictor

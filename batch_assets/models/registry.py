@@ -24,12 +24,12 @@ from batch_assets.errors import (
     Retired,
     VersionExists,
 )
+from batch_assets.logs import LogEntry, NumberedLog
 from batch_assets.models.approvals import Approval, Approvals
 from batch_assets.models.card import Card, read_card
 from batch_assets.models.mlflow_source import MlflowSettings, MlflowSource
 from batch_assets.models.sandbox import Sandbox
 from batch_assets.models.trial import check_model
-from batch_assets.numbered_log import LogEntry, NumberedLog
 from batch_assets.storage import Storage
 
 if TYPE_CHECKING:

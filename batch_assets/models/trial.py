@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from batch_assets.contract import Column, FeatureContract
 from batch_assets.errors import ModelMisfit
+from batch_assets.features.contract import Column, FeatureContract
 from batch_assets.models.card import Card
 from batch_assets.models.formats import read_reference
 from batch_assets.models.permitted import permitted_rows

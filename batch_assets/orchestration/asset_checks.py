@@ -8,17 +8,17 @@ import dagster as dg
 from batch_assets.clock import Clock, utc_now
 from batch_assets.config import PipelineConfig
 from batch_assets.errors import NotFound
+from batch_assets.nightly.freeze import frozen
+from batch_assets.nightly.judge import finished_run
+from batch_assets.nightly.publish import published_matches
+from batch_assets.nightly.verdict import Verdict, read_verdict
 from batch_assets.orchestration import metadata
 from batch_assets.orchestration.assets import asset_key, partitions
 from batch_assets.orchestration.pins import pinned
-from batch_assets.orchestration.promise import standing
 from batch_assets.orchestration.remembered import require_remembered
 from batch_assets.orchestration.resources import StorageRoot
 from batch_assets.orchestration.runs import began
-from batch_assets.pipeline.freeze import frozen
-from batch_assets.pipeline.judge import finished_run
-from batch_assets.pipeline.publish import published_matches
-from batch_assets.pipeline.verdict import Verdict, read_verdict
+from batch_assets.orchestration.sla import standing
 from batch_assets.quality.outcome import CheckOutcome
 from batch_assets.storage import Storage
 
@@ -44,9 +44,9 @@ _OF_RUNS = {
     "baseline": "The same against the model card's baseline; it only warns.",
     "feature_baseline": "The features against the model card's baseline; it only warns.",
 }
-_WARNING_ONLY = ("dead_letters", "baseline", "feature_baseline", "promise")
+_WARNING_ONLY = ("dead_letters", "baseline", "feature_baseline", "sla")
 _OF_RELEASE = {"published_matches": "The release holds what the manifest says."}
-_OF_PROMISE = {"promise": "The day, or a newer one, went live by the time that was promised."}
+_OF_SLA = {"sla": "The day, or a newer one, went live by the deadline of its SLA."}
 
 
 def build_checks(config: PipelineConfig, clock: Clock = utc_now) -> list[dg.AssetChecksDefinition]:
@@ -70,7 +70,7 @@ def build_checks(config: PipelineConfig, clock: Clock = utc_now) -> list[dg.Asse
     def of_release(context: dg.AssetCheckExecutionContext, root: StorageRoot) -> Iterator[CheckOutcome]:
         yield published_matches(config, known(context, root), context.partition_key, pinned(context, config, root))
 
-    def of_promise(context: dg.AssetCheckExecutionContext, root: StorageRoot) -> Iterator[CheckOutcome]:
+    def of_sla(context: dg.AssetCheckExecutionContext, root: StorageRoot) -> Iterator[CheckOutcome]:
         day = date.fromisoformat(context.partition_key)
         yield standing(config, context.instance, root.storage(), day, clock()).outcome()
 
@@ -79,7 +79,7 @@ def build_checks(config: PipelineConfig, clock: Clock = utc_now) -> list[dg.Asse
         _checks("features", config, "user_features", features, of_features),
         _checks("run", config, "predictions", _OF_RUNS, of_runs),
         _checks("release", config, "serving_table", _OF_RELEASE, of_release),
-        *([_checks("promise", config, "serving_table", _OF_PROMISE, of_promise)] if config.promise else []),
+        *([_checks("sla", config, "serving_table", _OF_SLA, of_sla)] if config.sla else []),
     ]
 
 

@@ -7,24 +7,24 @@ import dagster as dg
 from pydantic import Field
 
 from batch_assets.config import PipelineConfig
+from batch_assets.features.snapshot import current_log
+from batch_assets.nightly.accepted import accepted_log
+from batch_assets.nightly.freeze import freeze
+from batch_assets.nightly.judge import judge, judge_features
+from batch_assets.nightly.lease import lease
+from batch_assets.nightly.progress import Progress
+from batch_assets.nightly.publish import publish
+from batch_assets.nightly.score import batch_size_log, score
+from batch_assets.operations.preflight import preflight
 from batch_assets.orchestration import metadata
 from batch_assets.orchestration.liveness import POOL
-from batch_assets.orchestration.observe import ObservingWatch
+from batch_assets.orchestration.observe import ObservedProgress
 from batch_assets.orchestration.pins import pinned
 from batch_assets.orchestration.remembered import of_logs, require_remembered
 from batch_assets.orchestration.resources import RayCluster, StorageRoot
 from batch_assets.orchestration.runs import began
-from batch_assets.pipeline.accepted import accepted_log
-from batch_assets.pipeline.freeze import freeze
-from batch_assets.pipeline.judge import judge, judge_features
-from batch_assets.pipeline.preflight import preflight
-from batch_assets.pipeline.presence import presence
-from batch_assets.pipeline.publish import publish
-from batch_assets.pipeline.score import batch_size_log, score
-from batch_assets.pipeline.watch import Watch
-from batch_assets.scoring.commit import day_folder
+from batch_assets.runs.commit import day_folder
 from batch_assets.serving.release import current_log as live_log
-from batch_assets.snapshot import current_log
 
 Result = dg.MaterializeResult[None]
 
@@ -75,13 +75,13 @@ def build_assets(pipeline: PipelineConfig) -> list[dg.AssetsDefinition]:
         context: dg.AssetExecutionContext,
         config: FreezeOptions,
         storage_root: StorageRoot,
-        watch: dg.ResourceParam[Watch],
+        progress: dg.ResourceParam[Progress],
     ) -> Result:
         """The day's features, computed from what was known by its end and frozen as a snapshot."""
         storage, day = storage_root.storage(), context.partition_key
         require_remembered(pipeline, context.instance, storage, day)
-        with presence(storage, day_folder(pipeline.name, day)):
-            frozen = freeze(pipeline, storage, day, watch, refresh=config.refresh)
+        with lease(storage, day_folder(pipeline.name, day)):
+            frozen = freeze(pipeline, storage, day, progress, refresh=config.refresh)
             verdict = judge_features(pipeline, storage, frozen, day)
         shown = metadata.of_features(frozen, verdict, began(context.instance, context.run.run_id))
         return Result(
@@ -102,18 +102,18 @@ def build_assets(pipeline: PipelineConfig) -> list[dg.AssetsDefinition]:
         config: ScoreOptions,
         storage_root: StorageRoot,
         ray_cluster: RayCluster,
-        watch: dg.ResourceParam[Watch],
+        progress: dg.ResourceParam[Progress],
     ) -> Result:
         """Every user of the day, scored by one approved model and proven complete."""
         storage, model, day = storage_root.storage(), pinned(context, pipeline, storage_root), context.partition_key
         require_remembered(pipeline, context.instance, storage, day)
         engine = ray_cluster.engine(pipeline.engine, config.engine.value if config.engine else None)
-        observing = ObservingWatch(watch, context, asset_key(pipeline, "predictions"))
-        with presence(storage, day_folder(pipeline.name, day)):
+        observing = ObservedProgress(progress, context, asset_key(pipeline, "predictions"))
+        with lease(storage, day_folder(pipeline.name, day)):
             if pipeline.preflight:
-                flown = preflight(pipeline, storage, day, model, watch)
-                flown.require()
-                watch.say(flown.sentence())
+                found = preflight(pipeline, storage, day, model, progress)
+                found.require()
+                progress.say(found.sentence())
             scored = score(pipeline, storage, day, model, engine, observing)
             verdict = judge(pipeline, storage, day, model)
         shown = metadata.of_predictions(scored, verdict, model, began(context.instance, context.run.run_id))
@@ -125,12 +125,14 @@ def build_assets(pipeline: PipelineConfig) -> list[dg.AssetsDefinition]:
         )
 
     @dg.asset(key_prefix=pipeline.name, partitions_def=days, group_name=pipeline.name, deps=[predictions], kinds={"lmdb"})
-    def serving_table(context: dg.AssetExecutionContext, storage_root: StorageRoot, watch: dg.ResourceParam[Watch]) -> Result:
+    def serving_table(
+        context: dg.AssetExecutionContext, storage_root: StorageRoot, progress: dg.ResourceParam[Progress]
+    ) -> Result:
         """The day's predictions by key, published all at once if the verdict on them is good."""
         storage, model, day = storage_root.storage(), pinned(context, pipeline, storage_root), context.partition_key
         require_remembered(pipeline, context.instance, storage, day)
-        with presence(storage, day_folder(pipeline.name, day)):
-            published = publish(pipeline, storage, day, model, watch)
+        with lease(storage, day_folder(pipeline.name, day)):
+            published = publish(pipeline, storage, day, model, progress)
         return Result(
             metadata=metadata.of_release(published) | of_logs(storage, [live_log(storage, pipeline.name)]),
             data_version=dg.DataVersion(published.release.run_id),

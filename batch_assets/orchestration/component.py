@@ -12,10 +12,10 @@ from batch_assets.config import PipelineConfig
 from batch_assets.orchestration.alerting import build_alert_sensors
 from batch_assets.orchestration.asset_checks import build_checks
 from batch_assets.orchestration.assets import build_assets
-from batch_assets.orchestration.promise import build_promise_sensors
 from batch_assets.orchestration.resources import shared_resources
 from batch_assets.orchestration.schedules import build_pruning, build_schedules
 from batch_assets.orchestration.sensors import build_dead_runs, build_rollout_sensor
+from batch_assets.orchestration.sla import build_sla_sensors
 
 
 class ScoringPipeline(dg.Component):
@@ -60,7 +60,7 @@ def definitions(config: PipelineConfig, resources: Mapping[str, Any] | None = No
         sensors=[
             build_dead_runs(config),
             build_rollout_sensor(config),
-            *build_promise_sensors(config),
+            *build_sla_sensors(config),
             *build_alert_sensors(config),
         ],
         resources={**shared_resources(), **(resources or {})},

@@ -19,16 +19,16 @@ from batch_assets.config import PipelineConfig
 from batch_assets.engines.engine import EngineName
 from batch_assets.errors import BatchAssetsError, Blocked, ConfigError, RunFailed
 from batch_assets.models.registry import ModelVersion
+from batch_assets.nightly.lease import lease
+from batch_assets.nightly.progress import Progress
 from batch_assets.orchestration.assets import asset_key
 from batch_assets.orchestration.component import definitions
-from batch_assets.orchestration.liveness import COMMAND_LINE, POOL, bury_dead_runs, process_tags, scoring_elsewhere
+from batch_assets.orchestration.liveness import COMMAND_LINE, POOL, fail_dead_runs, process_tags, scoring_elsewhere
 from batch_assets.orchestration.resources import connected
 from batch_assets.orchestration.runs import blocking_findings, first_error
-from batch_assets.pipeline.presence import presence
-from batch_assets.pipeline.watch import Watch
 from batch_assets.process import Process
 from batch_assets.project import find_project
-from batch_assets.scoring.commit import day_folder
+from batch_assets.runs.commit import day_folder
 from batch_assets.storage import default_root, open_storage
 
 _LOOK_SECONDS = 2.0
@@ -77,7 +77,7 @@ def materialize(
     config: PipelineConfig,
     day: str,
     instance: dg.DagsterInstance,
-    watch: Watch,
+    progress: Progress,
     *,
     model: ModelVersion,
     engine: EngineName | None = None,
@@ -90,15 +90,15 @@ def materialize(
         BatchAssetsError: the sentence that a step raised.
         KeyboardInterrupt: the run was interrupted; it is recorded as such, and the same call resumes it.
     """
-    with _own_turn(instance, watch):
-        return _Launcher(config, instance, watch, engine, refresh).materialize(day, model)
+    with _own_turn(instance, progress):
+        return _Launcher(config, instance, progress, engine, refresh).materialize(day, model)
 
 
 def materialize_days(
     config: PipelineConfig,
     models: Mapping[str, ModelVersion | BatchAssetsError],
     instance: dg.DagsterInstance,
-    watch: Watch,
+    progress: Progress,
     *,
     engine: EngineName | None = None,
     refresh: bool = False,
@@ -111,8 +111,8 @@ def materialize_days(
     Raises:
         KeyboardInterrupt: it was interrupted; the days that are done stay done.
     """
-    with _own_turn(instance, watch), connected(config.engine, engine):
-        launcher = _Launcher(config, instance, watch, engine, refresh)
+    with _own_turn(instance, progress), connected(config.engine, engine):
+        launcher = _Launcher(config, instance, progress, engine, refresh)
         for day, model in models.items():
             if isinstance(model, BatchAssetsError):
                 yield Day(day, None, str(model))
@@ -125,17 +125,17 @@ def materialize_days(
 
 
 @contextmanager
-def _own_turn(instance: dg.DagsterInstance, watch: Watch) -> Iterator[None]:
+def _own_turn(instance: dg.DagsterInstance, progress: Progress) -> Iterator[None]:
     """Wait until no other run on this instance scores.
 
     Dagster would wait too, at the pool, but spinning and deaf to Ctrl-C. Command lines take turns by a file lock, which the
-    system drops when its holder dies; for runs of the UI this looks at the runs in progress, after the dead were buried. Runs
+    system drops when its holder dies; for runs of the UI this looks at the runs in progress, after the dead were failed. Runs
     of the UI wait in Dagster's queue while a command line's run is in progress.
     """
     with (Path(instance.root_directory) / ".turn").open("a+") as lock:
         if not _locked(lock):
             lock.seek(0)
-            watch.say(f"Another command line is at work on this Dagster instance ({lock.read().strip()}); waiting for it.")
+            progress.say(f"Another command line is at work on this Dagster instance ({lock.read().strip()}); waiting for it.")
         while not _locked(lock):
             time.sleep(0.2)
         lock.truncate(0)
@@ -143,13 +143,13 @@ def _own_turn(instance: dg.DagsterInstance, watch: Watch) -> Iterator[None]:
         lock.flush()
         told: set[str] = set()
         while True:
-            for buried in bury_dead_runs(instance, command_lines_are_dead=True):
-                watch.say(f"Dagster run {buried} was left by a dead process; it is marked as failed now.")
+            for failed in fail_dead_runs(instance, command_lines_are_dead=True):
+                progress.say(f"Dagster run {failed} was left by a dead process; it is marked as failed now.")
             holders = set(scoring_elsewhere(instance))
             if not holders:
                 break
             for holder in sorted(holders - told):
-                watch.say(
+                progress.say(
                     f"Dagster run {holder} is at work in the pool {POOL!r}; this run waits for it. If it is dead, terminate it "
                     "in the UI."
                 )
@@ -191,18 +191,20 @@ class _Launcher:
     """Executes runs of one pipeline in this process."""
 
     def __init__(
-        self, config: PipelineConfig, instance: dg.DagsterInstance, watch: Watch, engine: EngineName | None, refresh: bool
+        self, config: PipelineConfig, instance: dg.DagsterInstance, progress: Progress, engine: EngineName | None, refresh: bool
     ) -> None:
-        self._config, self._instance, self._watch = config, instance, watch
+        self._config, self._instance, self._progress = config, instance, progress
         self._engine, self._refresh = engine, refresh
-        self._job = definitions(config, {"watch": watch}).resolve_job_def(config.name)
+        self._job = definitions(config, {"progress": progress}).resolve_job_def(config.name)
 
     def materialize(self, day: str, model: ModelVersion) -> Launched:
         """One day; what goes wrong comes out as a sentence."""
         started, config = time.perf_counter(), self._config
-        with presence(open_storage(default_root()), day_folder(config.name, day)) as others:
+        with lease(open_storage(default_root()), day_folder(config.name, day)) as others:
             for other in others:
-                self._watch.say(f"Another run of {config.name} {day} is active ({other}); they take turns or share the work.")
+                self._progress.say(
+                    f"Another run of {config.name} {day} is active ({other}); they take turns or share the work."
+                )
             result = self._execute(day, model)
         steps = {stats.step_key: stats for stats in self._instance.get_run_step_stats(result.run_id)}
         stages = {"features": "user_features", "scoring": "predictions", "publishing": "serving_table"}

@@ -37,7 +37,7 @@ def process_tags(run_id: str) -> dict[str, str]:
     return {f"{_TAG}{name}": str(value) for name, value in fields.items()}
 
 
-def bury_dead_runs(
+def fail_dead_runs(
     instance: dg.DagsterInstance, *, of: PipelineConfig | None = None, command_lines_are_dead: bool = False
 ) -> list[str]:
     """End runs whose process is dead, and free the slots of runs that are over; returns the ids of the dead.
@@ -48,7 +48,7 @@ def bury_dead_runs(
     `command_lines_are_dead` says that the caller holds the lock that every command line holds while it lives, so theirs are
     dead even if they were started under another host name, as in a container that was replaced.
     """
-    buried = []
+    failed = []
     for run, process in _running(instance):
         dead = not process.alive() or (command_lines_are_dead and run.tags.get(COMMAND_LINE) == run.run_id)
         if dead and (of is None or belongs_to(of, run)):
@@ -60,19 +60,19 @@ def bury_dead_runs(
                 instance.report_run_canceled(now, message=message)
             else:
                 instance.report_run_failed(now, message=message)
-            buried.append(run.run_id)
+            failed.append(run.run_id)
     started = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED], tags=_IN_POOL)
     for record in instance.get_run_records(started):
         run = record.dagster_run
         silent = run.tags.get(_OWN) != run.run_id and time.time() - (record.start_time or math.inf) > _SILENT_SECONDS
         if silent and (of is None or belongs_to(of, run)):
             instance.report_run_failed(run, message="The process of this run died before it could say which one it is.")
-            buried.append(run.run_id)
+            failed.append(run.run_id)
     for slot in instance.event_log_storage.get_concurrency_info(POOL).claimed_slots:
         holder = instance.get_run_by_id(slot.run_id)
         if holder is None or holder.is_finished:
             instance.event_log_storage.free_concurrency_slots_for_run(slot.run_id)
-    return buried
+    return failed
 
 
 def scoring_elsewhere(instance: dg.DagsterInstance) -> list[str]:

@@ -7,15 +7,15 @@ from typing import Any
 import dagster as dg
 
 from batch_assets.models.registry import ModelVersion
-from batch_assets.pipeline.freeze import Frozen
-from batch_assets.pipeline.pace import Estimate
-from batch_assets.pipeline.publish import Published
-from batch_assets.pipeline.score import Scored
-from batch_assets.pipeline.verdict import Verdict
+from batch_assets.nightly.freeze import Frozen
+from batch_assets.nightly.publish import Published
+from batch_assets.nightly.score import Scored
+from batch_assets.nightly.throughput import Estimate
+from batch_assets.nightly.verdict import Verdict
 from batch_assets.quality.outcome import CheckOutcome
 from batch_assets.quality.plots import plot_scores, plot_shares, plot_work
-from batch_assets.scoring.limits import STAGES
-from batch_assets.scoring.manifest import Manifest, ModelPin
+from batch_assets.runs.bottleneck import STAGES
+from batch_assets.runs.manifest import Manifest, ModelPin
 
 Metadata = dict[str, Any]
 

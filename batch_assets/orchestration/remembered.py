@@ -12,7 +12,7 @@ import dagster as dg
 
 from batch_assets.config import PipelineConfig
 from batch_assets.errors import LostEntry, NotFound
-from batch_assets.numbered_log import NumberedLog
+from batch_assets.logs import NumberedLog
 from batch_assets.storage import Storage, root_id
 
 _ENTRIES = "log_entries"

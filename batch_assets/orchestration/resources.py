@@ -100,7 +100,7 @@ def shared_ray() -> Iterator[dict[str, str]]:
         engine.close()
 
 
-class LogWatch:
+class LogProgress:
     """Tells Dagster's log."""
 
     def __init__(self, log: Any) -> None:
@@ -110,17 +110,17 @@ class LogWatch:
         """One line."""
         self._log.info(message)
 
-    def progress(self, stage: str, done: int, total: int | None) -> None:
+    def at(self, stage: str, done: int, total: int | None) -> None:
         """Nothing: a log line per chunk would bury the others."""
 
 
 @dg.resource(description="Told what a run does: Dagster's log, or the terminal of the command line.")
-def log_watch(context: dg.InitResourceContext) -> LogWatch:
-    """The watch of runs that nobody looks at in a terminal."""
-    return LogWatch(context.log)
+def log_progress(context: dg.InitResourceContext) -> LogProgress:
+    """The progress of runs that nobody looks at in a terminal."""
+    return LogProgress(context.log)
 
 
 @cache
 def shared_resources() -> dict[str, Any]:
     """The resources of all pipelines: the same objects for each, as Dagster asks of definitions that it merges."""
-    return {"storage_root": StorageRoot(), "ray_cluster": RayCluster(), "watch": log_watch}
+    return {"storage_root": StorageRoot(), "ray_cluster": RayCluster(), "progress": log_progress}

@@ -6,10 +6,10 @@ import dagster as dg
 
 from batch_assets.clock import today
 from batch_assets.config import PartitionSettings, PipelineConfig
+from batch_assets.nightly.progress import Progress
+from batch_assets.operations.prune import prune
 from batch_assets.orchestration.resources import StorageRoot
 from batch_assets.orchestration.runs import pruning_job
-from batch_assets.pipeline.prune import prune
-from batch_assets.pipeline.watch import Watch
 
 _MOST_NIGHTS = 31
 """So many nights are caught up with after Dagster was down; more than that is a backfill, which a person asks for."""
@@ -67,8 +67,8 @@ def build_pruning(config: PipelineConfig) -> list[dg.ScheduleDefinition]:
         return []
 
     @dg.op(name=f"{config.name}_prune_op")
-    def prune_op(context: dg.OpExecutionContext, storage_root: StorageRoot, watch: dg.ResourceParam[Watch]) -> None:
-        found = prune(config, storage_root.storage(), None, False, watch)
+    def prune_op(context: dg.OpExecutionContext, storage_root: StorageRoot, progress: dg.ResourceParam[Progress]) -> None:
+        found = prune(config, storage_root.storage(), None, False, progress)
         context.add_output_metadata({name: count for name, count in found.counts.items() if count})
 
     @dg.job(name=pruning_job(config), description="Removes what nothing live and no recent day needs.")

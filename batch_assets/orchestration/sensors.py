@@ -6,12 +6,12 @@ import dagster as dg
 
 from batch_assets.clock import Clock, utc_now
 from batch_assets.config import PipelineConfig
-from batch_assets.orchestration.liveness import bury_dead_runs
+from batch_assets.operations.rollout import Plan, Rollout, expected, outstanding
+from batch_assets.orchestration.liveness import fail_dead_runs
 from batch_assets.orchestration.pins import pin_tags
 from batch_assets.orchestration.remembered import require_remembered
 from batch_assets.orchestration.resources import StorageRoot
 from batch_assets.orchestration.runs import blocking_findings
-from batch_assets.pipeline.rollout import Plan, Rollout, expected, outstanding
 
 _KEY = "batch_assets/rollout"
 """The tag of a roll-out's runs: approval, sha256 and day, the same for every attempt at them."""
@@ -111,9 +111,9 @@ def build_dead_runs(config: PipelineConfig) -> dg.SensorDefinition:
         default_status=dg.DefaultSensorStatus.RUNNING,
     )
     def dead_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-        buried = bury_dead_runs(context.instance, of=config)
+        failed = fail_dead_runs(context.instance, of=config)
         return dg.SkipReason(
-            f"Marked as failed: {', '.join(buried)}." if buried else "Every run in progress has a living process."
+            f"Marked as failed: {', '.join(failed)}." if failed else "Every run in progress has a living process."
         )
 
     return dead_runs

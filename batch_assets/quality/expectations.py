@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from batch_assets.contract import Column, FeatureContract
+from batch_assets.features.contract import Column, FeatureContract
 from batch_assets.histogram import FLOAT_BINS, float_edges
 from batch_assets.quality.outcome import CheckOutcome, Finding, Severity
 

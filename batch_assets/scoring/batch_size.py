@@ -16,8 +16,8 @@ import psutil
 from pydantic import BaseModel, ConfigDict
 
 from batch_assets.errors import LostRace, OutOfMemory
-from batch_assets.numbered_log import NumberedLog
-from batch_assets.scoring.chunks import Chunk
+from batch_assets.logs import NumberedLog
+from batch_assets.runs.chunks import Chunk
 from batch_assets.scoring.forward import Predictor
 from batch_assets.scoring.inputs import SHAPE, Batch, Mask, Staged
 from batch_assets.scoring.poison import first_line

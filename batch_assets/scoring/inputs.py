@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from batch_assets.arrow import as_numpy
-from batch_assets.contract import Column, FeatureContract, ModelInput
+from batch_assets.features.contract import Column, FeatureContract, ModelInput
 
 Array = npt.NDArray[np.float32] | npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]

@@ -17,16 +17,17 @@ import numpy as np
 import pyarrow as pa
 
 from batch_assets.arrow import as_arrow
-from batch_assets.contract import FeatureContract
 from batch_assets.digest import RowHashes, hash_keys
 from batch_assets.errors import ModelMisfit
+from batch_assets.features.contract import FeatureContract
+from batch_assets.features.snapshot import Snapshot, SnapshotReader
 from batch_assets.histogram import Histogram
-from batch_assets.scoring.chunks import Chunk
-from batch_assets.scoring.commit import ChunkCommit, RejectsFile, Written, write_commit, write_rejects
-from batch_assets.scoring.dead_letters import KILLED_WORKER, MODEL_RAISED, NO_PROBABILITIES, NON_FINITE_OUTPUT, Rejects
+from batch_assets.runs.chunks import Chunk
+from batch_assets.runs.commit import ChunkCommit, RejectsFile, Written, write_commit, write_rejects
+from batch_assets.runs.rejects import KILLED_WORKER, MODEL_RAISED, NO_PROBABILITIES, NON_FINITE_OUTPUT, Rejects
+from batch_assets.runs.stage_timer import StageTimer
 from batch_assets.scoring.forward import ForwardPass, Logits, Passed, Predictor
 from batch_assets.scoring.inputs import Batch, Staged, Staging
-from batch_assets.scoring.ledger import Ledger
 from batch_assets.scoring.poison import few
 from batch_assets.scoring.postprocess import (
     Outputs,
@@ -38,7 +39,6 @@ from batch_assets.scoring.postprocess import (
 )
 from batch_assets.scoring.retry import patiently
 from batch_assets.scoring.settings import Device, Precision, ScoringSettings
-from batch_assets.snapshot import Snapshot, SnapshotReader
 from batch_assets.storage import Storage
 
 SCORING_FORMAT = 3
@@ -90,9 +90,9 @@ class Scorer:
     """Scores chunks of one run."""
 
     def __init__(self, task: ScoringTask, lanes: int = 1, predictor: Predictor | None = None) -> None:
-        self.ledger = Ledger()
+        self.timer = StageTimer()
         self.task = task
-        with self.ledger.stage("start-up", {}):
+        with self.timer.stage("start-up", {}):
             self.predictor = predictor or task.load(task.settings.device, task.settings.precision)
             settings = task.settings
             self.forward_pass = ForwardPass(self.predictor, task.outputs.width, settings.batch_rows, settings.max_failed)
@@ -108,12 +108,12 @@ class Scorer:
         """How many forward passes were made: what moves while a worker works."""
         return self.forward_pass.passes
 
-    def score(self, chunk: Chunk, killers: tuple[int, ...] = ()) -> ChunkCommit:
+    def score(self, chunk: Chunk, crashing: tuple[int, ...] = ()) -> ChunkCommit:
         """Score a chunk and commit it; returns the commit that is in force, which may be another writer's.
 
         Args:
             chunk: what to score.
-            killers: places of rows that are known to kill a worker; they are dead-lettered without being scored.
+            crashing: places of rows that are known to kill a worker; they are dead-lettered without being scored.
 
         Raises:
             SnapshotChanged: the frozen rows are not what they were.
@@ -123,19 +123,19 @@ class Scorer:
         """
         task, clock = self.task, dict[str, float]()
         with self.staged(chunk, clock) as (staged, rows):
-            rows.rejects.bury(dict.fromkeys(killers, KILLED_WORKER))
+            rows.rejects.dead_letter(dict.fromkeys(crashing, KILLED_WORKER))
             passed = self.passed(staged, rows, chunk, clock)
         if chunk.number == 0:
             self.require_fitting(passed)
         with self._writing:
-            with self.ledger.stage("postprocess", clock):
+            with self.timer.stage("postprocess", clock):
                 predictions, histogram = self.finished(passed, rows)
                 scored = rows.rejects.scored
                 values = rows.hashes.take(scored).with_values(predictions).digest()
                 keys = rows.keys.filter(as_arrow(scored))
                 name, version = task.contract.key.name, task.model_version
                 output = prediction_table(keys, name, predictions, task.outputs, version, task.day)
-            with self.ledger.stage("write", clock):
+            with self.timer.stage("write", clock):
                 rejects = None if scored.all() else self._write_rejects(chunk, rows)
             commit = ChunkCommit(
                 run_id=task.run_id,
@@ -159,7 +159,7 @@ class Scorer:
                 attempt=chunk.attempt,
                 written=Written.here(),
             )
-            with self.ledger.stage("write", clock):
+            with self.timer.stage("write", clock):
                 winner = patiently(
                     lambda: write_commit(task.storage, task.run_folder, chunk, output, commit), f"Committing {chunk.name}"
                 )
@@ -179,10 +179,10 @@ class Scorer:
         """A chunk's features in a staging buffer that is theirs for the time of the block, and its rows."""
         with ExitStack() as stack:
             with self._reading:
-                with self.ledger.stage("read", clock):
+                with self.timer.stage("read", clock):
                     table = self._read(chunk)
                 staging = stack.enter_context(self._buffer(len(table)))
-                with self.ledger.stage("convert", clock):
+                with self.timer.stage("convert", clock):
                     staged = staging.fill(table)
                     rows = self._rows(table, staged)
             del table
@@ -201,12 +201,12 @@ class Scorer:
 
     def passed(self, staged: Staged, rows: Rows, chunk: Chunk, clock: dict[str, float]) -> Passed:
         """Run the model over the rows that are to be scored; those on which it raises are dead-lettered."""
-        with self._running, self.ledger.stage("forward", clock):
+        with self._running, self.timer.stage("forward", clock):
             passed = self.forward_pass(staged, rows.rejects.scored, chunk.name)
             copying = self.predictor.copying()
         if copying:
-            self.ledger.reassign("forward", TO_DEVICE, copying, clock)
-        rows.rejects.bury(dict.fromkeys(passed.raised, MODEL_RAISED), passed.raised)
+            self.timer.reassign("forward", TO_DEVICE, copying, clock)
+        rows.rejects.dead_letter(dict.fromkeys(passed.raised, MODEL_RAISED), passed.raised)
         return passed
 
     def require_fitting(self, passed: Passed) -> None:
@@ -227,7 +227,7 @@ class Scorer:
             raise ModelMisfit(f"The model {task.model_version} does not fit its card on {task.day}: {seen}.")
 
     def finished(self, passed: Passed, rows: Rows) -> tuple[Predictions, Histogram]:
-        """Predictions of the rows that are scored after all, and the histogram of what the model gave; the rest is buried."""
+        """Predictions of the rows that are scored after all, and the histogram of what the model gave; the rest is failed."""
         predictions = postprocess(passed.logits, self.task.outputs)
         probability = predictions.probability
         if rows.rejects.scored.all():
@@ -236,7 +236,7 @@ class Scorer:
             histogram = Histogram.of(probability[rows.rejects.scored], self.task.histogram_edges)
         if histogram.non_finite:
             bad = np.flatnonzero(rows.rejects.scored & np.isnan(probability))
-            rows.rejects.bury({place: self._why_not(passed.logits[:, place]) for place in bad.tolist()})
+            rows.rejects.dead_letter({place: self._why_not(passed.logits[:, place]) for place in bad.tolist()})
         return (predictions if rows.rejects.scored.all() else predictions.take(rows.rejects.scored)), histogram
 
     def _why_not(self, outputs: Logits) -> str:
@@ -244,14 +244,14 @@ class Scorer:
         finite = self.task.outputs.returns == "probabilities" and np.isfinite(outputs).all()
         return NO_PROBABILITIES if finite else NON_FINITE_OUTPUT
 
-    def probe(self, chunk: Chunk, killers: tuple[int, ...] = (), batch: int | None = None) -> Iterator[int]:
+    def probe(self, chunk: Chunk, crashing: tuple[int, ...] = (), batch: int | None = None) -> Iterator[int]:
         """Run a chunk's forward passes and say before each one what it is about, to find what kills a worker.
 
         Without `batch`, yields the numbers of batches; with one, the places of its rows, each of which is run alone. Rows
         that are known to kill are left out.
         """
         with self.staged(chunk, {}) as (staged, rows):
-            rows.rejects.bury(dict.fromkeys(killers, KILLED_WORKER))
+            rows.rejects.dead_letter(dict.fromkeys(crashing, KILLED_WORKER))
             batches = staged.batches(rows.rejects.scored, self.task.settings.batch_rows)
             passes: list[tuple[int, Batch]] = list(enumerate(batches))
             if batch is not None:
@@ -280,7 +280,7 @@ class Scorer:
             rejects.exclude(rule.applies(staged.scalars[rule.column]), rule.reason)
         if staged.faults:
             faulty = np.logical_or.reduce([mask for _, mask in staged.faults]) & rejects.scored
-            rejects.bury(staged.reasons(faulty))
+            rejects.dead_letter(staged.reasons(faulty))
         keys = table.column(self.task.contract.key.name).combine_chunks()
         keys = keys.chunk(0) if isinstance(keys, pa.ChunkedArray) else keys
         return Rows(keys, hash_keys(keys), rejects)

@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 
 from batch_assets.errors import ReleaseBroken, ReleaseBusy
+from batch_assets.features.snapshot import LONGEST_KEY
 from batch_assets.scoring.postprocess import RECORD_DTYPE, Predictions
-from batch_assets.snapshot import LONGEST_KEY
 
 if TYPE_CHECKING:
     import lmdb

@@ -14,11 +14,11 @@ from pathlib import Path
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from batch_assets.contract import Key
 from batch_assets.digest import Digest, hash_keys
 from batch_assets.errors import AlreadyExists, LostRace, NotFound, ReleaseBroken
-from batch_assets.numbered_log import LogEntry, NumberedLog
-from batch_assets.scoring.manifest import Manifest, ModelPin
+from batch_assets.features.contract import Key
+from batch_assets.logs import LogEntry, NumberedLog
+from batch_assets.runs.manifest import Manifest, ModelPin
 from batch_assets.scoring.postprocess import Predictions
 from batch_assets.serving import lmdb_store
 from batch_assets.storage import Storage

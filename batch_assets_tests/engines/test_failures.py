@@ -12,8 +12,8 @@ import pytest
 from batch_assets.engines.engine import EngineSettings
 from batch_assets.engines.ray_engine import RayEngine
 from batch_assets.errors import EngineError, ModelFails
-from batch_assets.scoring.chunks import Chunk
-from batch_assets.scoring.commit import ChunkCommit
+from batch_assets.runs.chunks import Chunk
+from batch_assets.runs.commit import ChunkCommit
 from batch_assets.scoring.scorer import Scorer
 from batch_assets_tests.faulty import Faulty
 from batch_assets_tests.small import Small, Working, rows, with_values

@@ -10,7 +10,7 @@ from batch_assets.engines.engine import EngineSettings
 from batch_assets.engines.ray_engine import RayEngine
 from batch_assets.engines.ray_worker import Owner, Worker
 from batch_assets.process import Process
-from batch_assets.scoring.chunks import Chunk
+from batch_assets.runs.chunks import Chunk
 from batch_assets.scoring.scorer import Scorer
 from batch_assets_tests.small import Small, Working, small_model
 

@@ -9,7 +9,7 @@ import pytest
 
 from batch_assets.errors import ApprovalInvalid, InUse, LostRace, NoSuchModel, Retired, VersionExists, Withdrawn
 from batch_assets.models.registry import ModelSettings
-from batch_assets.pipeline.rollout import retire
+from batch_assets.operations.rollout import retire
 from batch_assets_tests.approving import approve_some
 from batch_assets_tests.small import Small, small_model
 

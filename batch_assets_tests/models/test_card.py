@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from batch_assets.contract import FeatureContract
 from batch_assets.errors import ModelMisfit
+from batch_assets.features.contract import FeatureContract
 from batch_assets.histogram import Spread
 from batch_assets.models.card import Card, make_card
 from batch_assets.models.predictor import export_model, predict_probabilities

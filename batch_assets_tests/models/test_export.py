@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from batch_assets.contract import FeatureContract
 from batch_assets.errors import ModelMisfit
+from batch_assets.features.contract import FeatureContract
 from batch_assets.models.predictor import export_model, load_program
 
 

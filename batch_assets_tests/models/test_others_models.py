@@ -19,8 +19,8 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from batch_assets.contract import FeatureContract
 from batch_assets.errors import BatchAssetsError
+from batch_assets.features.contract import FeatureContract
 from batch_assets.models.card import Card
 from batch_assets.models.formats import PT2, safetensors_of
 from batch_assets.models.permitted import permitted_rows

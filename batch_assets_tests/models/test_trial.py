@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from batch_assets.contract import FeatureContract
 from batch_assets.errors import ModelMisfit
+from batch_assets.features.contract import FeatureContract
 from batch_assets.histogram import Histogram, Spread
 from batch_assets.models.card import Card
 from batch_assets.models.permitted import ROWS, permitted_rows

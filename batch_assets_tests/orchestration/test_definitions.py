@@ -7,11 +7,11 @@ import dagster as dg
 import pytest
 
 from batch_assets.errors import NoSuchPipeline
+from batch_assets.nightly.lease import at_work
 from batch_assets.orchestration.catalog import code_location, pipeline, pipelines
 from batch_assets.orchestration.component import ScoringPipeline
 from batch_assets.orchestration.resources import shared_resources
-from batch_assets.pipeline.presence import at_work
-from batch_assets.scoring.commit import day_folder
+from batch_assets.runs.commit import day_folder
 from batch_assets_tests.conftest import PROJECT
 from batch_assets_tests.orchestration.location import repository, run
 from batch_assets_tests.small import DAY, Quiet, Small
@@ -53,20 +53,20 @@ def test_what_the_code_location_holds() -> None:
     assert [job.name for job in repository.get_all_jobs() if not job.name.startswith("__")] == ["customer_propensity"]
     assert repository.schedule_defs == [], "a pipeline with an end needs no schedule"
     sensors = {sensor.name for sensor in repository.sensor_defs}
-    assert not [name for name in sensors if name.endswith(("_promise", "alerts"))], "it promises nothing, and tells nobody"
+    assert not [name for name in sensors if name.endswith(("_sla", "alerts"))], "it has no SLA, and tells nobody"
 
 
 def test_what_an_open_ended_pipeline_adds() -> None:
-    attributes = {**ATTRIBUTES, "promise": {"published_by": "06:00"}, "alerts": [{"kind": "log"}]}
+    attributes = {**ATTRIBUTES, "sla": {"published_by": "06:00"}, "alerts": [{"kind": "log"}]}
     component = ScoringPipeline.from_attributes_dict(attributes=attributes)
     repository = dg.component_defs(component=component, resources=shared_resources()).get_repository_def()
     assert [schedule.name for schedule in repository.schedule_defs] == ["another_nightly"]
     sensors = {sensor.name for sensor in repository.sensor_defs}
-    assert {"another_alerts", "another_dead_letter_alerts", "another_promise"} <= sensors
+    assert {"another_alerts", "another_dead_letter_alerts", "another_sla"} <= sensors
     graph = repository.asset_graph
-    promise = next(key for key in graph.asset_check_keys if key.name == "promise")
-    assert promise.asset_key == dg.AssetKey(["another", "serving_table"])
-    assert not graph.get_check_spec(promise).blocking
+    sla = next(key for key in graph.asset_check_keys if key.name == "sla")
+    assert sla.asset_key == dg.AssetKey(["another", "serving_table"])
+    assert not graph.get_check_spec(sla).blocking
 
 
 def test_partitions_are_every_day_of_the_data() -> None:
@@ -115,7 +115,7 @@ def test_a_component_is_made_from_yaml_with_templates_resolved() -> None:
         (["partitions"], {"start": "2024-02-01", "end": "2024-01-01"}, "before the first day"),
         (["partitions"], {"start": "2024-02-01", "timezone": "Europe/Berln"}, "no time zone Europe/Berln"),
         (["nightly"], {"at": 750}, "nightly.at"),
-        (["promise"], {"published_by": "6am"}, "published_by"),
+        (["sla"], {"published_by": "6am"}, "published_by"),
         (["alerts"], [{"kind": "slack", "url": "hooks.example/1"}], "begins with http:// or https://"),
         (["features", "contract"], {"key": {"name": "u", "dtype": "int64"}, "columns": []}, "columns"),
     ],
@@ -167,23 +167,23 @@ def test_importing_is_light(module: str, unwanted: list[str]) -> None:
 
 
 class Looking(Quiet):
-    """A watch that looks who is announced on the day whenever something happens."""
+    """Progress that looks who is announced on the day whenever something happens."""
 
     def __init__(self, small: Small) -> None:
         super().__init__()
         self._small = small
         self.found: dict[str, int] = {}
 
-    def progress(self, stage: str, done: int, total: int | None) -> None:
+    def at(self, stage: str, done: int, total: int | None) -> None:
         self.found[stage] = len(at_work(self._small.storage, day_folder("small", DAY)))
 
 
 def test_who_works_on_a_day_is_announced_all_the_time(small: Small) -> None:
     """So that `prune` leaves it alone, also while nothing is scored."""
-    watch = Looking(small)
+    progress = Looking(small)
     with dg.DagsterInstance.ephemeral() as instance:
-        run(repository(small, {"watch": dg.ResourceDefinition.hardcoded_resource(watch)}), instance, DAY)
-    assert watch.found == {"freezing features": 1, "scoring": 1, "publishing": 1}
+        run(repository(small, {"progress": dg.ResourceDefinition.hardcoded_resource(progress)}), instance, DAY)
+    assert progress.found == {"freezing features": 1, "scoring": 1, "publishing": 1}
     assert at_work(small.storage, day_folder("small", DAY)) == []
 
 

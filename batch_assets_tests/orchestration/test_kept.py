@@ -7,8 +7,8 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from batch_assets.nightly.summary import summarize
 from batch_assets.orchestration.alerting import of_failure
-from batch_assets.pipeline.summary import summarize
 from batch_assets_tests.orchestration.location import repository, run
 from batch_assets_tests.small import DAY, Small, rows
 

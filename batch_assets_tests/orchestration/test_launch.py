@@ -17,13 +17,13 @@ from batch_assets.demo import train as training
 from batch_assets.engines.engine import EngineName
 from batch_assets.errors import BatchAssetsError, Blocked, ConfigError, NoSuchModel
 from batch_assets.models.registry import ModelVersion
+from batch_assets.nightly.freeze import freeze
 from batch_assets.orchestration import liveness
 from batch_assets.orchestration.catalog import pipeline
 from batch_assets.orchestration.launch import Launched, materialize_days, open_instance
 from batch_assets.orchestration.launch import materialize as launch_day
-from batch_assets.orchestration.liveness import POOL, bury_dead_runs
+from batch_assets.orchestration.liveness import POOL, fail_dead_runs
 from batch_assets.orchestration.resources import StorageRoot
-from batch_assets.pipeline.freeze import freeze
 from batch_assets.process import Process
 from batch_assets.serving.release import current_log
 from batch_assets_tests.conftest import PROJECT
@@ -52,9 +52,11 @@ def config() -> PipelineConfig:
     return pipeline(training.PIPELINE)
 
 
-def materialize(config: PipelineConfig, day: str, instance: dg.DagsterInstance, watch: Quiet, engine: EngineName) -> Launched:
+def materialize(
+    config: PipelineConfig, day: str, instance: dg.DagsterInstance, progress: Quiet, engine: EngineName
+) -> Launched:
     """With the version that is approved now."""
-    return launch_day(config, day, instance, watch, model=StorageRoot().registry().resolve(config.model), engine=engine)
+    return launch_day(config, day, instance, progress, model=StorageRoot().registry().resolve(config.model), engine=engine)
 
 
 def last(instance: dg.DagsterInstance, asset: str) -> dg.AssetMaterialization:
@@ -180,7 +182,7 @@ def test_a_run_of_a_dead_process_is_buried_and_its_slot_freed(instance: dg.Dagst
         )
     slots.claim_concurrency_slot(POOL, runs["dead"].run_id, "step")
     assert slots.get_concurrency_info(POOL).claimed_slots
-    assert bury_dead_runs(instance) == [runs["dead"].run_id]
+    assert fail_dead_runs(instance) == [runs["dead"].run_id]
     assert not slots.get_concurrency_info(POOL).claimed_slots
     for ended in ("canceled", "succeeded"):
         run_id = str(uuid.uuid4())
@@ -188,9 +190,9 @@ def test_a_run_of_a_dead_process_is_buried_and_its_slot_freed(instance: dg.Dagst
         tags = {f"batch_assets/{key}": str(value) for key, value in fields.items()}
         status = dg.DagsterRunStatus.CANCELING if ended == "canceled" else dg.DagsterRunStatus.SUCCESS
         runs[ended] = instance.add_run(dg.DagsterRun(run_id=run_id, job_name=config.name, tags=tags, status=status))
-    assert bury_dead_runs(instance) == [runs["canceled"].run_id]
+    assert fail_dead_runs(instance) == [runs["canceled"].run_id]
     slots.claim_concurrency_slot(POOL, "a run that nobody knows any more", "step")
-    assert bury_dead_runs(instance) == []
+    assert fail_dead_runs(instance) == []
     assert not slots.get_concurrency_info(POOL).claimed_slots
     statuses = {name: instance.get_run_by_id(run.run_id).status for name, run in runs.items()}
     assert statuses == {
@@ -210,9 +212,9 @@ def test_a_run_that_died_before_it_said_who_it_is_is_buried_too(
         dg.DagsterRun(job_name=config.name, status=dg.DagsterRunStatus.STARTING, tags={f".dagster/pool/{POOL}": "true"})
     )
     instance.report_dagster_event(dg.DagsterEvent(dg.DagsterEventType.RUN_START.value, config.name), run.run_id)
-    assert bury_dead_runs(instance) == [], "it has just begun"
+    assert fail_dead_runs(instance) == [], "it has just begun"
     monkeypatch.setattr(liveness, "_SILENT_SECONDS", -60.0)
-    assert bury_dead_runs(instance) == [run.run_id]
+    assert fail_dead_runs(instance) == [run.run_id]
 
 
 def test_launched_by_dagster_it_is_the_same_night(instance: dg.DagsterInstance, config: PipelineConfig) -> None:
@@ -239,9 +241,9 @@ def test_command_lines_of_a_former_host_are_dead_for_whoever_holds_their_lock(
     tags = {f"batch_assets/{name}": str(value) for name, value in fields.items()}
     instance.add_run(dg.DagsterRun(run_id=run_id, job_name=config.name, status=dg.DagsterRunStatus.STARTED, tags=tags))
     instance.event_log_storage.claim_concurrency_slot(POOL, run_id, "step")
-    watch = Quiet()
-    materialize(config, DAY, instance, watch, engine="local")
-    assert f"Dagster run {run_id} was left by a dead process" in watch.said[0]
+    progress = Quiet()
+    materialize(config, DAY, instance, progress, engine="local")
+    assert f"Dagster run {run_id} was left by a dead process" in progress.said[0]
 
 
 def test_a_re_execution_from_the_ui_inherits_tags_and_is_left_alone(instance: dg.DagsterInstance) -> None:
@@ -249,7 +251,7 @@ def test_a_re_execution_from_the_ui_inherits_tags_and_is_left_alone(instance: dg
     fields = {**Process.current().as_mapping(), "run": run_id, "command_line": parent}
     tags = {f"batch_assets/{name}": str(value) for name, value in fields.items()}
     instance.add_run(dg.DagsterRun(run_id=run_id, job_name="job", status=dg.DagsterRunStatus.STARTED, tags=tags))
-    assert bury_dead_runs(instance, command_lines_are_dead=True) == []
+    assert fail_dead_runs(instance, command_lines_are_dead=True) == []
     assert instance.get_run_by_id(run_id).status == dg.DagsterRunStatus.STARTED
 
 
@@ -280,10 +282,10 @@ def test_a_run_that_waits_for_the_pool_says_so_and_can_be_interrupted(
             if "another-host" in message:
                 raise KeyboardInterrupt
 
-    watch = Impatient()
+    progress = Impatient()
     with pytest.raises(KeyboardInterrupt):
-        materialize(config, DAY, instance, watch, engine="local")
-    assert "at work in the pool" in watch.said[-1]
+        materialize(config, DAY, instance, progress, engine="local")
+    assert "at work in the pool" in progress.said[-1]
     assert len(instance.get_runs()) == 1, "nothing was begun"
 
 
@@ -334,8 +336,8 @@ def test_whatever_goes_wrong_with_a_day_the_next_is_scored(instance: dg.DagsterI
 
 def test_cancelled_in_the_ui_it_ends_and_resumes(instance: dg.DagsterInstance, config: PipelineConfig) -> None:
     class Cancelling(Quiet):
-        def progress(self, stage: str, done: int, total: int | None) -> None:
-            super().progress(stage, done, total)
+        def at(self, stage: str, done: int, total: int | None) -> None:
+            super().at(stage, done, total)
             (run,) = instance.get_runs()
             instance.report_run_canceling(run)
             time.sleep(60)  # until this process is interrupted

@@ -9,13 +9,13 @@ import dagster as dg
 import pytest
 
 from batch_assets.errors import LostEntry
-from batch_assets.numbered_log import NumberedLog
+from batch_assets.features.snapshot import current_log
+from batch_assets.logs import NumberedLog
+from batch_assets.nightly.accepted import accepted_log
 from batch_assets.orchestration.asset_checks import build_checks
 from batch_assets.orchestration.resources import StorageRoot
 from batch_assets.orchestration.runs import step_failures
-from batch_assets.pipeline.accepted import accepted_log
 from batch_assets.serving.release import current_log as live_log
-from batch_assets.snapshot import current_log
 from batch_assets_tests.forgery import delete_newest
 from batch_assets_tests.orchestration.location import changed, repository, run
 from batch_assets_tests.small import DAY, Small

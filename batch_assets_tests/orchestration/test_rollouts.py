@@ -96,7 +96,7 @@ class TestSensor:
         assert request.tags["batch_assets/model_sha256"] == model.card.model_sha256
 
     def test_the_runs_tags_say_what_the_approver_was_told(self, rollout: Rollout) -> None:
-        from batch_assets.pipeline.rollout import approve
+        from batch_assets.operations.rollout import approve
 
         small = rollout.small
         approve([small.config], small.storage, small.registry, "small", "batch", "v2", why="sure", by="Ann")

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from batch_assets.contract import Column, FeatureContract
+from batch_assets.features.contract import Column, FeatureContract
 from batch_assets.histogram import Histogram
 from batch_assets.quality.completeness import (
     CompletenessSettings,
@@ -426,7 +426,7 @@ def test_a_spark_that_is_installed_is_not_imported(tmp_path: Path) -> None:
     """Its package ends processes in which it does not find a main module; a made-up one stands for it."""
     (tmp_path / "pyspark.py").write_text("raise SystemExit('imported')")
     program = """
-from batch_assets.contract import Column, FeatureContract
+from batch_assets.features.contract import Column, FeatureContract
 from batch_assets.quality.expectations import ExpectationSettings, judge_profile
 import pyarrow as pa
 contract = {"key": {"name": "user", "dtype": "int64"}, "columns": [{"name": "x"}]}

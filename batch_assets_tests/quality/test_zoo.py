@@ -19,19 +19,19 @@ import pytest
 import torch
 
 from batch_assets.config import FeatureSettings, PipelineConfig
-from batch_assets.contract import FeatureContract
 from batch_assets.demo import train as training
 from batch_assets.engines.local_engine import LocalEngine
 from batch_assets.errors import BatchAssetsError, NotPublishable
-from batch_assets.features.sql_source import SqlSource
+from batch_assets.features.contract import FeatureContract
 from batch_assets.models.predictor import export_model
 from batch_assets.models.registry import Registry
+from batch_assets.nightly.freeze import freeze
+from batch_assets.nightly.judge import judge, judge_features
+from batch_assets.nightly.publish import publish, published_matches
+from batch_assets.nightly.score import plan_run, score
 from batch_assets.orchestration.catalog import pipeline
-from batch_assets.pipeline.freeze import freeze
-from batch_assets.pipeline.judge import judge, judge_features
-from batch_assets.pipeline.publish import publish, published_matches
-from batch_assets.pipeline.score import plan_run, score
 from batch_assets.serving.release import current_log
+from batch_assets.sources.duckdb_source import SqlSource
 from batch_assets.storage import LocalStorage
 from batch_assets_tests.small import Quiet
 
@@ -56,21 +56,21 @@ class World:
 
     def night(self, engine: LocalEngine | None = None) -> None:
         """All of the night. Raises what a gate raises; a verdict that blocks is raised as publishing would."""
-        watch = Quiet()
-        frozen = freeze(self.config, self.storage, NIGHT, watch)
+        progress = Quiet()
+        frozen = freeze(self.config, self.storage, NIGHT, progress)
         verdict = judge_features(self.config, self.storage, frozen, NIGHT)
         if verdict.blocking:
             raise NotPublishable("; ".join(f"{one.name}: {one.message}" for one in verdict.blocking))
         model = self.registry.resolve(self.config.model)
-        score(self.config, self.storage, NIGHT, model, engine or LocalEngine(1), watch)
+        score(self.config, self.storage, NIGHT, model, engine or LocalEngine(1), progress)
         judge(self.config, self.storage, NIGHT, model)
-        publish(self.config, self.storage, NIGHT, model, watch)
+        publish(self.config, self.storage, NIGHT, model, progress)
 
     def scored(self) -> Path:
         """The night up to its verdict; returns the folder of the run."""
-        watch, model = Quiet(), self.registry.resolve(self.config.model)
-        judge_features(self.config, self.storage, freeze(self.config, self.storage, NIGHT, watch), NIGHT)
-        score(self.config, self.storage, NIGHT, model, LocalEngine(1), watch)
+        progress, model = Quiet(), self.registry.resolve(self.config.model)
+        judge_features(self.config, self.storage, freeze(self.config, self.storage, NIGHT, progress), NIGHT)
+        score(self.config, self.storage, NIGHT, model, LocalEngine(1), progress)
         judge(self.config, self.storage, NIGHT, model)
         return self.storage.local_path(plan_run(self.config, self.storage, NIGHT, model).folder)
 
@@ -89,16 +89,16 @@ def good_week(trained_root: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     """A root with seven published days, and the real features of every day that is used here."""
     root = tmp_path_factory.mktemp("zoo") / "root"
     shutil.copytree(trained_root, root)
-    config, storage, watch = pipeline(NAME), LocalStorage(str(root)), Quiet()
+    config, storage, progress = pipeline(NAME), LocalStorage(str(root)), Quiet()
     model = Registry(storage).resolve(config.model)
     for day in WEEK:
-        freeze(config, storage, day, watch)
-        score(config, storage, day, model, LocalEngine(1), watch)
+        freeze(config, storage, day, progress)
+        score(config, storage, day, model, LocalEngine(1), progress)
         judge(config, storage, day, model)
-        publish(config, storage, day, model, watch)
+        publish(config, storage, day, model, progress)
     for day in (NIGHT, "1998-05-31", *WEEK):
         shelf = LocalStorage(str(root.parent / "shelf"))
-        frozen = freeze(config, shelf, day, watch)
+        frozen = freeze(config, shelf, day, progress)
         shutil.copy(shelf.local_path(frozen.folder) / "part-00000.parquet", root.parent / f"{day}.parquet")
     return root
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from batch_assets.contract import FeatureContract
+from batch_assets.features.contract import FeatureContract
 from batch_assets.models.predictor import TorchPredictor, export_model, load_program
 from batch_assets.scoring.forward import ForwardPass
 from batch_assets.scoring.inputs import SHORTEST_BUCKET, Staged, Staging

@@ -14,10 +14,10 @@ import pytest
 from batch_assets.engines.local_engine import LocalEngine
 from batch_assets.errors import OutOfMemory
 from batch_assets.models.predictor import export_model
-from batch_assets.pipeline.freeze import freeze
-from batch_assets.pipeline.judge import judge
-from batch_assets.pipeline.score import plan_run, score
-from batch_assets.pipeline.sweep import newest_frozen_day, sweep
+from batch_assets.nightly.freeze import freeze
+from batch_assets.nightly.judge import judge
+from batch_assets.nightly.score import plan_run, score
+from batch_assets.operations.sweep import newest_frozen_day, sweep
 from batch_assets.scoring.batch_size import Measured, pick, resolved, sweep_log
 from batch_assets.scoring.forward import ForwardPass
 from batch_assets.scoring.inputs import Batch
@@ -35,7 +35,7 @@ import numpy as np
 from batch_assets.models.predictor import load_program
 from batch_assets.scoring.forward import ForwardPass
 from batch_assets.scoring.inputs import Staged, Staging
-from batch_assets.contract import FeatureContract
+from batch_assets.features.contract import FeatureContract
 import pyarrow as pa
 
 columns = [{"name": name} for name in ("x", "y", "z")]
@@ -150,12 +150,12 @@ class TestSweep:
     def wide(self, make_small: Make) -> Small:
         small = make_small(rows(4_000), scoring={"chunk_rows": 4_096})
         small.register("v2", wide_model())
-        freeze(small.config, small.storage, DAY, small.watch)
+        freeze(small.config, small.storage, DAY, small.progress)
         return small
 
     def test_it_goes_to_the_end_of_the_memory_and_auto_means_what_it_found(self, wide: Small) -> None:
         assert newest_frozen_day(wide.config, wide.storage) == DAY
-        found = sweep(wide.config, wide.storage, DAY, wide.model, wide.watch, memory_limit=1_200_000_000)
+        found = sweep(wide.config, wide.storage, DAY, wide.model, wide.progress, memory_limit=1_200_000_000)
         sizes = [one.batch_rows for one in found.sweep.measured]
         assert sizes == [2**n for n in range(len(sizes))]
         assert found.sweep.ended == f"{2 * sizes[-1]:,} rows do not fit into 1.2 GB"
@@ -174,14 +174,14 @@ class TestSweep:
     def test_a_day_that_was_begun_keeps_its_size(self, make_small: Make) -> None:
         """A sweep between two steps of a night, or before a resume, does not make another run of it."""
         small = make_small(scoring={"chunk_rows": 256})
-        freeze(small.config, small.storage, DAY, small.watch)
-        run = score(small.config, small.storage, DAY, small.model, LocalEngine(), small.watch).manifest.run_id
+        freeze(small.config, small.storage, DAY, small.progress)
+        run = score(small.config, small.storage, DAY, small.model, LocalEngine(), small.progress).manifest.run_id
         log = sweep_log(small.storage, small.model.card.model_sha256, small.config.scoring, version("torch"))
         log.append({"batch_rows": 64}, after=0, why="test")
         assert plan_run(small.config, small.storage, DAY, small.model).run_id == run
         assert judge(small.config, small.storage, DAY, small.model).subject == run
         later = "2024-03-11"
-        freeze(small.config, small.storage, later, small.watch)
+        freeze(small.config, small.storage, later, small.progress)
         assert plan_run(small.config, small.storage, later, small.model).settings.batch_size == 64
 
     def test_a_size_that_was_set_is_used_whatever_was_found(self, small: Small) -> None:

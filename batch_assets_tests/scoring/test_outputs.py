@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from batch_assets.errors import ModelMisfit
 from batch_assets.models.predictor import export_model
-from batch_assets.scoring.dead_letters import NO_PROBABILITIES, NON_FINITE_OUTPUT
+from batch_assets.runs.rejects import NO_PROBABILITIES, NON_FINITE_OUTPUT
 from batch_assets.scoring.postprocess import MOST_CLASSES, Outputs, Returns, no_probabilities, postprocess
 from batch_assets.scoring.scorer import Scorer
 from batch_assets_tests.small import OUTPUTS, Small, Working, rows, small_model, with_values

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from batch_assets.engines.local_engine import LocalEngine
 from batch_assets.errors import ModelFails, StillFailing
+from batch_assets.proof.audit import Sample
+from batch_assets.proof.audit import compare as compare_values
 from batch_assets.scoring import retry
-from batch_assets.scoring.audit import Sample
-from batch_assets.scoring.audit import compare as compare_values
 from batch_assets.scoring.inputs import Batch
 from batch_assets.scoring.poison import Breaker, isolate
 from batch_assets.scoring.scorer import Scorer

@@ -16,10 +16,10 @@ import pytest
 from batch_assets.digest import key_digest
 from batch_assets.engines.local_engine import LocalEngine
 from batch_assets.errors import CommitBroken, ProofFailed, SnapshotChanged
-from batch_assets.pipeline.freeze import freeze
-from batch_assets.pipeline.score import score
-from batch_assets.scoring.commit import read_committed, write_commit
-from batch_assets.scoring.manifest import Manifest
+from batch_assets.nightly.freeze import freeze
+from batch_assets.nightly.score import score
+from batch_assets.runs.commit import read_committed, write_commit
+from batch_assets.runs.manifest import Manifest
 from batch_assets_tests.small import DAY, Small, Working, rows, with_values
 
 Make = Callable[..., Small]
@@ -73,7 +73,7 @@ def test_the_proof_covers_every_row(working: Working) -> None:
 def test_the_proof_holds_however_chunks_lie_on_row_groups(make_small: Make, chunk_rows: int) -> None:
     """Row groups have 256 rows; chunks are smaller, equal, odd or larger."""
     small = make_small()
-    freeze(small.config, small.storage, DAY, small.watch)
+    freeze(small.config, small.storage, DAY, small.progress)
     scoring = small.config.scoring.model_copy(update={"chunk_rows": chunk_rows})
     small.config = small.config.model_copy(update={"scoring": scoring})
     working = Working(small)
@@ -282,7 +282,7 @@ class TestBrokenProof:
     def test_rows_moved_between_chunks_of_one_row_group(self, make_small: Make) -> None:
         """The row group's sum is right then; only its chunks tell."""
         small = make_small()
-        freeze(small.config, small.storage, DAY, small.watch)
+        freeze(small.config, small.storage, DAY, small.progress)
         scoring = small.config.scoring.model_copy(update={"chunk_rows": 64})
         small.config = small.config.model_copy(update={"scoring": scoring})
         working = Working(small)
@@ -321,8 +321,8 @@ def test_rows_that_change_in_mid_run_are_never_committed(working: Working) -> No
 
 def test_a_manifest_of_the_first_version_is_still_read(small: Small) -> None:
     """Days that were accepted before there was an audit are still compared with."""
-    freeze(small.config, small.storage, DAY, small.watch)
-    manifest = score(small.config, small.storage, DAY, small.model, LocalEngine(), small.watch).manifest
+    freeze(small.config, small.storage, DAY, small.progress)
+    manifest = score(small.config, small.storage, DAY, small.model, LocalEngine(), small.progress).manifest
     newer = {"audit", "agreement", "work", "proof_seconds"}
     older = Manifest.model_validate(manifest.model_dump(mode="json", exclude=newer))
     assert older.model_dump(exclude=newer) == manifest.model_dump(exclude=newer)

@@ -10,10 +10,10 @@ import pytest
 from batch_assets.digest import hash_keys
 from batch_assets.engines.local_engine import LocalEngine
 from batch_assets.errors import CommitBroken, NoPrediction, NotPublishable, ReleaseBroken, ReleaseBusy
-from batch_assets.pipeline.freeze import freeze
-from batch_assets.pipeline.judge import judge
-from batch_assets.pipeline.publish import publish, published_matches
-from batch_assets.pipeline.score import plan_run, score
+from batch_assets.nightly.freeze import freeze
+from batch_assets.nightly.judge import judge
+from batch_assets.nightly.publish import publish, published_matches
+from batch_assets.nightly.score import plan_run, score
 from batch_assets.scoring.postprocess import Predictions
 from batch_assets.serving import lmdb_store
 from batch_assets.serving.reader import Reader
@@ -123,7 +123,7 @@ class TestRelease:
         small.register("v2", small_model([0.9, -0.5, 0.25]))
         second = small.night()
         assert second.is_live
-        again = publish(small.config, small.storage, DAY, first_model, small.watch)
+        again = publish(small.config, small.storage, DAY, first_model, small.progress)
         assert (again.release.name, again.is_live) == (first.release.name, False)
 
     def test_publishing_again_changes_nothing(self, small: Small) -> None:
@@ -134,8 +134,8 @@ class TestRelease:
 
     def test_a_record_that_differs_is_never_shown(self, small: Small) -> None:
         """A predictions file is replaced after the manifest was written, by one of the same size with two values swapped."""
-        freeze(small.config, small.storage, DAY, small.watch)
-        manifest = score(small.config, small.storage, DAY, small.model, LocalEngine(), small.watch).manifest
+        freeze(small.config, small.storage, DAY, small.progress)
+        manifest = score(small.config, small.storage, DAY, small.model, LocalEngine(), small.progress).manifest
         judge(small.config, small.storage, DAY, small.model)
         path = small.storage.local_path(f"{manifest.folder}/{manifest.files[0].name}")
         data = bytearray(path.read_bytes())
@@ -145,7 +145,7 @@ class TestRelease:
         data[place : place + 4], data[other : other + 4] = second.tobytes(), first.tobytes()
         path.write_bytes(data)
         with pytest.raises(CommitBroken, match=r"chunk-00000\.parquet holds other values"):
-            publish(small.config, small.storage, DAY, small.model, small.watch)
+            publish(small.config, small.storage, DAY, small.model, small.progress)
         assert current_log(small.storage, "small").latest() is None
         path.unlink()
         assert small.night().is_live, "the way out that the message names"
@@ -180,7 +180,7 @@ class TestRelease:
             data[data.index(value)] ^= 1
             path.write_bytes(data)
         with pytest.raises(CommitBroken, match="chunk-00001"):
-            publish(small.config, small.storage, DAY, small.model, small.watch)
+            publish(small.config, small.storage, DAY, small.model, small.progress)
         assert Reader.live(small.storage, "small").lookup(1).record["user"] == 1
 
     def test_a_release_with_a_damaged_page_is_noticed_and_replaced(self, small: Small) -> None:
@@ -238,7 +238,7 @@ class TestRelease:
         reader = Reader.live(small.storage, "small")
         assert "open in this process already" in published_matches(small.config, small.storage, DAY, small.model).message
         with pytest.raises(ReleaseBusy):
-            publish(small.config, small.storage, DAY, small.model, small.watch)
+            publish(small.config, small.storage, DAY, small.model, small.progress)
         reader.close()
         assert small.night().is_live
         assert path.stat().st_ino == before
@@ -279,8 +279,8 @@ class TestRelease:
 
 
 def test_what_was_not_judged_is_not_published(small: Small) -> None:
-    freeze(small.config, small.storage, DAY, small.watch)
-    score(small.config, small.storage, DAY, small.model, LocalEngine(), small.watch)
+    freeze(small.config, small.storage, DAY, small.progress)
+    score(small.config, small.storage, DAY, small.model, LocalEngine(), small.progress)
     with pytest.raises(NotPublishable, match="not judged"):
-        publish(small.config, small.storage, DAY, small.model, small.watch)
+        publish(small.config, small.storage, DAY, small.model, small.progress)
     assert current_log(small.storage, "small").latest() is None

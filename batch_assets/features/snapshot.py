@@ -1,0 +1,286 @@
+"""The frozen input of one partition: what exactly will be scored, and how to notice that it is no longer the same.
+
+A snapshot is written once into a folder of its own, sorted by key, and never changed. Its digest covers paths, sizes, row
+groups, schema and content, never a time stamp. A digest of the keys of every row group is recorded while writing: the proof
+compares what was scored with these, not with what the scorer says it read.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from batch_assets.digest import Digest, key_digest
+from batch_assets.errors import BadKeys, NotFound, SnapshotChanged
+from batch_assets.logs import NumberedLog
+from batch_assets.storage import Storage
+
+ROWS_PER_FILE = 1 << 22
+"""A new part file is begun after so many rows."""
+
+ROWS_PER_GROUP = 1 << 14
+"""Rows of a row group, or fewer: small, so that an audit or a look at one row reads little, and as fast to read as large
+ones.
+"""
+
+LONGEST_KEY = 511
+"""Bytes of a text key; what the embedded store can hold."""
+
+_DOCUMENT = "_snapshot.json"
+
+
+class RowGroup(BaseModel):
+    """One Parquet row group: how many rows, and the digest of their keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rows: int
+    keys: Digest
+
+
+class SnapshotFile(BaseModel):
+    """One part file. `token` is the storage's stamp of it, beside the digest and not part of it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    size: int
+    sha256: str
+    row_groups: tuple[RowGroup, ...]
+    token: str
+
+    @property
+    def rows(self) -> int:
+        """Rows in the file."""
+        return sum(group.rows for group in self.row_groups)
+
+
+class Snapshot(BaseModel):
+    """The frozen input of one partition. `key` names the key column; `schema_text` is the Arrow schema, one field a line."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    digest: str
+    key: str
+    schema_text: str
+    files: tuple[SnapshotFile, ...]
+
+    @property
+    def rows(self) -> int:
+        """Rows in all files."""
+        return sum(file.rows for file in self.files)
+
+
+def partition_folder(pipeline: str, day: str) -> str:
+    """Where a day's snapshots lie."""
+    return f"{pipeline}/user_features/date={day}"
+
+
+def snapshot_folder(pipeline: str, day: str, digest: str) -> str:
+    """Where one snapshot lies."""
+    return f"{partition_folder(pipeline, day)}/snapshot={digest[:16]}"
+
+
+def current_log(storage: Storage, pipeline: str, day: str) -> NumberedLog:
+    """Which snapshot a day uses: entries with the `digest`."""
+    return NumberedLog(storage, f"{partition_folder(pipeline, day)}/_current")
+
+
+def days_of(storage: Storage, pipeline: str) -> list[str]:
+    """Every day of which something is kept, ascending."""
+    folders = storage.names(f"{pipeline}/user_features")
+    return sorted(name.removeprefix("date=") for name in folders if name.startswith("date="))
+
+
+def write_snapshot(folder: Path, batches: pa.RecordBatchReader, key: str, row_group_rows: int) -> Snapshot:
+    """Write rows, which must come in ascending order of their key, to part files in a local folder.
+
+    The files are what reads fastest here: plain encoding without dictionary, LZ4.
+
+    Args:
+        folder: an empty local folder.
+        batches: the rows.
+        key: the key column's name.
+        row_group_rows: rows per row group.
+
+    Raises:
+        BadKeys: a key is null, doubled or out of order.
+    """
+    names: list[str] = []
+    digests: list[list[RowGroup]] = []
+    writer: pq.ParquetWriter | None = None
+    last_key: pa.Scalar | None = None
+    for table in _regrouped(batches, row_group_rows):
+        keys = table.column(key).combine_chunks()
+        _require_ascending(keys, last_key, key)
+        last_key = keys[-1] if len(keys) else last_key
+        if writer is None or sum(group.rows for group in digests[-1]) >= ROWS_PER_FILE:
+            if writer is not None:
+                writer.close()
+            names.append(f"part-{len(names):05d}.parquet")
+            digests.append([])
+            writer = pq.ParquetWriter(
+                folder / names[-1], batches.schema, compression="lz4", use_dictionary=False, write_statistics=False
+            )
+        writer.write_table(table, row_group_size=row_group_rows)
+        if len(keys):
+            digests[-1].append(RowGroup(rows=len(keys), keys=key_digest(keys)))
+    if writer is not None:
+        writer.close()
+    files = tuple(_describe(folder / name, groups) for name, groups in zip(names, digests, strict=True))
+    schema_text = str(batches.schema.remove_metadata())
+    digest = _digest(key, schema_text, files)
+    snapshot = Snapshot(digest=digest, key=key, schema_text=schema_text, files=files)
+    (folder / _DOCUMENT).write_text(snapshot.model_dump_json(indent=1))
+    return snapshot
+
+
+def read_snapshot(storage: Storage, folder: str, digest: str) -> Snapshot:
+    """The description of the snapshot with a digest. Raises SnapshotChanged if it does not have it any more."""
+    path = f"{folder}/{_DOCUMENT}"
+    try:
+        snapshot = Snapshot.model_validate_json(storage.read(path))
+    except (NotFound, ValidationError) as error:
+        raise SnapshotChanged(f"{path} cannot be read; freeze the partition again with --refresh.") from error
+    if digest != snapshot.digest or digest != _digest(snapshot.key, snapshot.schema_text, snapshot.files):
+        raise SnapshotChanged(f"{path} is not what was frozen (other digest); freeze the partition again with --refresh.")
+    return snapshot
+
+
+class SnapshotReader:
+    """Reads row ranges of a snapshot and notices when a file is not what was frozen.
+
+    The size and stamp of a file are compared when it is opened and after every read, before anybody acts on the rows; if at
+    first only the stamp differs (a restored copy), the content is hashed. The last file is kept open, because chunks of one
+    file usually follow each other.
+    """
+
+    def __init__(self, storage: Storage, folder: str, snapshot: Snapshot) -> None:
+        self._storage = storage
+        self._folder = folder
+        self._snapshot = snapshot
+        self._open_index: int | None = None
+        self._open_token = ""
+        self._parquet: pq.ParquetFile | None = None
+
+    def schema(self) -> pa.Schema:
+        """The Arrow schema of the part files, read from the first one."""
+        return self._file(0).schema_arrow
+
+    def rows(self, file: int, start: int, rows: int, columns: list[str]) -> pa.Table:
+        """Rows [start, start + rows) of one part file. Raises SnapshotChanged."""
+        groups: list[int] = []
+        first_row = position = 0
+        for index, group in enumerate(self._snapshot.files[file].row_groups):
+            if position < start + rows and start < position + group.rows:
+                first_row = first_row if groups else position
+                groups.append(index)
+            position += group.rows
+        parquet, path = self._file(file), self._path(file)
+        try:
+            table = parquet.read_row_groups(groups, columns=columns, use_threads=False)
+        except (OSError, pa.ArrowException) as error:
+            self._parquet = None  # the next attempt opens the file anew
+            raise SnapshotChanged(f"{path} cannot be read: {_first_line(error)}.") from error
+        if self._storage.stamp(path).token != self._open_token:
+            raise SnapshotChanged(f"{path} was changed while it was read; freeze the partition again with --refresh.")
+        return table.slice(start - first_row, rows)
+
+    def _file(self, file: int) -> pq.ParquetFile:
+        if self._parquet is None or self._open_index != file:
+            path = self._path(file)
+            self._open_token = require_unchanged(self._storage, path, self._snapshot.files[file])
+            try:
+                self._parquet = pq.ParquetFile(self._storage.open(path))
+            except (OSError, pa.ArrowException) as error:
+                raise SnapshotChanged(f"{path} is not a Parquet file any more: {_first_line(error)}.") from error
+            self._open_index = file
+        return self._parquet
+
+    def _path(self, file: int) -> str:
+        return f"{self._folder}/{self._snapshot.files[file].name}"
+
+
+def require_unchanged(storage: Storage, path: str, file: SnapshotFile) -> str:
+    """The file's present stamp token, if it still holds what was frozen. Raises SnapshotChanged."""
+    advice = "restore it, or freeze the partition again with --refresh"
+    try:
+        stamp = storage.stamp(path)
+    except NotFound:
+        raise SnapshotChanged(f"{path} is missing: {advice}.") from None
+    if stamp.size != file.size:
+        raise SnapshotChanged(f"{path} has {stamp.size:,} bytes instead of the frozen {file.size:,}: {advice}.")
+    if stamp.token != file.token and storage.sha256(path) != file.sha256:
+        raise SnapshotChanged(f"{path} does not hold what was frozen (other sha256): {advice}.")
+    return stamp.token
+
+
+def _regrouped(batches: pa.RecordBatchReader, rows: int) -> Iterator[pa.Table]:
+    """Tables of exactly `rows` rows each but for the last; one empty table if there is none."""
+    empty = batches.schema.empty_table()
+    pending, yielded = empty, False
+    for batch in batches:
+        pending = pa.concat_tables([pending, pa.Table.from_batches([batch])])
+        while len(pending) >= rows:
+            yield pending.slice(0, rows)
+            yielded, pending = True, pending.slice(rows)
+    if len(pending) or not yielded:
+        yield pending
+
+
+def _require_ascending(keys: pa.Array, previous: "pa.Scalar | None", name: str) -> None:
+    if not (pa.types.is_integer(keys.type) or pa.types.is_string(keys.type)):
+        raise BadKeys(f"The key {name} is {keys.type}; a key must be an integer or text.")
+    if keys.null_count:
+        raise BadKeys(
+            f"The key {name} is null in {keys.null_count:,} or more rows; every row must say whom it is about: leave such rows "
+            "out in the query, or correct the table.",
+            None,
+        )
+    if pa.types.is_uint64(keys.type) and len(keys) and (largest := pc.max(keys).as_py()) >= 1 << 63:
+        raise BadKeys(
+            f"The key {name} is {largest}, and integer keys end at 2^63 - 1; cast it to text (::VARCHAR) in the query.", largest
+        )
+    if pa.types.is_string(keys.type):
+        lengths = pc.min_max(pc.binary_length(keys)).as_py()
+        if len(keys) and not 1 <= lengths["min"] <= lengths["max"] <= LONGEST_KEY:
+            raise BadKeys(f"The key {name} must have 1 to {LONGEST_KEY} bytes, not {lengths['min']} to {lengths['max']}.")
+    joined = keys if previous is None else pa.concat_arrays([pa.array([previous.as_py()], keys.type), keys])
+    ascends = pc.greater(joined[1:], joined[:-1])
+    if not pc.all(ascends, min_count=0).as_py():
+        place = ascends.to_numpy(zero_copy_only=False).argmin()
+        earlier, later = joined[int(place)].as_py(), joined[int(place) + 1].as_py()
+        if earlier != later:
+            raise BadKeys(f"The key {name} is out of order: {later!r} follows {earlier!r}.")
+        raise BadKeys(
+            f"The key {name} is there twice: {later!r}; every key must have exactly one row: group by it in the query, or take "
+            "the second row out of the table.",
+            later,
+        )
+
+
+def _digest(key: str, schema_text: str, files: Iterable[SnapshotFile]) -> str:
+    content = [file.model_dump(exclude={"token"}) for file in files]
+    return hashlib.sha256(json.dumps([key, schema_text, content], sort_keys=True).encode()).hexdigest()
+
+
+def _describe(path: Path, groups: Iterable[RowGroup]) -> SnapshotFile:
+    status = path.stat()
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return SnapshotFile(
+        name=path.name,
+        size=status.st_size,
+        sha256=sha256,
+        row_groups=tuple(groups),
+        token=f"{status.st_mtime_ns}-{status.st_ino}",
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

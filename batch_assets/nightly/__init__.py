@@ -1,0 +1,1 @@
+"""The verbs of a night: freeze, score, judge, publish."""

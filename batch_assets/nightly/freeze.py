@@ -1,0 +1,165 @@
+"""Freeze a partition's features: compute them once, keep them as a snapshot, judge its columns."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batch_assets.config import PipelineConfig
+from batch_assets.errors import AlreadyExists, LostRace, NotFound, SnapshotChanged
+from batch_assets.features.profile import read_profile, write_profile
+from batch_assets.features.provenance import Provenance, keep_provenance, read_provenance
+from batch_assets.features.snapshot import (
+    ROWS_PER_GROUP,
+    Snapshot,
+    SnapshotReader,
+    current_log,
+    read_snapshot,
+    require_unchanged,
+    snapshot_folder,
+    write_snapshot,
+)
+from batch_assets.nightly.progress import Progress
+from batch_assets.sources.duckdb_source import read
+from batch_assets.storage import LocalStorage, Storage
+
+_NEW = "snapshot"
+"""The folder within a scratch folder in which a snapshot is made."""
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A partition's snapshot, where it lies, and whether it was there already; `seconds` by stage."""
+
+    snapshot: Snapshot
+    storage: Storage
+    folder: str
+    reused: bool
+    seconds: dict[str, float]
+
+
+def frozen(config: PipelineConfig, storage: Storage, day: str) -> Frozen:
+    """The snapshot that a day uses, after a look at whether its files are still what was frozen.
+
+    Raises:
+        NotFound: the day was never frozen, or its snapshot was pruned.
+        SnapshotChanged: a file is not what was frozen, or days began at another hour then.
+    """
+    entry = current_log(storage, config.name, day).latest()
+    if entry is None:
+        raise NotFound(f"The features of {config.name} {day} are not frozen yet: materialize user_features first.")
+    folder = snapshot_folder(config.name, day, entry.body["digest"])
+    if not storage.names(folder):
+        raise NotFound(f"{folder} is not kept any more: materialize user_features of {config.name} {day} again.")
+    zone, now = read_provenance(storage, folder).timezone, config.partitions.timezone
+    if zone != now:
+        raise SnapshotChanged(
+            f"The features of {config.name} {day} are those of a day in {zone}, and partitions.timezone is {now} now: freeze "
+            "the partition again with --refresh."
+        )
+    return Frozen(_intact(storage, folder, entry.body["digest"]), storage, folder, reused=True, seconds={})
+
+
+@contextmanager
+def frozen_for_a_look(config: PipelineConfig, storage: Storage, day: str, progress: Progress) -> Iterator[Frozen]:
+    """The snapshot that a day uses; if there is none (any more), one that is there for the time of the block only.
+
+    Nobody else sees that: it lies in a scratch folder. If this process is killed, whoever makes the next one takes it away.
+    """
+    try:
+        found = frozen(config, storage, day)
+    except NotFound:
+        with storage.scratch() as scratch:
+            snapshot, provenance, seconds = _compute(config, day, scratch, progress)
+            keep_provenance(LocalStorage(str(scratch)), _NEW, provenance)
+            yield Frozen(snapshot, LocalStorage(str(scratch)), _NEW, reused=False, seconds=seconds)
+        return
+    yield found
+
+
+def freeze(config: PipelineConfig, storage: Storage, day: str, progress: Progress, *, refresh: bool = False) -> Frozen:
+    """A day's snapshot: the one that is there, or, if there is none (any more) or `refresh` asks for it, a new one.
+
+    Raises:
+        SourceError: the source cannot be read or queried.
+        BadKeys: a key is null or doubled.
+        SnapshotChanged: the snapshot that is there was changed; `refresh` replaces it.
+    """
+    log = current_log(storage, config.name, day)
+    entry = log.latest()
+    kept = entry is not None and bool(storage.names(snapshot_folder(config.name, day, entry.body["digest"])))
+    if kept and not refresh:
+        progress.say(f"The features of {day} were frozen before.")
+        return frozen(config, storage, day)
+    if entry and not kept:
+        progress.say(f"The features of {day} were frozen before, but are not kept any more: they are computed again.")
+    with storage.scratch() as scratch:
+        snapshot, provenance, seconds = _compute(config, day, scratch, progress)
+        computed = time.perf_counter()
+        folder = snapshot_folder(config.name, day, snapshot.digest)
+        snapshot = _put_in_place(storage, scratch / _NEW, folder, snapshot)
+        keep_provenance(storage, folder, provenance)
+    why = "first frozen" if entry is None else "refreshed" if kept else "frozen again, as the snapshot was not kept"
+    try:
+        log.append({"digest": snapshot.digest}, after=entry.number if entry else 0, why=why)
+    except LostRace:
+        return frozen(config, storage, day)  # another process froze the day in the same moment; its snapshot counts
+    seconds["profile"] += time.perf_counter() - computed
+    return Frozen(snapshot, storage, folder, reused=False, seconds=seconds)
+
+
+def _compute(
+    config: PipelineConfig, day: str, scratch: Path, progress: Progress
+) -> tuple[Snapshot, Provenance, dict[str, float]]:
+    """Make a day's snapshot with its profile in a scratch folder; also what was read, and the seconds it took, by stage."""
+    started, key = time.perf_counter(), config.features.contract.key.name
+    (scratch / _NEW).mkdir()
+    (scratch / "spill").mkdir()
+    with read(config.features.source, day, key, scratch / "spill", config.partitions.timezone) as source:
+        progress.at("freezing features", 0, None)
+        row_group_rows = min(config.scoring.chunk_rows, ROWS_PER_GROUP)
+        snapshot = write_snapshot(scratch / _NEW, source.rows, key, row_group_rows)
+    computed = time.perf_counter()
+    numeric = _numeric_columns(scratch / _NEW / snapshot.files[0].name, key)
+    write_profile(scratch / _NEW, numeric, config.features.contract.categories)
+    progress.at("freezing features", snapshot.rows, snapshot.rows)
+    return snapshot, source.provenance, {"compute": computed - started, "profile": time.perf_counter() - computed}
+
+
+def _put_in_place(storage: Storage, scratch: Path, folder: str, snapshot: Snapshot) -> Snapshot:
+    """Adopt new files; if the same rows were frozen before, theirs stay, unless they were damaged."""
+    try:
+        storage.adopt(scratch, folder)
+        return snapshot
+    except AlreadyExists:
+        pass
+    try:
+        read_profile(storage, folder)
+        return _intact(storage, folder, snapshot.digest)
+    except SnapshotChanged:
+        storage.discard(folder)
+        storage.adopt(scratch, folder)
+        return snapshot
+
+
+def _intact(storage: Storage, folder: str, digest: str) -> Snapshot:
+    snapshot = read_snapshot(storage, folder, digest)
+    for file in snapshot.files:
+        require_unchanged(storage, f"{folder}/{file.name}", file)
+    return snapshot
+
+
+def _numeric_columns(file: Path, key: str) -> list[str]:
+    numeric = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean)
+    schema = pq.read_schema(file)
+    return [field.name for field in schema if field.name != key and any(test(field.type) for test in numeric)]
+
+
+def check_contract(config: PipelineConfig, frozen_day: Frozen) -> list[str]:
+    """Each way in which a snapshot's columns differ from the pipeline's contract."""
+    reader = SnapshotReader(frozen_day.storage, frozen_day.folder, frozen_day.snapshot)
+    return config.features.contract.differences(reader.schema())

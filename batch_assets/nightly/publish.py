@@ -1,0 +1,142 @@
+"""Publish a run whose verdict is good: build its release, read it back, let it go live."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+import pyarrow as pa
+
+from batch_assets.config import PipelineConfig
+from batch_assets.digest import hash_keys
+from batch_assets.errors import CommitBroken, NotPublishable, ServingError, Withdrawn
+from batch_assets.logs import LogEntry
+from batch_assets.models.registry import ModelVersion
+from batch_assets.nightly.accepted import accepted_log
+from batch_assets.nightly.judge import finished_run, judge
+from batch_assets.nightly.progress import Progress
+from batch_assets.nightly.score import BYTES_PER_ROW, SPARE_BYTES
+from batch_assets.nightly.verdict import read_verdict
+from batch_assets.quality.outcome import CheckOutcome
+from batch_assets.runs.commit import read_committed
+from batch_assets.runs.manifest import Manifest, ManifestFile, manifest_log
+from batch_assets.scoring.postprocess import Outputs, Predictions, predictions_of
+from batch_assets.serving.release import (
+    Release,
+    build_release,
+    current_log,
+    go_live,
+    live_release,
+    require_release,
+    step_back,
+)
+from batch_assets.storage import Storage, require_space
+
+
+@dataclass(frozen=True)
+class Published:
+    """A release, which one is live now (this one, or a newer), and what was found and did not block."""
+
+    release: Release
+    live: str
+    seconds: float
+    warnings: tuple[CheckOutcome, ...] = ()
+
+    @property
+    def is_live(self) -> bool:
+        """Whether readers see this release."""
+        return self.live == self.release.name
+
+
+def publish(config: PipelineConfig, storage: Storage, day: str, model: ModelVersion, progress: Progress) -> Published:
+    """Publish the run of a day by a model.
+
+    Raises:
+        NotFound: the run is not finished.
+        NotPublishable: it was not judged, or the verdict is not good.
+        CommitBroken: a predictions file does not hold the values that its manifest says; names the chunk.
+        Withdrawn: the model's approval was rolled back meanwhile.
+        ReleaseBroken: what was built is not what the manifest says; readers still see what was live.
+    """
+    started = time.perf_counter()
+    run, manifest = finished_run(config, storage, day, model)
+    if read_verdict(storage, run.folder) is None:
+        raise NotPublishable(f"Run {run.run_id} of {config.name} {day} was not judged: materialize predictions again.")
+    verdict = judge(config, storage, day, model)  # what was said before, unless it would be compared with something else now
+    if not verdict.good:
+        reasons = "; ".join(f"{outcome.name}: {outcome.message}" for outcome in verdict.blocking)
+        raise NotPublishable(f"Run {run.run_id} of {config.name} {day} is not published, its verdict blocks: {reasons}")
+    require_space(storage, manifest.scored * BYTES_PER_ROW + SPARE_BYTES, f"Publishing {manifest.scored:,} rows")
+    outputs, key = model.card.outputs, config.features.contract.key
+    release = build_release(
+        storage, manifest, key, outputs.labels, lambda: _batches(storage, manifest, key.name, outputs, progress)
+    )
+    model.require_in_force()
+    require_day(storage, config.name, day)
+    seen = [manifest_log(storage, run.folder), accepted_log(storage, config.name, day), *model.logs]
+    live = go_live(storage, release, model.approval, model.withdrawn(), seen)
+    try:
+        model.require_in_force()
+    except Withdrawn:  # somebody went back in this very moment
+        step_back(storage, config.name, model.withdrawn())
+        raise
+    warnings = tuple(outcome for outcome in verdict.outcomes if not outcome.passed)
+    return Published(release, live.body["release"], time.perf_counter() - started, warnings)
+
+
+def published_matches(config: PipelineConfig, storage: Storage, day: str, model: ModelVersion) -> CheckOutcome:
+    """`published_matches`: a day's release, read back now, is what its manifest says, and something as new is live."""
+    run, manifest = finished_run(config, storage, day, model)
+    entry = require_day(storage, config.name, day)
+    live = entry.body["release"] if entry else "nothing"
+    try:
+        release = require_release(storage, manifest, config.features.contract.key, model.card.outputs.labels)
+        live_release(storage, config.name)
+        same, message = True, f"{release.rows:,} records of {manifest.scored:,}, digests are equal; live is {live}."
+    except ServingError as error:
+        same, message = False, f"Run {run.run_id}: {error}"
+    newest = entry is not None and entry.body["partition"] >= day
+    return CheckOutcome(
+        name="published_matches", asset="serving_table", passed=same and newest, severity="error", message=message
+    )
+
+
+def require_day(storage: Storage, pipeline: str, day: str) -> LogEntry | None:
+    """What is live. Raises LostEntry if it is of a day, and what that was published from has lost an entry since."""
+    log = current_log(storage, pipeline)
+    entry = log.latest()
+    return log.require_seen(entry) if entry and entry.body["partition"] == day else entry
+
+
+def live_since(config: PipelineConfig, storage: Storage, day: str) -> datetime | None:
+    """Since when readers see a day or a newer one without a break; None if they do not."""
+    log = current_log(storage, config.name)
+    since = None
+    for entry in log.history():
+        if entry.body["partition"] < day:
+            break
+        since = datetime.fromisoformat(entry.when)
+    return since
+
+
+def _batches(
+    storage: Storage, manifest: Manifest, key: str, outputs: Outputs, progress: Progress
+) -> Iterator[tuple[pa.Array, Predictions]]:
+    """The predictions of each file, after their digest was compared with the manifest's."""
+    done = 0
+    for chunk, replays in manifest.by_chunk():
+        tables = [_intact(storage, manifest, file, key, outputs) for file in (chunk, *replays)]
+        table = pa.concat_tables(tables, promote_options="permissive").sort_by(key) if replays else tables[0]
+        yield table.column(key).combine_chunks(), predictions_of(table, outputs)
+        done += len(table)
+        progress.at("publishing", done, manifest.scored)
+
+
+def _intact(storage: Storage, manifest: Manifest, file: ManifestFile, key: str, outputs: Outputs) -> pa.Table:
+    table = read_committed(storage, f"{manifest.folder}/{file.name}")
+    if hash_keys(table.column(key)).with_values(predictions_of(table, outputs)).digest() != file.values:
+        raise CommitBroken(
+            f"{manifest.folder}/{file.name} holds other values than its manifest says: remove it and run again, "
+            "then the chunk is scored again."
+        )
+    return table

@@ -1,0 +1,57 @@
+"""What became of a partition, from what is stored: for the command line's table and its JSON."""
+
+from typing import Any
+
+from batch_assets.config import PipelineConfig
+from batch_assets.errors import NotFound
+from batch_assets.models.registry import ModelVersion
+from batch_assets.nightly.judge import finished_run
+from batch_assets.nightly.publish import published_matches
+from batch_assets.nightly.verdict import read_verdict
+from batch_assets.runs.commit import read_committed
+from batch_assets.serving.reader import Reader
+from batch_assets.serving.release import current_log, read_release, release_name
+from batch_assets.storage import Storage
+
+
+def summarize(config: PipelineConfig, storage: Storage, day: str, model: ModelVersion, began: str) -> dict[str, Any]:
+    """A published partition in plain values: counts, model, checks, digest, release and one look-up in it.
+
+    A check that was judged before `began` (UTC, ISO 8601) and was kept says when.
+    """
+    run, manifest = finished_run(config, storage, day, model)
+    verdict = read_verdict(storage, run.folder)
+    if verdict is None:
+        raise NotFound(f"Run {run.run_id} of {config.name} {day} was not judged.")
+    outcomes = [*verdict.outcomes, published_matches(config, storage, day, model)]
+    live = current_log(storage, config.name).latest()
+    release = release_name(manifest)
+    return {
+        "pipeline": config.name,
+        "partition": day,
+        "input_rows": manifest.rows,
+        "scored_rows": manifest.scored,
+        "excluded_rows": manifest.excluded,
+        "dead_letter_rows": manifest.dead_lettered,
+        "run_id": run.run_id,
+        "model": {"name": model.name, "version": model.version, "sha256": manifest.model.sha256},
+        "checks": [outcome.as_mapping(began) for outcome in outcomes],
+        "digest": manifest.values.hex(),
+        "release": release,
+        "live_release": live.body["release"] if live else None,
+        "lookup": _one_lookup(config, storage, manifest.folder, run.frozen.snapshot.key, release, manifest.files),
+    }
+
+
+def _one_lookup(
+    config: PipelineConfig, storage: Storage, folder: str, key_column: str, release: str, files: Any
+) -> dict[str, Any] | None:
+    """The first scored key, looked up in the run's own release."""
+    scored = next((file for file in files if file.scored), None)
+    if scored is None:
+        return None
+    key = read_committed(storage, f"{folder}/{scored.name}").column(key_column)[0].as_py()
+    reader = Reader(storage, read_release(storage, config.name, release))
+    answer = reader.lookup(key)
+    reader.close()
+    return {"key": answer.key, "record": answer.record}

@@ -1,0 +1,1 @@
+"""What people do by day: look, try, decide, replay, prune."""

@@ -1,0 +1,208 @@
+"""Preflight: a sample of the night through the old model and the new one, before a single chunk is scored.
+
+It says within a minute what the night will be like, each number with its bounds, and whether to go.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import psutil
+from pydantic import BaseModel, ConfigDict
+
+from batch_assets.config import PipelineConfig
+from batch_assets.errors import ContractBroken, PreflightFailed
+from batch_assets.histogram import Histogram
+from batch_assets.models.registry import ModelVersion
+from batch_assets.nightly.accepted import last_throughputs
+from batch_assets.nightly.freeze import Frozen, frozen_for_a_look
+from batch_assets.nightly.judge import decided_for, features_verdict, known_runs, trailing_runs
+from batch_assets.nightly.progress import Progress
+from batch_assets.nightly.score import Run, plan_run
+from batch_assets.nightly.shift import compared, expected_shift, model_before
+from batch_assets.nightly.verdict import read_verdict
+from batch_assets.operations.sample import Sampled, places, score_sample
+from batch_assets.quality.distance import Distance
+from batch_assets.quality.drift import Levels, between, nearest_scores
+from batch_assets.quality.interval import Interval, resampled, share
+from batch_assets.quality.model_shift import judge_model_shift
+from batch_assets.storage import Storage
+
+_MEASURES = ("psi", "ks", "js")
+
+
+class Preflight(BaseModel):
+    """What a sample of a day says of the night; `reasons` are why not to go.
+
+    `dead_letters` is the share of the rows that are not excluded. `drift` is the distance to the nearest comparable day and
+    `shift` that to the version before on the same rows, by measure; empty if there is nothing to compare with. `minutes` and
+    `cost` are None while no run says how fast it is. `memory` is of one process, in bytes.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pipeline: str
+    partition: str
+    version: str
+    against: str | None = None
+    rows: int
+    sampled: int = 0
+    dead_letters: Interval | None = None
+    drift: dict[str, Interval] = {}
+    shift: dict[str, Interval] = {}
+    minutes: Interval | None = None
+    memory: Interval | None = None
+    cost: Interval | None = None
+    currency: str = ""
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def go(self) -> bool:
+        """Whether nothing speaks against the night."""
+        return not self.reasons
+
+    def sentence(self) -> str:
+        """What it says, for a log."""
+        dead = f"{self.dead_letters.low:.2%} to {self.dead_letters.high:.2%} dead letters" if self.dead_letters else "no rows"
+        return f"Preflight of {self.pipeline} {self.partition} with {self.version}: {self.sampled:,} rows, {dead}; go."
+
+    def require(self) -> None:
+        """Raise PreflightFailed, with every reason, if it is a no-go."""
+        if self.reasons:
+            raise PreflightFailed(
+                f"Preflight of {self.pipeline} {self.partition} with {self.version} says no: {'; '.join(self.reasons)}. Not a "
+                "chunk was scored."
+            )
+
+
+def preflight(config: PipelineConfig, storage: Storage, day: str, model: ModelVersion, progress: Progress) -> Preflight:
+    """Score a sample of a day with a version and with the one before, and say whether to go.
+
+    Nothing is left behind: a day that is not frozen is frozen for the time of this call only, and no verdict is recorded.
+
+    Raises:
+        SourceError, BadKeys: the day is not frozen, and cannot be.
+        SnapshotChanged, ModelChanged: a file is not what was recorded.
+    """
+    with frozen_for_a_look(config, storage, day, progress) as snapshot:
+        return _look(config, storage, snapshot, plan_run(config, storage, day, model, snapshot))
+
+
+def _look(config: PipelineConfig, storage: Storage, snapshot: Frozen, run: Run) -> Preflight:
+    day, model, rows = run.day, run.model, snapshot.snapshot.rows
+    found = Preflight(pipeline=config.name, partition=day, version=model.version, rows=rows)
+    judged = features_verdict(config, storage, snapshot, day, read_verdict(snapshot.storage, snapshot.folder))
+    reasons = [f"{one.name}: {one.message}" for one in judged.blocking]
+    drawn = places(run)
+    try:
+        sample = score_sample(config, snapshot.storage, run, drawn)
+    except ContractBroken as error:
+        return found.model_copy(update={"reasons": (*reasons, str(error))})
+    previous = model_before(config, model)
+    if previous and config.features.contract.changes(previous.card.contract):
+        previous = None  # it cannot score these features
+    old_run = plan_run(config, storage, day, previous, snapshot) if previous else None
+    old = score_sample(config, snapshot.storage, old_run, drawn) if old_run else None
+    dead = share(sample.dead, len(sample.probability) - sample.excluded)
+    minutes = _minutes(rows, last_throughputs(storage, config.name), sample, old)
+    price = config.engine.price
+    drift, against_trailing = _drift(config, storage, run, sample)
+    shift, against_previous = _shift(config, model, previous, sample, old, day)
+    passed = decided_for(config, storage, run)
+    reasons += _of_rows(config, sample, dead)
+    reasons += against_trailing if "drift" not in passed else []
+    reasons += against_previous if "previous_model" not in passed else []
+    return found.model_copy(
+        update={
+            "against": previous.version if previous else None,
+            "sampled": len(sample.probability),
+            "dead_letters": dead,
+            "drift": drift,
+            "shift": shift,
+            "minutes": minutes,
+            "memory": _memory(run),
+            "cost": minutes.times(price.per_hour / 60) if minutes and price else None,
+            "currency": price.currency if price else "",
+            "reasons": tuple(reasons),
+        }
+    )
+
+
+def _of_rows(config: PipelineConfig, sample: Sampled, dead: Interval) -> list[str]:
+    most, scores = 1 - config.quality.completeness.min_output_ratio, sample.scored
+    reasons = []
+    if dead.low > most:
+        reasons.append(f"{dead.low:.2%} to {dead.high:.2%} of the rows would be dead letters, at most {most:.2%} are wanted")
+    if len(scores) > 1 and scores.min() == scores.max():
+        reasons.append(f"all {len(scores):,} scores of the sample are {scores[0]:.6g}: the model says nothing")
+    return reasons
+
+
+def _drift(config: PipelineConfig, storage: Storage, run: Run, sample: Sampled) -> tuple[dict[str, Interval], list[str]]:
+    """The distance of the sample's scores to the day that the gate will compare them with."""
+    trailing = {day: one.histogram for day, one in trailing_runs(config, storage, run).items()}
+    scores, edges, quality = sample.scored, run.model.card.baseline.edges, config.quality
+    near = nearest_scores(run.day, Histogram.of(scores, edges), trailing, quality.drift, quality.changes.compare_days)
+    if near is None:
+        return {}, []
+    expected = trailing[near[0]]
+
+    def measured(measure: str) -> Callable[[npt.NDArray[np.intp]], float]:
+        return lambda taken: _value(expected, Histogram.of(scores[taken], expected.edges), measure)
+
+    found = {measure: resampled(measured(measure), len(scores)) for measure in _MEASURES}
+    few = known_runs(config, storage, run) < quality.min_days
+    return found, [] if few else _reached(found, near[1], quality.drift.block)
+
+
+def _shift(
+    config: PipelineConfig,
+    model: ModelVersion,
+    previous: ModelVersion | None,
+    sample: Sampled,
+    old: Sampled | None,
+    day: str,
+) -> tuple[dict[str, Interval], list[str]]:
+    """The distance between the two versions' scores of the same rows, and what the gate would say of it."""
+    found = compared(old.probability, sample.probability, day, previous.version) if previous and old else None
+    if found is None or old is None:
+        return {}, []
+    both = np.isfinite(old.probability) & np.isfinite(sample.probability)
+    before, after, edges = old.probability[both], sample.probability[both], found.edges
+
+    def measured(measure: str) -> Callable[[npt.NDArray[np.intp]], float]:
+        return lambda taken: _value(Histogram.of(before[taken], edges), Histogram.of(after[taken], edges), measure)
+
+    bounds = {measure: resampled(measured(measure), len(before)) for measure in _MEASURES}
+    outcome = judge_model_shift(found.distance, found.shift, expected_shift(config, model), config.quality.drift, edges)
+    return bounds, [f"previous_model: {outcome.message}"] if outcome.blocks else []
+
+
+def _value(expected: Histogram, observed: Histogram, measure: str) -> float:
+    return float(getattr(between(expected, observed), measure).value)
+
+
+def _reached(found: dict[str, Interval], sampled: Distance, levels: Levels) -> list[str]:
+    """The measures whose lower bound is at the level where the gate blocks, and not by chance."""
+    return [
+        f"drift: {name.upper()} would be {found[name].low:.4f} to {found[name].high:.4f}, it blocks at {getattr(levels, name)}"
+        for name in levels.reached(sampled)
+        if found[name].low >= getattr(levels, name)
+    ]
+
+
+def _minutes(rows: int, throughputs: list[tuple[int, float]], sample: Sampled, old: Sampled | None) -> Interval | None:
+    """From the slowest and the fastest of the last runs; slower by as much as the new version's forward passes are."""
+    if not throughputs:
+        return None
+    slower = max(sample.seconds / old.seconds, 1.0) if old and old.seconds else 1.0
+    seconds = [rows * took / done for done, took in throughputs]
+    return Interval(value=sum(seconds) / len(seconds) / 60, low=min(seconds) / 60, high=max(seconds) * slower / 60)
+
+
+def _memory(run: Run) -> Interval:
+    """What this process has with the model in it, and with the largest chunk as table and matrix beside it, read ahead once."""
+    now = float(psutil.Process().memory_info().rss)
+    width = 4 * (len(run.model.card.contract.columns) + 2)
+    chunk = float(max((one.rows for one in run.plan), default=0) * width)
+    return Interval(value=now + 2 * chunk, low=now, high=now + 4 * chunk)

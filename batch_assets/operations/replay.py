@@ -1,0 +1,130 @@
+"""Replay one recorded prediction: the row that was frozen, the model that scored it, the shape that it was scored in."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from batch_assets.config import PipelineConfig
+from batch_assets.errors import ModelChanged, NoPrediction, ProofFailed
+from batch_assets.models.device import is_here
+from batch_assets.models.registry import ModelVersion, Registry
+from batch_assets.nightly.freeze import Frozen
+from batch_assets.nightly.score import Run, scoring_task
+from batch_assets.operations.recorded import RecordedKey, recorded_key, recorded_run
+from batch_assets.proof.audit import BOUND, Sample, same_bits, score_again
+from batch_assets.runs.manifest import Manifest
+from batch_assets.scoring.postprocess import prediction_table, predictions_of
+from batch_assets.scoring.settings import ScoringSettings
+from batch_assets.storage import Storage
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """A recorded prediction and the same once more.
+
+    `bound` is by how much the probabilities may differ: 0 where device, capability, precision, torch and batch shape are
+    those of the commit. `recorded_environment` is None for a row that a replay of dead letters scored: it was not recorded.
+    """
+
+    pipeline: str
+    partition: str
+    key: int | str
+    run_id: str
+    model: str
+    file: str
+    recorded: dict[str, Any]
+    replayed: dict[str, Any]
+    bit_equal: bool
+    difference: float
+    bound: float
+    recorded_environment: dict[str, str] | None
+    replayed_environment: dict[str, str]
+    batch_rows: int
+    verdict: str
+
+
+def replay(config: PipelineConfig, storage: Storage, registry: Registry, key: str, day: str | None = None) -> Replayed:
+    """Score one key's row of a recorded run again, here, and compare it with what was recorded.
+
+    Snapshot, model, batch shape, precision and device are those of the run, whatever the pipeline says today; a device that
+    is not here is replaced by the CPU.
+
+    Raises:
+        ProofFailed: the row is scored otherwise, by more than the bound.
+        NoPrediction: the key is not in the snapshot, or was not scored.
+        NotFound: no run of the day is kept.
+        ModelChanged: the model's files are not those that scored the run.
+        SnapshotChanged, CommitBroken: a file is not what was recorded.
+    """
+    manifest = recorded_run(config, storage, registry, day).manifest
+    found = recorded_key(storage, manifest, key)
+    if found.fate != "scored":
+        raise NoPrediction(
+            f"no prediction for key {key}: it was not scored in run {manifest.run_id} of {manifest.pipeline} "
+            f"{manifest.partition} ({found.fate}: {found.record['reason']}), so there is nothing to replay"
+        )
+    model = registry.version(manifest.model.name, manifest.model.version)
+    if model.digest != manifest.model.digest:
+        raise ModelChanged(
+            f"{model.name} {model.version} has digest {model.digest}, run {manifest.run_id} was scored by "
+            f"{manifest.model.digest}: its files were changed, restore them from a copy."
+        )
+    scorer = scoring_task(config, storage, _recorded_run(storage, manifest, model, found)).open()
+    environment = found.commit.environment if found.name == f"{found.chunk.name}.parquet" else None
+    sample = Sample(found.chunk, (found.row - found.chunk.start,), environment or {}, found.commit.batch_rows)
+    again, recorded = score_again(scorer, sample), predictions_of(found.line, model.card.outputs)
+    says = f"{found.name} of {manifest.folder} says {recorded.probability[0]:.9g} for key {found.key!r}"
+    if not len(again.keys):
+        raise ProofFailed(f"{says}, but the row cannot be scored now.")
+    replayed, bound = again.predictions, 0.0 if again.exact else BOUND
+    equal = bool(same_bits(replayed, recorded).all())
+    difference = abs(float(replayed.probability[0]) - float(recorded.probability[0]))
+    if not equal and (again.exact or difference > bound):
+        raise ProofFailed(f"{says}, scored again it is {replayed.probability[0]:.9g}; they may differ by {bound:g}.")
+    line = prediction_table(again.keys, found.snapshot.key, replayed, model.card.outputs, model.version, manifest.partition)
+    return Replayed(
+        pipeline=manifest.pipeline,
+        partition=manifest.partition,
+        key=found.key,
+        run_id=manifest.run_id,
+        model=f"{model.name} {model.version}",
+        file=found.name,
+        recorded=_values(found.record),
+        replayed=_values(line.to_pylist()[0]),
+        bit_equal=equal,
+        difference=difference,
+        bound=bound,
+        recorded_environment=environment,
+        replayed_environment=scorer.predictor.environment,
+        batch_rows=found.commit.batch_rows,
+        verdict=_verdict(equal, again.exact, difference),
+    )
+
+
+def _recorded_run(storage: Storage, manifest: Manifest, model: ModelVersion, found: RecordedKey) -> Run:
+    """The run as it was, as far as that decides one row's values; nothing of it is taken from today's settings."""
+    environment = found.commit.environment
+    recorded = {"device": environment.get("device", "cpu"), "precision": environment.get("precision", "float32")}
+    if not is_here(recorded["device"]):
+        recorded = {"device": "cpu", "precision": "float32" if recorded["precision"] == "tf32" else recorded["precision"]}
+    settings = {**recorded, "batch_size": found.commit.batch_rows, "chunk_rows": found.chunk.rows, "max_failed": 1.0}
+    snapshot = Frozen(found.snapshot, storage, manifest.snapshot_folder, reused=True, seconds={})
+    return Run(
+        manifest.run_id,
+        manifest.folder,
+        manifest.partition,
+        snapshot,
+        model,
+        ScoringSettings.model_validate(settings),
+        (found.chunk,),
+    )
+
+
+def _values(record: dict[str, Any]) -> dict[str, Any]:
+    return {name: record[name] for name in ("probability", "decile", "label")}
+
+
+def _verdict(equal: bool, exact: bool, difference: float) -> str:
+    if not equal:
+        return f"Equal within {BOUND:g} (they differ by {difference:.3g}); no more is promised between these environments."
+    due = "as they must be in the same environment" if exact else "although the environments or shapes are not the same"
+    return f"Equal bit for bit, {due}."

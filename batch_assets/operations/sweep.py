@@ -1,0 +1,88 @@
+"""Find a pipeline's batch size: measure on its own rows and model, draw the curve, remember the knee."""
+
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import psutil
+
+from batch_assets.config import PipelineConfig
+from batch_assets.errors import LostRace, NotFound, OutOfMemory
+from batch_assets.features.snapshot import current_log, days_of, snapshot_folder
+from batch_assets.models.registry import ModelVersion
+from batch_assets.nightly.progress import Progress
+from batch_assets.nightly.score import plan_run, scoring_task
+from batch_assets.quality.plots import plot_sweep
+from batch_assets.scoring.batch_size import Measured, Sweep, measure, pick, sweep_log
+from batch_assets.scoring.inputs import SHAPE
+from batch_assets.storage import Storage
+
+
+@dataclass(frozen=True)
+class Swept:
+    """A sweep and where its picture lies under the storage root."""
+
+    sweep: Sweep
+    picture: str
+
+
+def sweep(
+    config: PipelineConfig, storage: Storage, day: str, model: ModelVersion, progress: Progress, memory_limit: int | None = None
+) -> Swept:
+    """Measure batch sizes on a day's frozen rows, up to a memory limit in bytes (by default a worker's share of what is free).
+
+    Raises:
+        NotFound: the day is not frozen, or has no rows.
+        OutOfMemory: not a single row fits.
+    """
+    run = plan_run(config, storage, day, model)
+    if not run.plan:
+        raise NotFound(f"{config.name} {day} has no rows to measure with.")
+    workers = config.engine.workers or psutil.cpu_count() or 1
+    limit = memory_limit or psutil.virtual_memory().available // workers
+    measured: list[Measured] = []
+    ended = ""
+    for found in measure(scoring_task(config, storage, run), run.plan[0], limit):
+        if isinstance(found, str):
+            ended = found
+        else:
+            measured.append(found)
+            progress.say(
+                f"{found.batch_rows:>12,} rows a batch: {found.rows_per_s:>12,.0f} rows/s, {found.memory / 1e6:>8,.0f} MB"
+            )
+    if not any(one.batch_rows % SHAPE == 0 for one in measured):
+        raise OutOfMemory(f"No batch of {SHAPE} rows or more could be measured: {ended}.")
+    torch, settings, sha256 = version("torch"), run.settings, model.card.model_sha256
+    result = Sweep(
+        model_sha256=sha256,
+        device=settings.device,
+        precision=settings.precision,
+        torch=torch,
+        memory_limit=limit,
+        measured=tuple(measured),
+        ended=ended,
+        batch_rows=pick(measured, limit),
+    )
+    curve = [(one.batch_rows, one.rows_per_s, one.memory) for one in measured]
+    picture_bytes = plot_sweep(curve, result.batch_rows, f"{model.name} {model.version} on {settings.device}")
+    log = sweep_log(storage, sha256, settings, torch)
+    while True:
+        latest = log.latest()
+        try:
+            entry = log.append(
+                result.model_dump(mode="json"), after=latest.number if latest else 0, why=f"sweep on {config.name} {day}"
+            )
+            break
+        except LostRace:
+            continue  # somebody swept the same model in the same moment; the later one counts
+    picture = f"{log.folder}/{entry.number:06d}.png"
+    storage.create(picture, picture_bytes)
+    return Swept(result, picture)
+
+
+def newest_frozen_day(config: PipelineConfig, storage: Storage) -> str:
+    """The newest day that has a snapshot. Raises NotFound."""
+    for day in reversed(days_of(storage, config.name)):
+        entry = current_log(storage, config.name, day).latest()
+        if entry is not None and storage.names(snapshot_folder(config.name, day, entry.body["digest"])):
+            return day
+    raise NotFound(f"No day of {config.name} is frozen yet: run one, or materialize user_features.")

@@ -1,1 +1,0 @@
-"""The use cases without Dagster, one verb a file."""

@@ -1,0 +1,1 @@
+"""What shows that a run is complete and right: keys, values, precision."""

@@ -1,0 +1,176 @@
+"""A chunk's commit, and resume: what is planned minus what is committed.
+
+A commit is one Parquet file of predictions that appears whole and exclusively; its footer says everything that is known about
+the chunk. Rows that were not scored go first to a rejects file with a random part in its name; it counts only if the
+footer of a committed predictions file names it, so a writer that loses the race leaves nothing that anybody reads.
+"""
+
+import hashlib
+import os
+import socket
+import uuid
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from batch_assets.digest import Digest
+from batch_assets.errors import AlreadyExists, CommitBroken
+from batch_assets.histogram import Histogram
+from batch_assets.runs.chunks import Chunk
+from batch_assets.storage import Storage
+
+_FOOTER = b"batch_assets.commit"
+
+
+class RejectsFile(BaseModel):
+    """The file of rows that were excluded or dead-lettered."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    size: int
+    sha256: str
+
+
+class Written(BaseModel):
+    """When a chunk was written, and by which process."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    when: str
+    host: str
+    pid: int
+
+    @classmethod
+    def here(cls) -> "Written":
+        """Now, by this process."""
+        return cls(when=datetime.now(UTC).isoformat(timespec="milliseconds"), host=socket.gethostname(), pid=os.getpid())
+
+
+class ChunkCommit(BaseModel):
+    """What the footer of a committed chunk says.
+
+    `keys` digests every input row's key, `values` the scored (key, values). `labels` is how many rows have each label of the
+    model's card. `batch_rows` is the smallest shape that was run. `seconds` are by stage; a footer cannot know how long its own
+    file takes to become durable, so its `write` is what came before. The first versions did not write what has a default.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run_id: str
+    number: int
+    file: int
+    start: int
+    rows: int
+    scored: int
+    excluded: int
+    dead_lettered: int
+    keys: Digest
+    values: Digest
+    rejects: RejectsFile | None
+    histogram: Histogram
+    labels: tuple[int, ...] = ()
+    model_version: str
+    model_sha256: str
+    batch_rows: int
+    environment: dict[str, str]
+    seconds: dict[str, float]
+    attempt: int = 1
+    written: Written | None = None
+
+
+def day_folder(pipeline: str, day: str) -> str:
+    """Where a day's runs lie."""
+    return f"{pipeline}/predictions/date={day}"
+
+
+def run_folder(pipeline: str, day: str, run_id: str) -> str:
+    """Where a run's files lie."""
+    return f"{day_folder(pipeline, day)}/run={run_id}"
+
+
+def write_rejects(storage: Storage, folder: str, chunk: Chunk, rejects: pa.Table) -> RejectsFile:
+    """Write the rows that were not scored; to be named in the commit that follows."""
+    data = as_parquet(rejects)
+    name = f"{chunk.name}.rejects.{uuid.uuid4().hex[:12]}.parquet"
+    storage.create(f"{folder}/{name}", data)
+    return RejectsFile(name=name, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def write_commit(storage: Storage, folder: str, chunk: Chunk, predictions: pa.Table, commit: ChunkCommit) -> ChunkCommit:
+    """Commit a chunk. If somebody else committed it first, remove what this writer made and return the winner's commit."""
+    path = f"{folder}/{chunk.name}.parquet"
+    metadata = {**(predictions.schema.metadata or {}), _FOOTER: commit.model_dump_json().encode()}
+    try:
+        storage.create(path, as_parquet(predictions.replace_schema_metadata(metadata)))
+    except AlreadyExists:
+        winner = read_commit(storage, folder, chunk, commit.run_id)
+        if commit.rejects and commit.rejects != winner.rejects:  # the winner may be this writer's own first attempt
+            storage.delete(f"{folder}/{commit.rejects.name}")
+        return winner
+    return commit
+
+
+def read_commit(storage: Storage, folder: str, chunk: Chunk, run_id: str) -> ChunkCommit:
+    """The commit of a chunk, from its footer alone. Raises CommitBroken."""
+    path = f"{folder}/{chunk.name}.parquet"
+    commit = read_footer(storage, path)
+    expected = (run_id, chunk.number, chunk.file, chunk.start, chunk.rows)
+    if (commit.run_id, commit.number, commit.file, commit.start, commit.rows) != expected:
+        raise CommitBroken(f"{path} belongs to another run or plan: remove it and run again, then the chunk is scored again.")
+    return commit
+
+
+def read_footer(storage: Storage, path: str) -> ChunkCommit:
+    """What the footer of a predictions file says, whatever plan it belongs to. Raises CommitBroken."""
+    try:
+        with storage.open(path) as file:
+            metadata: Mapping[bytes, bytes] = pq.read_metadata(file).metadata or {}
+        return ChunkCommit.model_validate_json(metadata[_FOOTER])
+    except (OSError, pa.ArrowException, KeyError, ValidationError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise CommitBroken(
+            f"{path} cannot be read ({reason}): remove it and run again, then the chunk is scored again."
+        ) from error
+
+
+def read_commits(storage: Storage, folder: str, plan: Sequence[Chunk], run_id: str) -> dict[int, ChunkCommit]:
+    """The commits that are there, by chunk number: one listing and their footers, never rows.
+
+    A commit whose rejects file was lost or cut since is none: its predictions file is removed, so that the chunk is scored
+    again.
+    """
+    names = storage.names(folder)
+    commits = {}
+    for chunk in plan:
+        if f"{chunk.name}.parquet" not in names:
+            continue
+        commit = read_commit(storage, folder, chunk, run_id)
+        if commit.rejects and names.get(commit.rejects.name) != commit.rejects.size:
+            storage.delete(f"{folder}/{chunk.name}.parquet")
+        else:
+            commits[chunk.number] = commit
+    return commits
+
+
+def read_committed(storage: Storage, path: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """The rows of a committed file. Raises CommitBroken if it cannot be read."""
+    try:
+        with storage.open(path) as file:
+            return pq.read_table(file, columns=columns, use_threads=False)
+    except (OSError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise CommitBroken(
+            f"{path} cannot be read ({reason}): remove it and run again, then the chunk is scored again."
+        ) from error
+
+
+def as_parquet(table: pa.Table) -> pa.Buffer:
+    """A table as the bytes of a Parquet file: LZ4, dictionaries only where the table has them."""
+    sink = pa.BufferOutputStream()
+    dictionaries = [field.name for field in table.schema if pa.types.is_dictionary(field.type)]
+    pq.write_table(table, sink, compression="lz4", use_dictionary=dictionaries, write_statistics=False)
+    return sink.getvalue()

@@ -1,0 +1,176 @@
+"""The manifest: what a finished run consists of. Readers read the files that it names and no others."""
+
+from collections.abc import Mapping, Sequence
+
+from pydantic import BaseModel, ConfigDict
+
+from batch_assets.digest import Digest
+from batch_assets.errors import CommitBroken
+from batch_assets.histogram import Histogram
+from batch_assets.logs import NumberedLog
+from batch_assets.runs.bottleneck import WorkTime
+from batch_assets.runs.chunks import Chunk
+from batch_assets.runs.commit import ChunkCommit, RejectsFile
+from batch_assets.runs.evidence import Agreement, Audit, Proof
+from batch_assets.storage import Storage
+
+
+class ModelPin(BaseModel):
+    """The one version that scored the run: its files' digest and the sha256 of its program."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    version: str
+    digest: str
+    sha256: str
+
+
+class ManifestFile(BaseModel):
+    """One committed predictions file and its rejects file, or the file of a replay, which accounts for no rows of its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    size: int
+    rows: int
+    scored: int
+    values: Digest
+    rejects: RejectsFile | None
+
+    @property
+    def chunk(self) -> str:
+        """The name of the chunk that it belongs to."""
+        return self.name.partition(".")[0]
+
+    @property
+    def is_replay(self) -> bool:
+        """Whether it holds rows that were dead letters before."""
+        return ".replay-" in self.name
+
+
+class Manifest(BaseModel):
+    """A finished run with its proof.
+
+    `approval` is the one under which the run was finished; a later approval of the same version takes the run as it is.
+    `values` digests all scored (key, values); `labels` is how many of them have each label of the model's card; `seconds` are
+    what the footers say of their chunks, by stage; stages of several chunks overlap. `scored_here` rows took `wall_seconds`, of
+    which `proof_seconds` for proof and audit, in the process that wrote the manifest, and its workers' time is `work`; the
+    other rows were committed before. What has a default was not written by the first versions, whose manifests are still
+    compared with.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run_id: str
+    pipeline: str
+    partition: str
+    folder: str
+    snapshot: str
+    snapshot_folder: str
+    model: ModelPin
+    approval: int = 0
+    contract: str
+    rows: int
+    scored: int
+    excluded: int
+    dead_lettered: int
+    values: Digest
+    proof: Proof
+    audit: Audit = Audit()
+    agreement: Agreement | None = None
+    histogram: Histogram
+    labels: tuple[int, ...] = ()
+    files: tuple[ManifestFile, ...]
+    batch_rows: int
+    environments: tuple[dict[str, str], ...]
+    seconds: dict[str, float]
+    work: WorkTime = WorkTime()
+    scored_here: int
+    wall_seconds: float
+    proof_seconds: float = 0.0
+    versions: dict[str, str]
+
+    def by_chunk(self) -> list[tuple[ManifestFile, list[ManifestFile]]]:
+        """Every chunk's file with the files of its replays, in the order of the snapshot."""
+        replays: dict[str, list[ManifestFile]] = {}
+        for file in self.files:
+            if file.is_replay:
+                replays.setdefault(file.chunk, []).append(file)
+        return [(file, replays.get(file.chunk, [])) for file in self.files if not file.is_replay]
+
+    @property
+    def replays(self) -> int:
+        """How many files hold rows that were dead letters before."""
+        return sum(file.is_replay for file in self.files)
+
+    def with_replays(self, replays: Sequence[ManifestFile], histogram: Histogram, labels: Sequence[int]) -> "Manifest":
+        """The same run with rows that were dead letters scored; `histogram` and `labels` are those of their predictions."""
+        scored = sum(file.scored for file in replays)
+        return self.model_copy(
+            update={
+                "files": (*self.files, *replays),
+                "scored": self.scored + scored,
+                "dead_lettered": self.dead_lettered - scored,
+                "values": sum((file.values for file in replays), start=self.values),
+                "histogram": self.histogram + histogram,
+                "labels": tuple(mine + theirs for mine, theirs in zip(self.labels, labels, strict=False)),
+            }
+        )
+
+
+def manifest_log(storage: Storage, folder: str) -> NumberedLog:
+    """A run's manifests; the highest is in force."""
+    return NumberedLog(storage, f"{folder}/_manifest")
+
+
+def latest_manifest(storage: Storage, folder: str) -> Manifest | None:
+    """What a run's newest manifest says, or None if the run was never finished.
+
+    Raises:
+        LostEntry: a manifest was written and is missing, or what it was made from is: snapshot, batch size or approval.
+    """
+    log = manifest_log(storage, folder)
+    entry = log.latest()
+    return Manifest.model_validate(log.require_seen(entry).body) if entry else None
+
+
+def damage(storage: Storage, manifest: Manifest) -> list[str]:
+    """The files of a manifest that are missing or have another size, each as a phrase."""
+    sizes = storage.names(manifest.folder)
+    found = []
+    for file in manifest.files:
+        if file.name not in sizes:
+            found.append(f"{file.name} is missing")
+        elif sizes[file.name] != file.size:
+            found.append(f"{file.name} has {sizes[file.name]:,} bytes instead of {file.size:,}")
+        if file.rejects and sizes.get(file.rejects.name) != file.rejects.size:
+            found.append(f"{file.rejects.name} is missing or was cut")
+    return found
+
+
+def read_manifest(storage: Storage, folder: str) -> Manifest | None:
+    """The manifest of a finished run, or None; its files are all there in their sizes. Raises CommitBroken."""
+    manifest = latest_manifest(storage, folder)
+    broken = damage(storage, manifest) if manifest else []
+    if broken:
+        raise CommitBroken(f"{folder} is not what its manifest says: {'; '.join(broken)}; run the partition again.")
+    return manifest
+
+
+def manifest_files(
+    storage: Storage, folder: str, plan: Sequence[Chunk], commits: Mapping[int, ChunkCommit]
+) -> tuple[ManifestFile, ...]:
+    """What the manifest says of each committed file, in the order of the plan."""
+    sizes = storage.names(folder)
+    return tuple(
+        ManifestFile(
+            name=f"{chunk.name}.parquet",
+            size=sizes[f"{chunk.name}.parquet"],
+            rows=commits[chunk.number].rows,
+            scored=commits[chunk.number].scored,
+            values=commits[chunk.number].values,
+            rejects=commits[chunk.number].rejects,
+        )
+        for chunk in plan
+    )

@@ -1,0 +1,1 @@
+"""Where rows come from: a day -> ordered record batches, and what was read."""
