@@ -4,6 +4,7 @@ A pipeline is one YAML file; this is its schema. Everything is frozen, and a key
 """
 
 from datetime import date, datetime, timedelta
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -19,7 +20,9 @@ from batch_assets.quality.drift import DriftSettings
 from batch_assets.quality.expectations import ExpectationSettings
 from batch_assets.quality.sla import SlaSettings
 from batch_assets.quality.sources import SourceSettings
+from batch_assets.scoring.heads.head import Answers
 from batch_assets.scoring.settings import ScoringSettings
+from batch_assets.serving.store import STORES, Store
 from batch_assets.sources.duckdb_source import SqlSource
 
 
@@ -118,6 +121,12 @@ class PipelineConfig(BaseModel):
     partitions: PartitionSettings
     features: FeatureSettings
     model: ModelSettings
+    answers: Answers = Field(
+        description="What every version of the model answers; a version that answers otherwise is refused."
+    )
+    store: Annotated[Store, STORES] = Field(
+        default_factory=lambda: STORES.adapter("lmdb").model_validate({}), description="Where releases are kept and looked up."
+    )
     engine: EngineSettings = EngineSettings()
     scoring: ScoringSettings = ScoringSettings()
     preflight: bool = Field(False, description="Whether a sample is scored, and may say no, before a day is.")
@@ -138,7 +147,7 @@ class PipelineConfig(BaseModel):
         taken = {"models": "the registry", "sweeps": "what sweeps measured"}
         if self.name in taken:
             raise ValueError(f"a pipeline cannot be called {self.name}: that folder holds {taken[self.name]}")
-        reserved = {"probability", "decile", "label", "model_version", "partition", "kind", "reason", "error", "file", "row"}
+        reserved = {"model_version", "partition", "kind", "reason", "error", "file", "row", *self.answers.names}
         if self.features.contract.key.name in reserved:
             raise ValueError(f"the key cannot be called {self.features.contract.key.name}: predictions have such a column")
         single = {column.name for column in self.features.contract.columns if column.length is None}

@@ -12,7 +12,7 @@ BatchAssetsError
 │   ├── LostRace            another writer appended to the numbered log first
 │   ├── TornEntry           a numbered log's entry does not match its own sha256
 │   ├── LostEntry           a numbered log's entry was written, and is missing or another one now
-│   ├── LayoutTooNew        written by a newer batch-assets
+│   ├── OtherLayout         written by a batch-assets that lays files out otherwise
 │   └── StorageFull
 ├── FeaturesError           where rows come from
 │   ├── SourceError         the source cannot be read or queried
@@ -98,8 +98,8 @@ class LostEntry(StorageError):
     """An entry of a numbered log was written, and is missing or another one now."""
 
 
-class LayoutTooNew(StorageError):
-    """The storage root was written by a newer batch-assets."""
+class OtherLayout(StorageError):
+    """The storage root was written by a batch-assets that lays files out otherwise."""
 
 
 class StorageFull(StorageError):

@@ -23,7 +23,7 @@ from batch_assets.models.predictor import export_model
 from batch_assets.models.registry import Registry
 from batch_assets.nightly.score import score
 from batch_assets.operations.dead_letters import list_dead_letters
-from batch_assets.scoring.postprocess import Outputs
+from batch_assets.scoring.heads.classifier import Binary
 from batch_assets.storage import LocalStorage
 from batch_assets_tests.small import Quiet
 
@@ -112,6 +112,7 @@ def _night(root: Path, rows: int, poison: dict[int, str], chunk_rows: int, engin
             "partitions": {"start": DAY, "end": DAY},
             "features": {"source": {"query": "frozen.sql", "tables": {}}, "contract": CONTRACT},
             "model": {"name": "taste"},
+            "answers": {"kind": "binary", "labels": ["no", "yes"]},
             "scoring": {"chunk_rows": chunk_rows},
         }
     )
@@ -121,9 +122,7 @@ def _night(root: Path, rows: int, poison: dict[int, str], chunk_rows: int, engin
         description="made up",
         model_sha256=hashlib.sha256(model).hexdigest(),
         contract=config.features.contract,
-        outputs=Outputs(
-            returns="logits", labels=("no", "yes"), threshold=0.5, decile_edges=tuple(n / 10 for n in range(1, 10))
-        ),
+        head=Binary(returns="logits", labels=("no", "yes"), decile_edges=tuple(n / 10 for n in range(1, 10))),
         baseline_partition=DAY,
         baseline=Histogram.of(np.linspace(0, 1, 100), [n / 100 for n in range(1, 100)]),
         metrics={},

@@ -31,7 +31,8 @@ from batch_assets.nightly.score import Run, plan_run, score, scoring_task
 from batch_assets.proof.keys import prove
 from batch_assets.runs.commit import ChunkCommit, read_commits
 from batch_assets.runs.evidence import Proof
-from batch_assets.scoring.postprocess import Outputs
+from batch_assets.scoring.heads.classifier import Binary, Classes
+from batch_assets.scoring.heads.head import Head
 from batch_assets.scoring.scorer import Scorer
 from batch_assets.storage import LocalStorage
 
@@ -56,6 +57,12 @@ class Quiet:
 
     def at(self, stage: str, done: int, total: int | None) -> None:
         self.seen.append((stage, done, total))
+
+
+def head_of(**said: Any) -> Head:
+    """The head of a classifier, of as many classes as there are labels."""
+    kind = Binary if len(said["labels"]) == 2 else Classes
+    return kind.model_validate({name: value for name, value in said.items() if name != "threshold" or kind is Binary})
 
 
 class Logistic(torch.nn.Module):
@@ -125,6 +132,7 @@ class Small:
                     "contract": {"key": key, "columns": [{"name": name} for name in ("x", "y", "z")]},
                 },
                 "model": {"name": "small"},
+                "answers": {"kind": "binary", "labels": OUTPUTS["labels"]},
                 "scoring": {"chunk_rows": 256, "batch_size": 64},
                 **settings,
                 # the rows are the same every day, and tests judge the second one already
@@ -149,7 +157,7 @@ class Small:
             module=form.module,
             module_sha256=form.module_sha256,
             contract=self.config.features.contract,
-            outputs=Outputs.model_validate({**OUTPUTS, **outputs}),
+            head=head_of(**{**OUTPUTS, **outputs}),
             baseline_partition="2024-01-31",
             baseline=Histogram.of(np.random.default_rng(7).uniform(0, 1, 5_000), edges),
             metrics={},

@@ -441,7 +441,7 @@ class TestBadInput:
 
     def test_a_damaged_release(self, command: Command) -> None:
         answer(command, *RUN, "--engine", "local")
-        (path,) = command.root.glob(f"{PIPELINE}/serving/releases/*/data.mdb")
+        (path,) = command.root.glob(f"{PIPELINE}/serving/releases/*/*/data.mdb")
         path.write_bytes(path.read_bytes()[:5_000])
         done = command.run("lookup", PIPELINE, "42")
         assert done.returncode == 1

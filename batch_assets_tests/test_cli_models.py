@@ -98,7 +98,7 @@ def test_outputs_that_look_like_something_else_are_refused_until_somebody_confir
     done = command.run("models", "register", PIPELINE, "v2", *files, "--confirm-outputs", "--json")
     assert json.loads(done.stdout)["warnings"] == []
     shown = json.loads(command.run("models", "show", PIPELINE, "v2", "--json").stdout)
-    assert (shown["card"]["outputs"]["returns"], shown["card"]["outputs"]["confirmed"]) == ("logits", True)
+    assert (shown["card"]["head"]["returns"], shown["card"]["head"]["confirmed"]) == ("logits", True)
 
 
 def test_a_column_that_changes_nothing_is_a_warning(command: Command, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typing_extensions import override
 
-from batch_assets.errors import AlreadyExists, LayoutTooNew, LostEntry, LostRace, NotFound, StorageError, TornEntry
+from batch_assets.errors import AlreadyExists, LostEntry, LostRace, NotFound, OtherLayout, StorageError, TornEntry
 from batch_assets.logs import NumberedLog
 from batch_assets.storage import LAYOUT, LocalStorage, S3Storage, Storage, open_storage, root_id
 from batch_assets_tests.forgery import forge, numbered, witnesses
@@ -151,9 +151,14 @@ class StorageBehaviour:
         assert root_id(storage) == named
         assert len(named) == 32
 
+    def test_an_older_layout_is_refused(self, storage: Storage) -> None:
+        self.write_directly(storage, "_format.json", json.dumps({"layout": LAYOUT - 1}).encode())
+        with pytest.raises(OtherLayout, match=r"of an earlier batch-assets, .*: set BATCH_ASSETS_ROOT to a new folder"):
+            open_storage(storage.location)
+
     def test_a_newer_layout_is_refused(self, storage: Storage) -> None:
         self.write_directly(storage, "_format.json", json.dumps({"layout": LAYOUT + 1}).encode())
-        with pytest.raises(LayoutTooNew, match="upgrade"):
+        with pytest.raises(OtherLayout, match="upgrade"):
             open_storage(storage.location)
 
     def test_a_root_with_another_format_file_is_refused(self, storage: Storage) -> None:

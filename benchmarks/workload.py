@@ -49,6 +49,7 @@ class Workload:
                 "partitions": {"start": DAY, "end": DAY},
                 "features": {"source": {"query": "frozen.sql", "tables": {}}, "contract": contract},
                 "model": {"name": "mlp"},
+                "answers": {"kind": "classes", "labels": LABELS},
                 "scoring": {"chunk_rows": CHUNK_ROWS},
             }
         )
@@ -107,7 +108,7 @@ class Workload:
         from batch_assets.models.card import Card
         from batch_assets.models.predictor import export_model
         from batch_assets.models.registry import Registry
-        from batch_assets.scoring.postprocess import Outputs
+        from batch_assets.scoring.heads.classifier import Classes
 
         model = export_model(mlp(inplace=False), len(COLUMNS))
         edges = np.linspace(0.34, 0.42, 9).tolist()
@@ -115,7 +116,7 @@ class Workload:
             description="A made-up classifier of three classes.",
             model_sha256=hashlib.sha256(model).hexdigest(),
             contract=self.config.features.contract,
-            outputs=Outputs(returns="logits", labels=LABELS, threshold=None, decile_edges=tuple(edges)),
+            head=Classes(returns="logits", labels=LABELS, decile_edges=tuple(edges)),
             baseline_partition=DAY,
             baseline=Histogram.empty(edges),
             metrics={},

@@ -118,8 +118,8 @@ def register(
 
     described = read_card(card.read_bytes(), str(card))
     if confirm_outputs:
-        outputs = described.outputs.model_copy(update={"confirmed": True})
-        described = described.model_copy(update={"outputs": outputs})
+        head = described.head.model_copy(update={"confirmed": True})
+        described = described.model_copy(update={"head": head})
     with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", UserWarning)

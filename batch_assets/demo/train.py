@@ -16,9 +16,10 @@ import numpy.typing as npt
 
 from batch_assets.config import PipelineConfig
 from batch_assets.models.card import make_card
-from batch_assets.models.predictor import export_model, predict_probabilities
+from batch_assets.models.predictor import export_model, predict_scores
 from batch_assets.models.registry import ModelVersion, Registry
 from batch_assets.nightly.progress import Progress
+from batch_assets.scoring.heads.classifier import Binary
 from batch_assets.sources.duckdb_source import rows_of
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ TRAINING_DAYS = tuple(
     for year, month in ((1997, 10), (1997, 11), (1997, 12), (1998, 1), (1998, 2), (1998, 3), (1998, 4), (1998, 5))
 )
 TEST_DAYS = (date(1998, 5, 31), date(1998, 6, 1), date(1998, 6, 2))
+HEAD = Binary(returns="logits", labels=("unlikely", "likely"))
 SEED = 1997
 EPOCHS = 12
 BATCH = 2_048
@@ -59,15 +61,17 @@ def train(
         np.concatenate([days[day].bought for day in TRAINING_DAYS]),
     )
     model = export_model(_fit(training, seed, progress), takes=training.features.shape[1])
-    probabilities = {day: predict_probabilities(model, data.features, returns="logits") for day, data in days.items()}
+    probabilities = {day: predict_scores(model, data.features, HEAD) for day, data in days.items()}
     card = make_card(
         model,
         config.features.contract,
         days[TEST_DAYS[0]].features,
-        returns="logits",
+        head=Binary(
+            returns="logits",
+            labels=HEAD.labels,
+            threshold=_best_f1_threshold(np.concatenate([probabilities[day] for day in TRAINING_DAYS]), training.bought),
+        ),
         partition=TEST_DAYS[0].isoformat(),
-        labels=("unlikely", "likely"),
-        threshold=_best_f1_threshold(np.concatenate([probabilities[day] for day in TRAINING_DAYS]), training.bought),
         description="Probability that a customer buys again within 28 days; a small network on recency, frequency and amount.",
         metrics={day.isoformat(): _metrics(probabilities[day], days[day].bought) for day in TEST_DAYS},
         training={

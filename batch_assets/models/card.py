@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -13,7 +13,7 @@ from batch_assets.features.contract import FeatureContract
 from batch_assets.histogram import Histogram, Spread
 from batch_assets.models.formats import FACTORY_PATTERN, MODEL_FILES, PT2, FormatName, ModelFormat
 from batch_assets.models.predictor import Matrix, outputs_of
-from batch_assets.scoring.postprocess import CONFIRM, Outputs, Returns, looks_otherwise, probability_of
+from batch_assets.scoring.heads.head import HEADS, Head
 
 
 def _is_pt2(name: str) -> bool:
@@ -40,9 +40,9 @@ class Card(BaseModel):
     )
     module_sha256: str | None = Field(None, description="sha256 of that module's source file.", exclude_if=_is_none)
     contract: FeatureContract
-    outputs: Outputs
+    head: Annotated[Head, HEADS] = Field(description="What its outputs mean.")
     baseline_partition: str = Field(description="The day whose scores the baseline and the deciles are taken from.")
-    baseline: Histogram = Field(description="Histogram of the probabilities on the baseline day.")
+    baseline: Histogram = Field(description="Histogram of the scores on the baseline day.")
     features: dict[str, Spread] | None = Field(
         None, description="How each feature was spread on the baseline day.", exclude_if=_is_none
     )
@@ -71,32 +71,26 @@ def make_card(
     contract: FeatureContract,
     features: Matrix | Sequence[Matrix],
     *,
-    returns: Returns,
+    head: Head,
     partition: str,
-    labels: tuple[str, ...],
-    threshold: float | None = None,
     description: str,
     metrics: dict[str, dict[str, float]],
     training: dict[str, Any],
     form: ModelFormat = PT2,
-    confirmed: bool = False,
 ) -> Card:
-    """The card of a classifier, with deciles and baselines taken from one day: what it says of it, and how its features are.
+    """The card of a model, with deciles and baselines taken from one day: what it says of it, and how its features are.
 
     Args:
         model: the model file.
         contract: what the model takes.
         features: those of a day that the model was not trained on, shape (rows, columns), of a contract with several inputs
-            one such array for each; nights are compared with them. See `predictor.predict_probabilities`.
-        returns: logits, or probabilities if the model ends in a sigmoid or softmax itself.
+            one such array for each; nights are compared with them. See `predictor.predict_scores`.
+        head: what its outputs mean; its deciles are measured here.
         partition: that day.
-        labels: names of the classes; of two, the negative one comes first.
-        threshold: of two classes, the probability from which on the positive label is given.
         description: one sentence for people.
         metrics: partition -> what was measured on it after training.
         training: how it was trained.
         form: what the model file is.
-        confirmed: whether a person said that outputs which look like something else are what `returns` says.
 
     Raises:
         ModelMisfit: the model does not give what is said of it, or there are other features than the contract names.
@@ -105,25 +99,9 @@ def make_card(
     spreads = _spreads(contract, matrices)
     cast = [matrix.astype(one.dtype) for matrix, one in zip(matrices, contract.inputs, strict=True)]
     values = outputs_of(model, cast, form=form)
-    probability = probability_of(values, returns)
-    finite = probability[np.isfinite(probability)]
-    seen = finite if len(finite) else np.zeros(1, dtype=np.float32)
-    try:
-        outputs = Outputs(
-            returns=returns,
-            labels=labels,
-            per_class=len(labels) == len(values) == 2,
-            threshold=threshold,
-            decile_edges=tuple(np.quantile(seen, np.arange(1, 10) / 10).tolist()),
-            confirmed=confirmed,
-        )
-    except ValidationError as error:
-        raise ModelMisfit(f"The card does not fit together: {_first(error)}.") from error
-    if len(values) != outputs.width:
-        raise ModelMisfit(f"The model gives {len(values)} values a row, for {len(labels)} labels it must be {outputs.spoken}.")
-    misfit = looks_otherwise(values, outputs) or ("" if len(finite) else "it gives no finite value")
-    if misfit:
-        raise ModelMisfit(f"The model does not fit its card: {misfit.replace(CONFIRM, 'say confirmed=True')}.")
+    fitted = head.fitted(values)
+    scores = fitted.score_of(values)
+    seen = scores[np.isfinite(scores)]
     return Card(
         description=description,
         model_sha256=hashlib.sha256(model).hexdigest(),
@@ -131,9 +109,9 @@ def make_card(
         module=form.module,
         module_sha256=form.module_sha256,
         contract=contract,
-        outputs=outputs,
+        head=fitted,
         baseline_partition=partition,
-        baseline=Histogram.of(probability, np.unique(np.quantile(seen, np.arange(1, 100) / 100)).tolist()),
+        baseline=Histogram.of(scores, np.unique(np.quantile(seen, np.arange(1, 100) / 100)).tolist()),
         features=spreads,
         metrics=metrics,
         training=training,

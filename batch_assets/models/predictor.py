@@ -24,8 +24,8 @@ from batch_assets.features.contract import FeatureContract
 from batch_assets.models.device import CudaLane, autocast
 from batch_assets.models.formats import PT2, ModelFormat, read_model
 from batch_assets.scoring.forward import Logits, Predictor
+from batch_assets.scoring.heads.head import Head
 from batch_assets.scoring.inputs import SHAPE, SHORTEST_BUCKET, Array
-from batch_assets.scoring.postprocess import Returns, no_probabilities, probability_of
 from batch_assets.scoring.settings import DEFAULT_BATCH_ROWS, Device, Precision
 from batch_assets.storage import Storage
 
@@ -247,40 +247,37 @@ def require_same_program(ours: Logits, reference: Logits, name: str, form: Model
 Matrix = npt.NDArray[np.generic]
 
 
-def predict_probabilities(
+def predict_scores(
     model: bytes,
     features: Matrix | Sequence[Matrix],
+    head: Head,
     *,
-    returns: Returns,
     batch_rows: int = DEFAULT_BATCH_ROWS,
     form: ModelFormat = PT2,
 ) -> npt.NDArray[np.float32]:
-    """Probabilities of shape (rows,), computed in the very way in which a night does.
+    """Scores of shape (rows,), computed in the very way in which a night does: probabilities, or numbers of a regression.
 
     Args:
         model: the model file.
         features: shape (rows, columns); of a model with several inputs one such array for each, in its order. Lists of any
             length are padded.
-        returns: what the model gives, as its card says.
+        head: what the model gives, as its card will say.
         batch_rows: rows per forward pass.
         form: what the model file is.
 
     Raises:
-        ModelMisfit: what should be probabilities are none.
+        ModelMisfit: the outputs cannot be what the head says of them.
     """
     values = outputs_of(model, features, batch_rows=batch_rows, form=form)
-    if returns == "probabilities" and (wrong := no_probabilities(values)).any():
-        raise ModelMisfit(
-            f"The model returns no probabilities: {wrong.sum():,} of {len(wrong):,} rows are not between 0 and 1, or have "
-            'another sum than 1; if it gives logits, say returns="logits".'
-        )
-    return probability_of(values, returns)
+    if head.impossible(values).any():
+        raise ModelMisfit(f"The model does not give what is said of it: {head.misfit(values)}.")
+    return head.score_of(values)
 
 
 def outputs_of(
     model: bytes, features: Matrix | Sequence[Matrix], *, batch_rows: int = DEFAULT_BATCH_ROWS, form: ModelFormat = PT2
 ) -> Logits:
-    """What a model gives for features, shape (values, rows); see `predict_probabilities`. Raises ModelMisfit."""
+    """What a model gives for features, shape (values, rows); see `predict_scores`. Raises ModelMisfit."""
     arrays = [_as_input(one) for one in ([features] if isinstance(features, np.ndarray) else features)]
     counts = {len(one) for one in arrays}
     if len(counts) != 1 or counts == {0}:

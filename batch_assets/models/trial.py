@@ -22,7 +22,6 @@ from batch_assets.models.predictor import TorchPredictor, load_program, require_
 from batch_assets.scoring.forward import Logits, Predictor
 from batch_assets.scoring.inputs import SHAPE, SHORTEST_BUCKET, Array, Batch, Staging
 from batch_assets.scoring.poison import few, first_line
-from batch_assets.scoring.postprocess import Returns, looks_otherwise
 from batch_assets.scoring.settings import DEFAULT_BATCH_ROWS, ScoringSettings
 
 _RAISED = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, AssertionError)
@@ -30,9 +29,6 @@ _RAISED = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, Ari
 
 _RELATIVE, _ABSOLUTE = 1e-4, 1e-5
 """By how much outputs may differ where other kernels compute them; the absolute one is a share of usual outputs."""
-
-_USUAL: dict[Returns, float] = {"logits": 1.0, "probabilities": 0.01}
-"""What is usual at least: logits near 0 are sums of larger numbers, but of rare events all probabilities are small."""
 
 _DYNAMIC = "export it with a dynamic number of rows, and of elements of its lists, as export_model does"
 
@@ -98,7 +94,7 @@ class Trial:
         self._padded_further(found)
         values = np.concatenate([one[:, batch.slots] for batch, one in zip(batches, found, strict=True)], axis=1)
         self._finite(values)
-        seen = looks_otherwise(values, self._card.outputs)
+        seen = self._card.head.misfit(values)
         if seen:
             raise ModelMisfit(f"{self._name} does not fit its card: {seen}.{self._on_real_rows()}")
         self._without_effect(found)
@@ -113,14 +109,9 @@ class Trial:
             if self._predictor.out_of_memory(error):
                 raise MemoryError(str(error)) from error
             raise
-        rows, outputs = arrays[0].shape[1], self._card.outputs
-        if found.shape != (outputs.width, rows):
-            advice = ""
-            if len(outputs.labels) == 2 and found.shape[0] == 2:
-                advice = "; say per_class: true in the outputs of its card if it gives one for each class"
-            raise ModelMisfit(
-                f"{self._unfit()}: it gives {len(found)} values a row for the labels {', '.join(outputs.labels[:8])}{advice}."
-            )
+        rows, head = arrays[0].shape[1], self._card.head
+        if found.shape != (head.width, rows):
+            raise ModelMisfit(f"{self._unfit()}: it gives {head.unlike(len(found))}.")
         if not all(np.array_equal(one, copy, equal_nan=True) for one, copy in zip(arrays, before, strict=True)):
             raise ModelMisfit(f"{self._name} writes into its inputs: copy them before changing them in place.")
         return found
@@ -212,7 +203,7 @@ class Trial:
             )
 
     def _in_large_batches(self, batches: list[Batch], found: list[Logits]) -> None:
-        values = np.full((self._card.outputs.width, len(self._rows)), np.nan, dtype=np.float32)
+        values = np.full((self._card.head.width, len(self._rows)), np.nan, dtype=np.float32)
         for batch, one in zip(batches, found, strict=True):
             values[:, batch.rows] = one[:, batch.slots]
         for batch in self._staged.batches(self._rows, DEFAULT_BATCH_ROWS):
@@ -297,7 +288,7 @@ class Trial:
     def _differ(self, values: Logits, expected: Logits) -> bool:
         """Whether outputs differ by more than other kernels explain."""
         finite = np.abs(expected[np.isfinite(expected)])
-        usual = max(float(np.quantile(finite, 0.9)) if len(finite) else 0.0, _USUAL[self._card.outputs.returns])
+        usual = max(float(np.quantile(finite, 0.9)) if len(finite) else 0.0, self._card.head.usual)
         return not np.allclose(values, expected, rtol=_RELATIVE, atol=_ABSOLUTE * usual, equal_nan=True)
 
     def _raised(self, batch: Batch) -> bool:
@@ -313,7 +304,7 @@ class Trial:
         return np.stack([np.diff(one.offsets) for one in lists], axis=1) if lists else None
 
     def _unfit(self) -> str:
-        return f"{self._name} does not map {len(self._card.contract.columns)} columns to {self._card.outputs.spoken} a row"
+        return f"{self._name} does not map {len(self._card.contract.columns)} columns to {self._card.head.spoken} a row"
 
     def _on_real_rows(self) -> str:
         return "" if self._real else " To try it on the rows of a day: models register … --baseline PIPELINE DAY."

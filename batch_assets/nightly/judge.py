@@ -321,7 +321,7 @@ def _judge_scores(
             bit_equal=manifest.audit.bit_equal,
             detects=manifest.audit.detects.get(ONE_IN_A_HUNDRED, 0.0),
         ),
-        judge_scores(manifest.histogram, dict(zip(card.outputs.labels, manifest.labels, strict=False)), card.outputs.threshold),
+        judge_scores(manifest.histogram, manifest.by_label(), card.head.threshold_of_label),
         while_few_are_known(drift, beside.known, quality.min_days),
         judge_ranks(yesterday.shift if yesterday else None, quality.drift),
         _model_shift(config, beside.expected, shifted),

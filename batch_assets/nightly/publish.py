@@ -18,11 +18,10 @@ from batch_assets.nightly.progress import Progress
 from batch_assets.nightly.score import BYTES_PER_ROW, SPARE_BYTES
 from batch_assets.nightly.verdict import read_verdict
 from batch_assets.quality.outcome import CheckOutcome
+from batch_assets.records import RecordType
 from batch_assets.runs.commit import read_committed
 from batch_assets.runs.manifest import Manifest, ManifestFile, manifest_log
-from batch_assets.scoring.postprocess import Outputs, Predictions, predictions_of
 from batch_assets.serving.release import (
-    Release,
     build_release,
     current_log,
     go_live,
@@ -30,6 +29,7 @@ from batch_assets.serving.release import (
     require_release,
     step_back,
 )
+from batch_assets.serving.store import Batch, Release
 from batch_assets.storage import Storage, require_space
 
 
@@ -67,9 +67,9 @@ def publish(config: PipelineConfig, storage: Storage, day: str, model: ModelVers
         reasons = "; ".join(f"{outcome.name}: {outcome.message}" for outcome in verdict.blocking)
         raise NotPublishable(f"Run {run.run_id} of {config.name} {day} is not published, its verdict blocks: {reasons}")
     require_space(storage, manifest.scored * BYTES_PER_ROW + SPARE_BYTES, f"Publishing {manifest.scored:,} rows")
-    outputs, key = model.card.outputs, config.features.contract.key
+    record, key = model.card.head.record, config.features.contract.key
     release = build_release(
-        storage, manifest, key, outputs.labels, lambda: _batches(storage, manifest, key.name, outputs, progress)
+        storage, config.store, manifest, key, record, lambda: _batches(storage, manifest, key.name, record, progress)
     )
     model.require_in_force()
     require_day(storage, config.name, day)
@@ -90,7 +90,7 @@ def published_matches(config: PipelineConfig, storage: Storage, day: str, model:
     entry = require_day(storage, config.name, day)
     live = entry.body["release"] if entry else "nothing"
     try:
-        release = require_release(storage, manifest, config.features.contract.key, model.card.outputs.labels)
+        release = require_release(storage, manifest, config.features.contract.key, model.card.head.record, config.store)
         live_release(storage, config.name)
         same, message = True, f"{release.rows:,} records of {manifest.scored:,}, digests are equal; live is {live}."
     except ServingError as error:
@@ -119,22 +119,20 @@ def live_since(config: PipelineConfig, storage: Storage, day: str) -> datetime |
     return since
 
 
-def _batches(
-    storage: Storage, manifest: Manifest, key: str, outputs: Outputs, progress: Progress
-) -> Iterator[tuple[pa.Array, Predictions]]:
+def _batches(storage: Storage, manifest: Manifest, key: str, record: RecordType, progress: Progress) -> Iterator[Batch]:
     """The predictions of each file, after their digest was compared with the manifest's."""
     done = 0
     for chunk, replays in manifest.by_chunk():
-        tables = [_intact(storage, manifest, file, key, outputs) for file in (chunk, *replays)]
+        tables = [_intact(storage, manifest, file, key, record) for file in (chunk, *replays)]
         table = pa.concat_tables(tables, promote_options="permissive").sort_by(key) if replays else tables[0]
-        yield table.column(key).combine_chunks(), predictions_of(table, outputs)
+        yield table.column(key).combine_chunks(), record.from_table(table)
         done += len(table)
         progress.at("publishing", done, manifest.scored)
 
 
-def _intact(storage: Storage, manifest: Manifest, file: ManifestFile, key: str, outputs: Outputs) -> pa.Table:
+def _intact(storage: Storage, manifest: Manifest, file: ManifestFile, key: str, record: RecordType) -> pa.Table:
     table = read_committed(storage, f"{manifest.folder}/{file.name}")
-    if hash_keys(table.column(key)).with_values(predictions_of(table, outputs)).digest() != file.values:
+    if hash_keys(table.column(key)).with_values(record.from_table(table).flat()).digest() != file.values:
         raise CommitBroken(
             f"{manifest.folder}/{file.name} holds other values than its manifest says: remove it and run again, "
             "then the chunk is scored again."

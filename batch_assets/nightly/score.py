@@ -35,6 +35,7 @@ from batch_assets.runs.evidence import Agreement, Audit, Proof
 from batch_assets.runs.manifest import (
     Manifest,
     ModelPin,
+    added,
     damage,
     latest_manifest,
     manifest_files,
@@ -146,6 +147,7 @@ def score(
         progress.say(f"Run {run.run_id} of {day} was finished, but {'; '.join(broken)}: what is missing is scored again.")
     started = time.perf_counter()
     config.features.contract.require_same(model.card.contract, f"{model.name} {model.version}")
+    config.answers.require(model.card.head, f"{model.name} {model.version}")
     task = scoring_task(config, storage, run)
     with lease(storage, run.folder) as others:
         for other in others:
@@ -248,7 +250,7 @@ def scoring_task(config: PipelineConfig, storage: Storage, run: Run) -> ScoringT
         snapshot=run.frozen.snapshot,
         snapshot_folder=run.frozen.folder,
         contract=card.contract,
-        outputs=card.outputs,
+        head=card.head,
         histogram_edges=card.baseline.edges,
         settings=run.settings,
         run_id=run.run_id,
@@ -288,7 +290,8 @@ def _manifest(config: PipelineConfig, storage: Storage, run: Run, commits: dict[
         audit=done.audit,
         agreement=done.agreement,
         histogram=sum((commit.histogram for commit in ordered), Histogram.empty(card.baseline.edges)),
-        labels=tuple(sum(counts) for counts in zip(*(commit.labels for commit in ordered), strict=False)),
+        record=card.head.record,
+        labels=added((commit.labels for commit in ordered), card.head.record),
         files=files,
         batch_rows=min((commit.batch_rows for commit in ordered), default=run.settings.batch_rows),
         environments=_distinct(commit.environment for commit in ordered),

@@ -1,4 +1,4 @@
-"""How far two model versions are apart, from their probabilities of the same rows or of two days."""
+"""How far two model versions are apart, from their scores of the same rows or of two days."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -37,9 +37,9 @@ class Compared:
 
 
 def compared(before: Floats, after: Floats, partition: str, against: str) -> Compared | None:
-    """Compare two versions' probabilities of the same rows, in the same order, each of shape (rows,).
+    """Compare two versions' scores of the same rows, in the same order, each of shape (rows,).
 
-    The distance is over a hundred equal parts of the old ones. A row that one of them has no finite probability of is left
+    The distance is over a hundred equal parts of the old ones. A row that one of them has no finite score of is left
     out; None if no row remains.
     """
     both = np.isfinite(before) & np.isfinite(after)
@@ -55,6 +55,8 @@ def between_runs(storage: Storage, before: Manifest, after: Manifest, key: str) 
     Raises:
         CommitBroken: a file cannot be read.
     """
+    if before.record.score != after.record.score:
+        return None  # a probability and a sum of money have no distance
     every = -(-after.rows // _ROWS)
     new = [_scores(storage, after, files, key) for files in _chunks(after)[every // 2 :: max(every, 1)]]
     windows = [(table.column(key)[0].as_py(), table.column(key)[-1].as_py()) for table in new]
@@ -69,7 +71,7 @@ def between_runs(storage: Storage, before: Manifest, after: Manifest, key: str) 
     ours, theirs = pa.concat_tables(old), pa.concat_tables(new)
     places = pc.index_in(theirs.column(key), ours.column(key).combine_chunks())
     joined = ours.take(places.drop_null()), theirs.filter(places.is_valid())
-    scores = [as_numpy(table.column("probability")) for table in (ours, theirs, *joined)]
+    scores = [as_numpy(table.column(after.record.score)) for table in (ours, theirs, *joined)]
     return _compared(scores[0], scores[1], scores[2], scores[3], before.partition, before.model.version)
 
 
@@ -100,8 +102,8 @@ def _chunks(run: Manifest) -> list[list[ManifestFile]]:
 
 
 def _scores(storage: Storage, run: Manifest, files: list[ManifestFile], key: str) -> pa.Table:
-    """Key and probability of a chunk with its replays, by key."""
-    tables = [read_committed(storage, f"{run.folder}/{file.name}", [key, "probability"]) for file in files]
+    """Key and score of a chunk with its replays, by key."""
+    tables = [read_committed(storage, f"{run.folder}/{file.name}", [key, run.record.score]) for file in files]
     return pa.concat_tables(tables, promote_options="permissive").sort_by(key) if len(tables) > 1 else tables[0]
 
 

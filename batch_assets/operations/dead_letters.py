@@ -21,7 +21,7 @@ from batch_assets.operations.recorded import newest_run
 from batch_assets.proof.keys import prove_replays
 from batch_assets.proof.replay import Replay, Replayed, dead_letters, replay_chunk
 from batch_assets.runs.commit import run_folder
-from batch_assets.runs.manifest import Manifest, ManifestFile, manifest_log, read_manifest
+from batch_assets.runs.manifest import Manifest, ManifestFile, added, manifest_log, read_manifest
 from batch_assets.runs.rejects import KILLED_WORKER
 from batch_assets.storage import Storage
 
@@ -153,7 +153,7 @@ def _add(config: PipelineConfig, storage: Storage, number: int, manifest: Manife
         ManifestFile(name=one.file, size=one.size, rows=0, scored=one.scored, values=one.values, rejects=None) for one in found
     ]
     histogram = sum((one.histogram for one in found), start=Histogram.empty(manifest.histogram.edges))
-    labels = [sum(counts) for counts in zip(*(one.labels for one in found), strict=False)]
+    labels = added((one.labels for one in found), manifest.record)
     following = manifest.with_replays(files, histogram, labels)
     key = config.features.contract.key.name
     for file, replays in following.by_chunk():

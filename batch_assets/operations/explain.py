@@ -13,7 +13,8 @@ from batch_assets.operations.recorded import Chosen, Fate, RecordedKey, recorded
 from batch_assets.quality.outcome import CheckOutcome
 from batch_assets.runs.commit import Written
 from batch_assets.runs.manifest import Manifest, ModelPin
-from batch_assets.serving.release import current_log, read_release, release_folder, release_name, release_parts
+from batch_assets.serving.release import current_log, read_release, release_name, release_parts
+from batch_assets.serving.store import release_folder
 from batch_assets.storage import Storage
 
 
@@ -56,7 +57,7 @@ class ReleaseState:
 class Explanation:
     """One key of one run.
 
-    `prediction` has probability, decile and label if the key was scored; else `reason` and `error` say why not. `approval` is
+    `prediction` has the fields of its record if the key was scored; else `reason` and `error` say why not. `approval` is
     None if it was not recorded.
     """
 
@@ -105,7 +106,7 @@ def explain(config: PipelineConfig, storage: Storage, registry: Registry, key: s
         partition=manifest.partition,
         key=found.key,
         fate=found.fate,
-        prediction={name: found.record[name] for name in ("probability", "decile", "label")} if scored else None,
+        prediction=_prediction(found.record, found.snapshot.key) if scored else None,
         reason=None if scored else found.record["reason"],
         error=None if scored else found.record.get("error"),
         run_id=manifest.run_id,
@@ -125,6 +126,11 @@ def explain(config: PipelineConfig, storage: Storage, registry: Registry, key: s
         release=_release(storage, manifest),
         checks=verdict.outcomes if verdict else (),
     )
+
+
+def _prediction(row: dict[str, Any], key: str) -> dict[str, Any]:
+    """The record in a row of a predictions file."""
+    return {name: value for name, value in row.items() if name not in (key, "model_version", "partition")}
 
 
 def _features(storage: Storage, manifest: Manifest, found: RecordedKey) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def _look(config: PipelineConfig, storage: Storage, snapshot: Frozen, run: Run) 
         previous = None  # it cannot score these features
     old_run = plan_run(config, storage, day, previous, snapshot) if previous else None
     old = score_sample(config, snapshot.storage, old_run, drawn) if old_run else None
-    dead = share(sample.dead, len(sample.probability) - sample.excluded)
+    dead = share(sample.dead, len(sample.scores) - sample.excluded)
     minutes = _minutes(rows, last_throughputs(storage, config.name), sample, old)
     price = config.engine.price
     drift, against_trailing = _drift(config, storage, run, sample)
@@ -115,7 +115,7 @@ def _look(config: PipelineConfig, storage: Storage, snapshot: Frozen, run: Run) 
     return found.model_copy(
         update={
             "against": previous.version if previous else None,
-            "sampled": len(sample.probability),
+            "sampled": len(sample.scores),
             "dead_letters": dead,
             "drift": drift,
             "shift": shift,
@@ -164,11 +164,11 @@ def _shift(
     day: str,
 ) -> tuple[dict[str, Interval], list[str]]:
     """The distance between the two versions' scores of the same rows, and what the gate would say of it."""
-    found = compared(old.probability, sample.probability, day, previous.version) if previous and old else None
+    found = compared(old.scores, sample.scores, day, previous.version) if previous and old else None
     if found is None or old is None:
         return {}, []
-    both = np.isfinite(old.probability) & np.isfinite(sample.probability)
-    before, after, edges = old.probability[both], sample.probability[both], found.edges
+    both = np.isfinite(old.scores) & np.isfinite(sample.scores)
+    before, after, edges = old.scores[both], sample.scores[both], found.edges
 
     def measured(measure: str) -> Callable[[npt.NDArray[np.intp]], float]:
         return lambda taken: _value(Histogram.of(before[taken], edges), Histogram.of(after[taken], edges), measure)

@@ -17,7 +17,8 @@ from batch_assets.features.snapshot import partition_folder
 from batch_assets.nightly.lease import at_work, left_behind
 from batch_assets.nightly.progress import Progress
 from batch_assets.runs.commit import day_folder, read_footer
-from batch_assets.serving.release import current_log, release_folder, release_parts
+from batch_assets.serving.release import current_log, release_parts
+from batch_assets.serving.store import release_folder
 from batch_assets.storage import Storage
 
 Kind = Literal["releases", "runs", "snapshots", "rejects files", "unfinished files", "files of dead processes"]

@@ -10,9 +10,9 @@ from batch_assets.models.registry import ModelVersion, Registry
 from batch_assets.nightly.freeze import Frozen
 from batch_assets.nightly.score import Run, scoring_task
 from batch_assets.operations.recorded import RecordedKey, recorded_key, recorded_run
-from batch_assets.proof.audit import BOUND, Sample, same_bits, score_again
+from batch_assets.proof.audit import Sample, bound, score_again
+from batch_assets.records import Records
 from batch_assets.runs.manifest import Manifest
-from batch_assets.scoring.postprocess import prediction_table, predictions_of
 from batch_assets.scoring.settings import ScoringSettings
 from batch_assets.storage import Storage
 
@@ -71,16 +71,15 @@ def replay(config: PipelineConfig, storage: Storage, registry: Registry, key: st
     scorer = scoring_task(config, storage, _recorded_run(storage, manifest, model, found)).open()
     environment = found.commit.environment if found.name == f"{found.chunk.name}.parquet" else None
     sample = Sample(found.chunk, (found.row - found.chunk.start,), environment or {}, found.commit.batch_rows)
-    again, recorded = score_again(scorer, sample), predictions_of(found.line, model.card.outputs)
-    says = f"{found.name} of {manifest.folder} says {recorded.probability[0]:.9g} for key {found.key!r}"
+    again, recorded = score_again(scorer, sample), model.card.head.record.from_table(found.line)
+    says = f"{found.name} of {manifest.folder} says {recorded.score[0]:.9g} for key {found.key!r}"
     if not len(again.keys):
         raise ProofFailed(f"{says}, but the row cannot be scored now.")
-    replayed, bound = again.predictions, 0.0 if again.exact else BOUND
-    equal = bool(same_bits(replayed, recorded).all())
-    difference = abs(float(replayed.probability[0]) - float(recorded.probability[0]))
-    if not equal and (again.exact or difference > bound):
-        raise ProofFailed(f"{says}, scored again it is {replayed.probability[0]:.9g}; they may differ by {bound:g}.")
-    line = prediction_table(again.keys, found.snapshot.key, replayed, model.card.outputs, model.version, manifest.partition)
+    replayed, allowed = again.records, 0.0 if again.exact else float(bound(recorded)[0])
+    equal = bool(replayed.same_bits(recorded).all())
+    difference = abs(float(replayed.score[0]) - float(recorded.score[0]))
+    if not equal and (again.exact or difference > allowed):
+        raise ProofFailed(f"{says}, scored again it is {replayed.score[0]:.9g}; they may differ by {allowed:g}.")
     return Replayed(
         pipeline=manifest.pipeline,
         partition=manifest.partition,
@@ -88,15 +87,15 @@ def replay(config: PipelineConfig, storage: Storage, registry: Registry, key: st
         run_id=manifest.run_id,
         model=f"{model.name} {model.version}",
         file=found.name,
-        recorded=_values(found.record),
-        replayed=_values(line.to_pylist()[0]),
+        recorded=_plain(recorded),
+        replayed=_plain(replayed),
         bit_equal=equal,
         difference=difference,
-        bound=bound,
+        bound=allowed,
         recorded_environment=environment,
         replayed_environment=scorer.predictor.environment,
         batch_rows=found.commit.batch_rows,
-        verdict=_verdict(equal, again.exact, difference),
+        verdict=_verdict(equal, again.exact, difference, allowed),
     )
 
 
@@ -119,12 +118,12 @@ def _recorded_run(storage: Storage, manifest: Manifest, model: ModelVersion, fou
     )
 
 
-def _values(record: dict[str, Any]) -> dict[str, Any]:
-    return {name: record[name] for name in ("probability", "decile", "label")}
+def _plain(records: Records) -> dict[str, Any]:
+    return records.kind.as_mapping(records.packed()[0])
 
 
-def _verdict(equal: bool, exact: bool, difference: float) -> str:
+def _verdict(equal: bool, exact: bool, difference: float, allowed: float) -> str:
     if not equal:
-        return f"Equal within {BOUND:g} (they differ by {difference:.3g}); no more is promised between these environments."
+        return f"Equal within {allowed:g} (they differ by {difference:.3g}); no more is promised between these environments."
     due = "as they must be in the same environment" if exact else "although the environments or shapes are not the same"
     return f"Equal bit for bit, {due}."

@@ -20,7 +20,8 @@ from batch_assets.operations.sample import places, score_sample
 from batch_assets.quality.model_shift import Shift
 from batch_assets.runs.manifest import latest_manifest
 from batch_assets.serving.release import current_log as live_log
-from batch_assets.serving.release import live_release, release_folder, release_name
+from batch_assets.serving.release import live_release, release_name
+from batch_assets.serving.store import release_folder
 from batch_assets.storage import Storage
 
 
@@ -116,6 +117,7 @@ def plan_rollout(config: PipelineConfig, storage: Storage, registry: Registry, v
     """
     model = registry.version(config.model.name, version)
     config.features.contract.require_same(model.card.contract, f"{model.name} {version}")
+    config.answers.require(model.card.head, f"{model.name} {version}")
     approvals = registry.approvals(config.model.name, config.model.alias)
     days = last_days(config, storage)
     rows = sum(_rows(config, storage, day) for day in days)
@@ -170,13 +172,14 @@ def require_fit(configs: Iterable[PipelineConfig], registry: Registry) -> None:
         if latest is not None:
             card = registry.card(config.model.name, latest.version)
             config.features.contract.require_same(card.contract, f"{config.model.name} {latest.version}")
+            config.answers.require(card.head, f"{config.model.name} {latest.version}")
 
 
 def measure_shift(config: PipelineConfig, storage: Storage, day: str, old: ModelVersion, new: ModelVersion) -> Shift | None:
     """Score a random sample of a day's snapshot with two versions, here and now; None if the day has no rows to score."""
     runs = [plan_run(config, storage, day, model) for model in (old, new)]
     drawn = places(runs[0])
-    before, after = (score_sample(config, storage, run, drawn).probability for run in runs)
+    before, after = (score_sample(config, storage, run, drawn).scores for run in runs)
     found = compared(before, after, day, old.version)
     return found.shift if found else None
 

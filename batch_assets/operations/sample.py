@@ -25,20 +25,20 @@ _TRIED_GROUPS, _TRIED_ROWS = 16, 64
 
 @dataclass(frozen=True)
 class Sampled:
-    """What became of the sampled rows: `probability` has shape (rows,), NaN where a row was not scored.
+    """What became of the sampled rows: `scores` has shape (rows,), NaN where a row was not scored.
 
     `seconds` are those of the forward passes alone.
     """
 
-    probability: npt.NDArray[np.float32]
+    scores: npt.NDArray[np.float32]
     excluded: int
     dead: int
     seconds: float
 
     @property
     def scored(self) -> npt.NDArray[np.float32]:
-        """The probabilities that are there."""
-        return self.probability[np.isfinite(self.probability)]
+        """The scores that are there."""
+        return self.scores[np.isfinite(self.scores)]
 
 
 def places(run: Run) -> Drawn:
@@ -81,9 +81,9 @@ def score_sample(config: PipelineConfig, storage: Storage, run: Run, sample: Dra
         started = time.perf_counter()
         passed = scorer.passed(staged, rows, chunk, {})
         seconds += time.perf_counter() - started
-        predictions, _ = scorer.finished(passed, rows)
-        probability = np.full(len(rows_of_chunk), np.nan, dtype=np.float32)
-        probability[rows.rejects.scored] = predictions.probability
-        found.append(probability)
+        records, _ = scorer.finished(passed, rows)
+        scores = np.full(len(rows_of_chunk), np.nan, dtype=np.float32)
+        scores[rows.rejects.scored] = records.score
+        found.append(scores)
         excluded, dead = excluded + len(rows.rejects.excluded), dead + len(rows.rejects.dead)
     return Sampled(np.concatenate(found) if found else np.empty(0, dtype=np.float32), excluded, dead, seconds)

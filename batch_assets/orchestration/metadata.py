@@ -70,7 +70,7 @@ def of_predictions(scored: Scored, verdict: Verdict, model: ModelVersion, began:
         **_distances("trailing", verdict.outcome("drift")),
         **_distances("previous_model", verdict.outcome("previous_model")),
         **_distances("baseline", verdict.outcome("baseline")),
-        "scores": _picture(plot_scores(manifest.histogram, card.baseline, title), title),
+        "scores": _picture(plot_scores(manifest.histogram, card.baseline, title, manifest.record.score), title),
         "digest": manifest.values.hex(),
         "folder": dg.MetadataValue.path(manifest.folder),
     }

@@ -6,7 +6,6 @@ import numpy.typing as npt
 from batch_assets.runs.chunks import Chunk
 from batch_assets.runs.evidence import Agreement
 from batch_assets.scoring.forward import ForwardPass
-from batch_assets.scoring.postprocess import postprocess
 from batch_assets.scoring.scorer import Scorer
 
 SAMPLE_ROWS = 8_192
@@ -16,14 +15,14 @@ def agreement(scorer: Scorer, chunk: Chunk) -> Agreement:
     """Score a chunk's first rows in the task's precision and in float32."""
     task = scorer.task
     exact = task.load(task.settings.device, "float32")
-    reference = ForwardPass(exact, task.outputs.width, task.settings.batch_rows, task.settings.max_failed)
+    reference = ForwardPass(exact, task.head.width, task.settings.batch_rows, task.settings.max_failed)
     with scorer.staged(chunk, {}) as (staged, rows):
         scored = rows.rejects.scored.copy()
         scored[SAMPLE_ROWS:] = False
         logits = [run(staged, scored, chunk.name).logits for run in (scorer.forward_pass, reference)]
-    ours, theirs = (postprocess(one, task.outputs) for one in logits)
-    both = np.isfinite(ours.probability) & np.isfinite(theirs.probability)
-    if (np.isnan(ours.probability) != np.isnan(theirs.probability)).any():
+    ours, theirs = (task.head.records(one) for one in logits)
+    both = np.isfinite(ours.score) & np.isfinite(theirs.score)
+    if (np.isnan(ours.score) != np.isnan(theirs.score)).any():
         return Agreement(
             precision=task.settings.precision,
             rows=int(scored.sum()),
@@ -31,13 +30,15 @@ def agreement(scorer: Scorer, chunk: Chunk) -> Agreement:
             rank_agreement=0.0,
             same_label=0.0,
         )
-    a, b = ours.probability[both].astype(np.float64), theirs.probability[both].astype(np.float64)
+    a, b = ours.score[both].astype(np.float64), theirs.score[both].astype(np.float64)
+    named = [field.name for field in ours.kind.fields if field.names]
+    same = [(ours[name][both] == theirs[name][both]).mean() for name in named] if len(a) else []
     return Agreement(
         precision=task.settings.precision,
         rows=len(a),
-        largest_difference=float(np.abs(a - b).max(initial=0.0)),
+        largest_difference=float(np.abs(a - b).max(initial=0.0)) / task.head.spread(theirs.score),
         rank_agreement=spearman(a, b),
-        same_label=float((ours.label[both] == theirs.label[both]).mean()) if len(a) else 1.0,
+        same_label=float(min(same, default=1.0)),
     )
 
 

@@ -16,16 +16,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batch_assets.arrow import as_arrow, as_numpy
-from batch_assets.digest import bits
 from batch_assets.features.snapshot import Snapshot
+from batch_assets.records import Records
 from batch_assets.runs.chunks import Chunk
 from batch_assets.runs.commit import RejectsFile, read_committed
 from batch_assets.runs.evidence import ONE_IN_A_HUNDRED
-from batch_assets.scoring.postprocess import Predictions, predictions_of
 from batch_assets.scoring.scorer import Scorer
 
 BOUND = 1e-4
-"""By how much a probability may differ where device, kernels, torch or batch shape are not those of the commit."""
+"""By how much a score may differ where device, kernels, library or batch shape are not those of the commit; see `bound`."""
 
 
 @dataclass(frozen=True)
@@ -79,13 +78,13 @@ def draw(snapshot: Snapshot, plan: Sequence[Chunk], groups: int, rows: int) -> D
 
 @dataclass(frozen=True)
 class Again:
-    """Rows that were scored again: their keys and predictions, and whether the bits of the commit are due.
+    """Rows that were scored again: their keys and records, and whether the bits of the commit are due.
 
     They are where environment and batch shape are those of the commit; else BOUND is.
     """
 
     keys: pa.Array
-    predictions: Predictions
+    records: Records
     exact: bool
 
 
@@ -98,15 +97,19 @@ def score_again(scorer: Scorer, sample: Sample) -> Again:
         rejected = as_numpy(pc.is_in(rows.keys, value_set=table.column(task.contract.key.name).combine_chunks()))
         rows.rejects.scored[rejected] = False
     passed = scorer.passed(staged, rows, chunk, {})
-    predictions, _ = scorer.finished(passed, rows)
+    records, _ = scorer.finished(passed, rows)
     exact = scorer.predictor.environment == sample.environment and passed.smallest == sample.batch_rows
-    return Again(rows.keys.filter(as_arrow(rows.rejects.scored)), predictions, exact)
+    return Again(rows.keys.filter(as_arrow(rows.rejects.scored)), records, exact)
 
 
-def same_bits(ours: Predictions, theirs: Predictions) -> npt.NDArray[np.bool_]:
-    """Which rows have the same probability, decile and label, bit for bit."""
-    pairs = zip(ours, theirs, strict=True)
-    found: npt.NDArray[np.bool_] = np.logical_and.reduce([bits(np.asarray(one)) == bits(np.asarray(two)) for one, two in pairs])
+def near(ours: Records, theirs: Records) -> npt.NDArray[np.bool_]:
+    """Which rows have scores that differ by no more than BOUND allows, shape (rows,)."""
+    return np.abs(ours.score - theirs.score) <= bound(theirs)
+
+
+def bound(records: Records) -> npt.NDArray[np.float64]:
+    """By how much each row's score may differ: BOUND of 1, of a score that is larger BOUND of the score; shape (rows,)."""
+    found: npt.NDArray[np.float64] = BOUND * np.maximum(1.0, np.abs(records.score.astype(np.float64)))
     return found
 
 
@@ -117,17 +120,17 @@ def compare(scorer: Scorer, sample: Sample) -> Compared:
     table = read_committed(task.storage, f"{task.run_folder}/{chunk.name}.parquet")
     places = pc.index_in(again.keys, table.column(task.contract.key.name).combine_chunks())
     there = as_numpy(places.is_valid())
-    ours, places = again.predictions.take(there), as_numpy(places.drop_null())
-    committed = predictions_of(table, task.outputs).take(places)
-    equal = same_bits(ours, committed)
-    right = equal if again.exact else np.abs(ours.probability - committed.probability) <= BOUND
+    ours, places = again.records.take(there), as_numpy(places.drop_null())
+    committed = task.head.record.from_table(table).take(places)
+    equal = ours.same_bits(committed)
+    right = equal if again.exact else near(ours, committed)
     fault = ""
     if not right.all():
         wrong = int(np.flatnonzero(~right)[0])
         key = again.keys.filter(as_arrow(there))[wrong].as_py()
         fault = (
-            f"{chunk.name} says {committed.probability[wrong]:.9g} for {task.contract.key.name} {key!r}, "
-            f"scored again it is {ours.probability[wrong]:.9g}"
+            f"{chunk.name} says {committed.score[wrong]:.9g} for {task.contract.key.name} {key!r}, "
+            f"scored again it is {ours.score[wrong]:.9g}"
         )
     return Compared(chunk.name, len(places), int(equal.sum()), fault)
 

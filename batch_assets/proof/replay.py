@@ -12,9 +12,8 @@ from batch_assets.digest import Digest
 from batch_assets.errors import AlreadyExists, CommitBroken
 from batch_assets.histogram import Histogram
 from batch_assets.runs.chunks import Chunk
-from batch_assets.runs.commit import RejectsFile, as_parquet, read_committed
+from batch_assets.runs.commit import RejectsFile, as_parquet, predictions_table, read_committed
 from batch_assets.runs.rejects import DEAD_LETTER, Rejects
-from batch_assets.scoring.postprocess import prediction_table
 from batch_assets.scoring.scorer import Scorer
 from batch_assets.storage import Storage
 
@@ -51,16 +50,16 @@ def replay_chunk(scorer: Scorer, replay: Replay) -> Replayed:
     task, chunk = scorer.task, replay.chunk
     staged, rows = scorer.sampled(chunk, replay.places)
     passed = scorer.passed(staged, rows, chunk, {})
-    predictions, histogram = scorer.finished(passed, rows)
+    records, histogram = scorer.finished(passed, rows)
     histogram = histogram.model_copy(update={"non_finite": 0})  # those were counted when they were dead-lettered first
     scored = rows.rejects.scored
     still_dead = {place: _why(rows.rejects, number) for number, place in enumerate(replay.places) if not scored[number]}
-    values = rows.hashes.take(scored).with_values(predictions).digest()
-    labels = predictions.by_label(task.outputs)
+    values = rows.hashes.take(scored).with_values(records.flat()).digest()
+    labels = records.by_label()
     if not scored.any():
         return Replayed(chunk, "", 0, 0, values, histogram, labels, still_dead)
     keys = rows.keys.filter(as_arrow(scored))
-    table = prediction_table(keys, task.contract.key.name, predictions, task.outputs, task.model_version, task.day)
+    table = predictions_table(keys, task.contract.key.name, records, task.model_version, task.day)
     data = as_parquet(table)
     number = 1
     while True:

@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from batch_assets.histogram import Histogram
 from batch_assets.quality.outcome import Shares
@@ -15,24 +16,44 @@ _WIDTH, _HEIGHT = 760, 270
 _LEFT, _TOP, _BOTTOM = 48, 42, 40
 
 
-def plot_scores(observed: Histogram, baseline: Histogram, title: str) -> bytes:
-    """An SVG of the score distribution against the baseline, as shares over a logarithmic axis of probability."""
+def plot_scores(observed: Histogram, baseline: Histogram, title: str, name: str = "probability") -> bytes:
+    """An SVG of the score distribution against the baseline, as shares over an axis of scores, which are called `name`.
+
+    The axis is logarithmic unless some scores are negative.
+    """
     grid = _grid(observed, baseline)
     expected, found = _shares(baseline, grid), _shares(observed, grid)
     frame = _Frame(title, (("baseline of the model card", _EXPECTED), ("this partition", _OBSERVED)), [*expected, *found])
-    low, high = math.log10(grid[0]), math.log10(grid[-1])
-    places = [(math.log10(edge) - low) / (high - low) for edge in grid]
+    places = [_place(edge, grid) for edge in grid]
     outline = frame.steps(places, expected)
     frame.svg.area([*outline, (outline[-1][0], frame.y(0)), (outline[0][0], frame.y(0))], _EXPECTED, 0.45)
     frame.svg.line(frame.steps(places, found), _OBSERVED, 1.8)
-    for power in range(math.ceil(low - 1), math.floor(high) + 1):
-        for digit in range(1, 10):
-            place = (power + math.log10(digit) - low) / (high - low)
-            if 0 <= place <= 1:
-                named = digit == 1 or (high - low < 2 and digit in (2, 5))
-                frame.tick(place, f"{digit * 10.0**power:g}" if named else "")
-    frame.svg.text((frame.x(0.5), _HEIGHT - 6), "probability", anchor="middle")
+    for value, named in _marks(grid):
+        if 0 <= _place(value, grid) <= 1:
+            frame.tick(_place(value, grid), f"{value:g}" if named else "")
+    frame.svg.text((frame.x(0.5), _HEIGHT - 6), name, anchor="middle")
     return frame.svg.bytes()
+
+
+def _marks(grid: Sequence[float]) -> list[tuple[float, bool]]:
+    """What is marked on an axis of scores, and whether its number is written."""
+    if grid[0] <= 0:
+        step = 10.0 ** math.floor(math.log10(grid[-1] - grid[0]))
+        return [(n * step, True) for n in range(math.ceil(grid[0] / step), math.floor(grid[-1] / step) + 1)]
+    low, high = math.log10(grid[0]), math.log10(grid[-1])
+    powers = range(math.ceil(low - 1), math.floor(high) + 1)
+    few = high - low < 2
+    return [(digit * 10.0**power, digit == 1 or (few and digit in (2, 5))) for power in powers for digit in range(1, 10)]
+
+
+def _place(value: float, grid: Sequence[float]) -> float:
+    """Where a score lies on the axis, as a share of it."""
+    low, high = _stretched(np.asarray([grid[0], grid[-1]]), grid)
+    return float((_stretched(np.asarray([value]), grid)[0] - low) / (high - low))
+
+
+def _stretched(scores: npt.NDArray[np.float64], grid: Sequence[float]) -> npt.NDArray[np.float64]:
+    return np.log(scores) if grid[0] > 0 else scores
 
 
 def plot_shares(shares: Shares) -> bytes:
@@ -135,17 +156,21 @@ def plot_sweep(curve: Sequence[tuple[int, float, int]], picked: int, title: str)
 
 
 def _grid(observed: Histogram, baseline: Histogram) -> list[float]:
-    """The edges of 40 bins of equal width on a logarithmic axis that both fit on."""
-    low = max(min(h.minimum for h in (observed, baseline) if h.minimum is not None), 1e-6)
+    """The edges of 40 bins of equal width on an axis that both fit on."""
+    low = min(h.minimum for h in (observed, baseline) if h.minimum is not None)
     high = max(h.maximum for h in (observed, baseline) if h.maximum is not None)
+    if low < 0:
+        return [float(edge) for edge in np.linspace(low, max(high, low + abs(low) / 100), 41)]
+    low = max(low, 1e-6 * high, 1e-30)
     return [float(edge) for edge in np.geomspace(low, max(high, low * 1.01), 41)]
 
 
 def _shares(histogram: Histogram, grid: Sequence[float]) -> list[float]:
-    """The histogram over other bins, its bins' rows spread evenly over their width on the logarithmic axis."""
+    """The histogram over other bins, its bins' rows spread evenly over their width on the axis."""
     low, high = grid[0], grid[-1]
     inner = [edge for edge in histogram.edges if low < edge < high]
     first = next((i for i, edge in enumerate(histogram.edges) if edge > low), len(histogram.edges))
     counts = np.asarray(histogram.counts[first : first + len(inner) + 1], dtype=float)
-    cumulative = np.interp(np.log(grid), np.log([low, *inner, high]), np.concatenate([[0.0], np.cumsum(counts)]))
+    known = _stretched(np.asarray([low, *inner, high]), grid)
+    cumulative = np.interp(_stretched(np.asarray(grid), grid), known, np.concatenate([[0.0], np.cumsum(counts)]))
     return [float(rows) / max(histogram.total, 1) for rows in np.diff(cumulative)]

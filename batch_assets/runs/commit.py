@@ -12,13 +12,16 @@ import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from batch_assets.arrow import as_arrow
 from batch_assets.digest import Digest
 from batch_assets.errors import AlreadyExists, CommitBroken
 from batch_assets.histogram import Histogram
+from batch_assets.records import Records, as_dictionary
 from batch_assets.runs.chunks import Chunk
 from batch_assets.storage import Storage
 
@@ -53,9 +56,9 @@ class Written(BaseModel):
 class ChunkCommit(BaseModel):
     """What the footer of a committed chunk says.
 
-    `keys` digests every input row's key, `values` the scored (key, values). `labels` is how many rows have each label of the
-    model's card. `batch_rows` is the smallest shape that was run. `seconds` are by stage; a footer cannot know how long its own
-    file takes to become durable, so its `write` is what came before. The first versions did not write what has a default.
+    `keys` digests every input row's key, `values` the scored (key, record). `labels` is how many rows have each label, if the
+    record has some. `batch_rows` is the smallest shape that was run. `seconds` are by stage; a footer cannot know how long its
+    own file takes to become durable, so its `write` is what came before.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -72,14 +75,14 @@ class ChunkCommit(BaseModel):
     values: Digest
     rejects: RejectsFile | None
     histogram: Histogram
-    labels: tuple[int, ...] = ()
+    labels: tuple[int, ...]
     model_version: str
     model_sha256: str
     batch_rows: int
     environment: dict[str, str]
     seconds: dict[str, float]
-    attempt: int = 1
-    written: Written | None = None
+    attempt: int
+    written: Written
 
 
 def day_folder(pipeline: str, day: str) -> str:
@@ -166,6 +169,19 @@ def read_committed(storage: Storage, path: str, columns: Sequence[str] | None = 
         raise CommitBroken(
             f"{path} cannot be read ({reason}): remove it and run again, then the chunk is scored again."
         ) from error
+
+
+def predictions_table(keys: pa.Array, key: str, records: Records, version: str, day: str) -> pa.Table:
+    """The rows of a predictions file: key and record, and in each row the model version and the partition."""
+    constant = as_arrow(np.zeros(len(keys), dtype=np.int8))
+    return pa.table(
+        {
+            key: keys,
+            **records.columns(),
+            "model_version": as_dictionary(constant, [version]),
+            "partition": as_dictionary(constant, [day]),
+        }
+    )
 
 
 def as_parquet(table: pa.Table) -> pa.Buffer:

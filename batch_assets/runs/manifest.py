@@ -1,6 +1,6 @@
 """The manifest: what a finished run consists of. Readers read the files that it names and no others."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from pydantic import BaseModel, ConfigDict
 
@@ -8,6 +8,7 @@ from batch_assets.digest import Digest
 from batch_assets.errors import CommitBroken
 from batch_assets.histogram import Histogram
 from batch_assets.logs import NumberedLog
+from batch_assets.records import RecordType
 from batch_assets.runs.bottleneck import WorkTime
 from batch_assets.runs.chunks import Chunk
 from batch_assets.runs.commit import ChunkCommit, RejectsFile
@@ -53,11 +54,10 @@ class Manifest(BaseModel):
     """A finished run with its proof.
 
     `approval` is the one under which the run was finished; a later approval of the same version takes the run as it is.
-    `values` digests all scored (key, values); `labels` is how many of them have each label of the model's card; `seconds` are
+    `values` digests all scored (key, record), of the type `record`; `labels` is how many of them have each label; `seconds` are
     what the footers say of their chunks, by stage; stages of several chunks overlap. `scored_here` rows took `wall_seconds`, of
     which `proof_seconds` for proof and audit, in the process that wrote the manifest, and its workers' time is `work`; the
-    other rows were committed before. What has a default was not written by the first versions, whose manifests are still
-    compared with.
+    other rows were committed before.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -69,7 +69,7 @@ class Manifest(BaseModel):
     snapshot: str
     snapshot_folder: str
     model: ModelPin
-    approval: int = 0
+    approval: int
     contract: str
     rows: int
     scored: int
@@ -77,18 +77,19 @@ class Manifest(BaseModel):
     dead_lettered: int
     values: Digest
     proof: Proof
-    audit: Audit = Audit()
+    audit: Audit
     agreement: Agreement | None = None
     histogram: Histogram
-    labels: tuple[int, ...] = ()
+    record: RecordType
+    labels: tuple[int, ...]
     files: tuple[ManifestFile, ...]
     batch_rows: int
     environments: tuple[dict[str, str], ...]
     seconds: dict[str, float]
-    work: WorkTime = WorkTime()
+    work: WorkTime
     scored_here: int
     wall_seconds: float
-    proof_seconds: float = 0.0
+    proof_seconds: float
     versions: dict[str, str]
 
     def by_chunk(self) -> list[tuple[ManifestFile, list[ManifestFile]]]:
@@ -98,6 +99,10 @@ class Manifest(BaseModel):
             if file.is_replay:
                 replays.setdefault(file.chunk, []).append(file)
         return [(file, replays.get(file.chunk, [])) for file in self.files if not file.is_replay]
+
+    def by_label(self) -> dict[str, int]:
+        """How many rows have each label; empty if the record has none."""
+        return dict(zip(self.record.labels, self.labels, strict=True))
 
     @property
     def replays(self) -> int:
@@ -114,7 +119,7 @@ class Manifest(BaseModel):
                 "dead_lettered": self.dead_lettered - scored,
                 "values": sum((file.values for file in replays), start=self.values),
                 "histogram": self.histogram + histogram,
-                "labels": tuple(mine + theirs for mine, theirs in zip(self.labels, labels, strict=False)),
+                "labels": tuple(mine + theirs for mine, theirs in zip(self.labels, labels, strict=True)),
             }
         )
 
@@ -133,6 +138,11 @@ def latest_manifest(storage: Storage, folder: str) -> Manifest | None:
     log = manifest_log(storage, folder)
     entry = log.latest()
     return Manifest.model_validate(log.require_seen(entry).body) if entry else None
+
+
+def added(counts: Iterable[Sequence[int]], record: RecordType) -> tuple[int, ...]:
+    """How many rows of several parts have each label of a record."""
+    return tuple(map(sum, zip([0] * len(record.labels), *counts, strict=True)))
 
 
 def damage(storage: Storage, manifest: Manifest) -> list[str]:

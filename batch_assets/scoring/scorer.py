@@ -22,21 +22,15 @@ from batch_assets.errors import ModelMisfit
 from batch_assets.features.contract import FeatureContract
 from batch_assets.features.snapshot import Snapshot, SnapshotReader
 from batch_assets.histogram import Histogram
+from batch_assets.records import Records
 from batch_assets.runs.chunks import Chunk
-from batch_assets.runs.commit import ChunkCommit, RejectsFile, Written, write_commit, write_rejects
-from batch_assets.runs.rejects import KILLED_WORKER, MODEL_RAISED, NO_PROBABILITIES, NON_FINITE_OUTPUT, Rejects
+from batch_assets.runs.commit import ChunkCommit, RejectsFile, Written, predictions_table, write_commit, write_rejects
+from batch_assets.runs.rejects import KILLED_WORKER, MODEL_RAISED, Rejects
 from batch_assets.runs.stage_timer import StageTimer
-from batch_assets.scoring.forward import ForwardPass, Logits, Passed, Predictor
+from batch_assets.scoring.forward import ForwardPass, Passed, Predictor
+from batch_assets.scoring.heads.head import Head
 from batch_assets.scoring.inputs import Batch, Staged, Staging
 from batch_assets.scoring.poison import few
-from batch_assets.scoring.postprocess import (
-    Outputs,
-    Predictions,
-    looks_otherwise,
-    no_probabilities,
-    postprocess,
-    prediction_table,
-)
 from batch_assets.scoring.retry import patiently
 from batch_assets.scoring.settings import Device, Precision, ScoringSettings
 from batch_assets.storage import Storage
@@ -62,7 +56,7 @@ class ScoringTask:
     snapshot: Snapshot
     snapshot_folder: str
     contract: FeatureContract
-    outputs: Outputs
+    head: Head
     histogram_edges: tuple[float, ...]
     settings: ScoringSettings
     run_id: str
@@ -95,7 +89,7 @@ class Scorer:
         with self.timer.stage("start-up", {}):
             self.predictor = predictor or task.load(task.settings.device, task.settings.precision)
             settings = task.settings
-            self.forward_pass = ForwardPass(self.predictor, task.outputs.width, settings.batch_rows, settings.max_failed)
+            self.forward_pass = ForwardPass(self.predictor, task.head.width, settings.batch_rows, settings.max_failed)
             self._reader = SnapshotReader(task.storage, task.snapshot_folder, task.snapshot)
             self._reading, self._writing = threading.Lock(), threading.Lock()
             self._running = threading.Semaphore(lanes)
@@ -129,12 +123,12 @@ class Scorer:
             self.require_fitting(passed)
         with self._writing:
             with self.timer.stage("postprocess", clock):
-                predictions, histogram = self.finished(passed, rows)
+                records, histogram = self.finished(passed, rows)
                 scored = rows.rejects.scored
-                values = rows.hashes.take(scored).with_values(predictions).digest()
+                values = rows.hashes.take(scored).with_values(records.flat()).digest()
                 keys = rows.keys.filter(as_arrow(scored))
                 name, version = task.contract.key.name, task.model_version
-                output = prediction_table(keys, name, predictions, task.outputs, version, task.day)
+                output = predictions_table(keys, name, records, version, task.day)
             with self.timer.stage("write", clock):
                 rejects = None if scored.all() else self._write_rejects(chunk, rows)
             commit = ChunkCommit(
@@ -150,7 +144,7 @@ class Scorer:
                 values=values,
                 rejects=rejects,
                 histogram=histogram,
-                labels=predictions.by_label(task.outputs),
+                labels=records.by_label(),
                 model_version=task.model_version,
                 model_sha256=task.model_sha256,
                 batch_rows=passed.smallest,
@@ -216,33 +210,28 @@ class Scorer:
         """
         task, rows = self.task, passed.logits.shape[1]
         values = passed.logits[:, np.isfinite(passed.logits).all(axis=0)]
-        if task.outputs.returns == "probabilities":
-            wrong = no_probabilities(values)
-            if wrong.sum() <= few(rows, task.settings.max_failed):
-                values = values[:, ~wrong]
+        wrong = task.head.impossible(values)
+        if wrong.sum() <= few(rows, task.settings.max_failed):
+            values = values[:, ~wrong]
         if (values == values[:, :1]).all():
             return  # rows that are alike get the same score; `scores` looks whether all rows of the night do
-        seen = looks_otherwise(values, task.outputs)
+        seen = task.head.misfit(values)
         if seen:
             raise ModelMisfit(f"The model {task.model_version} does not fit its card on {task.day}: {seen}.")
 
-    def finished(self, passed: Passed, rows: Rows) -> tuple[Predictions, Histogram]:
-        """Predictions of the rows that are scored after all, and the histogram of what the model gave; the rest is failed."""
-        predictions = postprocess(passed.logits, self.task.outputs)
-        probability = predictions.probability
+    def finished(self, passed: Passed, rows: Rows) -> tuple[Records, Histogram]:
+        """Records of the rows that are scored after all, and the histogram of all scores; the rest is dead-lettered."""
+        head = self.task.head
+        records = head.records(passed.logits)
+        score = records.score
         if rows.rejects.scored.all():
-            histogram = Histogram.of(probability, self.task.histogram_edges)
+            histogram = Histogram.of(score, self.task.histogram_edges)
         else:
-            histogram = Histogram.of(probability[rows.rejects.scored], self.task.histogram_edges)
+            histogram = Histogram.of(score[rows.rejects.scored], self.task.histogram_edges)
         if histogram.non_finite:
-            bad = np.flatnonzero(rows.rejects.scored & np.isnan(probability))
-            rows.rejects.dead_letter({place: self._why_not(passed.logits[:, place]) for place in bad.tolist()})
-        return (predictions if rows.rejects.scored.all() else predictions.take(rows.rejects.scored)), histogram
-
-    def _why_not(self, outputs: Logits) -> str:
-        """Why a row's outputs, of shape (values,), give no probability."""
-        finite = self.task.outputs.returns == "probabilities" and np.isfinite(outputs).all()
-        return NO_PROBABILITIES if finite else NON_FINITE_OUTPUT
+            bad = np.flatnonzero(rows.rejects.scored & np.isnan(score))
+            rows.rejects.dead_letter({place: head.why_not(passed.logits[:, place]) for place in bad.tolist()})
+        return (records if rows.rejects.scored.all() else records.take(rows.rejects.scored)), histogram
 
     def probe(self, chunk: Chunk, crashing: tuple[int, ...] = (), batch: int | None = None) -> Iterator[int]:
         """Run a chunk's forward passes and say before each one what it is about, to find what kills a worker.

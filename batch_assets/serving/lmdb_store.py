@@ -1,29 +1,29 @@
 """The embedded store: one LMDB file a release, memory-mapped by its readers. The only room that knows LMDB.
 
 Keys are stored so that their bytes sort as the keys do (integers as big-endian with the sign bit flipped, text as
-UTF-8); a value is the 6 bytes of RECORD_DTYPE. What is the same for all records of a release is kept once, in the
-release.
+UTF-8); a value is the bytes of the record and a CRC.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, ClassVar, Literal
 from zlib import crc32
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+from typing_extensions import override
 
 from batch_assets.errors import ReleaseBroken, ReleaseBusy
 from batch_assets.features.snapshot import LONGEST_KEY
-from batch_assets.scoring.postprocess import RECORD_DTYPE, Predictions
+from batch_assets.records import Records
+from batch_assets.serving.file_store import FileStore
+from batch_assets.serving.store import Batch, Batches, Release
 
 if TYPE_CHECKING:
     import lmdb
-
-FILE = "data.mdb"
-"""What a release's folder holds beside its description."""
 
 _SIGN = np.uint64(1 << 63)
 _ROWS_AT_ONCE = 1 << 17
@@ -31,63 +31,72 @@ _ADDRESS_SPACE = 1 << 38
 """The largest a file may grow, in bytes; it is address space, not disk."""
 
 
-def build(folder: Path, batches: Iterable[tuple[pa.Array, Predictions]]) -> None:
-    """Write predictions, which come in ascending order of their keys, to a new file in a local folder.
+class LmdbStore(FileStore):
+    """One LMDB file a release."""
 
-    Raises:
-        ReleaseBroken: keys are doubled or out of order, or the file cannot be written.
-    """
-    import lmdb
+    kind: Literal["lmdb"] = "lmdb"
+    file: ClassVar[str] = "data.mdb"
 
-    try:
-        with lmdb.open(str(folder), map_size=_ADDRESS_SPACE, sync=False, lock=False) as environment:
-            for keys, predictions in batches:
-                encoded = _encoded(keys)
-                items = list(zip(encoded, _records(encoded, predictions), strict=True))
-                with environment.begin(write=True) as transaction, transaction.cursor() as cursor:
-                    _, added = cursor.putmulti(items, dupdata=False, overwrite=False, append=True)
-                if added != len(items):
-                    raise ReleaseBroken(f"{len(items) - added:,} keys could not be added: they are doubled or out of order.")
-            environment.sync(True)
-    except lmdb.Error as error:
-        raise ReleaseBroken(f"The release could not be written under {folder}: {error} (is the disk full?)") from error
+    @override
+    def write(self, folder: Path, release: Release, batches: Batches) -> None:
+        import lmdb
 
+        try:
+            with lmdb.open(str(folder), map_size=_ADDRESS_SPACE, sync=False, lock=False) as environment:
+                for keys, records in batches:
+                    encoded = _encoded(keys)
+                    items = list(zip(encoded, _values(encoded, records), strict=True))
+                    with environment.begin(write=True) as transaction, transaction.cursor() as cursor:
+                        _, added = cursor.putmulti(items, dupdata=False, overwrite=False, append=True)
+                    if added != len(items):
+                        raise ReleaseBroken(
+                            f"{len(items) - added:,} keys could not be added: they are doubled or out of order."
+                        )
+                environment.sync(True)
+        except lmdb.Error as error:
+            raise ReleaseBroken(f"The release could not be written under {folder}: {error} (is the disk full?)") from error
 
-def scan(folder: Path, key_type: str) -> Iterator[tuple[pa.Array, Predictions]]:
-    """Everything in the file, in order of its keys, in batches. Raises ReleaseBroken."""
-    with (
-        _told(folder) as lmdb_open,
-        lmdb_open() as environment,
-        environment.begin() as transaction,
-        transaction.cursor() as cursor,
-    ):
-        entries = iter(cursor)
-        while batch := list(islice(entries, _ROWS_AT_ONCE)):
-            keys = [key for key, _ in batch]
-            records = [_checked(key, value, folder) for key, value in batch]
-            yield _decoded(keys, key_type, folder), _predictions(records)
+    @override
+    def read(self, folder: Path, release: Release) -> Iterator[Batch]:
+        with (
+            _told(folder) as lmdb_open,
+            lmdb_open() as environment,
+            environment.begin() as transaction,
+            transaction.cursor() as cursor,
+        ):
+            entries, dtype = iter(cursor), release.record.dtype
+            while batch := list(islice(entries, _ROWS_AT_ONCE)):
+                packed = b"".join(_checked(key, value, dtype.itemsize, folder) for key, value in batch)
+                keys = _decoded([key for key, _ in batch], release.key.dtype, folder)
+                yield keys, release.record.unpacked(np.frombuffer(packed, dtype=dtype))
+
+    @override
+    def table(self, folder: Path, release: Release) -> "LmdbTable":
+        return LmdbTable(folder, release)
 
 
 class LmdbTable:
     """An open file for look-ups; one per process, shared by its threads."""
 
-    def __init__(self, folder: Path, key_type: str) -> None:
-        self._folder = folder
-        self._key_type = key_type
+    def __init__(self, folder: Path, release: Release) -> None:
+        self._folder, self._dtype = folder, release.record.dtype
+        self._key_type = pa.string() if release.key.dtype == "string" else pa.int64()
         with _told(folder) as lmdb_open:
             self._environment = lmdb_open()
 
-    def get(self, key: int | str) -> dict[str, Any] | None:
-        """Probability, decile and label index of one key, or None. Raises ReleaseBroken."""
-        encoded = _encoded(pa.array([key], pa.string() if self._key_type == "string" else pa.int64()))[0]
+    def get(self, key: int | str) -> npt.NDArray[np.void] | None:
+        """One key's record, or None. Raises ReleaseBroken."""
+        encoded = _encoded(pa.array([key], self._key_type))[0]
         if not 1 <= len(encoded) <= LONGEST_KEY:
             return None
         with _told(self._folder), self._environment.begin() as transaction:
             value = transaction.get(encoded)
         if value is None:
             return None
-        record = np.frombuffer(_checked(encoded, value, self._folder), dtype=RECORD_DTYPE)[0]
-        return {name: record[name].item() for name in RECORD_DTYPE.names or ()}
+        record: npt.NDArray[np.void] = np.frombuffer(
+            _checked(encoded, value, self._dtype.itemsize, self._folder), dtype=self._dtype
+        )
+        return record.reshape(())
 
     def close(self) -> None:
         """Unmap the file."""
@@ -107,18 +116,17 @@ def _told(folder: Path) -> Iterator[Callable[[], "lmdb.Environment"]]:
         raise ReleaseBroken(f"The release in {folder} cannot be read: {error}; publish the partition again.") from error
 
 
-def _records(keys: Sequence[bytes], predictions: Predictions) -> list[bytes]:
-    records = np.empty(len(keys), dtype=RECORD_DTYPE)
-    for name, column in zip(RECORD_DTYPE.names or (), predictions, strict=True):
-        records[name] = column
-    data, width = records.tobytes(), RECORD_DTYPE.itemsize
+def _values(keys: Sequence[bytes], records: Records) -> list[bytes]:
+    """What is kept of each key: its record and a CRC of both."""
+    packed = records.packed()
+    data, width = packed.tobytes(), packed.dtype.itemsize
     rows = [data[start : start + width] for start in range(0, len(data), width)]
     return [row + crc32(row, crc32(key)).to_bytes(4, "little") for key, row in zip(keys, rows, strict=True)]
 
 
-def _checked(key: bytes, value: bytes, folder: Path) -> bytes:
+def _checked(key: bytes, value: bytes, width: int, folder: Path) -> bytes:
     """The record of a value whose CRC is right. Raises ReleaseBroken."""
-    record, check = value[: RECORD_DTYPE.itemsize], value[RECORD_DTYPE.itemsize :]
+    record, check = value[:width], value[width:]
     if crc32(record, crc32(key)).to_bytes(4, "little") != check:
         raise ReleaseBroken(f"The release in {folder} has a damaged record; publish the partition again.")
     return record
@@ -140,8 +148,3 @@ def _decoded(keys: Sequence[bytes], key_type: str, folder: Path) -> pa.Array:
     except ValueError as error:
         raise ReleaseBroken(f"The release in {folder} has a damaged key; publish the partition again.") from error
     return pa.array(numbers.view(np.int64))
-
-
-def _predictions(records: Sequence[bytes]) -> Predictions:
-    joined = np.frombuffer(b"".join(records), dtype=RECORD_DTYPE)
-    return Predictions(*(np.ascontiguousarray(joined[name]) for name in RECORD_DTYPE.names or ()))

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from batch_assets.errors import NoPrediction, ReleaseBroken
-from batch_assets.serving.lmdb_store import LmdbTable
-from batch_assets.serving.release import Release, current_log, named_release, release_folder
+from batch_assets.serving.release import current_log, named_release
+from batch_assets.serving.store import Release
 from batch_assets.storage import Storage
 
 
@@ -24,8 +24,7 @@ class Reader:
 
     def __init__(self, storage: Storage, release: Release) -> None:
         self._release = release
-        folder = storage.local_path(release_folder(release.pipeline, release.name))
-        self._table = LmdbTable(folder, release.key.dtype)
+        self._table = release.store.open(storage, release)
 
     @classmethod
     def live(cls, storage: Storage, pipeline: str) -> "Reader":
@@ -56,13 +55,11 @@ class Reader:
         found = self._table.get(self._typed(key))
         if found is None:
             raise NoPrediction(f"no prediction for key {key} in release {release.name} of {release.pipeline}")
-        label = release.labels[found.pop("label")]
         return Answer(
             key=self._typed(key),
             record={
                 release.key.name: self._typed(key),
-                **found,
-                "label": label,
+                **release.record.as_mapping(found),
                 "model_version": release.model.version,
                 "partition": release.partition,
             },

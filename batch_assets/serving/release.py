@@ -5,55 +5,22 @@ A release is a folder that holds what one run predicted. Which release is live i
 does not replace what is live.
 """
 
-import hashlib
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from pathlib import Path
 
-import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from batch_assets.digest import Digest, hash_keys
 from batch_assets.errors import AlreadyExists, LostRace, NotFound, ReleaseBroken
 from batch_assets.features.contract import Key
 from batch_assets.logs import LogEntry, NumberedLog
-from batch_assets.runs.manifest import Manifest, ModelPin
-from batch_assets.scoring.postprocess import Predictions
-from batch_assets.serving import lmdb_store
+from batch_assets.records import RecordType
+from batch_assets.runs.manifest import Manifest
+from batch_assets.serving.store import Batches, Release, Store, release_folder
 from batch_assets.storage import Storage
 
 _DOCUMENT = "_release.json"
-
-
-def _is_empty(value: str) -> bool:
-    return not value
-
-
-class Release(BaseModel):
-    """What one release holds, and where it came from; `size` and `sha256` are of the file that holds it.
-
-    The first versions did not write a sha256; the description of such a release keeps its fingerprint.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    pipeline: str
-    partition: str
-    run_id: str
-    snapshot: str
-    model: ModelPin
-    key: Key
-    labels: tuple[str, ...]
-    rows: int
-    values: Digest
-    size: int
-    sha256: str = Field("", exclude_if=_is_empty)
-
-    def fingerprint(self) -> str:
-        """A sha256 of everything the description says."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
 
 def release_name(manifest: Manifest) -> str:
@@ -68,31 +35,28 @@ def release_parts(name: str) -> tuple[str, str] | None:
     return (found[1], found[2]) if found else None
 
 
-def release_folder(pipeline: str, name: str) -> str:
-    """Where a release lies."""
-    return f"{pipeline}/serving/releases/{name}"
-
-
 def current_log(storage: Storage, pipeline: str) -> NumberedLog:
     """Which release is live: entries with `release`, the `description` of it, `partition` and `approval`."""
     return NumberedLog(storage, f"{pipeline}/serving/_current")
 
 
 def read_release(storage: Storage, pipeline: str, name: str) -> Release:
-    """The description of a release whose file still has its size: a shorter one, mapped, would kill its reader.
+    """The description of a release that is still there in its size.
 
     Raises:
         ReleaseBroken: it is not there, cannot be read, or was cut.
     """
-    folder = release_folder(pipeline, name)
-    try:
-        release = Release.model_validate_json(storage.read(f"{folder}/{_DOCUMENT}"))
-    except (NotFound, ValidationError) as error:
-        raise ReleaseBroken(f"{folder}/{_DOCUMENT} cannot be read: publish the partition again.") from error
-    size = storage.names(folder).get(lmdb_store.FILE, 0)
-    if size != release.size:
-        raise ReleaseBroken(f"{folder}/{lmdb_store.FILE} has {size:,} bytes instead of {release.size:,}: publish it again.")
+    release = _described(storage, pipeline, name)
+    release.store.require_there(storage, release)
     return release
+
+
+def _described(storage: Storage, pipeline: str, name: str) -> Release:
+    path = f"{release_folder(pipeline, name)}/{_DOCUMENT}"
+    try:
+        return Release.model_validate_json(storage.read(path))
+    except (NotFound, ValidationError) as error:
+        raise ReleaseBroken(f"{path} cannot be read: publish the partition again.") from error
 
 
 def live_release(storage: Storage, pipeline: str) -> Release | None:
@@ -110,11 +74,7 @@ def named_release(storage: Storage, pipeline: str, entry: LogEntry) -> Release:
 
 
 def build_release(
-    storage: Storage,
-    manifest: Manifest,
-    key: Key,
-    labels: tuple[str, ...],
-    batches: Callable[[], Iterable[tuple[pa.Array, Predictions]]],
+    storage: Storage, store: Store, manifest: Manifest, key: Key, record: RecordType, batches: Callable[[], Batches]
 ) -> Release:
     """Build a run's release beside the live one and read it back before it takes its place.
 
@@ -123,57 +83,54 @@ def build_release(
     Raises:
         ReleaseBroken: what was read back is not what the manifest says; nothing is published then.
     """
-    expected = _expected(manifest, key, labels)
-    folder = release_folder(manifest.pipeline, expected.name)
-    damaged = False
-    if storage.names(folder):
+    expected = derived(manifest, key, record, store)
+    description = f"{expected.folder}/{_DOCUMENT}"
+    there = _DOCUMENT in storage.names(expected.folder)
+    damaged: Release | None = None
+    if there:
         try:
-            release = require_release(storage, manifest, key, labels)
+            release = require_release(storage, manifest, key, record, store)
         except ReleaseBroken:
-            damaged = True
+            with suppress(ReleaseBroken):
+                damaged = _described(storage, manifest.pipeline, expected.name)
         else:
             for _ in batches():
                 pass  # the predictions files are compared with the manifest whether or not they are needed
             return release
-    with storage.scratch() as scratch:
-        new = scratch / "release"
-        new.mkdir()
-        lmdb_store.build(new, batches())
-        _require_equal(_digest(new, key.dtype), manifest, expected.name)
-        file = new / lmdb_store.FILE
-        with file.open("rb") as built:
-            sha256 = hashlib.file_digest(built, "sha256").hexdigest()
-        release = expected.model_copy(update={"size": file.stat().st_size, "sha256": sha256})
-        (new / _DOCUMENT).write_text(release.model_dump_json(indent=1))
+    release = expected.model_copy(update={"built": store.build(storage, expected, batches())})
+    try:
+        _require_equal(storage, release)
+    except ReleaseBroken:
+        store.drop(storage, release)
+        raise
+    if there:  # it is damaged, and only now another is ready
+        storage.delete(description)
         if damaged:
-            storage.discard(folder)  # only now that another is ready
-        with suppress(AlreadyExists):  # another process built the same release in the same moment
-            storage.adopt(new, folder)
-    return read_release(storage, manifest.pipeline, expected.name)
+            damaged.store.drop(storage, damaged)
+    try:
+        storage.create(description, release.model_dump_json(indent=1).encode())
+    except AlreadyExists:  # another process built the same release in the same moment
+        store.drop(storage, release)
+        return read_release(storage, manifest.pipeline, release.name)
+    return release
 
 
-def require_release(storage: Storage, manifest: Manifest, key: Key, labels: tuple[str, ...]) -> Release:
+def require_release(storage: Storage, manifest: Manifest, key: Key, record: RecordType, store: Store) -> Release:
     """A run's release, if description and records, read back one by one, are what the manifest says.
-
-    The file is hashed first: damaged pages may end the process that maps them.
 
     Raises:
         ReleaseBroken: it is not.
     """
-    expected = _expected(manifest, key, labels)
+    expected = derived(manifest, key, record, store)
     release = read_release(storage, manifest.pipeline, expected.name)
-    if release.model_copy(update={"size": expected.size, "sha256": expected.sha256}) != expected:
+    if release.model_copy(update={"built": {}}) != expected:
         raise ReleaseBroken(f"The description of release {release.name} is not what its manifest says: publish it again.")
-    folder = storage.local_path(release_folder(release.pipeline, release.name))
-    file = f"{release_folder(release.pipeline, release.name)}/{lmdb_store.FILE}"
-    if release.sha256 and storage.sha256(file) != release.sha256:
-        raise ReleaseBroken(f"{file} was changed since it was built: publish the partition again.")
-    _require_equal(_digest(folder, release.key.dtype), manifest, release.name)
+    _require_equal(storage, release)
     return release
 
 
-def _expected(manifest: Manifest, key: Key, labels: tuple[str, ...]) -> Release:
-    """What a run's release must say of itself, but for size and sha256 of its file."""
+def derived(manifest: Manifest, key: Key, record: RecordType, store: Store) -> Release:
+    """What a run's release must say of itself, before it is built: its rows and their digest are those of the run."""
     return Release(
         name=release_name(manifest),
         pipeline=manifest.pipeline,
@@ -182,26 +139,23 @@ def _expected(manifest: Manifest, key: Key, labels: tuple[str, ...]) -> Release:
         snapshot=manifest.snapshot,
         model=manifest.model,
         key=key,
-        labels=labels,
+        record=record,
         rows=manifest.scored,
         values=manifest.values,
-        size=0,
+        store=store,
     )
 
 
-def _require_equal(found: Digest, manifest: Manifest, name: str) -> None:
-    if found != manifest.values:
+def _require_equal(storage: Storage, release: Release) -> None:
+    """Read a release back. Raises ReleaseBroken if it does not hold what it says."""
+    found = Digest()
+    for keys, records in release.store.scan(storage, release):
+        found = found + hash_keys(keys).with_values(records.flat()).digest()
+    if found != release.values:
         raise ReleaseBroken(
-            f"The release {name} holds {found.count:,} records with digest {found.hex()}, its manifest says "
-            f"{manifest.values.count:,} with {manifest.values.hex()}; publish again."
+            f"The release {release.name} holds {found.count:,} records with digest {found.hex()}, its manifest says "
+            f"{release.values.count:,} with {release.values.hex()}; publish again."
         )
-
-
-def _digest(folder: Path, key_type: str) -> Digest:
-    total = Digest()
-    for keys, predictions in lmdb_store.scan(folder, key_type):
-        total = total + hash_keys(keys).with_values(predictions).digest()
-    return total
 
 
 def go_live(

@@ -45,7 +45,7 @@ def open_storage(root: str) -> Storage:
     """The storage root at a folder or at `s3://bucket/prefix`, after its layout version was checked.
 
     Raises:
-        LayoutTooNew: the root was written by a newer program.
+        OtherLayout: the root was written by a newer or an older program.
         StorageError: the root's layout file cannot be understood, or the bucket cannot be reached.
     """
     storage = _storage_at(root)

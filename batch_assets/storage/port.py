@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Protocol
 
-from batch_assets.errors import LayoutTooNew, NotFound, StorageError
+from batch_assets.errors import NotFound, OtherLayout, StorageError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-LAYOUT = 1
-"""The layout version under the root. A newer one is refused; raise it only with a migration."""
+LAYOUT = 2
+"""The layout version under the root; another one is refused."""
 
 FORMAT_FILE = "_format.json"
 
@@ -98,7 +98,7 @@ def check_layout(document: bytes, root: str) -> None:
     """Compare what a root's `_format.json` says with what this program knows.
 
     Raises:
-        LayoutTooNew: the root was written by a newer program.
+        OtherLayout: the root was written by a newer or an older program.
         StorageError: the document cannot be understood.
     """
     try:
@@ -106,4 +106,9 @@ def check_layout(document: bytes, root: str) -> None:
     except (ValueError, KeyError, TypeError):
         raise StorageError(f"{root}/{FORMAT_FILE} does not tell a layout version; is {root} a batch-assets root?") from None
     if layout > LAYOUT:
-        raise LayoutTooNew(f"{root} has layout {layout}, this program knows layouts up to {LAYOUT}: upgrade batch-assets.")
+        raise OtherLayout(f"{root} has layout {layout}, this program writes layout {LAYOUT}: upgrade batch-assets.")
+    if layout < LAYOUT:
+        raise OtherLayout(
+            f"{root} has layout {layout} of an earlier batch-assets, this program writes layout {LAYOUT}: set BATCH_ASSETS_ROOT "
+            "to a new folder, register the models there and run the days again."
+        )

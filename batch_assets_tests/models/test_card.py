@@ -5,13 +5,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from batch_assets.errors import ModelMisfit
 from batch_assets.features.contract import FeatureContract
 from batch_assets.histogram import Spread
 from batch_assets.models.card import Card, make_card
-from batch_assets.models.predictor import export_model, predict_probabilities
-from batch_assets.scoring.postprocess import Returns
+from batch_assets.models.predictor import export_model, predict_scores
+from batch_assets.scoring.heads.classifier import Returns
+from batch_assets.scoring.heads.head import Head
+from batch_assets_tests.small import head_of
 
 CONTRACT = FeatureContract.model_validate(
     {"key": {"name": "user", "dtype": "int64"}, "columns": [{"name": name} for name in ("x", "y", "z")]}
@@ -47,15 +50,21 @@ def layer(width: int, *end: torch.nn.Module) -> bytes:
     return export_model(torch.nn.Sequential(torch.nn.Linear(3, width), *end), 3)
 
 
+def binary(returns: Returns) -> Head:
+    return head_of(returns=returns, labels=("no", "yes"))
+
+
 def card_of(model: bytes, returns: Returns, classes: int = 2, features: Any = FEATURES, **said: Any) -> Card:
     return make_card(
         model,
         said.pop("contract", CONTRACT),
         features,
-        returns=returns,
+        head=head_of(
+            returns=returns,
+            labels=tuple(f"class {number}" for number in range(classes)),
+            confirmed=said.pop("confirmed", False),
+        ),
         partition="2024-01-31",
-        labels=tuple(f"class {number}" for number in range(classes)),
-        threshold=0.5 if classes == 2 else None,
         description="made up",
         metrics={},
         training={},
@@ -66,21 +75,20 @@ def card_of(model: bytes, returns: Returns, classes: int = 2, features: Any = FE
 def test_a_sigmoid_of_its_own_gives_the_baseline_that_ours_gives() -> None:
     """It was squashed twice, and so was the baseline that nights are compared with."""
     theirs, ours = card_of(layer(1, torch.nn.Sigmoid()), "probabilities"), card_of(layer(1), "logits")
-    np.testing.assert_allclose(theirs.outputs.decile_edges, ours.outputs.decile_edges, atol=1e-6)
+    np.testing.assert_allclose(theirs.head.decile_edges, ours.head.decile_edges, atol=1e-6)
     assert theirs.baseline.minimum == pytest.approx(ours.baseline.minimum, abs=1e-6)
-    assert theirs.outputs.decile_edges[0] < 0.45
-    probability = predict_probabilities(layer(1, torch.nn.Sigmoid()), FEATURES, returns="probabilities")
-    np.testing.assert_allclose(probability, predict_probabilities(layer(1), FEATURES, returns="logits"), atol=1e-6)
+    assert theirs.head.decile_edges[0] < 0.45
+    probability = predict_scores(layer(1, torch.nn.Sigmoid()), FEATURES, binary("probabilities"))
+    np.testing.assert_allclose(probability, predict_scores(layer(1), FEATURES, binary("logits")), atol=1e-6)
 
 
 @pytest.mark.parametrize(
     ("model", "returns", "classes", "message"),
     [
-        (layer(1, torch.nn.Sigmoid()), "logits", 2, r'returns="probabilities"\); if they are logits .* say confirmed=True'),
+        (layer(1, torch.nn.Sigmoid()), "logits", 2, r'returns="probabilities", …\); if they are logits .* say confirmed=True'),
         (layer(1), "probabilities", 2, 'returns="logits"'),
         (layer(3, torch.nn.Softmax(dim=1)), "logits", 3, "squashed twice"),
-        (layer(3), "logits", 2, r"gives 3 values a row, for 2 labels it must be one logit"),
-        (layer(3), "logits", 128, "there are 128 labels and at most 127 can be told apart"),
+        (layer(3), "logits", 2, r"gives 3 values a row, for the labels class 0, class 1 it must be one logit"),
     ],
 )
 def test_what_does_not_fit_is_refused_when_the_card_is_made(model: bytes, returns: Returns, classes: int, message: str) -> None:
@@ -88,13 +96,18 @@ def test_what_does_not_fit_is_refused_when_the_card_is_made(model: bytes, return
         card_of(model, returns, classes)
 
 
+def test_more_classes_than_a_byte_tells_apart_are_refused_before_a_card_is_made() -> None:
+    with pytest.raises(ValidationError, match="there are 128 labels and at most 127 can be told apart"):
+        card_of(layer(3), "logits", 128)
+
+
 def test_it_finds_out_whether_each_of_two_classes_has_a_value() -> None:
-    assert card_of(layer(2), "logits").outputs.per_class
-    assert not card_of(layer(1), "logits").outputs.per_class
+    assert card_of(layer(2), "logits").head.per_class
+    assert not card_of(layer(1), "logits").head.per_class
 
 
 def test_what_a_person_confirms_stands_in_the_card() -> None:
-    assert card_of(layer(1, torch.nn.Sigmoid()), "logits", confirmed=True).outputs.confirmed
+    assert card_of(layer(1, torch.nn.Sigmoid()), "logits", confirmed=True).head.confirmed
 
 
 def test_several_inputs_have_an_array_each() -> None:
@@ -105,7 +118,7 @@ def test_several_inputs_have_an_array_each() -> None:
     )
     module = Several()
     model = export_model(module, SEVERAL)
-    found = predict_probabilities(model, several, returns="logits")
+    found = predict_scores(model, several, binary("logits"))
     with torch.inference_mode():
         expected = torch.sigmoid(module.eval()(*map(torch.from_numpy, several))[:, 0]).numpy()
     np.testing.assert_allclose(found, expected, atol=1e-6)
@@ -120,11 +133,11 @@ def test_several_inputs_have_an_array_each() -> None:
     with pytest.raises(ModelMisfit, match="features has 2 numbers a row by the contract, but the features have 3"):
         card_of(model, "logits", features=(FEATURES, *several[1:]), contract=SEVERAL)
     with pytest.raises(ModelMisfit, match="does not take these features"):
-        predict_probabilities(model, several[:2], returns="logits")
+        predict_scores(model, several[:2], binary("logits"))
     with pytest.raises(ModelMisfit, match="equally many rows"):
-        predict_probabilities(model, (several[0][:5], *several[1:]), returns="logits")
+        predict_scores(model, (several[0][:5], *several[1:]), binary("logits"))
 
 
 def test_probabilities_that_are_none_are_not_cut_off() -> None:
-    with pytest.raises(ModelMisfit, match=r"returns no probabilities: [\d,]+ of 3,000 rows"):
-        predict_probabilities(layer(1), FEATURES, returns="probabilities")
+    with pytest.raises(ModelMisfit, match=r"it returns probabilities, but [\d,]+ of 3,000 rows are not between 0 and 1"):
+        predict_scores(layer(1), FEATURES, binary("probabilities"))

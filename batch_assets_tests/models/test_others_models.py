@@ -27,8 +27,8 @@ from batch_assets.models.permitted import permitted_rows
 from batch_assets.models.predictor import export_model, load_program
 from batch_assets.models.trial import check_model
 from batch_assets.scoring.forward import ForwardPass
+from batch_assets.scoring.heads.classifier import Returns
 from batch_assets.scoring.inputs import Staging
-from batch_assets.scoring.postprocess import Returns, postprocess
 from batch_assets_tests.models.test_trial import card_of, contract_of
 from batch_assets_tests.others import ListsByGru, TabNetScores
 
@@ -313,10 +313,10 @@ def served(other: Other, model: bytes, rows: pa.Table, card: Card) -> np.ndarray
     """What a night serves for rows."""
     staged = Staging(other.contract, len(rows)).fill(rows)
     assert staged.faults == ()
-    run = ForwardPass(load_program(model, other.name, form=card.form), card.outputs.width, 1_024, 0.01)
+    run = ForwardPass(load_program(model, other.name, form=card.form), card.head.width, 1_024, 0.01)
     passed = run(staged, np.ones(len(rows), dtype=bool), "chunk")
     assert passed.raised == {}
-    return postprocess(passed.logits, card.outputs).probability
+    return card.head.score_of(passed.logits)
 
 
 def by_the_module(other: Other, module: nn.Module, rows: pa.Table) -> np.ndarray:

@@ -47,7 +47,7 @@ def test_a_flipped_byte_in_the_model_is_noticed(small: Small) -> None:
 def test_an_edited_card_is_noticed(small: Small) -> None:
     path = model_folder(small) / "card.json"
     card = json.loads(path.read_text())
-    card["outputs"]["threshold"] = 0.01
+    card["head"]["threshold"] = 0.01
     path.write_text(json.dumps(card))
     with pytest.raises(ModelChanged, match="approval 1"):
         small.registry.resolve(SETTINGS)

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from batch_assets.scoring.postprocess import Returns
 from torch.nn import functional
 
 from batch_assets.errors import ModelMisfit
@@ -17,8 +18,7 @@ from batch_assets.models.card import Card
 from batch_assets.models.permitted import ROWS, permitted_rows
 from batch_assets.models.predictor import TorchPredictor, export_model
 from batch_assets.models.trial import Trial, check_model
-from batch_assets.scoring.postprocess import Outputs, Returns
-from batch_assets_tests.small import Small
+from batch_assets_tests.small import Small, head_of
 
 THREE = [{"name": name} for name in ("x", "y", "z")]
 
@@ -42,9 +42,7 @@ def card_of(
         description="made up",
         model_sha256=Small.sha256(model),
         contract=contract,
-        outputs=Outputs(
-            returns=returns, labels=labels, threshold=0.5 if classes == 2 else None, decile_edges=tuple(edges), **outputs
-        ),
+        head=head_of(returns=returns, labels=labels, decile_edges=tuple(edges), **outputs),
         baseline_partition="2024-01-31",
         baseline=Histogram.empty(edges),
         features=features,

@@ -23,7 +23,7 @@ from batch_assets.operations.recorded import recorded_run
 from batch_assets.proof.keys import prove_replays
 from batch_assets.runs.manifest import Manifest
 from batch_assets.serving.reader import Reader
-from batch_assets.serving.release import release_folder, release_parts
+from batch_assets.serving.release import release_parts
 from batch_assets_tests.faulty import Faulty
 from batch_assets_tests.small import DAY, Small, rows, with_values
 
@@ -123,7 +123,7 @@ def test_a_published_run_is_published_again_with_the_replayed_rows(broken: tuple
     small, manifest, flag = broken
     judge(small.config, small.storage, DAY, small.model)
     first = publish(small.config, small.storage, DAY, small.model, small.progress).release
-    file = small.storage.local_path(f"{release_folder('small', first.name)}/data.mdb")
+    file = small.storage.local_path(f"{first.folder}/{first.built['folder']}/data.mdb")
     before = file.stat()
     flag.unlink()
     replayed(small, manifest)

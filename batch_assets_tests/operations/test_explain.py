@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from batch_assets.engines.local_engine import LocalEngine
@@ -22,8 +21,6 @@ from batch_assets.nightly.score import score
 from batch_assets.operations.dead_letters import replay as replay_dead_letters
 from batch_assets.operations.explain import Explanation, explain
 from batch_assets.operations.recorded import find_key
-from batch_assets.runs.chunks import Chunk
-from batch_assets.runs.commit import ChunkCommit, read_commit
 from batch_assets.serving.reader import Reader
 from batch_assets.storage import LocalStorage
 from batch_assets_tests.faulty import Faulty
@@ -228,15 +225,3 @@ class TestTheCommitsFooter:
         commits = working.commits()
         assert [commits[number].attempt for number in (0, 1)] == [3, 1]
         working.prove()
-
-    def test_an_older_footer_is_still_read(self, small: Small) -> None:
-        working = Working(small)
-        working.score_all()
-        path = working.path(0)
-        table = pq.ParquetFile(path).read()
-        commit = ChunkCommit.model_validate_json(table.schema.metadata[b"batch_assets.commit"])
-        older = commit.model_dump_json(exclude={"attempt", "written"})
-        pq.write_table(table.replace_schema_metadata({b"batch_assets.commit": older}), path)
-        chunk: Chunk = working.run.plan[0]
-        found = read_commit(small.storage, working.run.folder, chunk, working.run.run_id)
-        assert (found.attempt, found.written) == (1, None)

@@ -27,6 +27,7 @@ ATTRIBUTES = {
         "contract": {"key": {"name": "user", "dtype": "int64"}, "columns": [{"name": "x"}]},
     },
     "model": {"name": "another"},
+    "answers": {"kind": "binary", "labels": ["no", "yes"]},
 }
 
 

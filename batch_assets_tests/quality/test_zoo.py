@@ -78,8 +78,8 @@ class World:
         """Another version is approved, whose approver confirmed its outputs and was told nothing of its scores."""
         before = self.registry.resolve(self.config.model)
         model = export_model(module, len(self.config.features.contract.columns))
-        outputs = before.card.outputs.model_copy(update={"confirmed": True})
-        card = before.card.model_copy(update={"model_sha256": _sha256(model), "outputs": outputs})
+        head = before.card.head.model_copy(update={"confirmed": True})
+        card = before.card.model_copy(update={"model_sha256": _sha256(model), "head": head})
         self.registry.register(before.name, "v2", card, model)
         self.registry.approve(before.name, "batch", "v2", why="test", by="the test")
 

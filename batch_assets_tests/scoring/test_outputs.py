@@ -12,18 +12,20 @@ from pydantic import ValidationError
 
 from batch_assets.errors import ModelMisfit
 from batch_assets.models.predictor import export_model
+from batch_assets.records import MOST_NAMES
 from batch_assets.runs.rejects import NO_PROBABILITIES, NON_FINITE_OUTPUT
-from batch_assets.scoring.postprocess import MOST_CLASSES, Outputs, Returns, no_probabilities, postprocess
+from batch_assets.scoring.heads.classifier import Returns, no_probabilities
+from batch_assets.scoring.heads.head import Head
 from batch_assets.scoring.scorer import Scorer
-from batch_assets_tests.small import OUTPUTS, Small, Working, rows, small_model, with_values
+from batch_assets_tests.small import OUTPUTS, Small, Working, head_of, rows, small_model, with_values
 
 Make = Callable[..., Small]
 VALUES = torch.randn(1_000, 3, generator=torch.Generator().manual_seed(0))
 
 
-def outputs(classes: int, returns: Returns = "logits", **said: Any) -> Outputs:
+def outputs(classes: int, returns: Returns = "logits", **said: Any) -> Head:
     labels = tuple(f"class {number}" for number in range(classes))
-    return Outputs.model_validate({**OUTPUTS, "returns": returns, "labels": labels, "threshold": None, **said})
+    return head_of(**{**OUTPUTS, "returns": returns, "labels": labels, **said})
 
 
 class TestValues:
@@ -41,13 +43,13 @@ class TestValues:
             ),
         ],
     )
-    def test_two_classes(self, values: torch.Tensor, said: Outputs) -> None:
-        found = postprocess(values.t().numpy(), said)
+    def test_two_classes(self, values: torch.Tensor, said: Head) -> None:
+        found = said.records(values.t().numpy())
         expected = torch.sigmoid(VALUES[:, 0]).numpy()
-        np.testing.assert_allclose(found.probability, expected, atol=2e-7)
-        assert found.probability.dtype == np.float32
-        np.testing.assert_array_equal(found.label, expected >= np.float32(0.3))
-        np.testing.assert_array_equal(found.decile, np.minimum(np.floor(expected * 10), 9) + 1)
+        np.testing.assert_allclose(found["probability"], expected, atol=2e-7)
+        assert found["probability"].dtype == np.float32
+        np.testing.assert_array_equal(found["label"], expected >= np.float32(0.3))
+        np.testing.assert_array_equal(found["decile"], np.minimum(np.floor(expected * 10), 9) + 1)
 
     @pytest.mark.parametrize(
         ("values", "returns"),
@@ -58,20 +60,20 @@ class TestValues:
         ],
     )
     def test_three_classes(self, values: torch.Tensor, returns: Returns) -> None:
-        found = postprocess(values.t().contiguous().numpy(), outputs(3, returns))
+        found = outputs(3, returns).records(values.t().contiguous().numpy())
         probability, label = torch.softmax(VALUES, dim=1).max(dim=1)
-        np.testing.assert_allclose(found.probability, probability.numpy(), atol=3e-7)
-        np.testing.assert_array_equal(found.label, label.numpy())
+        np.testing.assert_allclose(found["probability"], probability.numpy(), atol=3e-7)
+        np.testing.assert_array_equal(found["label"], label.numpy())
 
     @pytest.mark.parametrize("value", [-0.01, 1.001, np.nan, np.inf, -np.inf])
     def test_what_is_no_probability_is_not_cut_off(self, value: float) -> None:
-        found = postprocess(np.array([[0.2, value, 0.9]], dtype=np.float32), outputs(2, "probabilities", threshold=0.5))
-        np.testing.assert_array_equal(np.isnan(found.probability), [False, True, False])
+        found = outputs(2, "probabilities", threshold=0.5).records(np.array([[0.2, value, 0.9]], dtype=np.float32))
+        np.testing.assert_array_equal(np.isnan(found["probability"]), [False, True, False])
 
     def test_nor_are_probabilities_with_another_sum_than_one(self) -> None:
         values = np.array([[0.2, 0.3, 0.5], [0.2, 0.3, 0.4], [0.6, 0.6, 0.0], [1.2, -0.1, -0.1]], dtype=np.float32)
-        found = postprocess(values.T.copy(), outputs(3, "probabilities"))
-        np.testing.assert_array_equal(np.isnan(found.probability), [False, True, True, True])
+        found = outputs(3, "probabilities").records(values.T.copy())
+        np.testing.assert_array_equal(np.isnan(found["probability"]), [False, True, True, True])
 
     @pytest.mark.parametrize("classes", [2, 3, 127])
     def test_but_those_that_were_rounded_to_bfloat16_are(self, classes: int) -> None:
@@ -79,17 +81,17 @@ class TestValues:
         assert not no_probabilities(values.bfloat16().float().t().numpy()).any()
 
     def test_a_probability_that_was_rounded_up_is_one(self) -> None:
-        found = postprocess(np.array([[np.float32(1) + np.float32(2e-7)]]), outputs(2, "probabilities", threshold=0.5))
-        assert found.probability.tolist() == [1.0]
+        found = outputs(2, "probabilities", threshold=0.5).records(np.array([[np.float32(1) + np.float32(2e-7)]]))
+        assert found["probability"].tolist() == [1.0]
 
 
 class TestWhatCanBeSaid:
     def test_what_a_model_returns_must_be_said(self) -> None:
         with pytest.raises(ValidationError, match="returns"):
-            Outputs.model_validate({name: value for name, value in OUTPUTS.items() if name != "returns"})
+            head_of(**{name: value for name, value in OUTPUTS.items() if name != "returns"})
 
     def test_more_classes_than_a_byte_tells_apart_are_refused_in_a_sentence(self) -> None:
-        assert outputs(MOST_CLASSES).width == 127
+        assert outputs(MOST_NAMES).width == 127
         with pytest.raises(ValidationError, match="there are 128 labels and at most 127 can be told apart"):
             outputs(128)
 
@@ -98,7 +100,7 @@ class TestWhatCanBeSaid:
     )
     def test_what_does_not_fit_together_is_refused(self, said: dict[str, Any]) -> None:
         with pytest.raises(ValidationError):
-            Outputs.model_validate({**OUTPUTS, **said})
+            head_of(**{**OUTPUTS, **said})
 
 
 def between(count: int) -> pa.Table:

@@ -14,12 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from batch_assets.digest import key_digest
-from batch_assets.engines.local_engine import LocalEngine
 from batch_assets.errors import CommitBroken, ProofFailed, SnapshotChanged
 from batch_assets.nightly.freeze import freeze
-from batch_assets.nightly.score import score
 from batch_assets.runs.commit import read_committed, write_commit
-from batch_assets.runs.manifest import Manifest
 from batch_assets_tests.small import DAY, Small, Working, rows, with_values
 
 Make = Callable[..., Small]
@@ -317,13 +314,3 @@ def test_rows_that_change_in_mid_run_are_never_committed(working: Working) -> No
     with pytest.raises(SnapshotChanged, match="while it was read"):
         scorer.score(working.run.plan[1])
     assert sorted(working.commits()) == [0]
-
-
-def test_a_manifest_of_the_first_version_is_still_read(small: Small) -> None:
-    """Days that were accepted before there was an audit are still compared with."""
-    freeze(small.config, small.storage, DAY, small.progress)
-    manifest = score(small.config, small.storage, DAY, small.model, LocalEngine(), small.progress).manifest
-    newer = {"audit", "agreement", "work", "proof_seconds"}
-    older = Manifest.model_validate(manifest.model_dump(mode="json", exclude=newer))
-    assert older.model_dump(exclude=newer) == manifest.model_dump(exclude=newer)
-    assert older.audit.rows == 0

@@ -1,5 +1,5 @@
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -7,81 +7,46 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batch_assets.digest import hash_keys
 from batch_assets.engines.local_engine import LocalEngine
 from batch_assets.errors import CommitBroken, NoPrediction, NotPublishable, ReleaseBroken, ReleaseBusy
 from batch_assets.nightly.freeze import freeze
 from batch_assets.nightly.judge import judge
-from batch_assets.nightly.publish import publish, published_matches
+from batch_assets.nightly.publish import Published, publish, published_matches
 from batch_assets.nightly.score import plan_run, score
-from batch_assets.scoring.postprocess import Predictions
-from batch_assets.serving import lmdb_store
+from batch_assets.serving.lmdb_store import LmdbStore
 from batch_assets.serving.reader import Reader
 from batch_assets.serving.release import current_log
+from batch_assets.storage import LocalStorage
+from batch_assets_tests.serving.store_behaviour import BINARY, KEYS, StoreBehaviour, records
 from batch_assets_tests.small import DAY, Small, rows, small_model
 
 Make = Callable[..., Small]
 
 
-def predictions(count: int) -> Predictions:
-    random = np.random.default_rng(3)
-    return Predictions(
-        random.uniform(size=count).astype(np.float32),
-        random.integers(1, 11, count).astype(np.int8),
-        random.integers(0, 2, count).astype(np.int8),
-    )
-
-
 NEVER = {"psi": 100, "ks": 100, "js": 100}
 
 
-class StoreBehaviour:
-    """What every store does with (key, prediction); a new store inherits these tests."""
+def data_file(small: Small, published: Published) -> Path:
+    return small.storage.local_path(f"{published.release.folder}/{published.release.built['folder']}/data.mdb")
 
-    def build(self, folder: Path, count: int, batches: Iterator[tuple[pa.Array, Predictions]]) -> None:
-        raise NotImplementedError
 
-    @pytest.mark.parametrize(
-        ("key_type", "keys"),
-        [
-            ("int32", pa.array(range(-500, 500), pa.int32())),
-            ("int64", pa.array([-(2**63), -1, 0, 1, 255, 256, 2**63 - 1])),
-            ("string", pa.array(sorted(["", "a", "b", "ä", "user-1", "user-10", "x" * 500], key=str.encode))),
-        ],
-    )
-    def test_what_was_stored_is_found(self, tmp_path: Path, key_type: str, keys: pa.Array) -> None:
-        if key_type == "string":
-            keys = keys.slice(1)  # the empty text cannot be a key
-        stored = predictions(len(keys))
-        self.build(tmp_path, len(keys), iter([(keys, stored)]))
-        scanned = list(lmdb_store.scan(tmp_path, key_type))
-        assert [key for found, _ in scanned for key in found.to_pylist()] == keys.to_pylist()
-        digest = hash_keys(keys).with_values(stored).digest()
-        assert hash_keys(scanned[0][0]).with_values(scanned[0][1]).digest() == digest
-        table = lmdb_store.LmdbTable(tmp_path, key_type)
-        for place, key in enumerate(keys.to_pylist()):
-            assert table.get(key) == {
-                "probability": stored.probability[place].item(),
-                "decile": stored.decile[place].item(),
-                "label": stored.label[place].item(),
-            }
-        assert table.get("nobody" if key_type == "string" else 77_777) is None
-        table.close()
+def description(small: Small, published: Published) -> Path:
+    return small.storage.local_path(f"{published.release.folder}/_release.json")
 
 
 class TestLmdbStore(StoreBehaviour):
-    def build(self, folder: Path, count: int, batches: Iterator[tuple[pa.Array, Predictions]]) -> None:
-        lmdb_store.build(folder, batches)
+    def store(self, folder: Path) -> LmdbStore:
+        return LmdbStore()
 
-    @pytest.mark.parametrize("keys", [[1, 1], [2, 1]])
-    def test_doubled_or_unordered_keys_are_refused(self, tmp_path: Path, keys: list[int]) -> None:
-        with pytest.raises(ReleaseBroken, match="doubled or out of order"):
-            lmdb_store.build(tmp_path, iter([(pa.array(keys), predictions(2))]))
-
-    def test_a_file_that_is_no_store_is_a_sentence(self, tmp_path: Path) -> None:
-        (tmp_path / "data.mdb").write_bytes(b"nonsense" * 1_000)
+    def test_a_file_that_is_no_store_is_a_sentence(self, storage: LocalStorage, tmp_path: Path) -> None:
+        release = self.built(storage, tmp_path, KEYS["int64"], records(BINARY, 7))
+        file = storage.local_path(f"{release.folder}/{release.built['folder']}/data.mdb")
+        file.chmod(0o600)
+        file.write_bytes(b"nonsense" * (file.stat().st_size // 8))
         with pytest.raises(ReleaseBroken, match="cannot be read"):
-            lmdb_store.LmdbTable(tmp_path, "int64")
+            release.store.open(storage, release)
+        with pytest.raises(ReleaseBroken, match="was changed since it was built"):
+            next(release.store.scan(storage, release))
 
 
 class TestRelease:
@@ -152,8 +117,7 @@ class TestRelease:
 
     def test_a_damaged_release_is_noticed_by_its_check(self, small: Small) -> None:
         published = small.night()
-        folder = small.storage.local_path(f"small/serving/releases/{published.release.name}")
-        (folder / "data.mdb").write_bytes(b"")
+        data_file(small, published).write_bytes(b"")
         assert published_matches(small.config, small.storage, DAY, small.model).blocks
         with pytest.raises(ReleaseBroken, match="publish it again"):
             Reader.live(small.storage, "small")
@@ -163,7 +127,7 @@ class TestRelease:
     @pytest.mark.parametrize("file", ["_release.json", "data.mdb"])
     def test_a_release_that_lost_a_file_is_replaced(self, small: Small, file: str) -> None:
         published = small.night()
-        small.storage.local_path(f"small/serving/releases/{published.release.name}/{file}").unlink()
+        (data_file(small, published) if file == "data.mdb" else description(small, published)).unlink()
         assert published_matches(small.config, small.storage, DAY, small.model).blocks
         small.night()
         assert published_matches(small.config, small.storage, DAY, small.model).passed
@@ -174,7 +138,7 @@ class TestRelease:
         folder = plan_run(small.config, small.storage, DAY, small.model).folder
         chunk = small.storage.local_path(f"{folder}/chunk-00001.parquet")
         value = pq.ParquetFile(chunk).read()["probability"].to_numpy()[:1].tobytes()
-        for path in (small.storage.local_path(f"small/serving/releases/{published.release.name}/data.mdb"), chunk):
+        for path in (data_file(small, published), chunk):
             data = bytearray(path.read_bytes())
             assert data.count(value) == 1
             data[data.index(value)] ^= 1
@@ -185,7 +149,7 @@ class TestRelease:
 
     def test_a_release_with_a_damaged_page_is_noticed_and_replaced(self, small: Small) -> None:
         published = small.night()
-        path = small.storage.local_path(f"small/serving/releases/{published.release.name}/data.mdb")
+        path = data_file(small, published)
         data = bytearray(path.read_bytes())
         for place in range(8_192, len(data)):
             data[place] ^= 0x5A
@@ -233,7 +197,7 @@ class TestRelease:
     def test_an_open_reader_is_no_damage(self, small: Small) -> None:
         """LMDB opens a file once per process: the check says so, and nothing is thrown away."""
         published = small.night()
-        path = small.storage.local_path(f"small/serving/releases/{published.release.name}/data.mdb")
+        path = data_file(small, published)
         before = path.stat().st_ino
         reader = Reader.live(small.storage, "small")
         assert "open in this process already" in published_matches(small.config, small.storage, DAY, small.model).message
@@ -245,7 +209,7 @@ class TestRelease:
 
     def test_a_changed_description_is_never_believed(self, small: Small) -> None:
         published = small.night()
-        path = small.storage.local_path(f"small/serving/releases/{published.release.name}/_release.json")
+        path = description(small, published)
         path.write_text(path.read_text().replace('"no"', '"maybe"'))
         with pytest.raises(ReleaseBroken, match="not the one that went live"):
             Reader.live(small.storage, "small")
@@ -258,7 +222,7 @@ class TestRelease:
         reader = Reader.live(small.storage, "small")
         probability = np.float32(reader.lookup(42).record["probability"]).tobytes()
         reader.close()
-        path = small.storage.local_path(f"small/serving/releases/{published.release.name}/data.mdb")
+        path = data_file(small, published)
         data = bytearray(path.read_bytes())
         assert data.count(probability) == 1
         data[data.index(probability)] ^= 1
@@ -269,7 +233,7 @@ class TestRelease:
     @pytest.mark.parametrize("seed", range(30))
     def test_no_flipped_bit_is_served_or_crashes(self, small: Small, seed: int) -> None:
         published = small.night()
-        path = small.storage.local_path(f"small/serving/releases/{published.release.name}/data.mdb")
+        path = data_file(small, published)
         data = bytearray(path.read_bytes())
         data[np.random.default_rng(seed).integers(len(data))] ^= 1 << (seed % 8)
         path.write_bytes(data)

@@ -15,12 +15,14 @@ import numpy.typing as npt
 import torch
 
 from batch_assets.models.card import make_card
-from batch_assets.models.predictor import export_model, predict_probabilities
+from batch_assets.models.predictor import export_model, predict_scores
 from batch_assets.orchestration.catalog import pipeline
+from batch_assets.scoring.heads.classifier import Binary
 
 Floats = npt.NDArray[np.float32]
 
 CONFIG = pipeline("late_planes")
+HEAD = Binary(returns="logits", labels=("in time", "late"), threshold=0.25)
 NAMES = CONFIG.features.contract.names
 LATE = "SELECT DISTINCT tailnum FROM flights WHERE day = $day AND dep_delay > 15"
 
@@ -81,15 +83,13 @@ def main() -> None:
     features, late = (np.concatenate(parts) for parts in zip(*map(labelled, days), strict=True))
     model = export_model(fitted(features, late), features.shape[1])
     seen, happened = labelled(options.test)
-    found = auc(predict_probabilities(model, seen, returns="logits"), happened)
+    found = auc(predict_scores(model, seen, HEAD), happened)
     card = make_card(
         model,
         CONFIG.features.contract,
         seen,
-        returns="logits",
+        head=HEAD,
         partition=options.test.isoformat(),
-        labels=("in time", "late"),
-        threshold=0.25,
         description=CONFIG.description,
         metrics={options.test.isoformat(): {"auc": found, "base_rate": round(float(happened.mean()), 4)}},
         training={"first": days[0].isoformat(), "last": days[-1].isoformat(), "rows": len(late)},

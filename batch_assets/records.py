@@ -1,0 +1,166 @@
+"""Records: what a model's answer to a row is kept as, fixed-width and by named fields, as one numpy dtype.
+
+Their bytes are what is digested, compared, audited and served. While a chunk is scored they lie by column; a store gets them
+packed, side by side.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from batch_assets.arrow import as_arrow, as_numpy, as_text
+from batch_assets.digest import bits
+
+MOST_NAMES = 127
+"""A field whose values have names is kept in one byte."""
+
+Rows = slice | npt.NDArray[np.bool_] | npt.NDArray[np.intp]
+
+
+class RecordField(BaseModel):
+    """One field of a record: a number, or `length` of them; `names` are those of its values 0, 1, …, if they have some."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    dtype: Literal["f4", "f8", "i1", "i2", "i4", "i8"]
+    length: int | None = Field(None, ge=1)
+    names: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> "RecordField":
+        if self.names and (self.dtype != "i1" or self.length is not None or len(self.names) > MOST_NAMES):
+            raise ValueError(f"{self.name} has names, so it must be one byte, with at most {MOST_NAMES} of them")
+        return self
+
+
+class RecordType(BaseModel):
+    """The fields of a record in their order, and which of them is the score: what drift, ranks and plots look at."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    fields: tuple[RecordField, ...] = Field(min_length=1)
+    score: str
+
+    @model_validator(mode="after")
+    def _has_a_score(self) -> "RecordType":
+        names = [field.name for field in self.fields]
+        if len(set(names)) < len(names):
+            raise ValueError(f"fields are named twice: {', '.join(names)}")
+        score = next((field for field in self.fields if field.name == self.score), None)
+        if score is None or score.length is not None or not score.dtype.startswith("f"):
+            raise ValueError(f"the score {self.score} must be a field with one floating-point number")
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The fields' names."""
+        return tuple(field.name for field in self.fields)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of the values of the first field that has some, which rows are counted by; nothing if none has."""
+        return next((field.names for field in self.fields if field.names), ())
+
+    @cached_property
+    def dtype(self) -> np.dtype[np.void]:
+        """One packed record, little-endian, without padding."""
+        return np.dtype([(one.name, f"<{one.dtype}", *([(one.length,)] if one.length else [])) for one in self.fields])
+
+    def empty(self) -> "Records":
+        """No records."""
+        return self.unpacked(np.empty(0, dtype=self.dtype))
+
+    def unpacked(self, packed: npt.NDArray[np.void]) -> "Records":
+        """Records of shape (rows,), side by side in memory, by column."""
+        return Records(self, {name: np.ascontiguousarray(packed[name]) for name in self.names})
+
+    def from_table(self, table: pa.Table) -> "Records":
+        """The records in the columns of a table, as `Records.columns` made them."""
+        found = {}
+        for field in self.fields:
+            column = table.column(field.name)
+            if field.names:
+                named = column.combine_chunks().cast(pa.string())
+                found[field.name] = as_numpy(pc.index_in(named, as_text(field.names))).astype(np.int8)
+            elif field.length:
+                lists = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+                found[field.name] = as_numpy(lists.flatten()).reshape(len(lists), field.length)
+            else:
+                found[field.name] = as_numpy(column)
+        return Records(self, found)
+
+    def as_mapping(self, record: npt.NDArray[np.void]) -> dict[str, Any]:
+        """One packed record, of shape (), in plain values: of a field with names the name."""
+        return {one.name: one.names[record[one.name]] if one.names else record[one.name].tolist() for one in self.fields}
+
+
+class Records:
+    """The records of some rows, by column: each of shape (rows,) or, of a field with a length, (rows, length)."""
+
+    def __init__(self, kind: RecordType, columns: Mapping[str, npt.NDArray[Any]]) -> None:
+        self.kind = kind
+        self.by_name = columns
+
+    def __len__(self) -> int:
+        return len(next(iter(self.by_name.values())))
+
+    def __getitem__(self, name: str) -> npt.NDArray[Any]:
+        return self.by_name[name]
+
+    @property
+    def score(self) -> npt.NDArray[np.floating]:
+        """The score of each row, NaN where it is not known; shape (rows,)."""
+        return self.by_name[self.kind.score]
+
+    def take(self, rows: Rows) -> "Records":
+        """The records of some rows."""
+        return Records(self.kind, {name: column[rows] for name, column in self.by_name.items()})
+
+    def flat(self) -> list[npt.NDArray[Any]]:
+        """Every number of a record as a column of shape (rows,), in the order of its bytes: what is digested."""
+        return [part for column in self.by_name.values() for part in ([column] if column.ndim == 1 else column.T)]
+
+    def packed(self) -> npt.NDArray[np.void]:
+        """The records side by side in memory, shape (rows,)."""
+        packed = np.empty(len(self), dtype=self.kind.dtype)
+        for name, column in self.by_name.items():
+            packed[name] = column
+        return packed
+
+    def same_bits(self, other: "Records") -> npt.NDArray[np.bool_]:
+        """Which rows have the same record, bit for bit; shape (rows,)."""
+        pairs = zip(self.flat(), other.flat(), strict=True)
+        same: npt.NDArray[np.bool_] = np.logical_and.reduce([bits(one) == bits(two) for one, two in pairs])
+        return same
+
+    def by_label(self) -> tuple[int, ...]:
+        """How many rows have each of the record's labels."""
+        for field in self.kind.fields:
+            if field.names:
+                return tuple(np.bincount(self.by_name[field.name], minlength=len(field.names)).tolist())
+        return ()
+
+    def columns(self) -> dict[str, pa.Array]:
+        """The records as columns of a table."""
+        found: dict[str, pa.Array] = {}
+        for field in self.kind.fields:
+            column = self.by_name[field.name]
+            if field.names:
+                found[field.name] = as_dictionary(as_arrow(column), field.names)
+            elif field.length:
+                found[field.name] = pa.FixedSizeListArray.from_arrays(as_arrow(column.reshape(-1)), field.length)
+            else:
+                found[field.name] = as_arrow(column)
+        return found
+
+
+def as_dictionary(places: pa.Array, names: Sequence[str]) -> pa.DictionaryArray:
+    """Texts by their places among `names`."""
+    return pa.DictionaryArray.from_arrays(places, as_text(names))

@@ -1,0 +1,133 @@
+"""PORT Store: a release's description, its sorted keys and records -> something that answers keys.
+
+A release states its own rows and digest; what a store holds is verified against them, read back through `scan`. Which release
+readers see is one entry of `serving/_current`; a store with a pointer of its own follows it in `publish`.
+
+A store of a package of your own, which keeps each release as one Parquet file beside its description:
+
+    class ParquetStore(Store):
+        kind: Literal["parquet"] = "parquet"
+
+        def build(self, storage: Storage, release: Release, batches: Batches) -> dict[str, str]:
+            ...
+
+        def scan(self, storage: Storage, release: Release) -> Iterator[Batch]:
+            ...
+
+        def open(self, storage: Storage, release: Release) -> Table:
+            ...
+"""
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict
+
+from batch_assets.digest import Digest
+from batch_assets.features.contract import Key
+from batch_assets.ports import Adapter, Port
+from batch_assets.records import Records, RecordType
+from batch_assets.runs.manifest import ModelPin
+from batch_assets.storage import Storage
+
+Batch = tuple[pa.Array, Records]
+"""Keys in ascending order (integers by value, text by its UTF-8 bytes) and their records."""
+
+Batches = Iterable[Batch]
+
+
+class Table(Protocol):
+    """An open release; one for a process, shared by its threads."""
+
+    def get(self, key: int | str) -> npt.NDArray[np.void] | None:
+        """One key's record, of the release's dtype and shape (), or None. Raises ReleaseBroken."""
+
+    def close(self) -> None:
+        """Let go of it."""
+
+
+class Store(Adapter):
+    """Where releases are kept. Every method is told the release; none keeps state."""
+
+    @abstractmethod
+    def build(self, storage: Storage, release: "Release", batches: Batches) -> dict[str, str]:
+        """Write a release completely and durably, where no reader sees it yet.
+
+        It may have been tried before, and may be tried by another process at the same moment: the description that names what
+        was built is written afterwards, exclusively, and what it does not name counts for nothing.
+
+        Args:
+            storage: the pipeline's storage root, for stores that keep files below `release.folder`.
+            release: name, key, and the type of its records.
+            batches: in ascending order of their keys.
+
+        Returns:
+            What the store must know to find it whole again, such as sizes and checksums: `release.built` from then on.
+
+        Raises:
+            ReleaseBroken: keys are doubled or out of order, or it cannot be written.
+        """
+
+    @abstractmethod
+    def scan(self, storage: Storage, release: "Release") -> Iterator[Batch]:
+        """Everything that a release holds, in order of its keys. Raises ReleaseBroken if any of it is damaged."""
+
+    @abstractmethod
+    def open(self, storage: Storage, release: "Release") -> Table:
+        """A release for look-ups. Raises ReleaseBroken, ReleaseBusy."""
+
+    def require_there(self, storage: Storage, release: "Release") -> None:
+        """Look cheaply whether a release is still there in its size. Raises ReleaseBroken."""
+
+    def publish(self, storage: Storage, release: "Release", number: int) -> None:
+        """Let the store's own readers see a release, in one atomic step, unless they see one of a higher number already.
+
+        `number` is that of the entry of `serving/_current`. A store whose readers read that entry has nothing to do.
+        """
+
+    def drop(self, storage: Storage, release: "Release") -> None:
+        """Remove what was built of a release; nobody is asked who reads it."""
+
+
+STORES: Port[Store] = Port("store", "batch_assets.stores", {"lmdb": "batch_assets.serving.lmdb_store:LmdbStore"})
+
+
+class Release(BaseModel):
+    """What one release holds, where it came from, and which store holds it; `built` is what that says of it.
+
+    `rows` and `values` are its own: what it must hold, derived from the run.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    pipeline: str
+    partition: str
+    run_id: str
+    snapshot: str
+    model: ModelPin
+    key: Key
+    record: RecordType
+    rows: int
+    values: Digest
+    store: Annotated[Store, STORES]
+    built: dict[str, str] = {}
+
+    @property
+    def folder(self) -> str:
+        """Where it lies under the storage root."""
+        return release_folder(self.pipeline, self.name)
+
+    def fingerprint(self) -> str:
+        """A sha256 of everything the description says."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
+def release_folder(pipeline: str, name: str) -> str:
+    """Where a release lies."""
+    return f"{pipeline}/serving/releases/{name}"

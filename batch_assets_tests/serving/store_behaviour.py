@@ -1,0 +1,171 @@
+"""What every store does, told through the port alone; a store's own tests inherit it and say how one is made."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from batch_assets.digest import Digest, hash_keys
+from batch_assets.errors import ReleaseBroken
+from batch_assets.features.contract import Key
+from batch_assets.records import RecordField, Records, RecordType
+from batch_assets.runs.manifest import ModelPin
+from batch_assets.serving.store import Release, Store
+from batch_assets.storage import LocalStorage
+
+BINARY = RecordType(
+    fields=(
+        RecordField(name="probability", dtype="f4"),
+        RecordField(name="decile", dtype="i1"),
+        RecordField(name="label", dtype="i1", names=("no", "yes")),
+    ),
+    score="probability",
+)
+WIDE = RecordType(
+    fields=(
+        RecordField(name="value", dtype="f8"),
+        RecordField(name="place", dtype="i8"),
+        RecordField(name="scores", dtype="f4", length=20),
+    ),
+    score="value",
+)
+
+
+def records(kind: RecordType, count: int, seed: int = 3) -> Records:
+    """Random bytes as records: a store must not care what they mean, NaN and infinity included."""
+    packed = np.frombuffer(np.random.default_rng(seed).bytes(count * kind.dtype.itemsize), dtype=kind.dtype).copy()
+    for field in kind.fields:
+        if field.names:
+            packed[field.name] = np.abs(packed[field.name]) % len(field.names)
+    return kind.unpacked(packed)
+
+
+KEYS = {
+    "int32": pa.array(range(-500, 500), pa.int32()),
+    "int64": pa.array([-(2**63), -1, 0, 1, 255, 256, 2**63 - 1]),
+    "string": pa.array(sorted(["a", "b", "ä", "user-1", "user-10", "x" * 500], key=str.encode)),
+}
+
+
+class StoreBehaviour:
+    """Inherit it and give `store`."""
+
+    def store(self, folder: Path) -> Store:
+        """The store that is tested."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def storage(self, tmp_path: Path) -> LocalStorage:
+        """A storage root of its own."""
+        return LocalStorage(str(tmp_path / "root"))
+
+    def built(
+        self, storage: LocalStorage, folder: Path, keys: pa.Array, stored: Records, batch: int = 3, **said: Any
+    ) -> Release:
+        """A release with these keys and records, brought in batches."""
+        release = Release(
+            **{
+                "name": "2024-03-10-0123456789abcdef",
+                "pipeline": "small",
+                "partition": "2024-03-10",
+                "run_id": "0123456789abcdef",
+                "snapshot": "0" * 16,
+                "model": ModelPin(name="small", version="v1", digest="0", sha256="0"),
+                "key": Key(name="user", dtype=str(keys.type)),
+                "record": stored.kind,
+                "rows": len(keys),
+                "values": hash_keys(keys).with_values(stored.flat()).digest(),
+                "store": self.store(folder),
+                **said,
+            }
+        )
+        batches = ((keys[at : at + batch], stored.take(slice(at, at + batch))) for at in range(0, len(keys), batch))
+        return release.model_copy(update={"built": release.store.build(storage, release, batches)})
+
+    @pytest.mark.parametrize("kind", [BINARY, WIDE], ids=["6 bytes", "96 bytes"])
+    @pytest.mark.parametrize("keys", KEYS.values(), ids=KEYS)
+    def test_what_was_stored_is_found(self, storage: LocalStorage, tmp_path: Path, keys: pa.Array, kind: RecordType) -> None:
+        stored = records(kind, len(keys))
+        release = self.built(storage, tmp_path, keys, stored, batch=100)
+        packed, table = stored.packed(), release.store.open(storage, release)
+        for place, key in enumerate(keys.to_pylist()):
+            found = table.get(key)
+            assert found is not None
+            assert (found.dtype, found.tobytes()) == (kind.dtype, packed[place].tobytes())
+        for stranger in ["", "nobody", "x" * 10_000] if keys.type == pa.string() else [77_777, -(2**40)]:
+            assert table.get(stranger) is None
+        table.close()
+
+    @pytest.mark.parametrize("keys", KEYS.values(), ids=KEYS)
+    def test_what_was_stored_is_read_back_in_its_order(self, storage: LocalStorage, tmp_path: Path, keys: pa.Array) -> None:
+        release = self.built(storage, tmp_path, keys, records(BINARY, len(keys)))
+        found, digest = [], Digest()
+        for some, kept in release.store.scan(storage, release):
+            found += some.to_pylist()
+            digest = digest + hash_keys(some).with_values(kept.flat()).digest()
+        assert found == keys.to_pylist()
+        assert digest == release.values
+
+    def test_nothing_is_a_release_too(self, storage: LocalStorage, tmp_path: Path) -> None:
+        release = self.built(storage, tmp_path, pa.array([], pa.int64()), records(BINARY, 0))
+        assert [key for some, _ in release.store.scan(storage, release) for key in some.to_pylist()] == []
+        table = release.store.open(storage, release)
+        assert table.get(1) is None
+        table.close()
+
+    @pytest.mark.parametrize("keys", [[1, 1], [2, 1], [1, 2, 3, 3], [1, 2, 3, 0]])
+    def test_doubled_or_unordered_keys_are_refused(self, storage: LocalStorage, tmp_path: Path, keys: list[int]) -> None:
+        with pytest.raises(ReleaseBroken, match="doubled or out of order"):
+            self.built(storage, tmp_path, pa.array(keys), records(BINARY, len(keys)))
+
+    def test_a_try_that_ends_early_does_not_hinder_the_next(self, storage: LocalStorage, tmp_path: Path) -> None:
+        def ends() -> Iterator[Any]:
+            yield pa.array([1]), records(BINARY, 1)
+            raise KeyboardInterrupt
+
+        keys = pa.array([1, 2, 3])
+        release = self.built(storage, tmp_path, keys, records(BINARY, 3))
+        with pytest.raises(KeyboardInterrupt):
+            release.store.build(storage, release, ends())
+        again = self.built(storage, tmp_path, keys, records(BINARY, 3))
+        for one in (release, again):
+            assert sum(len(some) for some, _ in one.store.scan(storage, one)) == 3
+
+    def test_two_of_one_name_do_not_touch_each_other(self, storage: LocalStorage, tmp_path: Path) -> None:
+        """Two processes may publish the same run at once; one of them is dropped then."""
+        keys = pa.array([1, 2, 3])
+        one, other = (self.built(storage, tmp_path, keys, records(BINARY, 3)) for _ in range(2))
+        other.store.drop(storage, other)
+        table = one.store.open(storage, one)
+        assert table.get(2) is not None
+        table.close()
+
+    def test_several_releases_lie_beside_each_other(self, storage: LocalStorage, tmp_path: Path) -> None:
+        keys = pa.array([1, 2, 3])
+        built = {
+            name: self.built(storage, tmp_path, keys, records(BINARY, 3, seed), name=name)
+            for seed, name in enumerate(["2024-03-09-0123456789abcdef", "2024-03-10-0123456789abcdef"])
+        }
+        for seed, release in enumerate(built.values()):
+            table = release.store.open(storage, release)
+            found = table.get(3)
+            assert found is not None
+            assert found.tobytes() == records(BINARY, 3, seed).packed()[2].tobytes()
+            table.close()
+
+    def test_what_was_dropped_is_not_there(self, storage: LocalStorage, tmp_path: Path) -> None:
+        release = self.built(storage, tmp_path, pa.array([1]), records(BINARY, 1))
+        release.store.drop(storage, release)
+        with pytest.raises(ReleaseBroken):
+            release.store.open(storage, release)
+
+    def test_it_comes_back_from_its_description(self, storage: LocalStorage, tmp_path: Path) -> None:
+        release = self.built(storage, tmp_path, pa.array([7]), records(BINARY, 1))
+        read = Release.model_validate_json(release.model_dump_json())
+        assert (read, read.fingerprint()) == (release, release.fingerprint())
+        table = read.store.open(storage, read)
+        assert table.get(7) is not None
+        table.close()
