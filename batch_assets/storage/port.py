@@ -109,6 +109,6 @@ def check_layout(document: bytes, root: str) -> None:
         raise OtherLayout(f"{root} has layout {layout}, this program writes layout {LAYOUT}: upgrade batch-assets.")
     if layout < LAYOUT:
         raise OtherLayout(
-            f"{root} has layout {layout} of an earlier batch-assets, this program writes layout {LAYOUT}: set BATCH_ASSETS_ROOT "
+            f"{root} has layout {layout} of an earlier batch-assets, this program writes {LAYOUT}: set BATCH_ASSETS_ROOT "
             "to a new folder, register the models there and run the days again."
         )

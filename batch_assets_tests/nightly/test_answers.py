@@ -147,5 +147,5 @@ class TestAnswers:
         freeze(spend.config, spend.storage, DAY, spend.progress)
         with pytest.raises(ModelMisfit, match="v3 does not answer"):
             score(spend.config, spend.storage, DAY, stranger, LocalEngine(1), spend.progress)
-        with pytest.raises(NotFound, match="not finished"):
+        with pytest.raises(NotFound, match="is not scored by small v3 yet"):
             publish(spend.config, spend.storage, DAY, stranger, spend.progress)
