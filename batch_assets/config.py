@@ -4,6 +4,7 @@ A pipeline is one YAML file; this is its schema. Everything is frozen, and a key
 """
 
 from datetime import date, datetime, timedelta
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -20,7 +21,7 @@ from batch_assets.quality.expectations import ExpectationSettings
 from batch_assets.quality.sla import SlaSettings
 from batch_assets.quality.sources import SourceSettings
 from batch_assets.scoring.settings import ScoringSettings
-from batch_assets.sources.duckdb_source import SqlSource
+from batch_assets.sources.source import SOURCES, Source
 
 
 class PartitionSettings(BaseModel):
@@ -75,7 +76,7 @@ class FeatureSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    source: SqlSource
+    source: Annotated[Source, SOURCES]
     contract: FeatureContract
 
 
@@ -150,7 +151,7 @@ class PipelineConfig(BaseModel):
             raise ValueError(
                 f"quality.expectations.own names columns that the contract does not, or lists: {', '.join(sorted(strangers))}"
             )
-        unknown = set(self.quality.sources.not_daily) - set(self.features.source.tables)
+        unknown = set(self.quality.sources.not_daily) - set(self.features.source.table_names())
         if unknown:
             raise ValueError(f"quality.sources.not_daily names tables that the source does not: {', '.join(sorted(unknown))}")
         if self.retention.keep_days < self.days_needed():

@@ -32,27 +32,42 @@ def damaged_place(tables: Sequence[Table]) -> str | None:
     return None
 
 
-def rows_with(tables: Sequence[Table], key: str, examples: Sequence[object]) -> str:
-    """A half sentence that says in which rows of which files a key is (None: is null); empty if that cannot be said."""
+def rows_with(tables: Sequence[Table], keys: Sequence[str], examples: Sequence[Sequence[object]]) -> str:
+    """A half sentence that says in which rows of which files a key is; empty if that cannot be said.
+
+    Args:
+        tables: where it is looked for.
+        keys: the columns of a key.
+        examples: keys, one value for each column (None: a null).
+    """
     import duckdb
 
     found: list[str] = []
     with duckdb.connect() as connection:
         for example in examples:
             for table in tables:
-                for file, number, name in _places(table):
-                    if folded(name) == folded(key) and len(found) < _PLACES:
-                        found += _rows(connection, table, file, number, example)
+                for shape in table.agreement.shapes:
+                    numbers = [
+                        number
+                        for key in keys
+                        for number, column in enumerate(shape.columns)
+                        if folded(column.name) == folded(key)
+                    ]
+                    for file in shape.files if len(numbers) == len(keys) else ():
+                        if len(found) < _PLACES:
+                            found += _rows(connection, table, file, numbers, example)
     return f" It is in {' and '.join(found[:_PLACES])}." if found else ""
 
 
-def _rows(connection: "duckdb.DuckDBPyConnection", table: Table, file: ListedFile, number: int, example: object) -> list[str]:
+def _rows(
+    connection: "duckdb.DuckDBPyConnection", table: Table, file: ListedFile, numbers: Sequence[int], example: Sequence[object]
+) -> list[str]:
     import duckdb
 
+    alike = " AND ".join(f"c{number} IS NOT DISTINCT FROM ${place}" for place, number in enumerate(numbers, start=1))
     try:
         rows = connection.execute(
-            f"SELECT file_row_number FROM {_source(table, file)} WHERE c{number} IS NOT DISTINCT FROM $example LIMIT {_PLACES}",
-            {"example": example},
+            f"SELECT file_row_number FROM {_source(table, file)} WHERE {alike} LIMIT {_PLACES}", list(example)
         ).fetchall()
     except duckdb.Error:  # another type than the key's: it is made from something else
         return []

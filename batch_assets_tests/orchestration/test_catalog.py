@@ -15,7 +15,7 @@ attributes:
   name: nightly
   partitions: {start: "2024-01-01"}
   features:
-    source: {query: "{{ context.project_root }}/query.sql", tables: {t: /data/t.parquet}}
+    source: {kind: duckdb, query: "{{ context.project_root }}/query.sql", tables: {t: /data/t.parquet}}
     contract:
       key: {name: user, dtype: int64}
       columns: [{name: x}]

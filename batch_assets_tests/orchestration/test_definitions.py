@@ -21,6 +21,7 @@ ATTRIBUTES = {
     "partitions": {"start": "2024-01-01"},
     "features": {
         "source": {
+            "kind": "duckdb",
             "query": "{{ context.project_root }}/query.sql",
             "tables": {"t": "/data/{{ env('TABLE', 'rows') }}.parquet"},
         },
