@@ -82,7 +82,7 @@ def require_unchanged(name: str, path: str, files: tuple[ListedFile, ...], chose
         now = {file.path: file for file in chosen(list_files(name, path))}
     except SourceError as error:
         raise SourceError(f"The table {name} was changed while it was read: {advice}. {error}") from error
-    for one in sorted(before.keys() | now.keys()):
+    for one in sorted(before.keys() | now.keys(), key=lambda path: (path in before, path)):  # for new ones others are left
         if before.get(one) != now.get(one):
             what = "appeared" if one not in before else "vanished" if one not in now else "was changed"
             raise SourceError(f"The table {name}: {one} {what} while it was read; {advice}.")

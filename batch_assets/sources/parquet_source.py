@@ -10,6 +10,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from batch_assets.features.provenance import sha256_of
+from batch_assets.sources.agreement import folded
 from batch_assets.sources.hive import files_of_day
 from batch_assets.sources.listing import TableSettings
 from batch_assets.sources.session import Query, ordered_rows
@@ -47,22 +48,22 @@ class ParquetSource(Source):
 
     @override
     def read(self, day: str, keys: Sequence[str], spill: Path, timezone: str = "UTC") -> AbstractContextManager[Read]:
-        table = TableSettings(path=self.path, hive=self.hive, event_date=self.day, optional=self.optional)
+        of_day = f"{{}}::DATE = {quoted(date.fromisoformat(day).isoformat())}::DATE"
         query = Query(
             named=self.path,
-            text=self._select(day),
-            tables={TABLE: table},
+            text=self._select(of_day),
+            tables={TABLE: TableSettings(path=self.path, hive=self.hive, event_date=self.day, optional=self.optional)},
             memory_limit=self.memory_limit,
             settings_sha256=sha256_of(self.model_dump_json()),
+            only={folded(self.day): of_day} if self.day else {},
             chosen=lambda files: files_of_day(files, self.day, day) if self.hive and self.day else tuple(files),
         )
         return ordered_rows(query, day, keys, spill, timezone)
 
-    def _select(self, day: str) -> str:
+    def _select(self, of_day: str) -> str:
         columns = ", ".join(map(quoted_name, self.columns)) or "*"
         if self.day is None:
             return f"SELECT {columns} FROM {TABLE}"
-        column = quoted_name(self.day)
         if not self.columns:
-            columns = f"* EXCLUDE ({column})"
-        return f"SELECT {columns} FROM {TABLE} WHERE {column}::DATE = {quoted(date.fromisoformat(day).isoformat())}::DATE"
+            columns = f"* EXCLUDE ({quoted_name(self.day)})"
+        return f"SELECT {columns} FROM {TABLE} WHERE {of_day.format(quoted_name(self.day))}"

@@ -57,6 +57,7 @@ class Query:
         memory_limit: what DuckDB may use before it spills.
         settings_sha256: what a provenance says of whatever decided the rows.
         parameters: the values of `$name` in the text.
+        only: conditions that its rows meet, by column; `{}` in them is the column. By them a bad key is found.
         accepted: looks at a text before it is computed, in the session, and gives the one statement in it.
         chosen: of the files of a table those that are read.
     """
@@ -67,6 +68,7 @@ class Query:
     memory_limit: str
     settings_sha256: str
     parameters: Mapping[str, object] = field(default_factory=dict)
+    only: Mapping[str, str] = field(default_factory=dict)
     accepted: "Callable[[duckdb.DuckDBPyConnection, str], str]" = lambda _, text: text
     chosen: Chosen = tuple
 
@@ -108,7 +110,7 @@ def ordered_rows(query: Query, day: str, keys: Sequence[str], spill: Path, timez
             if isinstance(error, SourceError):
                 raise
             if isinstance(error, BadKeys):
-                where = rows_with(tables, keys, error.examples)
+                where = rows_with(tables, keys, error.examples, query.only, timezone)
                 raise BadKeys(f"{query.named} for {day}: {error}{where}", *error.examples) from error
             reason = _reason(error, query.text, tables) or f"{query.named} cannot be computed for {day}: {first_line(error)}."
             raise SourceError(_with_paths(reason, linked)) from error
