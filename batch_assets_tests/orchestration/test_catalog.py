@@ -100,6 +100,12 @@ def test_another_file_that_cannot_be_used_is_in_nobodys_way(project: Path, caplo
         ),
         YAML.replace("/data/t.parquet", "\"/data/{{ env('NO', 'none') }}.parquet\""),
         YAML.replace('"2024-01-01"', "2024-01-01"),
+        f'{YAML}  alerts: [{{kind: slack, url: "https://hooks.example"}}, {{kind: slack, url: "https://{{{{ env.WHERE }}}}"}}]\n',
+        f"{YAML}  alerts: [{{kind: webhook, url: {{env: NOT_SET}}}}]\n",
+        YAML.replace(
+            '{kind: duckdb, query: "{{ context.project_root }}/query.sql", tables: {t: /data/t.parquet}}',
+            '{kind: parquet, path: "{{ context.project_root }}/features", day: day, columns: [user, x]}',
+        ),
         f"type: dagster.DefsFolderComponent\n---\n{YAML}",
         f"{YAML}---\n{YAML.replace('name: nightly', 'name: weekly', 1)}",
         f"{YAML}post_processing:\n  assets:\n    - {{target: '*', attributes: {{group_name: other}}}}\n",
@@ -107,6 +113,7 @@ def test_another_file_that_cannot_be_used_is_in_nobodys_way(project: Path, caplo
 )
 def test_it_reads_what_dagster_reads(project: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WHAT", "all of it")
+    monkeypatch.setenv("WHERE", "hooks.example")
     write(project, "one", text)
     found = catalog.pipelines()
     assert found

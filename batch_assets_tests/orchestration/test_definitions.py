@@ -140,6 +140,16 @@ def test_a_secret_comes_through_and_is_not_shown(url: str, monkeypatch: pytest.M
     assert "secret" not in f"{config!r} {config} {config.model_dump()} {config.model_dump_json()}"
 
 
+def test_one_of_the_environment_is_read_when_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOOK", raising=False)
+    alerts = [{"kind": "slack", "url": {"env": "HOOK"}}]
+    config = ScoringPipeline.from_attributes_dict(attributes={**ATTRIBUTES, "alerts": alerts}).config
+    assert config.model_dump(mode="json")["alerts"] == alerts
+    monkeypatch.setenv("HOOK", "https://hooks.example/top-secret")
+    assert config.alerts[0].url.reveal() == "https://hooks.example/top-secret"
+    assert "secret" not in f"{config!r} {config} {config.model_dump()} {config.model_dump_json()}"
+
+
 @pytest.mark.parametrize("alert", [{"kind": "slack"}, {"kind": "slak"}, {"kind": "slack", "chanel": "x"}])
 def test_nor_is_it_in_an_error(alert: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOOK", "ftp://top-secret")
