@@ -100,7 +100,7 @@ def test_another_file_that_cannot_be_used_is_in_nobodys_way(project: Path, caplo
         ),
         YAML.replace("/data/t.parquet", "\"/data/{{ env('NO', 'none') }}.parquet\""),
         YAML.replace('"2024-01-01"', "2024-01-01"),
-        f'{YAML}  alerts: [{{kind: slack, url: "https://hooks.example"}}, {{kind: slack, url: "https://{{{{ env.WHERE }}}}"}}]\n',
+        f'{YAML}  alerts: [{{kind: slack, url: "https://a.example"}}, {{kind: slack, url: "https://{{{{ env.WHERE }}}}"}}]\n',
         f"{YAML}  alerts: [{{kind: webhook, url: {{env: NOT_SET}}}}]\n",
         YAML.replace(
             '{kind: duckdb, query: "{{ context.project_root }}/query.sql", tables: {t: /data/t.parquet}}',
