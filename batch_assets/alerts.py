@@ -21,15 +21,13 @@ from threading import Thread
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, SerializationInfo, field_serializer, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 from typing_extensions import override
 
-from batch_assets.errors import AlertFailed
+from batch_assets.errors import AlertFailed, ConfigError
+from batch_assets.secret import Secret
 
 AlertKind = Literal["failed", "blocked", "at_risk", "missed", "dead_letters"]
-
-REVEALED = {"secrets": "revealed"}
-"""The context of a dump that is read back at once, in the same process; every other dump masks secrets."""
 
 LIMIT = 10.0
 """Seconds for a whole delivery: names, connections, handshakes, answers and all tries together."""
@@ -91,31 +89,44 @@ class _HttpReceiver(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: str
-    url: SecretStr = Field(description="http or https; best as \"{{ env('NAME') }}\", for whoever knows it can write there.")
+    url: Secret | SecretStr = Field(
+        description="{env: NAME}, the environment variable that holds it, for whoever knows it can write there; or the http or "
+        "https address itself."
+    )
 
     @field_validator("url")
     @classmethod
-    def _can_be_posted_to(cls, url: SecretStr) -> SecretStr:
-        text = url.get_secret_value()
-        if "{{" not in text and not _postable(text):
+    def _can_be_posted_to(cls, url: Secret | SecretStr) -> Secret | SecretStr:
+        text = url.get_secret_value() if isinstance(url, SecretStr) else None
+        if text is not None and "{{" not in text and not _postable(text):
             raise ValueError("the url must be an address that begins with http:// or https://")
         return url
-
-    @field_serializer("url", when_used="json")
-    def _masked(self, url: SecretStr, info: SerializationInfo) -> str:
-        return url.get_secret_value() if info.context == REVEALED else str(url)
 
     def tell(self, alert: Alert, until: float, pause: Pause) -> None:
         """Post the alert, until a moment of `time.monotonic` at the latest. Raises AlertFailed."""
         headers = {"Content-Type": "application/json", "Idempotency-Key": alert.id}
-        fault = _post(self.url.get_secret_value(), json.dumps(self.payload(alert)).encode(), headers, until, pause)
+        try:
+            fault = _post(self._address(), json.dumps(self.payload(alert)).encode(), headers, until, pause)
+        except ConfigError as error:
+            fault = f"{str(error)[0].lower()}{str(error)[1:].rstrip('.')}"
         if fault:
             raise AlertFailed(f"{self.named} was not told {alert.title!r}: {fault}.")
 
     @property
     def named(self) -> str:
         """What errors call it."""
+        if isinstance(self.url, Secret):
+            return f"The {self.kind} receiver of {self.url.env}"
         return f"The {self.kind} receiver on {urlsplit(self.url.get_secret_value()).hostname}"
+
+    def _address(self) -> str:
+        """Where alerts go. Raises ConfigError, which does not show it."""
+        if isinstance(self.url, SecretStr):
+            return self.url.get_secret_value()
+        address = self.url.reveal()
+        if not _postable(address):
+            raise ConfigError(f"The environment variable {self.url.env} holds no address that begins with http:// or https://.")
+        return address
 
     def payload(self, alert: Alert) -> dict[str, Any]:
         """The document."""

@@ -23,7 +23,7 @@ from batch_assets.quality.sources import SourceSettings
 from batch_assets.scoring.heads.head import Answers
 from batch_assets.scoring.settings import ScoringSettings
 from batch_assets.serving.store import STORES, Store
-from batch_assets.sources.duckdb_source import SqlSource
+from batch_assets.sources.source import SOURCES, Source
 
 
 class PartitionSettings(BaseModel):
@@ -78,7 +78,7 @@ class FeatureSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    source: SqlSource
+    source: Annotated[Source, SOURCES]
     contract: FeatureContract
 
 
@@ -159,7 +159,7 @@ class PipelineConfig(BaseModel):
             raise ValueError(
                 f"quality.expectations.own names columns that the contract does not, or lists: {', '.join(sorted(strangers))}"
             )
-        unknown = set(self.quality.sources.not_daily) - set(self.features.source.tables)
+        unknown = set(self.quality.sources.not_daily) - set(self.features.source.table_names())
         if unknown:
             raise ValueError(f"quality.sources.not_daily names tables that the source does not: {', '.join(sorted(unknown))}")
         if self.retention.keep_days < self.days_needed():

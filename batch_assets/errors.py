@@ -115,9 +115,9 @@ class SourceError(FeaturesError):
 
 
 class BadKeys(FeaturesError):
-    """Keys are null, doubled or unordered; one of them is an example (None: a null)."""
+    """Keys are null, doubled or unordered; an example is such a key, one value for each of its columns (None: a null)."""
 
-    def __init__(self, message: str, *examples: object) -> None:
+    def __init__(self, message: str, *examples: tuple[object, ...]) -> None:
         super().__init__(message)
         self.examples = examples
 

@@ -16,7 +16,7 @@ from batch_assets.nightly.judge import judge
 from batch_assets.nightly.publish import publish
 from batch_assets.nightly.score import score
 from batch_assets.orchestration.catalog import pipeline
-from batch_assets.sources.duckdb_source import SqlSource
+from batch_assets.sources.duckdb_source import DuckdbSource
 from batch_assets.storage import LocalStorage
 from batch_assets_tests.small import Quiet
 
@@ -43,6 +43,6 @@ def freeze_in_cents(root: Path, day: str, folder: Path) -> None:
     place = transactions.schema.get_field_index("amount")
     pq.write_table(transactions.set_column(place, "amount", cents), folder / "transactions.parquet")
     table = config.features.source.tables["transactions"].model_copy(update={"path": str(folder / "transactions.parquet")})
-    source = SqlSource(query=config.features.source.query, tables={"transactions": table})
+    source = DuckdbSource(query=config.features.source.query, tables={"transactions": table})
     features = FeatureSettings(source=source, contract=config.features.contract)
     freeze(config.model_copy(update={"features": features}), LocalStorage(str(root)), day, Quiet())

@@ -110,7 +110,7 @@ def _night(root: Path, rows: int, poison: dict[int, str], chunk_rows: int, engin
         {
             "name": "poison",
             "partitions": {"start": DAY, "end": DAY},
-            "features": {"source": {"query": "frozen.sql", "tables": {}}, "contract": CONTRACT},
+            "features": {"source": {"kind": "duckdb", "query": "frozen.sql", "tables": {}}, "contract": CONTRACT},
             "model": {"name": "taste"},
             "answers": {"kind": "binary", "labels": ["no", "yes"]},
             "scoring": {"chunk_rows": chunk_rows},
@@ -158,7 +158,7 @@ def _freeze(storage: LocalStorage, rows: int, poison: dict[int, str], chunk_rows
         snapshot = write_snapshot(scratch / "snapshot", reader, "user", min(chunk_rows, 1 << 14))
         folder = snapshot_folder("poison", DAY, snapshot.digest)
         storage.adopt(scratch / "snapshot", folder)
-    made_up = Provenance(day=date.fromisoformat(DAY), timezone="UTC", query_sha256=sha256_of("made up"), tables=())
+    made_up = Provenance(day=date.fromisoformat(DAY), timezone="UTC", settings_sha256=sha256_of("made up"), tables=())
     keep_provenance(storage, folder, made_up)
     current_log(storage, "poison", DAY).append({"digest": snapshot.digest}, after=0, why="made up")
 

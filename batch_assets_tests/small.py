@@ -128,7 +128,7 @@ class Small:
                 "name": "small",
                 "partitions": {"start": "2024-01-01", "end": "2024-12-31"},
                 "features": {
-                    "source": {"query": str(query), "tables": {"rows": str(self.source)}},
+                    "source": {"kind": "duckdb", "query": str(query), "tables": {"rows": str(self.source)}},
                     "contract": {"key": key, "columns": [{"name": name} for name in ("x", "y", "z")]},
                 },
                 "model": {"name": "small"},

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from batch_assets.alerts import LIMIT, REVEALED, Alert, Receiver, send, send_all
+from batch_assets.alerts import LIMIT, Alert, Receiver, send, send_all
 from batch_assets.errors import AlertFailed
+from batch_assets.secret import as_said
 from batch_assets_tests.listener import Listener, dripping
 
 ALERT = Alert("blocked", "churn", "2026-03-28", "churn 2026-03-28 is blocked", "the check drift: PSI 0.31 > 0.25 & <rising>")
@@ -231,7 +232,7 @@ class TestTheAddressIsASecret:
 
     def test_it_can_be_dumped_to_be_read_back(self) -> None:
         (one,) = receivers({"kind": "slack", "url": "https://hooks.example/top-secret"})
-        assert receivers(one.model_dump(mode="json", context=REVEALED)) == (one,)
+        assert receivers(one.model_dump()) == receivers(as_said(one)) == (one,)
 
     @pytest.mark.parametrize(
         "url",
@@ -240,6 +241,46 @@ class TestTheAddressIsASecret:
     )  # fmt: skip
     def test_other_addresses_are_refused(self, url: str) -> None:
         with pytest.raises(ValidationError, match="begins with http:// or https://"):
+            receivers({"kind": "webhook", "url": url})
+
+    def test_it_may_come_from_the_environment_where_it_is_read_at_delivery(
+        self, listener: Listener, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        told = receivers({"kind": "webhook", "url": {"env": "ON_CALL"}})
+        monkeypatch.setenv("ON_CALL", f"{listener.url}/top-secret")
+        send(told, ALERT)
+        assert [one["id"] for one in listener.heard] == [ALERT.id]
+        for shown in (repr(told), str(told[0]), told[0].model_dump_json(), repr(told[0].model_dump())):
+            assert "secret" not in shown
+            assert "ON_CALL" in shown
+        assert receivers(told[0].model_dump(mode="json")) == told
+
+    def test_one_that_is_not_set_then_is_told_of_and_the_others_are_told(
+        self, listener: Listener, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("ON_CALL", raising=False)
+        both = receivers({"kind": "slack", "url": {"env": "ON_CALL"}}, {"kind": "webhook", "url": listener.url})
+        (fault,) = send_all(both, [ALERT], no_pause)
+        assert fault == (
+            f"The slack receiver of ON_CALL was not told {ALERT.title!r}: the environment variable ON_CALL is not set; set it "
+            "where this process is started."
+        )
+        assert len(listener.heard) == 1
+
+    @pytest.mark.parametrize("url", ["ftp://host/secret", "hooks.example/secret", "https://host/sec ret", "{{ secret }}"])
+    def test_another_address_is_refused_then_and_not_shown(self, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("ON_CALL", url)
+        with pytest.raises(AlertFailed, match=r"ON_CALL holds no address that begins with http:// or https://\.$") as raised:
+            send(receivers({"kind": "webhook", "url": {"env": "ON_CALL"}}), ALERT, no_pause)
+        error: BaseException | None = raised.value
+        while error is not None:
+            assert "secret" not in repr(error)
+            assert "sec ret" not in repr(error)
+            error = error.__cause__ or error.__context__
+
+    @pytest.mark.parametrize("url", [3, None, ["https://host"], {"env": 3}, {"environment": "ON_CALL"}])
+    def test_what_is_no_address_is_refused(self, url: object) -> None:
+        with pytest.raises(ValidationError, match="url"):
             receivers({"kind": "webhook", "url": url})
 
     def test_a_receiver_of_no_known_kind_is_refused(self) -> None:

@@ -47,7 +47,7 @@ class Workload:
             {
                 "name": "bench",
                 "partitions": {"start": DAY, "end": DAY},
-                "features": {"source": {"query": "frozen.sql", "tables": {}}, "contract": contract},
+                "features": {"source": {"kind": "duckdb", "query": "frozen.sql", "tables": {}}, "contract": contract},
                 "model": {"name": "mlp"},
                 "answers": {"kind": "classes", "labels": LABELS},
                 "scoring": {"chunk_rows": CHUNK_ROWS},
@@ -97,7 +97,7 @@ class Workload:
             snapshot = write_snapshot(scratch / "snapshot", reader, KEY, ROWS_PER_GROUP)
             folder = snapshot_folder(name, DAY, snapshot.digest)
             storage.adopt(scratch / "snapshot", folder)
-        made_up = Provenance(day=date.fromisoformat(DAY), timezone="UTC", query_sha256=sha256_of("made up"), tables=())
+        made_up = Provenance(day=date.fromisoformat(DAY), timezone="UTC", settings_sha256=sha256_of("made up"), tables=())
         keep_provenance(storage, folder, made_up)
         current_log(storage, name, DAY).append({"digest": snapshot.digest}, after=0, why="made up")
 

@@ -20,7 +20,6 @@ from batch_assets.models.predictor import export_model, predict_scores
 from batch_assets.models.registry import ModelVersion, Registry
 from batch_assets.nightly.progress import Progress
 from batch_assets.scoring.heads.classifier import Binary
-from batch_assets.sources.duckdb_source import rows_of
 
 if TYPE_CHECKING:
     import torch
@@ -85,20 +84,21 @@ def train(
 
 
 def _labelled(config: PipelineConfig, day: date) -> Labelled:
-    """A day's features by the pipeline's own SQL, and what happened in the days after it."""
+    """A day's features by the pipeline's own source, and what happened in the days after it, by the files that it read."""
     import duckdb
 
     contract, source = config.features.contract, config.features.source
     with (
         tempfile.TemporaryDirectory() as spill,
-        rows_of(source, day.isoformat(), contract.key.name, spill=Path(spill)) as rows,
+        source.read(day.isoformat(), [contract.key.name], Path(spill), config.partitions.timezone) as read,
     ):
-        table = rows.read_all()
+        table = read.rows.read_all()
     contract.require(table.schema, f"The training data of {day}")
+    files = [file.path for one in read.provenance.tables for file in one.files]
     with duckdb.connect() as connection:
         later = connection.execute(
-            "SELECT DISTINCT customer_id FROM read_parquet($path) WHERE date > $day AND date <= $end",
-            {"path": source.tables["transactions"].path, "day": day, "end": day + timedelta(days=HORIZON_DAYS)},
+            "SELECT DISTINCT customer_id FROM read_parquet($files) WHERE date > $day AND date <= $end",
+            {"files": files, "day": day, "end": day + timedelta(days=HORIZON_DAYS)},
         ).fetchnumpy()["customer_id"]
     features = np.stack([table.column(name).to_numpy() for name in contract.names], axis=1)
     return Labelled(features, np.isin(table.column(contract.key.name).to_numpy(), later).astype(np.float32))

@@ -1,9 +1,10 @@
-"""What a freeze read: which files and columns, under which time zone, and how new their rows were. Nothing is judged here.
+"""What a freeze read: which tables and files, under which time zone, and how new their rows were. Nothing is judged here.
 
 The record is a numbered log beside the snapshot, because the same rows may be frozen again from other files.
 """
 
 import hashlib
+import json
 from contextlib import suppress
 from datetime import date
 
@@ -26,18 +27,19 @@ class SourceFile(BaseModel):
 
 
 class SourceTable(BaseModel):
-    """What was read as one table of the query.
+    """What was read as one table; each source says of it what it knows.
 
-    `told` are phrases: widened types, columns that some files do not have. Of a table with an `event_date`, `newest` is the
-    newest date in the whole table, `newest_until_day` the newest one that is not after the partition's day, and `rows_of_day`
-    how many rows have that day; a table without one says nothing of its dates.
+    `path` is where it lies, as its source calls that: a file, a folder, a glob. `rows` are those of its files. `told` are
+    phrases: widened types, columns that some files do not have. Of a table with an `event_date`, the column that says when a
+    row happened, `newest` is the newest date in what was read, `newest_until_day` the newest one that is not after the
+    partition's day, and `rows_of_day` how many rows have that day; a table without one says nothing of its dates.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     path: str
-    files: tuple[SourceFile, ...]
+    files: tuple[SourceFile, ...] = ()
     rows: int
     told: tuple[str, ...] = ()
     event_date: str | None = None
@@ -47,19 +49,22 @@ class SourceTable(BaseModel):
 
 
 class Provenance(BaseModel):
-    """What a freeze of `day` read: the query by its text's sha256, the time zone of its session, and the tables by name."""
+    """What a freeze of `day` read: the tables by name, the time zone of its days, and a sha256 of what decided the rows.
+
+    That is what the pipeline says of its source and, where there is one, the query.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     day: date
     timezone: str
-    query_sha256: str
+    settings_sha256: str
     tables: tuple[SourceTable, ...]
 
 
-def sha256_of(query: str) -> str:
-    """What a provenance says of a query's text."""
-    return hashlib.sha256(query.encode()).hexdigest()
+def sha256_of(*said: str) -> str:
+    """What a provenance says of what decided the rows: settings as JSON, the text of a query."""
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
 def keep_provenance(storage: Storage, folder: str, provenance: Provenance) -> None:

@@ -239,12 +239,13 @@ def _require_ascending(keys: pa.Array, previous: "pa.Scalar | None", name: str) 
     if keys.null_count:
         raise BadKeys(
             f"The key {name} is null in {keys.null_count:,} or more rows; every row must say whom it is about: leave such rows "
-            "out in the query, or correct the table.",
-            None,
+            "out, or correct the table.",
+            (None,),
         )
     if pa.types.is_uint64(keys.type) and len(keys) and (largest := pc.max(keys).as_py()) >= 1 << 63:
         raise BadKeys(
-            f"The key {name} is {largest}, and integer keys end at 2^63 - 1; cast it to text (::VARCHAR) in the query.", largest
+            f"The key {name} is {largest}, and integer keys end at 2^63 - 1; cast it to text (::VARCHAR) in the query.",
+            (largest,),
         )
     if pa.types.is_string(keys.type):
         lengths = pc.min_max(pc.binary_length(keys)).as_py()
@@ -258,9 +259,9 @@ def _require_ascending(keys: pa.Array, previous: "pa.Scalar | None", name: str) 
         if earlier != later:
             raise BadKeys(f"The key {name} is out of order: {later!r} follows {earlier!r}.")
         raise BadKeys(
-            f"The key {name} is there twice: {later!r}; every key must have exactly one row: group by it in the query, or take "
-            "the second row out of the table.",
-            later,
+            f"The key {name} is there twice: {later!r}; every key must have exactly one row: group by it, or take the second "
+            "row out of the table.",
+            (later,),
         )
 
 

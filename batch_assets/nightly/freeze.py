@@ -24,7 +24,6 @@ from batch_assets.features.snapshot import (
     write_snapshot,
 )
 from batch_assets.nightly.progress import Progress
-from batch_assets.sources.duckdb_source import read
 from batch_assets.storage import LocalStorage, Storage
 
 _NEW = "snapshot"
@@ -119,15 +118,15 @@ def _compute(
     started, key = time.perf_counter(), config.features.contract.key.name
     (scratch / _NEW).mkdir()
     (scratch / "spill").mkdir()
-    with read(config.features.source, day, key, scratch / "spill", config.partitions.timezone) as source:
+    with config.features.source.read(day, [key], scratch / "spill", config.partitions.timezone) as read:
         progress.at("freezing features", 0, None)
         row_group_rows = min(config.scoring.chunk_rows, ROWS_PER_GROUP)
-        snapshot = write_snapshot(scratch / _NEW, source.rows, key, row_group_rows)
+        snapshot = write_snapshot(scratch / _NEW, read.rows, key, row_group_rows)
     computed = time.perf_counter()
     numeric = _numeric_columns(scratch / _NEW / snapshot.files[0].name, key)
     write_profile(scratch / _NEW, numeric, config.features.contract.categories)
     progress.at("freezing features", snapshot.rows, snapshot.rows)
-    return snapshot, source.provenance, {"compute": computed - started, "profile": time.perf_counter() - computed}
+    return snapshot, read.provenance, {"compute": computed - started, "profile": time.perf_counter() - computed}
 
 
 def _put_in_place(storage: Storage, scratch: Path, folder: str, snapshot: Snapshot) -> Snapshot:

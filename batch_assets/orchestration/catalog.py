@@ -17,10 +17,10 @@ from dagster_shared.yaml_utils import parse_yamls_with_source_position
 from jinja2.nativetypes import NativeTemplate
 from pydantic import ValidationError
 
-from batch_assets.alerts import REVEALED
 from batch_assets.config import PipelineConfig
 from batch_assets.errors import ConfigError, NoSuchPipeline
 from batch_assets.project import find_project
+from batch_assets.secret import as_said
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -113,8 +113,7 @@ def _read(file: Path, root: Path) -> list[PipelineConfig]:
             if not said.keys() <= {"type", "attributes", "post_processing", "requirements"}:
                 raise ValueError(f"{file} uses more of Dagster than is known here.")
             attributes = PipelineConfig.model_validate(said.get("attributes"))
-            raw = attributes.model_dump(mode="json", exclude_unset=True, context=REVEALED)
-            found.append(PipelineConfig.model_validate(_rendered(raw, root)))
+            found.append(PipelineConfig.model_validate(_rendered(as_said(attributes), root)))
         elif said["type"].startswith(f"{TYPE.partition('.')[0]}."):
             raise ValueError(f"{file} is of a type that is none of ours.")
     return found

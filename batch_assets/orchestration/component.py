@@ -7,7 +7,6 @@ import dagster as dg
 from pydantic import BaseModel
 from typing_extensions import override
 
-from batch_assets.alerts import REVEALED
 from batch_assets.config import PipelineConfig
 from batch_assets.orchestration.alerting import build_alert_sensors
 from batch_assets.orchestration.asset_checks import build_checks
@@ -16,6 +15,7 @@ from batch_assets.orchestration.resources import shared_resources
 from batch_assets.orchestration.schedules import build_pruning, build_schedules
 from batch_assets.orchestration.sensors import build_dead_runs, build_rollout_sensor
 from batch_assets.orchestration.sla import build_sla_sensors
+from batch_assets.secret import as_said
 
 
 class ScoringPipeline(dg.Component):
@@ -33,7 +33,7 @@ class ScoringPipeline(dg.Component):
     @override
     def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> "ScoringPipeline":
         """Resolve templates in text fields (`{{ context.project_root }}`, `{{ env("NAME") }}`) and validate again."""
-        raw = attributes.model_dump(mode="json", exclude_unset=True, context=REVEALED) if attributes else {}
+        raw = as_said(attributes) if attributes else {}
         scope = {"context": {"project_root": str(context.project_root.resolve())}}
         resolution = context.with_rendering_scope(scope).resolution_context.at_path("attributes")
         return cls(PipelineConfig.model_validate(resolution.resolve_value(raw)))

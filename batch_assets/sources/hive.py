@@ -57,6 +57,20 @@ def hive_columns(table: str, files: Sequence[ListedFile]) -> tuple[HiveColumn, .
     return tuple(columns)
 
 
+def files_of_day(files: Sequence[ListedFile], name: str, day: str) -> tuple[ListedFile, ...]:
+    """The files in the folders of a day, like day=2026-01-31, by the column's name.
+
+    Where there is no such folder, those of the newest day before it, or else of the first one after: they have no row of the
+    day, and say which columns it would have. Unless every file lies in the folder of a day, all of them.
+    """
+    said = {file.path: {folded(other): value for other, value in _said(file.path)}.get(folded(name), "") for file in files}
+    days = sorted({*said.values()} - {_NULL})
+    if not days or not all(map(_is_date, days)):
+        return tuple(files)
+    nearest = max((one for one in days if one <= day), default=days[0])
+    return tuple(file for file in files if said[file.path] == nearest)
+
+
 def _said(path: str) -> list[tuple[str, str]]:
     found = [re.fullmatch(r"([^=]+)=(.*)", part, re.DOTALL) for part in Path(path).parent.parts]
     return [(unquote(one[1]), unquote(one[2])) for one in found if one]

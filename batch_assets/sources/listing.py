@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -43,6 +43,10 @@ class ListedFile:
     inode: int
 
 
+Chosen = Callable[[Sequence[ListedFile]], tuple[ListedFile, ...]]
+"""Says which of a table's files are read."""
+
+
 def list_files(name: str, path: str) -> tuple[ListedFile, ...]:
     """The files of a table, ascending by path: one file, all Parquet files in and below a folder, or those that a glob names.
 
@@ -71,14 +75,14 @@ def list_files(name: str, path: str) -> tuple[ListedFile, ...]:
     return found
 
 
-def require_unchanged(name: str, path: str, files: tuple[ListedFile, ...]) -> None:
-    """Raise SourceError, naming the file, if the files of a table are not the ones that were listed before."""
+def require_unchanged(name: str, path: str, files: tuple[ListedFile, ...], chosen: Chosen = tuple) -> None:
+    """Raise SourceError, naming the file, if the files of a table that are read are not the ones that were before."""
     before, advice = {file.path: file for file in files}, "run it again when whoever writes it has finished"
     try:
-        now = {file.path: file for file in list_files(name, path)}
+        now = {file.path: file for file in chosen(list_files(name, path))}
     except SourceError as error:
         raise SourceError(f"The table {name} was changed while it was read: {advice}. {error}") from error
-    for one in sorted(before.keys() | now.keys()):
+    for one in sorted(before.keys() | now.keys(), key=lambda path: (path in before, path)):  # for new ones others are left
         if before.get(one) != now.get(one):
             what = "appeared" if one not in before else "vanished" if one not in now else "was changed"
             raise SourceError(f"The table {name}: {one} {what} while it was read; {advice}.")

@@ -8,7 +8,7 @@ is an error in the view, which only a query that reads it meets.
 import errno
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
@@ -22,7 +22,7 @@ from batch_assets.errors import SourceError
 from batch_assets.features.provenance import SourceFile, SourceTable
 from batch_assets.sources.agreement import Agreement, Column, FileColumn, Shape, agree, folded
 from batch_assets.sources.hive import HiveColumn, hive_columns
-from batch_assets.sources.listing import ListedFile, TableSettings, list_files
+from batch_assets.sources.listing import Chosen, ListedFile, TableSettings, list_files
 from batch_assets.sources.pages import verify_microseconds, verify_pages
 
 if TYPE_CHECKING:
@@ -65,9 +65,9 @@ class Table:
         return next((one for one in self.agreement.columns if folded(one.name) == folded(name)), None)
 
 
-def link_files(number: int, name: str, settings: TableSettings, folder: Path) -> LinkedTable:
-    """List a table's files and make a link to each in a local folder. Raises SourceError."""
-    files = list_files(name, settings.path)
+def link_files(number: int, name: str, settings: TableSettings, folder: Path, chosen: Chosen = tuple) -> LinkedTable:
+    """List a table's files and make a link to each that is read in a local folder. Raises SourceError."""
+    files = chosen(list_files(name, settings.path))
     hive = hive_columns(name, files) if settings.hive else ()
     links = {}
     for place, file in enumerate(files):
@@ -103,6 +103,7 @@ def create_view(connection: "duckdb.DuckDBPyConnection", linked: LinkedTable) ->
                 "leave hive out, or rename one of them."
             )
     table = Table(linked, agreement)
+    _require_dates(table)
     selects = [_select(table, shape) for shape in agreement.shapes]
     connection.execute(f"CREATE VIEW {quoted_name(linked.name)} AS {' UNION ALL '.join(selects)}")
     return table
@@ -143,7 +144,6 @@ def described(connection: "duckdb.DuckDBPyConnection", table: Table, day: str) -
     """What is read as a table; of its dates, where it names a column of them, by one look at that column.
 
     Raises:
-        SourceError: the column of dates is not there, or holds none.
         duckdb.Error: it cannot be read.
     """
     linked, rows = table.linked, table.agreement.rows
@@ -167,15 +167,35 @@ def described(connection: "duckdb.DuckDBPyConnection", table: Table, day: str) -
     )
 
 
-def _dates(connection: "duckdb.DuckDBPyConnection", table: Table, name: str, day: str) -> tuple[date | None, date | None, int]:
+def _require_dates(table: Table) -> None:
+    """Raise SourceError if the YAML names a column of dates that is none."""
+    name = table.linked.settings.event_date
+    if name is None:
+        return
     types = {folded(column.name): column.duck for column in table.agreement.columns}
     types |= {folded(column.name): column.duck for column in table.linked.hive}
     duck = types.get(folded(name))
-    if duck not in _DATES:
-        what = f"is {duck}, which is no date" if duck else "is not in its files"
-        raise SourceError(
-            f"The table {table.linked.name}: its event_date {name} {what}; name a column of dates or time stamps."
-        )
+    if duck in _DATES:
+        return
+    if duck is None and (told := only_in_folders(table.linked, lambda other: folded(other) == folded(name))):
+        raise SourceError(told)
+    what = f"is {duck}, which is no date" if duck else "is not in its files"
+    raise SourceError(f"The table {table.linked.name}: its event_date {name} {what}; name a column of dates or time stamps.")
+
+
+def only_in_folders(linked: LinkedTable, meant: Callable[[str], bool]) -> str | None:
+    """The sentence about a column that only folders have, if one is meant by its name and folders are no columns."""
+    for part in Path(linked.files[0].path).parent.parts:
+        name, sign, _ = part.partition("=")
+        if sign and meant(name) and not linked.settings.hive:
+            return (
+                f"The table {linked.name} has no column {name} in its files, only folders like {part}: say hive: true if they "
+                "are a column."
+            )
+    return None
+
+
+def _dates(connection: "duckdb.DuckDBPyConnection", table: Table, name: str, day: str) -> tuple[date | None, date | None, int]:
     (row,) = connection.execute(
         "SELECT max(day), max(day) FILTER (day <= $day::DATE), count(*) FILTER (day = $day::DATE) "
         f"FROM (SELECT {quoted_name(name)}::DATE AS day FROM {quoted_name(table.linked.name)})",

@@ -21,7 +21,7 @@ from batch_assets.features.snapshot import Snapshot, days_of
 from batch_assets.nightly import freeze as freezing
 from batch_assets.nightly.freeze import freeze, frozen
 from batch_assets.nightly.score import plan_run
-from batch_assets.sources import duckdb_source
+from batch_assets.sources import session
 from batch_assets_tests.small import DAY, Small, rows
 
 
@@ -65,7 +65,7 @@ class TestFilesThatChange:
         def cut(*arguments: Any) -> None:
             small.source.write_bytes(small.source.read_bytes()[:3_000])
 
-        monkeypatch.setattr(duckdb_source, "verify", cut)
+        monkeypatch.setattr(session, "verify", cut)
         with pytest.raises(SourceError, match=r"rows\.parquet was changed while it was read"):
             freeze(small.config, small.storage, DAY, small.progress)
 
@@ -134,10 +134,10 @@ class TestTimeZone:
 
     def test_the_environment_changes_nothing(self, moments: Small, tmp_path: Path) -> None:
         program = (
-            "import sys; from pathlib import Path; from batch_assets.sources.duckdb_source import SqlSource, rows_of\n"
+            "import sys; from pathlib import Path; from batch_assets.sources.duckdb_source import DuckdbSource\n"
             "source, day, spill, zone = sys.argv[1:]\n"
-            "with rows_of(SqlSource.model_validate_json(source), day, 'user', Path(spill), zone) as rows:\n"
-            "    print(rows.read_all().to_pylist())"
+            "with DuckdbSource.model_validate_json(source).read(day, ['user'], Path(spill), zone) as read:\n"
+            "    print(read.rows.read_all().to_pylist())"
         )
         elsewhere = (
             {"TZ": "Pacific/Auckland", "LC_ALL": "th_TH.UTF-8", "HTTP_PROXY": "http://user:secret@nowhere:1"},

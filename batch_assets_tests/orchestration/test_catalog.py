@@ -15,7 +15,7 @@ attributes:
   name: nightly
   partitions: {start: "2024-01-01"}
   features:
-    source: {query: "{{ context.project_root }}/query.sql", tables: {t: /data/t.parquet}}
+    source: {kind: duckdb, query: "{{ context.project_root }}/query.sql", tables: {t: /data/t.parquet}}
     contract:
       key: {name: user, dtype: int64}
       columns: [{name: x}]
@@ -101,6 +101,12 @@ def test_another_file_that_cannot_be_used_is_in_nobodys_way(project: Path, caplo
         ),
         YAML.replace("/data/t.parquet", "\"/data/{{ env('NO', 'none') }}.parquet\""),
         YAML.replace('"2024-01-01"', "2024-01-01"),
+        f'{YAML}  alerts: [{{kind: slack, url: "https://a.example"}}, {{kind: slack, url: "https://{{{{ env.WHERE }}}}"}}]\n',
+        f"{YAML}  alerts: [{{kind: webhook, url: {{env: NOT_SET}}}}]\n",
+        YAML.replace(
+            '{kind: duckdb, query: "{{ context.project_root }}/query.sql", tables: {t: /data/t.parquet}}',
+            '{kind: parquet, path: "{{ context.project_root }}/features", day: day, columns: [user, x]}',
+        ),
         f"type: dagster.DefsFolderComponent\n---\n{YAML}",
         f"{YAML}---\n{YAML.replace('name: nightly', 'name: weekly', 1)}",
         f"{YAML}post_processing:\n  assets:\n    - {{target: '*', attributes: {{group_name: other}}}}\n",
@@ -108,6 +114,7 @@ def test_another_file_that_cannot_be_used_is_in_nobodys_way(project: Path, caplo
 )
 def test_it_reads_what_dagster_reads(project: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WHAT", "all of it")
+    monkeypatch.setenv("WHERE", "hooks.example")
     write(project, "one", text)
     found = catalog.pipelines()
     assert found

@@ -21,6 +21,7 @@ ATTRIBUTES = {
     "partitions": {"start": "2024-01-01"},
     "features": {
         "source": {
+            "kind": "duckdb",
             "query": "{{ context.project_root }}/query.sql",
             "tables": {"t": "/data/{{ env('TABLE', 'rows') }}.parquet"},
         },
@@ -137,6 +138,16 @@ def test_a_secret_comes_through_and_is_not_shown(url: str, monkeypatch: pytest.M
     attributes = {**ATTRIBUTES, "alerts": [{"kind": "log"}, {"kind": "slack", "url": url}]}
     config = ScoringPipeline.from_attributes_dict(attributes=attributes).config
     assert config.alerts[1].url.get_secret_value() == "https://hooks.example/top-secret"
+    assert "secret" not in f"{config!r} {config} {config.model_dump()} {config.model_dump_json()}"
+
+
+def test_one_of_the_environment_is_read_when_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOOK", raising=False)
+    alerts = [{"kind": "slack", "url": {"env": "HOOK"}}]
+    config = ScoringPipeline.from_attributes_dict(attributes={**ATTRIBUTES, "alerts": alerts}).config
+    assert config.model_dump(mode="json")["alerts"] == alerts
+    monkeypatch.setenv("HOOK", "https://hooks.example/top-secret")
+    assert config.alerts[0].url.reveal() == "https://hooks.example/top-secret"
     assert "secret" not in f"{config!r} {config} {config.model_dump()} {config.model_dump_json()}"
 
 

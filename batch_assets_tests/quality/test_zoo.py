@@ -31,7 +31,7 @@ from batch_assets.nightly.publish import publish, published_matches
 from batch_assets.nightly.score import plan_run, score
 from batch_assets.orchestration.catalog import pipeline
 from batch_assets.serving.release import current_log
-from batch_assets.sources.duckdb_source import SqlSource
+from batch_assets.sources.duckdb_source import DuckdbSource
 from batch_assets.storage import LocalStorage
 from batch_assets_tests.small import Quiet
 
@@ -108,7 +108,7 @@ def world(good_week: Path, tmp_path: Path) -> World:
     shutil.copytree(good_week, tmp_path / "root")
     config = pipeline(NAME)
     (tmp_path / "query.sql").write_text("SELECT * FROM features WHERE $partition IS NOT NULL")
-    source = SqlSource(kind="sql", query=str(tmp_path / "query.sql"), tables={"features": str(tmp_path / "features.parquet")})
+    source = DuckdbSource(query=str(tmp_path / "query.sql"), tables={"features": str(tmp_path / "features.parquet")})
     features = FeatureSettings(source=source, contract=config.features.contract)
     shutil.copy(good_week.parent / f"{NIGHT}.parquet", tmp_path / "features.parquet")
     return World(

@@ -13,8 +13,8 @@ import pytest
 
 from batch_assets.errors import BadKeys, SourceError
 from batch_assets.features.snapshot import write_snapshot
-from batch_assets.sources import duckdb_source
-from batch_assets.sources.duckdb_source import SqlSource, read
+from batch_assets.sources import session
+from batch_assets.sources.duckdb_source import DuckdbSource
 
 ROWS = 3_000
 
@@ -32,10 +32,10 @@ TABLE = pa.table(
 def ask(tmp_path: Path) -> Callable[[], pa.Table]:
     """Reads what is in t.parquet by now."""
     (tmp_path / "query.sql").write_text("SELECT user, x, word FROM t WHERE $partition IS NOT NULL")
-    source = SqlSource(query=str(tmp_path / "query.sql"), tables={"t": str(tmp_path / "t.parquet")})
+    source = DuckdbSource(query=str(tmp_path / "query.sql"), tables={"t": str(tmp_path / "t.parquet")})
 
     def ask() -> pa.Table:
-        with read(source, "2024-03-10", "user", tmp_path) as found:
+        with source.read("2024-03-10", ["user"], tmp_path) as found:
             return found.rows.read_all()
 
     return ask
@@ -135,10 +135,10 @@ class TestKeys:
         pq.write_table(pa.table({"user": users, "x": [1.0, 2.0, 3.0]}), tmp_path / "t.parquet")
         (tmp_path / "query.sql").write_text("SELECT user, x FROM t WHERE $partition IS NOT NULL")
         (tmp_path / "snapshot").mkdir()
-        source = SqlSource(query=str(tmp_path / "query.sql"), tables={"t": str(tmp_path / "t.parquet")})
+        source = DuckdbSource(query=str(tmp_path / "query.sql"), tables={"t": str(tmp_path / "t.parquet")})
         with (
             pytest.raises(BadKeys, match=rf"query\.sql for 2024-03-10: The key {sentence}"),
-            read(source, "2024-03-10", "user", tmp_path) as found,
+            source.read("2024-03-10", ["user"], tmp_path) as found,
         ):
             write_snapshot(tmp_path / "snapshot", found.rows, "user", 100)
 
@@ -159,10 +159,10 @@ class TestKeys:
     ) -> None:
         pq.write_table(pa.table({"user": [1, 2], column: values}), tmp_path / "t.parquet")
         (tmp_path / "query.sql").write_text(f'SELECT user, "{column}"::{kind} AS x FROM t WHERE $partition IS NOT NULL')
-        source = SqlSource(query=str(tmp_path / "query.sql"), tables={"t": str(tmp_path / "t.parquet")})
+        source = DuckdbSource(query=str(tmp_path / "query.sql"), tables={"t": str(tmp_path / "t.parquet")})
         with (
             pytest.raises(SourceError, match=rf"{value}.* column {column}; correct it.*row 1 of .*t\.parquet \(table t\)"),
-            read(source, "2024-03-10", "user", tmp_path),
+            source.read("2024-03-10", ["user"], tmp_path),
         ):
             pass
 
@@ -171,14 +171,14 @@ def test_a_file_that_vanishes_before_its_pages_are_looked_at_is_named(
     ask: Callable[[], pa.Table], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written(tmp_path / "t.parquet")
-    plan = duckdb_source._plan
+    plan = session._plan
 
     def vanishing(*arguments: Any) -> str:
         planned = plan(*arguments)
         (tmp_path / "t.parquet").unlink()
         return planned
 
-    monkeypatch.setattr(duckdb_source, "_plan", vanishing)
+    monkeypatch.setattr(session, "_plan", vanishing)
     with pytest.raises(SourceError, match=r"table t was changed while it was read.*t\.parquet does not exist"):
         ask()
 
@@ -188,7 +188,9 @@ def test_dates_of_a_table_are_told(tmp_path: Path) -> None:
     pq.write_table(pa.table({"user": range(5), "x": [1.0] * 5, "Day": days}), tmp_path / "t.parquet")
     (tmp_path / "query.sql").write_text("SELECT user, x FROM t WHERE $partition IS NOT NULL")
     settings = {"path": str(tmp_path / "t.parquet"), "event_date": "day"}
-    with read(SqlSource(query=str(tmp_path / "query.sql"), tables={"t": settings}), "2024-03-10", "user", tmp_path) as found:
+    with DuckdbSource(query=str(tmp_path / "query.sql"), tables={"t": settings}).read(
+        "2024-03-10", ["user"], tmp_path
+    ) as found:
         (table,) = found.provenance.tables
     assert (table.rows, table.rows_of_day, table.newest_until_day, table.newest) == (5, 2, date(2024, 3, 10), date(2024, 4, 1))
 
@@ -200,6 +202,6 @@ def test_a_column_of_dates_that_is_none_is_refused(tmp_path: Path, column: str, 
     settings = {"path": str(tmp_path / "t.parquet"), "event_date": column}
     with (
         pytest.raises(SourceError, match=f"table t: its event_date {column} {sentence}"),
-        read(SqlSource(query=str(tmp_path / "query.sql"), tables={"t": settings}), "2024-03-10", "user", tmp_path),
+        DuckdbSource(query=str(tmp_path / "query.sql"), tables={"t": settings}).read("2024-03-10", ["user"], tmp_path),
     ):
         pass

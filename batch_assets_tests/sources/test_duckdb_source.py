@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 from batch_assets.demo import train as training
 from batch_assets.errors import SourceError
 from batch_assets.orchestration.catalog import pipeline
-from batch_assets.sources.duckdb_source import SqlSource, rows_of
+from batch_assets.sources.duckdb_source import DuckdbSource
 
 DEMO = pipeline(training.PIPELINE)
 DAY = "1998-03-31"
 
 
 def features(tables: dict[str, Any], day: str, spill: Path) -> pa.Table:
-    source = SqlSource(query=DEMO.features.source.query, tables=tables)
-    with rows_of(source, day, "customer_id", spill=spill) as rows:
-        return rows.read_all()
+    source = DuckdbSource(query=DEMO.features.source.query, tables=tables)
+    with source.read(day, ["customer_id"], spill) as read:
+        return read.rows.read_all()
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -75,45 +75,45 @@ def test_features_are_those_of_the_purchases(tmp_path: Path) -> None:
 
 class TestWhatIsWrong:
     @pytest.fixture
-    def source(self, tmp_path: Path) -> SqlSource:
+    def source(self, tmp_path: Path) -> DuckdbSource:
         (tmp_path / "query.sql").write_text("SELECT n AS user FROM t WHERE $partition IS NOT NULL -- a comment at the end")
         pq.write_table(pa.table({"n": list(range(10_000))}), tmp_path / "t.parquet")
-        return SqlSource(query=str(tmp_path / "query.sql"), tables={"t": str(tmp_path / "t.parquet")})
+        return DuckdbSource(query=str(tmp_path / "query.sql"), tables={"t": str(tmp_path / "t.parquet")})
 
-    def read(self, source: SqlSource, tmp_path: Path) -> pa.Table:
-        with rows_of(source, DAY, "user", spill=tmp_path) as rows:
-            return rows.read_all()
+    def read(self, source: DuckdbSource, tmp_path: Path) -> pa.Table:
+        with source.read(DAY, ["user"], tmp_path) as read:
+            return read.rows.read_all()
 
-    def test_nothing_yet(self, source: SqlSource, tmp_path: Path) -> None:
+    def test_nothing_yet(self, source: DuckdbSource, tmp_path: Path) -> None:
         assert self.read(source, tmp_path).num_rows == 10_000
 
-    def test_no_query(self, source: SqlSource, tmp_path: Path) -> None:
+    def test_no_query(self, source: DuckdbSource, tmp_path: Path) -> None:
         (tmp_path / "query.sql").unlink()
         with pytest.raises(SourceError, match=r"query\.sql cannot be read"):
             self.read(source, tmp_path)
 
-    def test_a_query_that_does_not_parse(self, source: SqlSource, tmp_path: Path) -> None:
+    def test_a_query_that_does_not_parse(self, source: DuckdbSource, tmp_path: Path) -> None:
         (tmp_path / "query.sql").write_text("SELEKT $partition")
         with pytest.raises(SourceError, match="cannot be computed"):
             self.read(source, tmp_path)
 
-    def test_a_query_that_forgets_the_day(self, source: SqlSource, tmp_path: Path) -> None:
+    def test_a_query_that_forgets_the_day(self, source: DuckdbSource, tmp_path: Path) -> None:
         (tmp_path / "query.sql").write_text("SELECT n AS user FROM t")
         with pytest.raises(SourceError, match="the same rows"):
             self.read(source, tmp_path)
 
-    def test_no_key(self, source: SqlSource, tmp_path: Path) -> None:
+    def test_no_key(self, source: DuckdbSource, tmp_path: Path) -> None:
         (tmp_path / "query.sql").write_text("SELECT n, $partition AS day FROM t")
         with pytest.raises(SourceError, match="user"):
             self.read(source, tmp_path)
 
-    def test_a_truncated_table(self, source: SqlSource, tmp_path: Path) -> None:
+    def test_a_truncated_table(self, source: DuckdbSource, tmp_path: Path) -> None:
         path = tmp_path / "t.parquet"
         path.write_bytes(path.read_bytes()[:2_000])
         with pytest.raises(SourceError, match=r"t\.parquet"):
             self.read(source, tmp_path)
 
-    def test_no_table(self, source: SqlSource, tmp_path: Path) -> None:
+    def test_no_table(self, source: DuckdbSource, tmp_path: Path) -> None:
         (tmp_path / "t.parquet").unlink()
         with pytest.raises(SourceError, match=r"t\.parquet"):
             self.read(source, tmp_path)

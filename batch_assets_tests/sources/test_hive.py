@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batch_assets.errors import SourceError
-from batch_assets.sources.duckdb_source import SqlSource, read
+from batch_assets.sources.duckdb_source import DuckdbSource
 
 
 @pytest.fixture
@@ -19,8 +19,8 @@ def ask(tmp_path: Path) -> Callable[..., list[Any]]:
             (tmp_path / "table" / folder).mkdir(parents=True)
             pq.write_table(pa.table({"user": [number], "day": [10]}), tmp_path / "table" / folder / "part.parquet")
         (tmp_path / "query.sql").write_text(f"SELECT user, {x} AS x FROM t WHERE $partition IS NOT NULL")
-        source = SqlSource(query=str(tmp_path / "query.sql"), tables={"t": {"path": str(tmp_path / "table"), **settings}})
-        with read(source, "2024-03-10", "user", tmp_path) as found:
+        source = DuckdbSource(query=str(tmp_path / "query.sql"), tables={"t": {"path": str(tmp_path / "table"), **settings}})
+        with source.read("2024-03-10", ["user"], tmp_path) as found:
             return found.rows.read_all()["x"].to_pylist()
 
     return ask

@@ -16,7 +16,7 @@ import pytest
 
 from batch_assets.errors import SourceError
 from batch_assets.features.provenance import Provenance
-from batch_assets.sources.duckdb_source import SqlSource, read
+from batch_assets.sources.duckdb_source import DuckdbSource
 from batch_assets.sources.listing import TableSettings
 from batch_assets.sources.tables import Table, create_view, link_files
 
@@ -201,8 +201,8 @@ class TestThroughAQuery:
             for number, part in enumerate(parts):
                 pq.write_table(part, folder / f"{number}.parquet")
             (tmp_path / "query.sql").write_text(f"{query} WHERE $partition IS NOT NULL")
-            source = SqlSource(query=str(tmp_path / "query.sql"), tables={"t": {"path": str(folder), **settings}})
-            with read(source, "2024-03-10", "user", tmp_path) as found:
+            source = DuckdbSource(query=str(tmp_path / "query.sql"), tables={"t": {"path": str(folder), **settings}})
+            with source.read("2024-03-10", ["user"], tmp_path) as found:
                 return found.rows.read_all(), found.provenance
 
         return ask
@@ -338,18 +338,18 @@ class TestThroughAQuery:
 
     def test_nanoseconds_of_spark_are_read_if_nothing_is_cut_off(self, tmp_path: Path) -> None:
         (tmp_path / "query.sql").write_text("SELECT user, epoch_us(moment) AS x FROM t WHERE $partition IS NOT NULL")
-        source = SqlSource(query=str(tmp_path / "query.sql"), tables={"t": str(tmp_path / "t.parquet")})
+        source = DuckdbSource(query=str(tmp_path / "query.sql"), tables={"t": str(tmp_path / "t.parquet")})
         moments = pa.array([datetime(9999, 12, 31), datetime(1, 1, 1), NEW_YEAR], pa.timestamp("us"))
         for written in (moments, pa.array([1_000, 2_000, 3_001], pa.timestamp("ns"))):
             pq.write_table(
                 pa.table({"user": [1, 2, 3], "moment": written}), tmp_path / "t.parquet", use_deprecated_int96_timestamps=True
             )
             if written is moments:
-                with read(source, "2024-03-10", "user", tmp_path) as found:
+                with source.read("2024-03-10", ["user"], tmp_path) as found:
                     assert found.rows.read_all()["x"].to_pylist() == moments.cast(pa.int64()).to_pylist()
             else:
                 with (
                     pytest.raises(SourceError, match=r"t\.parquet has a time stamp with 1 ns .* column moment, row 2"),
-                    read(source, "2024-03-10", "user", tmp_path),
+                    source.read("2024-03-10", ["user"], tmp_path),
                 ):
                     pass

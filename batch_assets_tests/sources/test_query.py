@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batch_assets.errors import SourceError
-from batch_assets.sources.duckdb_source import SqlSource, read
+from batch_assets.sources.duckdb_source import DuckdbSource
 
 BY_DAY = "WHERE $partition IS NOT NULL"
 
@@ -21,9 +21,9 @@ def ask(tmp_path: Path) -> Callable[[str], pa.Table]:
 
     def ask(query: str) -> pa.Table:
         (tmp_path / "features.sql").write_text(query.replace("FOLDER", str(tmp_path)))
-        source = SqlSource(query=str(tmp_path / "features.sql"), tables={"t": str(tmp_path / "t.parquet")})
+        source = DuckdbSource(query=str(tmp_path / "features.sql"), tables={"t": str(tmp_path / "t.parquet")})
         (tmp_path / "spill").mkdir(exist_ok=True)
-        with read(source, "2024-03-10", "user", tmp_path / "spill") as found:
+        with source.read("2024-03-10", ["user"], tmp_path / "spill") as found:
             return found.rows.read_all()
 
     return ask
@@ -131,11 +131,11 @@ def test_any_name_will_do(tmp_path: Path, name: str) -> None:
     quoted = '"' + name.replace('"', '""') + '"'
     pq.write_table(pa.table({name: [2, 1], "x": [2.5, 1.5]}), tmp_path / "odd 'name' [1].parquet")
     (tmp_path / "features.sql").write_text(f"SELECT {quoted}, x FROM {quoted} {BY_DAY}")
-    source = SqlSource(query=str(tmp_path / "features.sql"), tables={name: str(tmp_path / "odd 'name' [1].parquet")})
-    with read(source, "2024-03-10", name, tmp_path) as found:
+    source = DuckdbSource(query=str(tmp_path / "features.sql"), tables={name: str(tmp_path / "odd 'name' [1].parquet")})
+    with source.read("2024-03-10", [name], tmp_path) as found:
         assert found.rows.read_all().to_pydict() == {name: [1, 2], "x": [1.5, 2.5]}
 
 
 def test_tables_whose_names_sql_does_not_tell_apart_are_refused() -> None:
     with pytest.raises(ValueError, match="two tables"):
-        SqlSource(query="q", tables={"t": "/a", "T": "/b"})
+        DuckdbSource(query="q", tables={"t": "/a", "T": "/b"})

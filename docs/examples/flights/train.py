@@ -6,6 +6,7 @@ It learns from every day from `first` to a week before `test`, is measured on `t
 """
 
 import argparse
+import tempfile
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -43,10 +44,15 @@ class LatePlanes(torch.nn.Module):
 
 
 def labelled(day: date) -> tuple[Floats, Floats]:
-    """Features of shape (rows, columns) at the end of a day, by the pipeline's own query, and who was late the day after."""
-    rows = duckdb.execute(Path(CONFIG.features.source.query).read_text(), {"partition": day.isoformat()}).fetchnumpy()
+    """Features of shape (rows, columns) at the end of a day, by the pipeline's own source, and who was late the day after."""
+    with (
+        tempfile.TemporaryDirectory() as spill,
+        CONFIG.features.source.read(day.isoformat(), ["tailnum"], Path(spill), CONFIG.partitions.timezone) as read,
+    ):
+        rows = read.rows.read_all()
     late = duckdb.execute(LATE, {"day": day + timedelta(days=1)}).fetchnumpy()["tailnum"]
-    return np.stack([rows[name] for name in NAMES], axis=1), np.isin(rows["tailnum"], late).astype(np.float32)
+    features = np.stack([rows[name].to_numpy() for name in NAMES], axis=1)
+    return features, np.isin(rows["tailnum"].to_numpy(), late).astype(np.float32)
 
 
 def fitted(features: Floats, late: Floats) -> torch.nn.Module:
