@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 
 def as_arrow(values: npt.NDArray[Any]) -> pa.Array:
@@ -43,3 +44,22 @@ def as_numpy(array: "pa.Array | pa.ChunkedArray") -> npt.NDArray[Any]:
 def _numpy_type(dtype: pa.DataType) -> Any:
     """The numpy type of an Arrow type; `to_pandas_dtype` does not import pandas for numbers."""
     return np.dtype(bool) if pa.types.is_boolean(dtype) else np.dtype(dtype.to_pandas_dtype())
+
+
+def differ(one: pa.Array, other: pa.Array) -> npt.NDArray[np.bool_]:
+    """Where two columns of numbers, text or lists of them differ, shape (rows,); a missing value is like a missing one."""
+    if pa.types.is_list(one.type) or pa.types.is_large_list(one.type) or pa.types.is_fixed_size_list(one.type):
+        lengths = [_numpy(pc.list_value_length(lists).fill_null(-1)) for lists in (one, other)]
+        found: npt.NDArray[np.bool_] = lengths[0] != lengths[1]
+        filled = np.flatnonzero(~found & (lengths[0] > 0))
+        if len(filled):
+            inner = differ(*(lists.take(pa.array(filled)).flatten() for lists in (one, other)))
+            starts = np.concatenate([[0], np.cumsum(lengths[0][filled])[:-1]])
+            found[filled] = np.logical_or.reduceat(inner, starts)
+        return found
+    missing = [column.is_null(nan_is_null=True) for column in (one, other)]
+    return ~_numpy(pc.or_(pc.equal(one, other).fill_null(False), pc.and_(*missing)))
+
+
+def _numpy(array: pa.Array) -> npt.NDArray[Any]:
+    return np.asarray(array.to_numpy(zero_copy_only=False))

@@ -148,8 +148,12 @@ class PipelineConfig(BaseModel):
         if self.name in taken:
             raise ValueError(f"a pipeline cannot be called {self.name}: that folder holds {taken[self.name]}")
         reserved = {"model_version", "partition", "kind", "reason", "error", "file", "row", *self.answers.names}
-        if self.features.contract.key.name in reserved:
-            raise ValueError(f"the key cannot be called {self.features.contract.key.name}: predictions have such a column")
+        contract = self.features.contract
+        taken_names = reserved & {*contract.identity, *(one.name for one in contract.carry)}
+        if taken_names:
+            name = min(taken_names)
+            what = "the key" if name in contract.identity else "a carried column"
+            raise ValueError(f"{what} cannot be called {name}: predictions have such a column")
         single = {column.name for column in self.features.contract.columns if column.length is None}
         unknown = {rule.column for rule in self.scoring.exclude} - single
         if unknown:

@@ -63,13 +63,16 @@ class RowHashes(NamedTuple):
 
 
 def hash_keys(keys: "pa.Array | pa.ChunkedArray") -> RowHashes:
-    """Hash a column of integer or text keys without nulls; shape (rows,)."""
+    """Hash a column of keys without nulls, whole numbers, days, text or bytes; shape (rows,)."""
     if isinstance(keys, pa.ChunkedArray):
         keys = keys.combine_chunks()
+    if pa.types.is_date32(keys.type):
+        keys = keys.cast(pa.int32())
     if pa.types.is_integer(keys.type):
         words = as_numpy(keys.cast(pa.int64())).view(np.uint64)
         return RowHashes(*(_splitmix64(words ^ seed) for seed in _SEEDS))
-    return RowHashes(*(_hash_text(keys.cast(pa.large_string()), seed) for seed in _SEEDS))
+    large = keys.cast(pa.large_binary() if pa.types.is_binary(keys.type) else pa.large_string())
+    return RowHashes(*(_hash_text(large, seed) for seed in _SEEDS))
 
 
 def key_digest(keys: "pa.Array | pa.ChunkedArray") -> Digest:
@@ -77,7 +80,7 @@ def key_digest(keys: "pa.Array | pa.ChunkedArray") -> Digest:
     return hash_keys(keys).digest()
 
 
-def _hash_text(texts: "pa.LargeStringArray", seed: np.uint64) -> UInt64Array:
+def _hash_text(texts: "pa.LargeStringArray | pa.LargeBinaryArray", seed: np.uint64) -> UInt64Array:
     _, offset_buffer, byte_buffer = texts.buffers()
     offsets = np.frombuffer(offset_buffer, dtype=np.int64)[texts.offset : texts.offset + len(texts) + 1]
     starts, lengths = offsets[:-1], np.diff(offsets)

@@ -94,7 +94,7 @@ class Workload:
         with storage.scratch() as scratch:
             (scratch / "snapshot").mkdir()
             reader = pa.RecordBatchReader.from_batches(schema, _batches(self.rows, schema))
-            snapshot = write_snapshot(scratch / "snapshot", reader, KEY, ROWS_PER_GROUP)
+            snapshot = write_snapshot(scratch / "snapshot", reader, [KEY], ROWS_PER_GROUP)
             folder = snapshot_folder(name, DAY, snapshot.digest)
             storage.adopt(scratch / "snapshot", folder)
         made_up = Provenance(day=date.fromisoformat(DAY), timezone="UTC", settings_sha256=sha256_of("made up"), tables=())

@@ -75,11 +75,11 @@ def _show_letter(console: Console, found: dict[str, Any]) -> None:
 
 @dead_letters.command("show", context_settings={"ignore_unknown_options": True})
 @click.argument("pipeline")
-@click.argument("key")
+@click.argument("key", nargs=-1, required=True)
 @_PARTITION
 @_RUN
 @verb(_show_letter)
-def show_letter(pipeline: str, key: str, partition: str, run_id: str | None) -> dict[str, Any]:
+def show_letter(pipeline: str, key: tuple[str, ...], partition: str, run_id: str | None) -> dict[str, Any]:
     """Show why KEY of PIPELINE was not scored, and its features as they were frozen."""
     from batch_assets.operations.dead_letters import show_dead_letter
 

@@ -57,10 +57,10 @@ def _show_explanation(console: Console, found: dict[str, Any]) -> None:
 
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.argument("pipeline")
-@click.argument("key")
+@click.argument("key", nargs=-1, required=True)
 @_PARTITION
 @verb(_show_explanation)
-def explain(pipeline: str, key: str, partition: str | None) -> dict[str, Any]:
+def explain(pipeline: str, key: tuple[str, ...], partition: str | None) -> dict[str, Any]:
     """Tell where the prediction for KEY of PIPELINE comes from, or why there is none."""
     from batch_assets.operations.explain import explain as explained
     from batch_assets.orchestration.catalog import pipeline as known
@@ -84,10 +84,10 @@ def _show_replay(console: Console, found: dict[str, Any]) -> None:
 
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.argument("pipeline")
-@click.argument("key")
+@click.argument("key", nargs=-1, required=True)
 @_PARTITION
 @verb(_show_replay)
-def replay(pipeline: str, key: str, partition: str | None) -> dict[str, Any]:
+def replay(pipeline: str, key: tuple[str, ...], partition: str | None) -> dict[str, Any]:
     """Score KEY of PIPELINE again from what was recorded, and compare; exit status 1 if it differs by more than it may."""
     from batch_assets.operations.replay import replay as replayed
     from batch_assets.orchestration.catalog import pipeline as known

@@ -225,16 +225,16 @@ def _show_pairs(console: Console, found: dict[str, Any]) -> None:
 
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.argument("pipeline")
-@click.argument("key")
+@click.argument("key", nargs=-1, required=True)
 @verb(_show_pairs)
-def lookup(pipeline: str, key: str) -> dict[str, Any]:
+def lookup(pipeline: str, key: tuple[str, ...]) -> dict[str, Any]:
     """Print the live prediction for KEY of PIPELINE, with its lineage."""
     from batch_assets.orchestration.catalog import pipeline as known
     from batch_assets.serving.reader import Reader
 
     reader = Reader.live(storage(), known(pipeline).name)
     try:
-        answer = reader.lookup(key)
+        answer = reader.lookup(*key)
     finally:
         reader.close()
     return {"key": answer.key, "record": answer.record, "lineage": answer.lineage}

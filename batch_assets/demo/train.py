@@ -90,7 +90,7 @@ def _labelled(config: PipelineConfig, day: date) -> Labelled:
     contract, source = config.features.contract, config.features.source
     with (
         tempfile.TemporaryDirectory() as spill,
-        source.read(day.isoformat(), [contract.key.name], Path(spill), config.partitions.timezone) as read,
+        source.read(day.isoformat(), contract.identity, Path(spill), config.partitions.timezone) as read,
     ):
         table = read.rows.read_all()
     contract.require(table.schema, f"The training data of {day}")
@@ -101,7 +101,7 @@ def _labelled(config: PipelineConfig, day: date) -> Labelled:
             {"files": files, "day": day, "end": day + timedelta(days=HORIZON_DAYS)},
         ).fetchnumpy()["customer_id"]
     features = np.stack([table.column(name).to_numpy() for name in contract.names], axis=1)
-    return Labelled(features, np.isin(table.column(contract.key.name).to_numpy(), later).astype(np.float32))
+    return Labelled(features, np.isin(table.column(contract.identity[0]).to_numpy(), later).astype(np.float32))
 
 
 def _fit(data: Labelled, seed: int, progress: Progress) -> "torch.nn.Module":

@@ -9,18 +9,18 @@ from collections.abc import Sequence
 from datetime import date
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from batch_assets.errors import ContractBroken
+from batch_assets.features.keys import Key
 from batch_assets.histogram import FLOAT_BINS
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-KeyType = Literal["int32", "int64", "string"]
 FeatureType = Literal["float32", "float64", "int8", "int16", "int32", "int64", "bool"]
 
-_ARROW_NAMES = {"float": "float32", "double": "float64", "large_string": "string"}
+_ARROW_NAMES = {"float": "float32", "double": "float64", "large_string": "string", "date32[day]": "date"}
 
 
 def _is_none(value: object) -> bool:
@@ -77,13 +77,13 @@ class Column(BaseModel):
         return self
 
 
-class Key(BaseModel):
-    """The column that says whom a row is about; unique and never null."""
+class Carried(BaseModel):
+    """A column that goes from the snapshot to the predictions untouched; no model sees it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(description="Column name in the snapshot.", min_length=1)
-    dtype: KeyType = Field(description="Type in the snapshot's Parquet files.")
+    dtype: str = Field(description="Its type in the snapshot's Parquet files, like string, int64, date or timestamp[us].")
 
 
 class ModelInput(BaseModel):
@@ -109,21 +109,33 @@ class FeatureContract(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    key: Key
+    key: tuple[Key, ...] = Field(description="Whom a row is about: one column, or a list of them.", min_length=1)
+    item: Key | None = Field(
+        None, description="What a row is about beside the key, like a candidate for a user; then a key has many rows."
+    )
     columns: tuple[Column, ...] = Field(description="Features in the order in which the model takes them.", min_length=1)
     inputs: tuple[ModelInput, ...] = Field(
         (ModelInput(name="features"),), description="What the model takes, in its order; by default one float32 matrix."
     )
+    carry: tuple[Carried, ...] = Field((), description="Columns that go from the snapshot to the predictions untouched.")
     strict: bool = Field(True, description="Whether a column that the contract does not name is an error.")
+
+    @field_validator("key", mode="before")
+    @classmethod
+    def _one_or_several(cls, said: Any) -> Any:
+        return [said] if isinstance(said, dict | Key) else said
 
     @model_validator(mode="after")
     def _fits_together(self) -> "FeatureContract":
-        names = self.names
+        names = [*self.names, *(one.name for one in self.carry)]
         doubled = sorted({name for name in names if names.count(name) > 1})
         if doubled:
             raise ValueError(f"columns are named twice: {', '.join(doubled)}")
-        if self.key.name in names:
-            raise ValueError(f"the key {self.key.name} cannot be a feature too")
+        for name in self.identity:
+            if name in names:
+                raise ValueError(f"the key {name} cannot be a feature too")
+        if len(set(self.identity)) < len(self.identity):
+            raise ValueError(f"the key names a column twice: {', '.join(self.identity)}")
         inputs = [model_input.name for model_input in self.inputs]
         if len(set(inputs)) != len(inputs):
             raise ValueError(f"inputs are named twice: {', '.join(inputs)}")
@@ -148,6 +160,11 @@ class FeatureContract(BaseModel):
         return [column for column in self.columns if column.input == model_input]
 
     @property
+    def identity(self) -> tuple[str, ...]:
+        """The columns that say what a row is about: those of the key and, if there is one, the item."""
+        return tuple(one.name for one in (*self.key, *([self.item] if self.item else [])))
+
+    @property
     def categories(self) -> list[str]:
         """The names of the features that are categories."""
         return [column.name for column in self.columns if column.categories is not None]
@@ -163,7 +180,7 @@ class FeatureContract(BaseModel):
 
     def differences(self, schema: "pa.Schema") -> list[str]:
         """Each way in which a schema differs from the contract, as a phrase; empty if it fits."""
-        expected = [(self.key.name, str(self.key.dtype)), *_types(self)]
+        expected = [*_key_types(self), *_types(self), *((one.name, one.dtype) for one in self.carry)]
         found = [(field.name, _arrow_name(field.type)) for field in schema]
         return _differences(expected, found, self.strict)
 
@@ -172,7 +189,7 @@ class FeatureContract(BaseModel):
 
         Permitted ranges are no part of it: they say what is let through, not what it is.
         """
-        expected, found = ([(one.key.name, str(one.key.dtype)), *_types(one)] for one in (self, other))
+        expected, found = ([*_key_types(one), *_types(one)] for one in (self, other))
         theirs = {column.name: column for column in other.columns}
         phrases = _differences(expected, found, strict=True)
         for column in self.columns:
@@ -197,6 +214,10 @@ class FeatureContract(BaseModel):
         differences = self.differences(schema)
         if differences:
             raise ContractBroken(f"{where} breaks the feature contract: {'; '.join(differences)}.")
+
+
+def _key_types(contract: FeatureContract) -> list[tuple[str, str]]:
+    return [(one.name, one.dtype) for one in (*contract.key, *([contract.item] if contract.item else []))]
 
 
 def _types(contract: FeatureContract) -> list[tuple[str, str]]:

@@ -7,16 +7,16 @@ compares what was scored with these, not with what the scorer says it read.
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from batch_assets.digest import Digest, key_digest
-from batch_assets.errors import BadKeys, NotFound, SnapshotChanged
+from batch_assets.errors import NotFound, SnapshotChanged
+from batch_assets.features.keys import identity, require_ascending
 from batch_assets.logs import NumberedLog
 from batch_assets.storage import Storage
 
@@ -27,9 +27,6 @@ ROWS_PER_GROUP = 1 << 14
 """Rows of a row group, or fewer: small, so that an audit or a look at one row reads little, and as fast to read as large
 ones.
 """
-
-LONGEST_KEY = 511
-"""Bytes of a text key; what the embedded store can hold."""
 
 _DOCUMENT = "_snapshot.json"
 
@@ -61,12 +58,15 @@ class SnapshotFile(BaseModel):
 
 
 class Snapshot(BaseModel):
-    """The frozen input of one partition. `key` names the key column; `schema_text` is the Arrow schema, one field a line."""
+    """The frozen input of one partition.
+
+    `key` names the columns that say what a row is about; `schema_text` is the Arrow schema, one field a line.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     digest: str
-    key: str
+    key: tuple[str, ...]
     schema_text: str
     files: tuple[SnapshotFile, ...]
 
@@ -97,7 +97,7 @@ def days_of(storage: Storage, pipeline: str) -> list[str]:
     return sorted(name.removeprefix("date=") for name in folders if name.startswith("date="))
 
 
-def write_snapshot(folder: Path, batches: pa.RecordBatchReader, key: str, row_group_rows: int) -> Snapshot:
+def write_snapshot(folder: Path, batches: pa.RecordBatchReader, key: Sequence[str], row_group_rows: int) -> Snapshot:
     """Write rows, which must come in ascending order of their key, to part files in a local folder.
 
     The files are what reads fastest here: plain encoding without dictionary, LZ4.
@@ -105,7 +105,7 @@ def write_snapshot(folder: Path, batches: pa.RecordBatchReader, key: str, row_gr
     Args:
         folder: an empty local folder.
         batches: the rows.
-        key: the key column's name.
+        key: the columns that say what a row is about.
         row_group_rows: rows per row group.
 
     Raises:
@@ -116,8 +116,7 @@ def write_snapshot(folder: Path, batches: pa.RecordBatchReader, key: str, row_gr
     writer: pq.ParquetWriter | None = None
     last_key: pa.Scalar | None = None
     for table in _regrouped(batches, row_group_rows):
-        keys = table.column(key).combine_chunks()
-        _require_ascending(keys, last_key, key)
+        keys = require_ascending(table, key, last_key)
         last_key = keys[-1] if len(keys) else last_key
         if writer is None or sum(group.rows for group in digests[-1]) >= ROWS_PER_FILE:
             if writer is not None:
@@ -134,8 +133,8 @@ def write_snapshot(folder: Path, batches: pa.RecordBatchReader, key: str, row_gr
         writer.close()
     files = tuple(_describe(folder / name, groups) for name, groups in zip(names, digests, strict=True))
     schema_text = str(batches.schema.remove_metadata())
-    digest = _digest(key, schema_text, files)
-    snapshot = Snapshot(digest=digest, key=key, schema_text=schema_text, files=files)
+    digest = _digest(tuple(key), schema_text, files)
+    snapshot = Snapshot(digest=digest, key=tuple(key), schema_text=schema_text, files=files)
     (folder / _DOCUMENT).write_text(snapshot.model_dump_json(indent=1))
     return snapshot
 
@@ -191,6 +190,10 @@ class SnapshotReader:
             raise SnapshotChanged(f"{path} was changed while it was read; freeze the partition again with --refresh.")
         return table.slice(start - first_row, rows)
 
+    def keys(self, file: int, start: int, rows: int) -> pa.Array:
+        """What the rows [start, start + rows) of one part file are about: their identities. Raises SnapshotChanged."""
+        return identity(self.rows(file, start, rows, list(self._snapshot.key)), self._snapshot.key)
+
     def _file(self, file: int) -> pq.ParquetFile:
         if self._parquet is None or self._open_index != file:
             path = self._path(file)
@@ -233,39 +236,7 @@ def _regrouped(batches: pa.RecordBatchReader, rows: int) -> Iterator[pa.Table]:
         yield pending
 
 
-def _require_ascending(keys: pa.Array, previous: "pa.Scalar | None", name: str) -> None:
-    if not (pa.types.is_integer(keys.type) or pa.types.is_string(keys.type)):
-        raise BadKeys(f"The key {name} is {keys.type}; a key must be an integer or text.")
-    if keys.null_count:
-        raise BadKeys(
-            f"The key {name} is null in {keys.null_count:,} or more rows; every row must say whom it is about: leave such rows "
-            "out, or correct the table.",
-            (None,),
-        )
-    if pa.types.is_uint64(keys.type) and len(keys) and (largest := pc.max(keys).as_py()) >= 1 << 63:
-        raise BadKeys(
-            f"The key {name} is {largest}, and integer keys end at 2^63 - 1; cast it to text (::VARCHAR) in the query.",
-            (largest,),
-        )
-    if pa.types.is_string(keys.type):
-        lengths = pc.min_max(pc.binary_length(keys)).as_py()
-        if len(keys) and not 1 <= lengths["min"] <= lengths["max"] <= LONGEST_KEY:
-            raise BadKeys(f"The key {name} must have 1 to {LONGEST_KEY} bytes, not {lengths['min']} to {lengths['max']}.")
-    joined = keys if previous is None else pa.concat_arrays([pa.array([previous.as_py()], keys.type), keys])
-    ascends = pc.greater(joined[1:], joined[:-1])
-    if not pc.all(ascends, min_count=0).as_py():
-        place = ascends.to_numpy(zero_copy_only=False).argmin()
-        earlier, later = joined[int(place)].as_py(), joined[int(place) + 1].as_py()
-        if earlier != later:
-            raise BadKeys(f"The key {name} is out of order: {later!r} follows {earlier!r}.")
-        raise BadKeys(
-            f"The key {name} is there twice: {later!r}; every key must have exactly one row: group by it, or take the second "
-            "row out of the table.",
-            (later,),
-        )
-
-
-def _digest(key: str, schema_text: str, files: Iterable[SnapshotFile]) -> str:
+def _digest(key: tuple[str, ...], schema_text: str, files: Iterable[SnapshotFile]) -> str:
     content = [file.model_dump(exclude={"token"}) for file in files]
     return hashlib.sha256(json.dumps([key, schema_text, content], sort_keys=True).encode()).hexdigest()
 

@@ -14,12 +14,16 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from batch_assets.arrow import differ
+from batch_assets.features.keys import identity
 from batch_assets.features.snapshot import RowGroup, SnapshotReader
 from batch_assets.nightly.freeze import Frozen
 from batch_assets.quality.sources import ChangedRows
 
 _ROWS = 1 << 15
 """How many rows are compared, about."""
+
+_KEYS = "\0keys"
 
 Flags = npt.NDArray[np.bool_]
 
@@ -54,7 +58,7 @@ class _Groups:
     def __init__(self, frozen: Frozen, names: Sequence[str]) -> None:
         snapshot = frozen.snapshot
         self._reader = SnapshotReader(frozen.storage, frozen.folder, snapshot)
-        self.key, self._columns = snapshot.key, list(names)
+        self._key, self._columns = snapshot.key, list(names)
         self._places: list[tuple[int, int, RowGroup]] = [
             (index, start, group)
             for index, file in enumerate(snapshot.files)
@@ -63,9 +67,10 @@ class _Groups:
         self.groups = [group for _, _, group in self._places]
 
     def rows(self, number: int) -> pa.Table:
-        """A group's keys and columns."""
+        """A group's columns, and `_KEYS`: what its rows are about."""
         file, start, group = self._places[number]
-        return self._reader.rows(file, start, group.rows, [self.key, *self._columns]).combine_chunks()
+        table = self._reader.rows(file, start, group.rows, [*self._key, *self._columns])
+        return table.select(self._columns).append_column(_KEYS, identity(table, self._key)).combine_chunks()
 
     def between(self, first: Any, last: Any) -> pa.Table | None:
         """The rows of the groups that have keys from `first` to `last`; None if there are none."""
@@ -74,52 +79,33 @@ class _Groups:
         end = bisect_right(numbers, last, lo=begin, key=lambda number: self._keys(number)[0].as_py())
         return pa.concat_tables([self.rows(number) for number in range(begin, end)]).combine_chunks() if begin < end else None
 
-    def _keys(self, number: int) -> pa.ChunkedArray:
+    def _keys(self, number: int) -> pa.Array:
         file, start, group = self._places[number]
-        return self._reader.rows(file, start, group.rows, [self.key]).column(self.key)
+        return self._reader.keys(file, start, group.rows)
 
 
 def _changed(ours: _Groups, theirs: _Groups, number: int) -> int:
     """How many rows of one of our groups are new or otherwise."""
     mine = ours.rows(number)
-    keys = mine.column(ours.key)
+    keys = mine.column(_KEYS)
     if number < len(theirs.groups) and theirs.groups[number] == ours.groups[number]:
         other: pa.Table | None = theirs.rows(number)  # the same keys at the same place
     else:
         other = theirs.between(keys[0].as_py(), keys[-1].as_py())
     if other is None:
         return len(mine)
-    if other.column(ours.key).equals(keys):
+    if other.column(_KEYS).equals(keys):
         new = 0
     else:
-        places = pc.index_in(keys, other.column(ours.key).combine_chunks())
+        places = pc.index_in(keys, other.column(_KEYS).combine_chunks())
         new, mine, other = places.null_count, mine.filter(places.is_valid()), other.take(places.drop_null())
-    differ = np.zeros(len(mine), np.bool_)
-    for one, two in _columns(mine, other, ours.key):
-        differ |= _differ(one, two)
-    return new + int(differ.sum())
+    others = np.zeros(len(mine), np.bool_)
+    for one, two in _columns(mine, other):
+        others |= differ(one, two)
+    return new + int(others.sum())
 
 
-def _columns(mine: pa.Table, other: pa.Table, key: str) -> Iterator[tuple[pa.Array, pa.Array]]:
+def _columns(mine: pa.Table, other: pa.Table) -> Iterator[tuple[pa.Array, pa.Array]]:
     for name in mine.column_names:
-        if name != key:
+        if name != _KEYS:
             yield mine.column(name).combine_chunks(), other.column(name).combine_chunks()
-
-
-def _differ(one: pa.Array, other: pa.Array) -> Flags:
-    """Where two columns of numbers, text or lists of them differ, shape (rows,); a missing value is like a missing one."""
-    if pa.types.is_list(one.type) or pa.types.is_large_list(one.type) or pa.types.is_fixed_size_list(one.type):
-        lengths = [_numpy(pc.list_value_length(lists).fill_null(-1)) for lists in (one, other)]
-        differ: Flags = lengths[0] != lengths[1]
-        filled = np.flatnonzero(~differ & (lengths[0] > 0))
-        if len(filled):
-            inner = _differ(*(lists.take(pa.array(filled)).flatten() for lists in (one, other)))
-            starts = np.concatenate([[0], np.cumsum(lengths[0][filled])[:-1]])
-            differ[filled] = np.logical_or.reduceat(inner, starts)
-        return differ
-    missing = [column.is_null(nan_is_null=True) for column in (one, other)]
-    return ~_numpy(pc.or_(pc.equal(one, other).fill_null(False), pc.and_(*missing)))
-
-
-def _numpy(array: pa.Array) -> npt.NDArray[Any]:
-    return np.asarray(array.to_numpy(zero_copy_only=False))

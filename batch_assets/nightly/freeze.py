@@ -1,7 +1,7 @@
 """Freeze a partition's features: compute them once, keep them as a snapshot, judge its columns."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,15 +115,17 @@ def _compute(
     config: PipelineConfig, day: str, scratch: Path, progress: Progress
 ) -> tuple[Snapshot, Provenance, dict[str, float]]:
     """Make a day's snapshot with its profile in a scratch folder; also what was read, and the seconds it took, by stage."""
-    started, key = time.perf_counter(), config.features.contract.key.name
+    started, key = time.perf_counter(), config.features.contract.identity
     (scratch / _NEW).mkdir()
     (scratch / "spill").mkdir()
-    with config.features.source.read(day, [key], scratch / "spill", config.partitions.timezone) as read:
+    with config.features.source.read(day, key, scratch / "spill", config.partitions.timezone) as read:
         progress.at("freezing features", 0, None)
         row_group_rows = min(config.scoring.chunk_rows, ROWS_PER_GROUP)
         snapshot = write_snapshot(scratch / _NEW, read.rows, key, row_group_rows)
     computed = time.perf_counter()
-    numeric = _numeric_columns(scratch / _NEW / snapshot.files[0].name, key)
+    numeric = _numeric_columns(
+        scratch / _NEW / snapshot.files[0].name, {*key, *(one.name for one in config.features.contract.carry)}
+    )
     write_profile(scratch / _NEW, numeric, config.features.contract.categories)
     progress.at("freezing features", snapshot.rows, snapshot.rows)
     return snapshot, read.provenance, {"compute": computed - started, "profile": time.perf_counter() - computed}
@@ -152,10 +154,10 @@ def _intact(storage: Storage, folder: str, digest: str) -> Snapshot:
     return snapshot
 
 
-def _numeric_columns(file: Path, key: str) -> list[str]:
+def _numeric_columns(file: Path, other: Collection[str]) -> list[str]:
     numeric = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean)
     schema = pq.read_schema(file)
-    return [field.name for field in schema if field.name != key and any(test(field.type) for test in numeric)]
+    return [field.name for field in schema if field.name not in other and any(test(field.type) for test in numeric)]
 
 
 def check_contract(config: PipelineConfig, frozen_day: Frozen) -> list[str]:

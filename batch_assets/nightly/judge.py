@@ -212,7 +212,7 @@ def _full_scan(config: PipelineConfig, frozen: Frozen, agreed: CheckOutcome) -> 
     contract, quality = config.features.contract, config.quality
     if not agreed.passed:
         return agreed.model_copy(update={"name": "full_scan", "message": f"Not scanned: {agreed.message}"})
-    names = [contract.key.name, *(column.name for column in contract.columns if column.length is None)]
+    names = [*contract.identity, *(column.name for column in contract.columns if column.length is None)]
     reader = SnapshotReader(frozen.storage, frozen.folder, frozen.snapshot)
     tables = [reader.rows(number, 0, file.rows, names) for number, file in enumerate(frozen.snapshot.files)]
     return judge_data(tables, contract, quality.expectations, allow_empty=quality.completeness.allow_empty)
@@ -434,7 +434,7 @@ def _previous(
 def _between(config: PipelineConfig, storage: Storage, before: Manifest | None, manifest: Manifest) -> Compared | None:
     """How a run compares with an earlier one; one whose files are damaged or gone says nothing about this one."""
     try:
-        return between_runs(storage, before, manifest, config.features.contract.key.name) if before else None
+        return between_runs(storage, before, manifest, config.features.contract.identity) if before else None
     except (CommitBroken, NotFound):
         return None
 

@@ -1,7 +1,7 @@
 """Publish a run whose verdict is good: build its release, read it back, let it go live."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -10,6 +10,7 @@ import pyarrow as pa
 from batch_assets.config import PipelineConfig
 from batch_assets.digest import hash_keys
 from batch_assets.errors import CommitBroken, NotPublishable, ServingError, Withdrawn
+from batch_assets.features.keys import identity, in_order
 from batch_assets.logs import LogEntry
 from batch_assets.models.registry import ModelVersion
 from batch_assets.nightly.accepted import accepted_log
@@ -67,9 +68,19 @@ def publish(config: PipelineConfig, storage: Storage, day: str, model: ModelVers
         reasons = "; ".join(f"{outcome.name}: {outcome.message}" for outcome in verdict.blocking)
         raise NotPublishable(f"Run {run.run_id} of {config.name} {day} is not published, its verdict blocks: {reasons}")
     require_space(storage, manifest.scored * BYTES_PER_ROW + SPARE_BYTES, f"Publishing {manifest.scored:,} rows")
-    record, key = model.card.head.record, config.features.contract.key
+    record, contract = model.card.head.record, config.features.contract
+    if contract.item is not None:
+        raise NotPublishable(
+            f"Run {run.run_id} of {config.name} {day} has a row for each {contract.item.name} of a key, and no store answers "
+            "keys with several rows: read its predictions files."
+        )
     release = build_release(
-        storage, config.store, manifest, key, record, lambda: _batches(storage, manifest, key.name, record, progress)
+        storage,
+        config.store,
+        manifest,
+        contract.key,
+        record,
+        lambda: _batches(storage, manifest, contract.identity, record, progress),
     )
     model.require_in_force()
     require_day(storage, config.name, day)
@@ -119,20 +130,22 @@ def live_since(config: PipelineConfig, storage: Storage, day: str) -> datetime |
     return since
 
 
-def _batches(storage: Storage, manifest: Manifest, key: str, record: RecordType, progress: Progress) -> Iterator[Batch]:
+def _batches(
+    storage: Storage, manifest: Manifest, key: Sequence[str], record: RecordType, progress: Progress
+) -> Iterator[Batch]:
     """The predictions of each file, after their digest was compared with the manifest's."""
     done = 0
     for chunk, replays in manifest.by_chunk():
         tables = [_intact(storage, manifest, file, key, record) for file in (chunk, *replays)]
-        table = pa.concat_tables(tables, promote_options="permissive").sort_by(key) if replays else tables[0]
-        yield table.column(key).combine_chunks(), record.from_table(table)
+        table = in_order(pa.concat_tables(tables, promote_options="permissive"), key) if replays else tables[0]
+        yield identity(table, key), record.from_table(table)
         done += len(table)
         progress.at("publishing", done, manifest.scored)
 
 
-def _intact(storage: Storage, manifest: Manifest, file: ManifestFile, key: str, record: RecordType) -> pa.Table:
+def _intact(storage: Storage, manifest: Manifest, file: ManifestFile, key: Sequence[str], record: RecordType) -> pa.Table:
     table = read_committed(storage, f"{manifest.folder}/{file.name}")
-    if hash_keys(table.column(key)).with_values(record.from_table(table).flat()).digest() != file.values:
+    if hash_keys(identity(table, key)).with_values(record.from_table(table).flat()).digest() != file.values:
         raise CommitBroken(
             f"{manifest.folder}/{file.name} holds other values than its manifest says: remove it and run again, "
             "then the chunk is scored again."

@@ -1,5 +1,6 @@
 """How far two model versions are apart, from their scores of the same rows or of two days."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ import pyarrow.compute as pc
 from batch_assets.arrow import as_numpy
 from batch_assets.config import PipelineConfig
 from batch_assets.errors import ModelError
+from batch_assets.features.keys import identity, in_order
 from batch_assets.histogram import Histogram
 from batch_assets.models.registry import ModelVersion
 from batch_assets.proof.agreement import spearman
@@ -23,6 +25,8 @@ from batch_assets.storage import Storage
 
 _ROWS = 1 << 20
 """How many rows of two runs are compared, about: whole chunks, evenly spread."""
+
+_KEYS = "\0keys"
 
 Floats = npt.NDArray[np.float32]
 
@@ -47,7 +51,7 @@ def compared(before: Floats, after: Floats, partition: str, against: str) -> Com
     return _compared(before, after, before, after, partition, against)
 
 
-def between_runs(storage: Storage, before: Manifest, after: Manifest, key: str) -> Compared | None:
+def between_runs(storage: Storage, before: Manifest, after: Manifest, key: Sequence[str]) -> Compared | None:
     """Compare two finished runs, from the predictions that they committed: their scores, and the ranks of the keys in both.
 
     Of large runs some chunks are compared, evenly spread, with those of the earlier run that hold the same keys.
@@ -59,17 +63,17 @@ def between_runs(storage: Storage, before: Manifest, after: Manifest, key: str) 
         return None  # a probability and a sum of money have no distance
     every = -(-after.rows // _ROWS)
     new = [_scores(storage, after, files, key) for files in _chunks(after)[every // 2 :: max(every, 1)]]
-    windows = [(table.column(key)[0].as_py(), table.column(key)[-1].as_py()) for table in new]
+    windows = [(table.column(_KEYS)[0].as_py(), table.column(_KEYS)[-1].as_py()) for table in new]
     old = []
     for files in _chunks(before):
         table = _scores(storage, before, files, key)
-        low, high = table.column(key)[0].as_py(), table.column(key)[-1].as_py()
+        low, high = table.column(_KEYS)[0].as_py(), table.column(_KEYS)[-1].as_py()
         if every <= 1 or any(low <= last and first <= high for first, last in windows):
             old.append(table)
     if not windows or not old:
         return None
     ours, theirs = pa.concat_tables(old), pa.concat_tables(new)
-    places = pc.index_in(theirs.column(key), ours.column(key).combine_chunks())
+    places = pc.index_in(theirs.column(_KEYS), ours.column(_KEYS).combine_chunks())
     joined = ours.take(places.drop_null()), theirs.filter(places.is_valid())
     scores = [as_numpy(table.column(after.record.score)) for table in (ours, theirs, *joined)]
     return _compared(scores[0], scores[1], scores[2], scores[3], before.partition, before.model.version)
@@ -101,10 +105,11 @@ def _chunks(run: Manifest) -> list[list[ManifestFile]]:
     return [[chunk, *replays] for chunk, replays in run.by_chunk() if chunk.scored or replays]
 
 
-def _scores(storage: Storage, run: Manifest, files: list[ManifestFile], key: str) -> pa.Table:
-    """Key and score of a chunk with its replays, by key."""
-    tables = [read_committed(storage, f"{run.folder}/{file.name}", [key, run.record.score]) for file in files]
-    return pa.concat_tables(tables, promote_options="permissive").sort_by(key) if len(tables) > 1 else tables[0]
+def _scores(storage: Storage, run: Manifest, files: list[ManifestFile], key: Sequence[str]) -> pa.Table:
+    """What the rows of a chunk with its replays are about, `_KEYS`, and their scores, by key."""
+    tables = [read_committed(storage, f"{run.folder}/{file.name}", [*key, run.record.score]) for file in files]
+    table = in_order(pa.concat_tables(tables, promote_options="permissive"), key) if len(tables) > 1 else tables[0]
+    return pa.table({_KEYS: identity(table, key), run.record.score: table.column(run.record.score)})
 
 
 def expected_shift(config: PipelineConfig, model: ModelVersion) -> Shift | None:

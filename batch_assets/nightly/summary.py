@@ -9,6 +9,7 @@ from batch_assets.nightly.judge import finished_run
 from batch_assets.nightly.publish import published_matches
 from batch_assets.nightly.verdict import read_verdict
 from batch_assets.runs.commit import read_committed
+from batch_assets.runs.manifest import Manifest
 from batch_assets.serving.reader import Reader
 from batch_assets.serving.release import current_log, read_release, release_name
 from batch_assets.storage import Storage
@@ -39,19 +40,18 @@ def summarize(config: PipelineConfig, storage: Storage, day: str, model: ModelVe
         "digest": manifest.values.hex(),
         "release": release,
         "live_release": live.body["release"] if live else None,
-        "lookup": _one_lookup(config, storage, manifest.folder, run.frozen.snapshot.key, release, manifest.files),
+        "lookup": _one_lookup(config, storage, manifest, release),
     }
 
 
-def _one_lookup(
-    config: PipelineConfig, storage: Storage, folder: str, key_column: str, release: str, files: Any
-) -> dict[str, Any] | None:
+def _one_lookup(config: PipelineConfig, storage: Storage, manifest: Manifest, release: str) -> dict[str, Any] | None:
     """The first scored key, looked up in the run's own release."""
-    scored = next((file for file in files if file.scored), None)
+    scored = next((file for file in manifest.files if file.scored), None)
     if scored is None:
         return None
-    key = read_committed(storage, f"{folder}/{scored.name}").column(key_column)[0].as_py()
+    names = list(config.features.contract.identity)
+    first = read_committed(storage, f"{manifest.folder}/{scored.name}", names).slice(0, 1).to_pylist()[0]
     reader = Reader(storage, read_release(storage, config.name, release))
-    answer = reader.lookup(key)
+    answer = reader.lookup(*(first[name] for name in names))
     reader.close()
     return {"key": answer.key, "record": answer.record}

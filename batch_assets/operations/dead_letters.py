@@ -1,7 +1,7 @@
 """Dead letters: which rows of a finished run could not be scored, why, and another attempt at just those."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +10,7 @@ import pyarrow as pa
 from batch_assets.config import PipelineConfig
 from batch_assets.engines.engine import Engine
 from batch_assets.errors import LostRace, NewRunNeeded, NoPrediction, NotFound
+from batch_assets.features.keys import Said, in_words, parts, plain
 from batch_assets.features.snapshot import SnapshotReader, read_snapshot
 from batch_assets.histogram import Histogram
 from batch_assets.logs import NumberedLog
@@ -28,9 +29,9 @@ from batch_assets.storage import Storage
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """One row that could not be scored, and where it stands."""
+    """One row that could not be scored, and where it stands; a key of several columns is a list."""
 
-    key: int | str
+    key: object
     reason: str
     error: str | None
     chunk: str
@@ -67,31 +68,39 @@ def finished(config: PipelineConfig, storage: Storage, registry: Registry, day: 
 
 def list_dead_letters(config: PipelineConfig, storage: Storage, manifest: Manifest) -> Iterator[DeadLetter]:
     """Every dead letter of a run, in the order of the snapshot."""
-    key = config.features.contract.key.name
+    key = config.features.contract.identity
     for chunk, table in _tables(storage, manifest, key):
         for row in table.to_pylist():
-            yield DeadLetter(row[key], row["reason"], row.get("error"), chunk, row["file"], row["row"])
+            yield DeadLetter(
+                plain([row[name] for name in key]), row["reason"], row.get("error"), chunk, row["file"], row["row"]
+            )
 
 
 def count_dead_letters(config: PipelineConfig, storage: Storage, manifest: Manifest) -> dict[str, int]:
     """How many dead letters a run has, by reason, the most frequent first."""
     counts = Counter[str]()
-    for _, table in _tables(storage, manifest, config.features.contract.key.name):
+    for _, table in _tables(storage, manifest, config.features.contract.identity):
         counts.update(table.column("reason").to_pylist())
     return dict(counts.most_common())
 
 
-def show_dead_letter(config: PipelineConfig, storage: Storage, manifest: Manifest, key: str) -> dict[str, Any]:
+def show_dead_letter(config: PipelineConfig, storage: Storage, manifest: Manifest, key: Said) -> dict[str, Any]:
     """One dead letter with its features as they were frozen. Raises NoPrediction if the key is not a dead letter."""
     for letter in list_dead_letters(config, storage, manifest):
-        if str(letter.key) == key:
+        if _same(letter.key, key):
             snapshot = read_snapshot(storage, manifest.snapshot_folder, manifest.snapshot)
             file = next(n for n, one in enumerate(snapshot.files) if one.name == letter.file)
             reader = SnapshotReader(storage, manifest.snapshot_folder, snapshot)
-            columns = [name for name in reader.schema().names if name != snapshot.key]
+            columns = [name for name in reader.schema().names if name not in snapshot.key]
             features = reader.rows(file, letter.row, 1, columns).to_pylist()[0]
             return {**letter.__dict__, "run_id": manifest.run_id, "features": features}
-    raise NoPrediction(f"{key} is not a dead letter of run {manifest.run_id} of {config.name} {manifest.partition}.")
+    raise NoPrediction(
+        f"{in_words(parts(key))} is not a dead letter of run {manifest.run_id} of {config.name} {manifest.partition}."
+    )
+
+
+def _same(one: object, said: Said) -> bool:
+    return [str(part) for part in (one if isinstance(one, list) else [one])] == [str(part) for part in parts(said)]
 
 
 def replay(
@@ -115,7 +124,7 @@ def replay(
     task = replace(task, settings=task.settings.model_copy(update={"max_failed": 1.0}))
     chunks = {f"{chunk.name}": chunk for chunk in run.plan}
     replays, still = [], Counter[str]()
-    for name, table in _tables(storage, manifest, config.features.contract.key.name):
+    for name, table in _tables(storage, manifest, config.features.contract.identity):
         rows = [row["row"] for row in table.to_pylist() if row["reason"] != KILLED_WORKER]
         replays += [Replay(chunks[name], tuple(row - chunks[name].start for row in rows))] if rows else []
         still.update({f"{KILLED_WORKER} (not tried again)": len(table) - len(rows)})
@@ -155,7 +164,7 @@ def _add(config: PipelineConfig, storage: Storage, number: int, manifest: Manife
     histogram = sum((one.histogram for one in found), start=Histogram.empty(manifest.histogram.edges))
     labels = added((one.labels for one in found), manifest.record)
     following = manifest.with_replays(files, histogram, labels)
-    key = config.features.contract.key.name
+    key = config.features.contract.identity
     for file, replays in following.by_chunk():
         prove_replays(storage, manifest.folder, key, file.chunk, file.rejects, [one.name for one in replays])
     try:
@@ -168,7 +177,7 @@ def _add(config: PipelineConfig, storage: Storage, number: int, manifest: Manife
         raise
 
 
-def _tables(storage: Storage, manifest: Manifest, key: str) -> Iterator[tuple[str, pa.Table]]:
+def _tables(storage: Storage, manifest: Manifest, key: Sequence[str]) -> Iterator[tuple[str, pa.Table]]:
     """Chunk -> its rows that are dead letters still, where it has some."""
     for file, replays in manifest.by_chunk():
         if file.rejects:

@@ -5,6 +5,7 @@ from typing import Any
 
 from batch_assets.config import PipelineConfig
 from batch_assets.errors import NotFound, ReleaseBroken
+from batch_assets.features.keys import Said, plain
 from batch_assets.features.snapshot import SnapshotReader
 from batch_assets.models.approvals import Approval
 from batch_assets.models.registry import Registry
@@ -55,7 +56,7 @@ class ReleaseState:
 
 @dataclass(frozen=True)
 class Explanation:
-    """One key of one run.
+    """One row of one run; a key of several columns is a list.
 
     `prediction` has the fields of its record if the key was scored; else `reason` and `error` say why not. `approval` is
     None if it was not recorded.
@@ -63,7 +64,7 @@ class Explanation:
 
     pipeline: str
     partition: str
-    key: int | str
+    key: object
     fate: Fate
     prediction: dict[str, Any] | None
     reason: str | None
@@ -89,7 +90,7 @@ class Explanation:
         }
 
 
-def explain(config: PipelineConfig, storage: Storage, registry: Registry, key: str, day: str | None = None) -> Explanation:
+def explain(config: PipelineConfig, storage: Storage, registry: Registry, key: Said, day: str | None = None) -> Explanation:
     """Where a key's prediction comes from: in the live release, or on a day.
 
     Raises:
@@ -104,9 +105,9 @@ def explain(config: PipelineConfig, storage: Storage, registry: Registry, key: s
     return Explanation(
         pipeline=manifest.pipeline,
         partition=manifest.partition,
-        key=found.key,
+        key=plain(found.key),
         fate=found.fate,
-        prediction=_prediction(found.record, found.snapshot.key) if scored else None,
+        prediction=_prediction(found.record, manifest) if scored else None,
         reason=None if scored else found.record["reason"],
         error=None if scored else found.record.get("error"),
         run_id=manifest.run_id,
@@ -128,15 +129,15 @@ def explain(config: PipelineConfig, storage: Storage, registry: Registry, key: s
     )
 
 
-def _prediction(row: dict[str, Any], key: str) -> dict[str, Any]:
+def _prediction(row: dict[str, Any], manifest: Manifest) -> dict[str, Any]:
     """The record in a row of a predictions file."""
-    return {name: value for name, value in row.items() if name not in (key, "model_version", "partition")}
+    return {name: row[name] for name in manifest.record.names}
 
 
 def _features(storage: Storage, manifest: Manifest, found: RecordedKey) -> dict[str, Any]:
     """The row as it was frozen, without its key; what JSON has no word for (a date, bytes) as text."""
     reader = SnapshotReader(storage, manifest.snapshot_folder, found.snapshot)
-    columns = [name for name in reader.schema().names if name != found.snapshot.key]
+    columns = [name for name in reader.schema().names if name not in found.snapshot.key]
     (features,) = reader.rows(found.file, found.row, 1, columns).to_pylist()
     plain = (int, float, str, list, type(None))
     return {name: value if isinstance(value, plain) else str(value) for name, value in features.items()}

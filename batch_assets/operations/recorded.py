@@ -4,8 +4,8 @@ A run says of itself which snapshot, model and files it consists of; days later,
 question about it is answered with.
 """
 
-import re
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Literal
@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from batch_assets.config import PipelineConfig
 from batch_assets.errors import CommitBroken, NoPrediction, NotFound
+from batch_assets.features.keys import KeyValue, Said, identity, identity_of, in_words, parsed, parts
 from batch_assets.features.snapshot import Snapshot, SnapshotReader, read_snapshot
 from batch_assets.models.registry import Registry
 from batch_assets.nightly.accepted import accepted_log, accepted_run
@@ -40,12 +41,12 @@ class RecordedRun:
 
 @dataclass(frozen=True)
 class RecordedKey:
-    """One key of a run: its place in the snapshot, its chunk and commit, and the file that says what became of it.
+    """One row of a run: its key, its place in the snapshot, its chunk and commit, and the file that says what became of it.
 
     `line` is that row of the file: the prediction as it was written, or the reject with `reason` and `error`.
     """
 
-    key: int | str
+    key: tuple[KeyValue, ...]
     snapshot: Snapshot
     file: int
     row: int
@@ -97,32 +98,36 @@ def newest_run(storage: Storage, pipeline: str, day: str, snapshot: str | None =
     return max(finished_at, key=lambda run_id: finished_at[run_id]) if finished_at else None
 
 
-def recorded_key(storage: Storage, manifest: Manifest, key: str) -> RecordedKey:
-    """What became of one key in a run.
+def recorded_key(storage: Storage, manifest: Manifest, key: Said) -> RecordedKey:
+    """What became of one row in a run, by its key (and item).
 
     Raises:
-        NoPrediction: the key is not in the run's snapshot.
+        NoPrediction: it is not in the run's snapshot.
         SnapshotChanged: the snapshot is not what was frozen.
         CommitBroken: a file of the run cannot be read, or holds nothing about the key.
     """
     snapshot = read_snapshot(storage, manifest.snapshot_folder, manifest.snapshot)
     reader = SnapshotReader(storage, manifest.snapshot_folder, snapshot)
-    place = find_key(reader, snapshot, key)
+    said = parts(key)
+    place = find_key(reader, snapshot, said)
     if place is None:
+        what = f"; a row is about {', '.join(snapshot.key)}: say a value for each" if len(said) != len(snapshot.key) else ""
         raise NoPrediction(
-            f"no prediction for key {key}: it is not in the snapshot {manifest.snapshot[:16]} of {manifest.pipeline} "
-            f"{manifest.partition}, which run {manifest.run_id} scored"
+            f"no prediction for key {in_words(said)}: it is not in the snapshot {manifest.snapshot[:16]} of "
+            f"{manifest.pipeline} {manifest.partition}, which run {manifest.run_id} scored{what}"
         )
     file, row = place
-    value = reader.rows(file, row, 1, [snapshot.key]).column(snapshot.key)[0]
+    (values,) = reader.rows(file, row, 1, list(snapshot.key)).to_pylist()
+    wanted = reader.keys(file, row, 1)[0]
+    about = f"{in_words(snapshot.key)} {in_words([repr(one) for one in values.values()])}"
     chunk, committed, replays = _chunk_at(manifest, snapshot, file, row)
     commit = read_commit(storage, manifest.folder, chunk, manifest.run_id)
-    fate, name, line = _fate(storage, manifest, value, snapshot.key, committed, replays)
-    return RecordedKey(value.as_py(), snapshot, file, row, chunk, commit, fate, name, line)
+    fate, name, line = _fate(storage, manifest, wanted, snapshot.key, about, committed, replays)
+    return RecordedKey(tuple(values.values()), snapshot, file, row, chunk, commit, fate, name, line)
 
 
-def find_key(reader: SnapshotReader, snapshot: Snapshot, key: str) -> tuple[int, int] | None:
-    """Where a key stands in a snapshot: the part file's index and the row in it, or None if it is not there.
+def find_key(reader: SnapshotReader, snapshot: Snapshot, key: Said) -> tuple[int, int] | None:
+    """Where a row stands in a snapshot: the part file's index and the row in it, or None if it is not there.
 
     Rows are sorted by key, so only the keys of about log2(row groups) row groups are read. Text that is no number cannot be
     the key of anybody where keys are integers.
@@ -132,16 +137,19 @@ def find_key(reader: SnapshotReader, snapshot: Snapshot, key: str) -> tuple[int,
         for index, file in enumerate(snapshot.files)
         for start, group in zip(accumulate((one.rows for one in file.row_groups), initial=0), file.row_groups, strict=False)
     ]
-    wanted: Any = key
-    if snapshot.files and pa.types.is_integer(reader.schema().field(snapshot.key).type):
-        if not re.fullmatch(r"-?[0-9]{1,19}", key):
-            return None
-        wanted = int(key)
+    if not groups:
+        return None
+    types = [reader.schema().field(name).type for name in snapshot.key]
+    values = parsed(parts(key), types)
+    found = identity_of(values, types) if values else None
+    if found is None:
+        return None
+    wanted: Any = found[0].as_py()
     low, high = 0, len(groups)
     while low < high:
         middle = (low + high) // 2
         file, start, rows = groups[middle]
-        keys = reader.rows(file, start, rows, [snapshot.key]).column(snapshot.key).to_pylist()
+        keys = reader.keys(file, start, rows).to_pylist()
         if wanted < keys[0]:
             high = middle
         elif wanted > keys[-1]:
@@ -182,19 +190,29 @@ def _chunk_at(manifest: Manifest, snapshot: Snapshot, file: int, row: int) -> tu
 
 
 def _fate(
-    storage: Storage, manifest: Manifest, key: pa.Scalar, name: str, committed: ManifestFile, replays: list[ManifestFile]
+    storage: Storage,
+    manifest: Manifest,
+    wanted: pa.Scalar,
+    names: Sequence[str],
+    about: str,
+    committed: ManifestFile,
+    replays: list[ManifestFile],
 ) -> tuple[Fate, str, pa.Table]:
-    """What became of a key: scored, in the chunk's file or that of a replay, or a reject."""
+    """What became of a row: scored, in the chunk's file or that of a replay, or a reject."""
     for file in (committed, *replays):
-        table = read_committed(storage, f"{manifest.folder}/{file.name}")
-        place = pc.index(table.column(name), key).as_py()
-        if place >= 0:
-            return "scored", file.name, table.slice(place, 1)
+        line = _line(storage, f"{manifest.folder}/{file.name}", wanted, names)
+        if line is not None:
+            return "scored", file.name, line
     if committed.rejects is not None:
-        table = read_committed(storage, f"{manifest.folder}/{committed.rejects.name}")
-        place = pc.index(table.column(name), key).as_py()
-        if place >= 0:
-            line = table.slice(place, 1)
+        line = _line(storage, f"{manifest.folder}/{committed.rejects.name}", wanted, names)
+        if line is not None:
             excluded = line.column("kind")[0].as_py() == EXCLUDED
             return ("excluded" if excluded else "dead letter"), committed.rejects.name, line
-    raise CommitBroken(f"{manifest.folder}/{committed.name} says nothing about {name} {key.as_py()!r}: run it again.")
+    raise CommitBroken(f"{manifest.folder}/{committed.name} says nothing about {about}: run it again.")
+
+
+def _line(storage: Storage, path: str, wanted: pa.Scalar, names: Sequence[str]) -> pa.Table | None:
+    """The row of a file that is about something, or None."""
+    table = read_committed(storage, path)
+    place = pc.index(identity(table, names), wanted).as_py()
+    return table.slice(place, 1) if place >= 0 else None

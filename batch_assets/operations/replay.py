@@ -5,6 +5,7 @@ from typing import Any
 
 from batch_assets.config import PipelineConfig
 from batch_assets.errors import ModelChanged, NoPrediction, ProofFailed
+from batch_assets.features.keys import Said, in_words, parts, plain
 from batch_assets.models.device import is_here
 from batch_assets.models.registry import ModelVersion, Registry
 from batch_assets.nightly.freeze import Frozen
@@ -27,7 +28,7 @@ class Replayed:
 
     pipeline: str
     partition: str
-    key: int | str
+    key: object
     run_id: str
     model: str
     file: str
@@ -42,7 +43,7 @@ class Replayed:
     verdict: str
 
 
-def replay(config: PipelineConfig, storage: Storage, registry: Registry, key: str, day: str | None = None) -> Replayed:
+def replay(config: PipelineConfig, storage: Storage, registry: Registry, key: Said, day: str | None = None) -> Replayed:
     """Score one key's row of a recorded run again, here, and compare it with what was recorded.
 
     Snapshot, model, batch shape, precision and device are those of the run, whatever the pipeline says today; a device that
@@ -59,7 +60,7 @@ def replay(config: PipelineConfig, storage: Storage, registry: Registry, key: st
     found = recorded_key(storage, manifest, key)
     if found.fate != "scored":
         raise NoPrediction(
-            f"no prediction for key {key}: it was not scored in run {manifest.run_id} of {manifest.pipeline} "
+            f"no prediction for key {in_words(parts(key))}: it was not scored in run {manifest.run_id} of {manifest.pipeline} "
             f"{manifest.partition} ({found.fate}: {found.record['reason']}), so there is nothing to replay"
         )
     model = registry.version(manifest.model.name, manifest.model.version)
@@ -72,7 +73,9 @@ def replay(config: PipelineConfig, storage: Storage, registry: Registry, key: st
     environment = found.commit.environment if found.name == f"{found.chunk.name}.parquet" else None
     sample = Sample(found.chunk, (found.row - found.chunk.start,), environment or {}, found.commit.batch_rows)
     again, recorded = score_again(scorer, sample), model.card.head.record.from_table(found.line)
-    says = f"{found.name} of {manifest.folder} says {recorded.score[0]:.9g} for key {found.key!r}"
+    says = (
+        f"{found.name} of {manifest.folder} says {recorded.score[0]:.9g} for key {in_words([repr(one) for one in found.key])}"
+    )
     if not len(again.keys):
         raise ProofFailed(f"{says}, but the row cannot be scored now.")
     replayed, allowed = again.records, 0.0 if again.exact else float(bound(recorded)[0])
@@ -83,7 +86,7 @@ def replay(config: PipelineConfig, storage: Storage, registry: Registry, key: st
     return Replayed(
         pipeline=manifest.pipeline,
         partition=manifest.partition,
-        key=found.key,
+        key=plain(found.key),
         run_id=manifest.run_id,
         model=f"{model.name} {model.version}",
         file=found.name,

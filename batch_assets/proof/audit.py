@@ -15,11 +15,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batch_assets.arrow import as_arrow, as_numpy
+from batch_assets.arrow import as_arrow, as_numpy, differ
+from batch_assets.features.keys import identity
 from batch_assets.features.snapshot import Snapshot
 from batch_assets.records import Records
 from batch_assets.runs.chunks import Chunk
-from batch_assets.runs.commit import RejectsFile, read_committed
+from batch_assets.runs.commit import RejectsFile, read_committed, read_keys
 from batch_assets.runs.evidence import ONE_IN_A_HUNDRED
 from batch_assets.scoring.scorer import Scorer
 
@@ -78,12 +79,13 @@ def draw(snapshot: Snapshot, plan: Sequence[Chunk], groups: int, rows: int) -> D
 
 @dataclass(frozen=True)
 class Again:
-    """Rows that were scored again: their keys and records, and whether the bits of the commit are due.
+    """Rows that were scored again: what they are about, their columns (key, item, carried) and their records.
 
-    They are where environment and batch shape are those of the commit; else BOUND is.
+    The bits of the commit are due (`exact`) where environment and batch shape are those of the commit; else BOUND is.
     """
 
     keys: pa.Array
+    columns: pa.Table
     records: Records
     exact: bool
 
@@ -93,13 +95,14 @@ def score_again(scorer: Scorer, sample: Sample) -> Again:
     task, chunk = scorer.task, sample.chunk
     staged, rows = scorer.sampled(chunk, sample.places)
     if sample.rejects is not None:  # a row that was not scored may be one that stops or kills
-        table = read_committed(task.storage, f"{task.run_folder}/{sample.rejects.name}", [task.contract.key.name])
-        rejected = as_numpy(pc.is_in(rows.keys, value_set=table.column(task.contract.key.name).combine_chunks()))
+        keys = read_keys(task.storage, f"{task.run_folder}/{sample.rejects.name}", task.contract.identity)
+        rejected = as_numpy(pc.is_in(rows.keys, value_set=keys))
         rows.rejects.scored[rejected] = False
     passed = scorer.passed(staged, rows, chunk, {})
     records, _ = scorer.finished(passed, rows)
     exact = scorer.predictor.environment == sample.environment and passed.smallest == sample.batch_rows
-    return Again(rows.keys.filter(as_arrow(rows.rejects.scored)), records, exact)
+    scored = as_arrow(rows.rejects.scored)
+    return Again(rows.keys.filter(scored), rows.columns.filter(scored), records, exact)
 
 
 def near(ours: Records, theirs: Records) -> npt.NDArray[np.bool_]:
@@ -118,8 +121,9 @@ def compare(scorer: Scorer, sample: Sample) -> Compared:
     task, chunk = scorer.task, sample.chunk
     again = score_again(scorer, sample)
     table = read_committed(task.storage, f"{task.run_folder}/{chunk.name}.parquet")
-    places = pc.index_in(again.keys, table.column(task.contract.key.name).combine_chunks())
+    places = pc.index_in(again.keys, identity(table, task.contract.identity))
     there = as_numpy(places.is_valid())
+    columns = again.columns.filter(as_arrow(there))
     ours, places = again.records.take(there), as_numpy(places.drop_null())
     committed = task.head.record.from_table(table).take(places)
     equal = ours.same_bits(committed)
@@ -127,12 +131,23 @@ def compare(scorer: Scorer, sample: Sample) -> Compared:
     fault = ""
     if not right.all():
         wrong = int(np.flatnonzero(~right)[0])
-        key = again.keys.filter(as_arrow(there))[wrong].as_py()
         fault = (
-            f"{chunk.name} says {committed.score[wrong]:.9g} for {task.contract.key.name} {key!r}, "
+            f"{chunk.name} says {committed.score[wrong]:.9g} for {_about(scorer, columns, wrong)}, "
             f"scored again it is {ours.score[wrong]:.9g}"
         )
+    for one in task.contract.carry:
+        others = differ(columns.column(one.name), table.column(one.name).take(as_arrow(places)))
+        if not fault and others.any():
+            place = int(np.flatnonzero(others)[0])
+            fault = f"{chunk.name} carries another {one.name} for {_about(scorer, columns, place)} than the snapshot has"
     return Compared(chunk.name, len(places), int(equal.sum()), fault)
+
+
+def _about(scorer: Scorer, columns: pa.Table, place: int) -> str:
+    """What a row is about, for people: user 42, or (user, item) (42, 'shoes')."""
+    names = scorer.task.contract.identity
+    values = [columns.column(name)[place].as_py() for name in names]
+    return f"{names[0]} {values[0]!r}" if len(names) == 1 else f"({', '.join(names)}) {tuple(values)!r}"
 
 
 def detection(snapshot: Snapshot, plan: Sequence[Chunk], drawn: Drawn, compared: int, scored: int) -> dict[str, float]:

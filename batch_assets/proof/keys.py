@@ -10,9 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from batch_assets.digest import Digest, key_digest
 from batch_assets.errors import CommitBroken, ProofFailed
+from batch_assets.features.keys import identity
 from batch_assets.features.snapshot import Snapshot, SnapshotReader
 from batch_assets.runs.chunks import Chunk
-from batch_assets.runs.commit import ChunkCommit, RejectsFile, read_committed
+from batch_assets.runs.commit import ChunkCommit, RejectsFile, read_committed, read_keys
 from batch_assets.runs.evidence import Proof
 from batch_assets.runs.rejects import DEAD_LETTER
 from batch_assets.storage import Storage
@@ -47,19 +48,20 @@ def prove(
 
 
 def prove_replays(
-    storage: Storage, folder: str, key: str, chunk: str, rejects: RejectsFile | None, replays: Sequence[str]
+    storage: Storage, folder: str, key: Sequence[str], chunk: str, rejects: RejectsFile | None, replays: Sequence[str]
 ) -> None:
     """Show that a chunk's replay files hold only rows that were its dead letters, each at most once. Raises ProofFailed."""
-    scored = [value for name in replays for value in read_committed(storage, f"{folder}/{name}", [key]).column(key).to_pylist()]
+    scored = [value for name in replays for value in read_keys(storage, f"{folder}/{name}", key).to_pylist()]
     if not scored:
         return
-    table = read_committed(storage, f"{folder}/{rejects.name}").to_pylist() if rejects else []
-    dead = {row[key] for row in table if row["kind"] == DEAD_LETTER}
+    table = read_committed(storage, f"{folder}/{rejects.name}") if rejects else None
+    kinds = zip(identity(table, key).to_pylist(), table.column("kind").to_pylist(), strict=True) if table else ()
+    dead = {value for value, kind in kinds if kind == DEAD_LETTER}
     if len(set(scored)) != len(scored) or not dead.issuperset(scored):
         raise ProofFailed(f"The replays of {chunk} of {folder} hold rows that are doubled or were no dead letters.")
 
 
-def _reread(storage: Storage, folder: str, chunk: Chunk, key: str, commits: Mapping[int, ChunkCommit]) -> Digest:
+def _reread(storage: Storage, folder: str, chunk: Chunk, key: Sequence[str], commits: Mapping[int, ChunkCommit]) -> Digest:
     """The digest of all keys in a chunk's predictions and rejects files."""
     if chunk.number not in commits:
         raise ProofFailed(f"{chunk.name} of {folder} is missing.")
@@ -79,8 +81,8 @@ def _reread(storage: Storage, folder: str, chunk: Chunk, key: str, commits: Mapp
     return found
 
 
-def _keys(storage: Storage, path: str, key: str) -> Digest:
-    return key_digest(read_committed(storage, path, [key]).column(key))
+def _keys(storage: Storage, path: str, key: Sequence[str]) -> Digest:
+    return key_digest(read_keys(storage, path, key))
 
 
 def _spans(chunks: Sequence[Chunk], groups: Sequence[tuple[int, Digest]]) -> Iterator[tuple[list[Chunk], Digest]]:
@@ -116,8 +118,7 @@ def _explain(
     """Which chunk of a span is wrong, and how; this is where the snapshot's keys are read once more."""
     reader = SnapshotReader(storage, snapshot_folder, snapshot)
     for chunk in span:
-        keys = reader.rows(chunk.file, chunk.start, chunk.rows, [snapshot.key]).column(snapshot.key)
-        expected, actual = key_digest(keys), found[chunk.number]
+        expected, actual = key_digest(reader.keys(chunk.file, chunk.start, chunk.rows)), found[chunk.number]
         if actual.count != expected.count:
             return f"{chunk.name} of {folder} accounts for {actual.count:,} rows instead of {expected.count:,}."
         if actual != expected:

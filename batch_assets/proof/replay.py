@@ -1,7 +1,7 @@
 """Dead letters, scored again: a file beside the chunk that holds only rows that were dead; nothing that exists is changed."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,9 +10,10 @@ import pyarrow as pa
 from batch_assets.arrow import as_arrow
 from batch_assets.digest import Digest
 from batch_assets.errors import AlreadyExists, CommitBroken
+from batch_assets.features.keys import identity
 from batch_assets.histogram import Histogram
 from batch_assets.runs.chunks import Chunk
-from batch_assets.runs.commit import RejectsFile, as_parquet, predictions_table, read_committed
+from batch_assets.runs.commit import RejectsFile, as_parquet, predictions_table, read_committed, read_keys
 from batch_assets.runs.rejects import DEAD_LETTER, Rejects
 from batch_assets.scoring.scorer import Scorer
 from batch_assets.storage import Storage
@@ -58,9 +59,7 @@ def replay_chunk(scorer: Scorer, replay: Replay) -> Replayed:
     labels = records.by_label()
     if not scored.any():
         return Replayed(chunk, "", 0, 0, values, histogram, labels, still_dead)
-    keys = rows.keys.filter(as_arrow(scored))
-    table = predictions_table(keys, task.contract.key.name, records, task.model_version, task.day)
-    data = as_parquet(table)
+    data = as_parquet(predictions_table(rows.columns.filter(as_arrow(scored)), records, task.model_version, task.day))
     number = 1
     while True:
         name = f"{chunk.name}.replay-{number:03d}.parquet"
@@ -69,10 +68,10 @@ def replay_chunk(scorer: Scorer, replay: Replay) -> Replayed:
         except AlreadyExists:
             number += 1  # an earlier replay's, or one that no manifest names
             continue
-        return Replayed(chunk, name, len(data), len(keys), values, histogram, labels, still_dead)
+        return Replayed(chunk, name, len(data), len(records), values, histogram, labels, still_dead)
 
 
-def dead_letters(storage: Storage, folder: str, rejects: RejectsFile, replays: Iterable[str], key: str) -> pa.Table:
+def dead_letters(storage: Storage, folder: str, rejects: RejectsFile, replays: Iterable[str], key: Sequence[str]) -> pa.Table:
     """The rows of a chunk that are dead letters still: those of its rejects file that no replay has scored.
 
     Raises:
@@ -85,8 +84,8 @@ def dead_letters(storage: Storage, folder: str, rejects: RejectsFile, replays: I
         )
     table = read_committed(storage, path)
     dead = np.array([kind == DEAD_LETTER for kind in table.column("kind").to_pylist()], dtype=bool)
-    scored = {value for name in replays for value in read_committed(storage, f"{folder}/{name}", [key]).column(key).to_pylist()}
-    dead &= np.array([value not in scored for value in table.column(key).to_pylist()], dtype=bool)
+    scored = {value for name in replays for value in read_keys(storage, f"{folder}/{name}", key).to_pylist()}
+    dead &= np.array([value not in scored for value in identity(table, key).to_pylist()], dtype=bool)
     return table.filter(as_arrow(dead))
 
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from batch_assets.features.contract import Column, FeatureContract
+from batch_assets.features.keys import in_words
 from batch_assets.histogram import FLOAT_BINS, float_edges
 from batch_assets.quality.outcome import CheckOutcome, Finding, Severity
 
@@ -101,7 +102,7 @@ def judge_profile(
 ) -> CheckOutcome:
     """`expectations`: the suite's findings on a profile (see `features.profile`), worst first in the table."""
     frame = _frame(profile, contract, settings)
-    results = _validate(frame, _suite(frame, contract, settings, min_rows=0 if allow_empty else 1), "column")
+    results = _validate(frame, _suite(frame, contract, settings, min_rows=0 if allow_empty else 1), ("column",))
     held = f"{len(results)} expectations hold for {len(frame)} columns."
     return _outcome("expectations", results, held, table=_table(frame, results))
 
@@ -115,7 +116,7 @@ def judge_data(
     frames = [table.to_pandas() for table in tables]  # float32 is slow there: a Python call for each row
     data = pd.concat([frame.astype(dict.fromkeys(frame.select_dtypes("float32"), "float64")) for frame in frames])
     suite = _data_suite(contract, settings, min_rows=0 if allow_empty else 1)
-    results = _validate(data, suite, contract.key.name)
+    results = _validate(data, suite, contract.identity)
     return _outcome("full_scan", results, f"{len(results)} expectations hold for {len(data):,} rows.")
 
 
@@ -290,7 +291,7 @@ def _data_suite(contract: FeatureContract, settings: ExpectationSettings, min_ro
     with _without_spark():
         import great_expectations.expectations as gxe
 
-    key, single = contract.key.name, [column for column in contract.columns if column.length is None]
+    keys, single = contract.identity, [column for column in contract.columns if column.length is None]
     aggregates = {
         "mean": gxe.ExpectColumnMeanToBeBetween,
         "minimum": gxe.ExpectColumnMinToBeBetween,
@@ -300,9 +301,9 @@ def _data_suite(contract: FeatureContract, settings: ExpectationSettings, min_ro
     def rows(name: str, what: str, limit: str, most: float | None = None) -> Said:
         def said(places: Sequence[str], found: Mapping[str, Any]) -> list[tuple[str, str]]:
             wrong, of = found.get("unexpected_count", 0), max(found.get("element_count", 0), 1)
-            first = f", first {key} {', '.join(places[:_SHOWN])}" if places else ""
+            first = f", first {in_words(keys)} {', '.join(places[:_SHOWN])}" if places else ""
             told = f"{name} {what} in {wrong:,} of {of:,} rows ({_share(wrong / of, most)}), {limit}{first}"
-            return [("" if name == key else name, told)]
+            return [("" if name in (*keys, in_words(keys)) else name, told)]
 
         return said
 
@@ -334,14 +335,19 @@ def _data_suite(contract: FeatureContract, settings: ExpectationSettings, min_ro
             lambda *_: [("", f"there are no rows, at least {min_rows} is wanted")],
         ),
         _Rule(
-            gxe.ExpectColumnValuesToBeUnique(column=key, severity="critical"),
-            f"whether {key} is unique",
-            rows(key, "is that of another row", "none is permitted"),
+            gxe.ExpectColumnValuesToBeUnique(column=keys[0], severity="critical")
+            if len(keys) == 1
+            else gxe.ExpectCompoundColumnsToBeUnique(column_list=list(keys), severity="critical"),
+            f"whether {in_words(keys)} is unique",
+            rows(in_words(keys), "is that of another row", "none is permitted"),
         ),
-        _Rule(
-            gxe.ExpectColumnValuesToNotBeNull(column=key, severity="critical"),
-            f"whether {key} is there",
-            rows(key, "is null", "none is permitted"),
+        *(
+            _Rule(
+                gxe.ExpectColumnValuesToNotBeNull(column=key, severity="critical"),
+                f"whether {key} is there",
+                rows(key, "is null", "none is permitted"),
+            )
+            for key in keys
         ),
         *map(there, single),
         *(within(column) for column in single if column.min is not None or column.max is not None),
@@ -349,10 +355,10 @@ def _data_suite(contract: FeatureContract, settings: ExpectationSettings, min_ro
     ]
 
 
-def _validate(frame: Any, rules: Sequence[_Rule], named_by: str) -> list[_Result]:
+def _validate(frame: Any, rules: Sequence[_Rule], named_by: Sequence[str]) -> list[_Result]:
     """Run the suite; one finding per rule, in the suite's order. An expectation that raised has failed.
 
-    Its places are where it does not hold: the values of the frame's column `named_by`.
+    Its places are where it does not hold: the values of the frame's columns `named_by`.
     """
     import great_expectations as gx
     from great_expectations.data_context.types.base import ProgressBarsConfig
@@ -364,16 +370,16 @@ def _validate(frame: Any, rules: Sequence[_Rule], named_by: str) -> list[_Result
     for number, rule in enumerate(rules):
         rule.expectation.meta = {"rule": number}
     suite = gx.ExpectationSuite("features", expectations=[rule.expectation for rule in rules])
-    answer = batch.validate(suite, result_format={"result_format": "COMPLETE", "unexpected_index_column_names": [named_by]})
+    answer = batch.validate(suite, result_format={"result_format": "COMPLETE", "unexpected_index_column_names": list(named_by)})
     by_rule = {result.expectation_config.meta["rule"]: result for result in answer.results}
     return [_result(rule, by_rule[number], named_by) for number, rule in enumerate(rules)]
 
 
-def _result(rule: _Rule, result: Any, named_by: str) -> _Result:
+def _result(rule: _Rule, result: Any, named_by: Sequence[str]) -> _Result:
     severity: Literal["error", "warn"] = "warn" if str(rule.expectation.severity.value) == "warning" else "error"
     if result.success:
         return _Result(True, severity)
-    places = tuple(str(place[named_by]) for place in result.result.get("unexpected_index_list") or [])
+    places = tuple(in_words([place[name] for name in named_by]) for place in result.result.get("unexpected_index_list") or [])
     judged = places or result.result.get("observed_value") is not None
     told = rule.said(places, result.result) if judged else [("", f"{rule.about} could not be judged")]
     findings = (Finding(subject=subject, kind=rule.about, message=text, severity=severity) for subject, text in told)

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from batch_assets.arrow import as_arrow
 from batch_assets.digest import Digest
 from batch_assets.errors import AlreadyExists, CommitBroken
+from batch_assets.features.keys import identity
 from batch_assets.histogram import Histogram
 from batch_assets.records import Records, as_dictionary
 from batch_assets.runs.chunks import Chunk
@@ -171,12 +172,20 @@ def read_committed(storage: Storage, path: str, columns: Sequence[str] | None = 
         ) from error
 
 
-def predictions_table(keys: pa.Array, key: str, records: Records, version: str, day: str) -> pa.Table:
-    """The rows of a predictions file: key and record, and in each row the model version and the partition."""
-    constant = as_arrow(np.zeros(len(keys), dtype=np.int8))
+def read_keys(storage: Storage, path: str, key: Sequence[str]) -> pa.Array:
+    """What the rows of a committed file are about: their identities. Raises CommitBroken if it cannot be read."""
+    return identity(read_committed(storage, path, list(key)), key)
+
+
+def predictions_table(kept: pa.Table, records: Records, version: str, day: str) -> pa.Table:
+    """The rows of a predictions file: what is kept of each, its record, and in each row the model version and the partition.
+
+    `kept` are the columns of the key, the item, and what is carried.
+    """
+    constant = as_arrow(np.zeros(len(kept), dtype=np.int8))
     return pa.table(
         {
-            key: keys,
+            **dict(zip(kept.column_names, kept.columns, strict=True)),
             **records.columns(),
             "model_version": as_dictionary(constant, [version]),
             "partition": as_dictionary(constant, [day]),

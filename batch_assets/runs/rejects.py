@@ -38,13 +38,13 @@ class Rejects:
         self.errors |= errors or {}
         self.scored[list(reasons)] = False
 
-    def table(self, keys: pa.Array, key: str, file: str, first_row: int) -> pa.Table:
-        """One row for each that was not scored: key, kind, reason, error, and where it stands in the snapshot."""
+    def table(self, keys: pa.Table, file: str, first_row: int) -> pa.Table:
+        """One row for each that was not scored: its `keys`, kind, reason, error, and where it stands in the snapshot."""
         places = np.flatnonzero(~self.scored)
         listed = places.tolist()
         return pa.table(
             {
-                key: keys.take(as_arrow(places)),
+                **dict(zip(keys.column_names, keys.take(as_arrow(places)).columns, strict=True)),
                 "kind": pa.array([EXCLUDED if place in self.excluded else DEAD_LETTER for place in listed], pa.string()),
                 "reason": pa.array([self.excluded.get(place) or self.dead[place] for place in listed], pa.string()),
                 "error": pa.array([self.errors.get(place) for place in listed], pa.string()),

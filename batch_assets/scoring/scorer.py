@@ -20,6 +20,7 @@ from batch_assets.arrow import as_arrow
 from batch_assets.digest import RowHashes, hash_keys
 from batch_assets.errors import ModelMisfit
 from batch_assets.features.contract import FeatureContract
+from batch_assets.features.keys import identity
 from batch_assets.features.snapshot import Snapshot, SnapshotReader
 from batch_assets.histogram import Histogram
 from batch_assets.records import Records
@@ -73,9 +74,13 @@ class ScoringTask:
 
 @dataclass(frozen=True)
 class Rows:
-    """Some rows of a chunk as the model is given them, and what is known about them before it runs."""
+    """Some rows of a chunk and what is known about them before the model runs: what they are about, and what is kept of them.
+
+    `keys` are their identities, `columns` those of the key, the item, and what is carried.
+    """
 
     keys: pa.Array
+    columns: pa.Table
     hashes: RowHashes
     rejects: Rejects
 
@@ -126,9 +131,8 @@ class Scorer:
                 records, histogram = self.finished(passed, rows)
                 scored = rows.rejects.scored
                 values = rows.hashes.take(scored).with_values(records.flat()).digest()
-                keys = rows.keys.filter(as_arrow(scored))
-                name, version = task.contract.key.name, task.model_version
-                output = predictions_table(keys, name, records, version, task.day)
+                kept = rows.columns.filter(as_arrow(scored))
+                output = predictions_table(kept, records, task.model_version, task.day)
             with self.timer.stage("write", clock):
                 rejects = None if scored.all() else self._write_rejects(chunk, rows)
             commit = ChunkCommit(
@@ -137,7 +141,7 @@ class Scorer:
                 file=chunk.file,
                 start=chunk.start,
                 rows=len(rows.keys),
-                scored=len(keys),
+                scored=len(kept),
                 excluded=len(rows.rejects.excluded),
                 dead_lettered=len(rows.rejects.dead),
                 keys=rows.hashes.digest(),
@@ -252,13 +256,16 @@ class Scorer:
 
     def _write_rejects(self, chunk: Chunk, rows: Rows) -> RejectsFile:
         task = self.task
-        table = rows.rejects.table(rows.keys, task.contract.key.name, task.snapshot.files[chunk.file].name, chunk.start)
+        table = rows.rejects.table(
+            rows.columns.select(task.contract.identity), task.snapshot.files[chunk.file].name, chunk.start
+        )
         return patiently(
             lambda: write_rejects(task.storage, task.run_folder, chunk, table), f"Writing the rejects of {chunk.name}"
         )
 
     def _read(self, chunk: Chunk) -> pa.Table:
-        columns = [self.task.contract.key.name, *self.task.contract.names]
+        contract = self.task.contract
+        columns = [*contract.identity, *contract.names, *(one.name for one in contract.carry)]
         return patiently(
             lambda: self._reader.rows(chunk.file, chunk.start, chunk.rows, columns), f"Reading the rows of {chunk.name}"
         )
@@ -270,9 +277,10 @@ class Scorer:
         if staged.faults:
             faulty = np.logical_or.reduce([mask for _, mask in staged.faults]) & rejects.scored
             rejects.dead_letter(staged.reasons(faulty))
-        keys = table.column(self.task.contract.key.name).combine_chunks()
-        keys = keys.chunk(0) if isinstance(keys, pa.ChunkedArray) else keys
-        return Rows(keys, hash_keys(keys), rejects)
+        contract = self.task.contract
+        columns = table.select([*contract.identity, *(one.name for one in contract.carry)])
+        keys = identity(columns, contract.identity)
+        return Rows(keys, columns, hash_keys(keys), rejects)
 
 
 def _rounded(clock: dict[str, float]) -> dict[str, float]:

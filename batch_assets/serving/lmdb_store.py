@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from zlib import crc32
 
 import numpy as np
@@ -17,7 +17,7 @@ import pyarrow as pa
 from typing_extensions import override
 
 from batch_assets.errors import ReleaseBroken, ReleaseBusy
-from batch_assets.features.snapshot import LONGEST_KEY
+from batch_assets.features.keys import LONGEST_KEY
 from batch_assets.records import Records
 from batch_assets.serving.file_store import FileStore
 from batch_assets.serving.store import Batch, Batches, Release
@@ -67,7 +67,7 @@ class LmdbStore(FileStore):
             entries, dtype = iter(cursor), release.record.dtype
             while batch := list(islice(entries, _ROWS_AT_ONCE)):
                 packed = b"".join(_checked(key, value, dtype.itemsize, folder) for key, value in batch)
-                keys = _decoded([key for key, _ in batch], release.key.dtype, folder)
+                keys = _decoded([key for key, _ in batch], release.key_type, folder)
                 yield keys, release.record.unpacked(np.frombuffer(packed, dtype=dtype))
 
     @override
@@ -80,11 +80,11 @@ class LmdbTable:
 
     def __init__(self, folder: Path, release: Release) -> None:
         self._folder, self._dtype = folder, release.record.dtype
-        self._key_type = pa.string() if release.key.dtype == "string" else pa.int64()
+        self._key_type = pa.int64() if pa.types.is_integer(release.key_type) else release.key_type
         with _told(folder) as lmdb_open:
             self._environment = lmdb_open()
 
-    def get(self, key: int | str) -> npt.NDArray[np.void] | None:
+    def get(self, key: Any) -> npt.NDArray[np.void] | None:
         """One key's record, or None. Raises ReleaseBroken."""
         encoded = _encoded(pa.array([key], self._key_type))[0]
         if not 1 <= len(encoded) <= LONGEST_KEY:
@@ -133,18 +133,24 @@ def _checked(key: bytes, value: bytes, width: int, folder: Path) -> bytes:
 
 
 def _encoded(keys: pa.Array) -> list[bytes]:
-    if not pa.types.is_integer(keys.type):
+    if pa.types.is_binary(keys.type):
+        return list(keys.to_pylist())
+    if pa.types.is_string(keys.type):
         return [text.encode() for text in keys.to_pylist()]
-    numbers = keys.cast(pa.int64()).to_numpy(zero_copy_only=False).view(np.uint64) ^ _SIGN
-    data = numbers.astype(">u8").tobytes()
+    numbers = keys.cast(pa.int32()) if pa.types.is_date32(keys.type) else keys
+    words = numbers.cast(pa.int64()).to_numpy(zero_copy_only=False).view(np.uint64) ^ _SIGN
+    data = words.astype(">u8").tobytes()
     return [data[start : start + 8] for start in range(0, len(data), 8)]
 
 
-def _decoded(keys: Sequence[bytes], key_type: str, folder: Path) -> pa.Array:
+def _decoded(keys: Sequence[bytes], key_type: pa.DataType, folder: Path) -> pa.Array:
     try:
-        if key_type == "string":
+        if pa.types.is_binary(key_type):
+            return pa.array(keys, key_type)
+        if pa.types.is_string(key_type):
             return pa.array([key.decode() for key in keys], pa.string())
         numbers = np.frombuffer(b"".join(keys), dtype=">u8").astype(np.uint64) ^ _SIGN
     except ValueError as error:
         raise ReleaseBroken(f"The release in {folder} has a damaged key; publish the partition again.") from error
-    return pa.array(numbers.view(np.int64))
+    found = pa.array(numbers.view(np.int64))
+    return found.cast(pa.int32()).cast(key_type) if pa.types.is_date32(key_type) else found

@@ -1,10 +1,10 @@
 """Look-ups: from a key to its prediction and where that came from."""
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
 from batch_assets.errors import NoPrediction, ReleaseBroken
+from batch_assets.features.keys import identity_of, in_words, parsed, plain
 from batch_assets.serving.release import current_log, named_release
 from batch_assets.serving.store import Release
 from batch_assets.storage import Storage
@@ -12,9 +12,9 @@ from batch_assets.storage import Storage
 
 @dataclass(frozen=True)
 class Answer:
-    """One key's prediction: the record as it stands in the predictions file, and its lineage."""
+    """One key's prediction: the record as in the predictions file, and its lineage; a key of several columns is a list."""
 
-    key: int | str
+    key: object
     record: dict[str, Any]
     lineage: dict[str, Any]
 
@@ -49,16 +49,22 @@ class Reader:
                 entry = newer
         raise NoPrediction(f"Nothing of {pipeline} has been published under {storage.location} yet.")
 
-    def lookup(self, key: int | str) -> Answer:
-        """One key's prediction. Raises NoPrediction."""
+    def lookup(self, *key: object) -> Answer:
+        """The prediction of a key, one value for each of its columns. Raises NoPrediction."""
         release = self._release
-        found = self._table.get(self._typed(key))
+        types = [one.arrow for one in release.key]
+        typed = parsed(key, types)
+        if typed is None:
+            about = ", ".join(f"{one.name} ({one.dtype})" for one in release.key)
+            raise NoPrediction(f"no prediction for key {in_words(key)}: keys of {release.pipeline} are {about}")
+        identity = identity_of(typed, types)
+        found = self._table.get(identity[0].as_py()) if identity is not None else None
         if found is None:
-            raise NoPrediction(f"no prediction for key {key} in release {release.name} of {release.pipeline}")
+            raise NoPrediction(f"no prediction for key {in_words(key)} in release {release.name} of {release.pipeline}")
         return Answer(
-            key=self._typed(key),
+            key=plain(typed),
             record={
-                release.key.name: self._typed(key),
+                **{one.name: plain([value]) for one, value in zip(release.key, typed, strict=True)},
                 **release.record.as_mapping(found),
                 "model_version": release.model.version,
                 "partition": release.partition,
@@ -76,11 +82,3 @@ class Reader:
     def close(self) -> None:
         """Close the release."""
         self._table.close()
-
-    def _typed(self, key: int | str) -> int | str:
-        """The key as the release's type; text that is no number cannot be the key of anybody here."""
-        if self._release.key.dtype == "string":
-            return str(key)
-        if not re.fullmatch(r"-?[0-9]{1,19}", str(key)) or not -(1 << 63) <= int(key) < 1 << 63:
-            raise NoPrediction(f"no prediction for key {key}: keys of {self._release.pipeline} are {self._release.key.dtype}")
-        return int(key)

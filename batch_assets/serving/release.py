@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from batch_assets.digest import Digest, hash_keys
 from batch_assets.errors import AlreadyExists, LostRace, NotFound, ReleaseBroken
-from batch_assets.features.contract import Key
+from batch_assets.features.keys import Key
 from batch_assets.logs import LogEntry, NumberedLog
 from batch_assets.records import RecordType
 from batch_assets.runs.manifest import Manifest
@@ -74,7 +74,7 @@ def named_release(storage: Storage, pipeline: str, entry: LogEntry) -> Release:
 
 
 def build_release(
-    storage: Storage, store: Store, manifest: Manifest, key: Key, record: RecordType, batches: Callable[[], Batches]
+    storage: Storage, store: Store, manifest: Manifest, key: tuple[Key, ...], record: RecordType, batches: Callable[[], Batches]
 ) -> Release:
     """Build a run's release beside the live one and read it back before it takes its place.
 
@@ -115,7 +115,7 @@ def build_release(
     return release
 
 
-def require_release(storage: Storage, manifest: Manifest, key: Key, record: RecordType, store: Store) -> Release:
+def require_release(storage: Storage, manifest: Manifest, key: tuple[Key, ...], record: RecordType, store: Store) -> Release:
     """A run's release, if description and records, read back one by one, are what the manifest says.
 
     Raises:
@@ -129,7 +129,7 @@ def require_release(storage: Storage, manifest: Manifest, key: Key, record: Reco
     return release
 
 
-def derived(manifest: Manifest, key: Key, record: RecordType, store: Store) -> Release:
+def derived(manifest: Manifest, key: tuple[Key, ...], record: RecordType, store: Store) -> Release:
     """What a run's release must say of itself, before it is built: its rows and their digest are those of the run."""
     return Release(
         name=release_name(manifest),

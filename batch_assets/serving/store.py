@@ -21,7 +21,7 @@ A store of a package of your own, which keeps each release as one Parquet file b
 import hashlib
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
-from typing import Annotated, Protocol
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -29,14 +29,14 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
 from batch_assets.digest import Digest
-from batch_assets.features.contract import Key
+from batch_assets.features.keys import Key
 from batch_assets.ports import Adapter, Port
 from batch_assets.records import Records, RecordType
 from batch_assets.runs.manifest import ModelPin
 from batch_assets.storage import Storage
 
 Batch = tuple[pa.Array, Records]
-"""Keys in ascending order (integers by value, text by its UTF-8 bytes) and their records."""
+"""Keys in ascending order and their records; of a key with several columns its identities, see `features.keys`."""
 
 Batches = Iterable[Batch]
 
@@ -44,8 +44,11 @@ Batches = Iterable[Batch]
 class Table(Protocol):
     """An open release; one for a process, shared by its threads."""
 
-    def get(self, key: int | str) -> npt.NDArray[np.void] | None:
-        """One key's record, of the release's dtype and shape (), or None. Raises ReleaseBroken."""
+    def get(self, key: Any) -> npt.NDArray[np.void] | None:
+        """The record of a key (an integer, text, a day, or bytes as `Release.key_type` says), shape (), or None.
+
+        Raises ReleaseBroken.
+        """
 
     def close(self) -> None:
         """Let go of it."""
@@ -111,12 +114,17 @@ class Release(BaseModel):
     run_id: str
     snapshot: str
     model: ModelPin
-    key: Key
+    key: tuple[Key, ...]
     record: RecordType
     rows: int
     values: Digest
     store: Annotated[Store, STORES]
     built: dict[str, str] = {}
+
+    @property
+    def key_type(self) -> pa.DataType:
+        """The type of the keys that the store is given: that of the key's one column, or bytes."""
+        return self.key[0].arrow if len(self.key) == 1 else pa.binary()
 
     @property
     def folder(self) -> str:

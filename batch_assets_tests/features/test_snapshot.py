@@ -15,7 +15,7 @@ from batch_assets_tests.small import rows
 
 def write(folder: Path, table: pa.Table, row_group_rows: int = 256) -> Snapshot:
     folder.mkdir()
-    return write_snapshot(folder, table.to_reader(max_chunksize=100), "user", row_group_rows)
+    return write_snapshot(folder, table.to_reader(max_chunksize=100), ["user"], row_group_rows)
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ class Snapshots:
         path = self.storage.local_path(folder)
         path.mkdir(parents=True)
         return Frozen(
-            write_snapshot(path, table.to_reader(), "user", group_rows), self.storage, folder, reused=False, seconds={}
+            write_snapshot(path, table.to_reader(), ["user"], group_rows), self.storage, folder, reused=False, seconds={}
         )
 
     def compared(self, today: pa.Table, before: pa.Table, group_rows: int = 64) -> ChangedRows | None:

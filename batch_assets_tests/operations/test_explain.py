@@ -48,14 +48,14 @@ class TestFindingAKey:
         numbers = [n * 3 - 500 for n in range(300)]
         keys = sorted((f"ü{n}" for n in numbers), key=str.encode) if key_type == pa.string() else numbers
         table = pa.table({"user": pa.array(keys, key_type), "x": pa.array([0.5] * 300, pa.float32())})
-        snapshot = write_snapshot(tmp_path, table.to_reader(), "user", -(-300 // groups))
+        snapshot = write_snapshot(tmp_path, table.to_reader(), ["user"], -(-300 // groups))
         reader = SnapshotReader(LocalStorage(str(tmp_path.parent)), tmp_path.name, snapshot)
         assert [find_key(reader, snapshot, str(key)) for key in keys] == [(0, n) for n in range(300)]
         strangers = ["", "z", "-501", "-499", "398", "1000000", "1e3", str(2**63), "ü", "ü0", "ü-5000"]
         assert [find_key(reader, snapshot, key) for key in strangers] == [None] * len(strangers)
 
     def test_few_row_groups_are_read(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        snapshot = write_snapshot(tmp_path, rows(4_096).to_reader(), "user", 16)
+        snapshot = write_snapshot(tmp_path, rows(4_096).to_reader(), ["user"], 16)
         reader, read = SnapshotReader(LocalStorage(str(tmp_path.parent)), tmp_path.name, snapshot), list[int]()
         real = SnapshotReader.rows
         monkeypatch.setattr(SnapshotReader, "rows", lambda *args: read.append(args[2]) or real(*args))
@@ -64,7 +64,7 @@ class TestFindingAKey:
 
     def test_keys_are_found_in_every_part_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("batch_assets.features.snapshot.ROWS_PER_FILE", 64)
-        snapshot = write_snapshot(tmp_path, rows(200).to_reader(), "user", 16)
+        snapshot = write_snapshot(tmp_path, rows(200).to_reader(), ["user"], 16)
         reader = SnapshotReader(LocalStorage(str(tmp_path.parent)), tmp_path.name, snapshot)
         assert len(snapshot.files) == 4
         assert [find_key(reader, snapshot, str(key)) for key in (1, 64, 65, 200, 201)] == [
@@ -72,7 +72,7 @@ class TestFindingAKey:
         ]  # fmt: skip
 
     def test_nothing_is_in_an_empty_snapshot(self, tmp_path: Path) -> None:
-        snapshot = write_snapshot(tmp_path, rows(0).to_reader(), "user", 16)
+        snapshot = write_snapshot(tmp_path, rows(0).to_reader(), ["user"], 16)
         reader = SnapshotReader(LocalStorage(str(tmp_path.parent)), tmp_path.name, snapshot)
         assert find_key(reader, snapshot, "1") is None
 

@@ -92,7 +92,7 @@ def test_a_full_scan_is_a_check_where_somebody_asked_for_it() -> None:
 
 def test_a_pipeline_is_found_by_its_name() -> None:
     assert list(pipelines()) == ["customer_propensity"]
-    assert pipeline("customer_propensity").features.contract.key.name == "customer_id"
+    assert pipeline("customer_propensity").features.contract.identity == ("customer_id",)
     with pytest.raises(NoSuchPipeline, match="there is customer_propensity"):
         pipeline("nobody")
 

@@ -1,6 +1,7 @@
 """What every store does, told through the port alone; a store's own tests inherit it and say how one is made."""
 
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from batch_assets.digest import Digest, hash_keys
 from batch_assets.errors import ReleaseBroken
-from batch_assets.features.contract import Key
+from batch_assets.features.keys import Key, identity
 from batch_assets.records import RecordField, Records, RecordType
 from batch_assets.runs.manifest import ModelPin
 from batch_assets.serving.store import Release, Store
@@ -47,6 +48,15 @@ KEYS = {
     "int32": pa.array(range(-500, 500), pa.int32()),
     "int64": pa.array([-(2**63), -1, 0, 1, 255, 256, 2**63 - 1]),
     "string": pa.array(sorted(["a", "b", "ä", "user-1", "user-10", "x" * 500], key=str.encode)),
+    "date": pa.array([-700_000, -1, 0, 1, 20_000], pa.int32()).cast(pa.date32()),
+    "bytes": identity(pa.table({"user": [1, 1, 2], "country": ["de", "fr", "de"]}), ["user", "country"]),
+}
+STRANGERS = {
+    pa.int32(): [77_777, -(2**40)],
+    pa.int64(): [77_777, -(2**40)],
+    pa.string(): ["", "nobody", "x" * 10_000],
+    pa.date32(): [date(1999, 1, 1)],
+    pa.binary(): [b"", b"nobody", b"x" * 10_000],
 }
 
 
@@ -62,6 +72,13 @@ class StoreBehaviour:
         """A storage root of its own."""
         return LocalStorage(str(tmp_path / "root"))
 
+    @staticmethod
+    def _columns(keys: pa.Array) -> list[tuple[str, Any]]:
+        """The columns of a key; identities of bytes are those of two."""
+        if keys.type == pa.binary():
+            return [("user", "int64"), ("country", "string")]
+        return [("user", str(keys.type).replace("date32[day]", "date"))]
+
     def built(
         self, storage: LocalStorage, folder: Path, keys: pa.Array, stored: Records, batch: int = 3, **said: Any
     ) -> Release:
@@ -74,7 +91,7 @@ class StoreBehaviour:
                 "run_id": "0123456789abcdef",
                 "snapshot": "0" * 16,
                 "model": ModelPin(name="small", version="v1", digest="0", sha256="0"),
-                "key": Key(name="user", dtype=str(keys.type)),
+                "key": tuple(Key(name=name, dtype=kind) for name, kind in self._columns(keys)),
                 "record": stored.kind,
                 "rows": len(keys),
                 "values": hash_keys(keys).with_values(stored.flat()).digest(),
@@ -95,7 +112,7 @@ class StoreBehaviour:
             found = table.get(key)
             assert found is not None
             assert (found.dtype, found.tobytes()) == (kind.dtype, packed[place].tobytes())
-        for stranger in ["", "nobody", "x" * 10_000] if keys.type == pa.string() else [77_777, -(2**40)]:
+        for stranger in STRANGERS[keys.type]:
             assert table.get(stranger) is None
         table.close()
 

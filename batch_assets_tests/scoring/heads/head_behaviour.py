@@ -78,7 +78,7 @@ class HeadBehaviour:
 
     def test_its_records_come_back_from_a_file(self, head: Head, values: Values) -> None:
         records = head.fitted(values).records(values)
-        table = predictions_table(pa.array(range(len(records))), "user", records, "v1", "2024-01-31")
+        table = predictions_table(pa.table({"user": range(len(records))}), records, "v1", "2024-01-31")
         assert table.column_names == ["user", *head.record.names, "model_version", "partition"]
         assert head.record.from_table(table).same_bits(records).all()
         assert head.record.unpacked(records.packed()).same_bits(records).all()

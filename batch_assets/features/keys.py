@@ -1,0 +1,175 @@
+"""What a row is about: a key of one or more columns, and perhaps an item beside it. Each row has another.
+
+Of one column the identity of a row is that column itself. Of several it is one column of bytes whose order and equality are
+those of the columns, the first before the second: whole numbers and days as eight bytes, big-endian, the sign bit flipped; text
+as its UTF-8 bytes, 00 in it as 00 FF, and 00 01 at its end. So whoever sorts, compares or hashes keys knows one column.
+"""
+
+import re
+from collections.abc import Sequence
+from datetime import date
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import BaseModel, ConfigDict, Field
+
+from batch_assets.arrow import as_numpy
+from batch_assets.errors import BadKeys
+
+LONGEST_KEY = 511
+"""Bytes of a key with text in it; what the embedded store can hold."""
+
+KeyType = Literal["int32", "int64", "string", "date"]
+
+KeyValue = int | str | date
+"""What stands in one column of a key."""
+
+_SIGN = np.uint64(1 << 63)
+
+
+class Key(BaseModel):
+    """One column of what a row is about; never null."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(description="Column name in the snapshot.", min_length=1)
+    dtype: KeyType = Field(description="Type in the snapshot's Parquet files.")
+
+    @property
+    def arrow(self) -> pa.DataType:
+        """Its Arrow type."""
+        return {"int32": pa.int32(), "int64": pa.int64(), "string": pa.string(), "date": pa.date32()}[self.dtype]
+
+
+Said = int | str | date | Sequence[object]
+"""A key as somebody says it: one value, or one for each column."""
+
+
+def parts(said: Said) -> tuple[object, ...]:
+    """What was said of a key, one value for each column."""
+    return tuple(said) if isinstance(said, Sequence) and not isinstance(said, str) else (said,)
+
+
+def parsed(said: Sequence[object], types: Sequence[pa.DataType]) -> tuple[KeyValue, ...] | None:
+    """A key that somebody wrote, as what stands in columns of these types; None if nobody has such a key."""
+    if len(said) != len(types):
+        return None
+    found = [_parsed(str(one), kind) for one, kind in zip(said, types, strict=True)]
+    values = tuple(one for one in found if one is not None)
+    return values if len(values) == len(types) else None
+
+
+def _parsed(text: str, kind: pa.DataType) -> KeyValue | None:
+    if pa.types.is_string(kind):
+        return text
+    if pa.types.is_date32(kind):
+        try:
+            return date.fromisoformat(text) if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text) else None
+        except ValueError:
+            return None
+    return int(text) if re.fullmatch(r"-?[0-9]{1,19}", text) and -(1 << 63) <= int(text) < 1 << 63 else None
+
+
+def identity(table: pa.Table, names: Sequence[str]) -> pa.Array:
+    """The identity of each row, from its columns; shape (rows,)."""
+    columns = [_whole(table.column(name)) for name in names]
+    if len(columns) == 1:
+        return columns[0]
+    parts = [_as_bytes(column) for column in columns]
+    return pc.binary_join_element_wise(*parts, pa.scalar(b"", pa.binary()))
+
+
+def identity_of(values: Sequence[KeyValue], types: Sequence[pa.DataType]) -> pa.Array | None:
+    """The identity of one row, shape (1,), from the values of its columns; None if they do not fit into their types."""
+    names = [str(number) for number in range(len(types))]
+    try:
+        columns = [pa.array([value], kind) for value, kind in zip(values, types, strict=True)]
+    except (pa.ArrowInvalid, OverflowError):
+        return None
+    return identity(pa.table(columns, names=names), names)
+
+
+def in_order(table: pa.Table, names: Sequence[str]) -> pa.Table:
+    """Rows in ascending order of their key."""
+    return table.sort_by([(name, "ascending") for name in names])
+
+
+def in_words(values: Sequence[object]) -> str:
+    """A key for people: 42, or (42, de)."""
+    return str(values[0]) if len(values) == 1 else f"({', '.join(map(str, values))})"
+
+
+def plain(values: Sequence[object]) -> object:
+    """A key for JSON: its value or, of several columns, a list of them; days as text."""
+    found = [str(one) if isinstance(one, date) else one for one in values]
+    return found[0] if len(found) == 1 else found
+
+
+def require_ascending(table: pa.Table, names: Sequence[str], previous: "pa.Scalar | None") -> pa.Array:
+    """The identities of rows that come after one with the identity `previous`. Raises BadKeys unless they ascend."""
+    for name in names:
+        _require_type(_whole(table.column(name)), name, table, names)
+    found, spoken = identity(table, names), names[0] if len(names) == 1 else f"({', '.join(names)})"
+    if not (pa.types.is_integer(found.type) or pa.types.is_date32(found.type)) and len(found):
+        lengths = pc.min_max(pc.binary_length(found)).as_py()
+        if not 1 <= lengths["min"] <= lengths["max"] <= LONGEST_KEY:
+            raise BadKeys(f"The key {spoken} must have 1 to {LONGEST_KEY} bytes, not {lengths['min']} to {lengths['max']}.")
+    joined = found if previous is None else pa.concat_arrays([pa.array([previous.as_py()], found.type), found])
+    ascends = pc.greater(joined[1:], joined[:-1])
+    if not pc.all(ascends, min_count=0).as_py():
+        place = int(ascends.to_numpy(zero_copy_only=False).argmin()) + 1 - (previous is not None)
+        later = _row(table, names, place)
+        if joined[place + (previous is not None)] != joined[place + (previous is not None) - 1]:
+            before = f"{_said(_row(table, names, place - 1))}" if place else "the row before"
+            raise BadKeys(f"The key {spoken} is out of order: {_said(later)} follows {before}.")
+        raise BadKeys(
+            f"The key {spoken} is there twice: {_said(later)}; every key must have exactly one row: group by it, or take the "
+            "second row out of the table.",
+            later,
+        )
+    return found
+
+
+def _require_type(column: pa.Array, name: str, table: pa.Table, names: Sequence[str]) -> None:
+    """Raises BadKeys if a column of a key has nulls, or is nothing that a key can be."""
+    kind = column.type
+    if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_date32(kind)):
+        raise BadKeys(f"The key {name} is {kind}; a key must be an integer, text or a date.")
+    if column.null_count:
+        place = int(pc.index(column.is_null(), pa.scalar(True)).as_py())
+        raise BadKeys(
+            f"The key {name} is null in {column.null_count:,} or more rows; every row must say whom it is about: leave such "
+            "rows out, or correct the table.",
+            _row(table, names, place),
+        )
+    if pa.types.is_uint64(kind) and len(column) and (largest := pc.max(column).as_py()) >= 1 << 63:
+        place = int(pc.index(column, pa.scalar(largest, kind)).as_py())
+        raise BadKeys(
+            f"The key {name} is {largest}, and integer keys end at 2^63 - 1; cast it to text (::VARCHAR) in the query.",
+            _row(table, names, place),
+        )
+
+
+def _row(table: pa.Table, names: Sequence[str], place: int) -> tuple[object, ...]:
+    return tuple(table.column(name)[place].as_py() for name in names)
+
+
+def _said(values: Sequence[object]) -> str:
+    return repr(values[0]) if len(values) == 1 else repr(tuple(values))
+
+
+def _whole(column: "pa.ChunkedArray") -> pa.Array:
+    column = column.combine_chunks()
+    return column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
+
+
+def _as_bytes(column: pa.Array) -> pa.Array:
+    """A column as bytes that order and end as it does."""
+    if pa.types.is_string(column.type):
+        escaped = pc.replace_substring(column.cast(pa.binary()), b"\0", b"\0\xff")
+        return pc.binary_join_element_wise(escaped, pa.scalar(b"\0\x01", pa.binary()), pa.scalar(b"", pa.binary()))
+    numbers = column.cast(pa.int32()) if pa.types.is_date32(column.type) else column
+    words = (as_numpy(numbers.cast(pa.int64())).view(np.uint64) ^ _SIGN).astype(">u8")
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(8), len(words), [None, pa.py_buffer(words)]).cast(pa.binary())
