@@ -12,6 +12,7 @@ BatchAssetsError
 │   ├── LostRace            another writer appended to the numbered log first
 │   ├── TornEntry           a numbered log's entry does not match its own sha256
 │   ├── LostEntry           a numbered log's entry was written, and is missing or another one now
+│   ├── UnreadableEntry     a numbered log's entry does not say what this release understands
 │   ├── LayoutTooNew        written by a newer batch-assets
 │   └── StorageFull
 ├── FeaturesError           where rows come from
@@ -96,6 +97,10 @@ class TornEntry(StorageError):
 
 class LostEntry(StorageError):
     """An entry of a numbered log was written, and is missing or another one now."""
+
+
+class UnreadableEntry(StorageError):
+    """An entry of a numbered log is the one that was written, but does not say what this release understands."""
 
 
 class LayoutTooNew(StorageError):

@@ -139,7 +139,7 @@ def _in_use(storage: Storage, pipeline: str, waste: Waste) -> str:
 
 def _live_day(storage: Storage, pipeline: str) -> str | None:
     entry = current_log(storage, pipeline).latest()
-    return entry.body["partition"] if entry else None
+    return entry.body.partition if entry else None
 
 
 def _dates(storage: Storage, pipeline: str, top: str) -> list[str]:

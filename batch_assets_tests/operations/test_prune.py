@@ -141,7 +141,9 @@ class TestAfterwards:
             "frozen again, as the snapshot was not kept",
         ]
         assert before is not None
-        assert (published.release.run_id, published.is_live) == (before.body["run_id"], False), "the same rows are the same run"
+        assert (published.release.run_id, published.is_live) == (before.body.root.run_id, False), (
+            "the same rows are the same run"
+        )
         found = explain(four_days.config, four_days.storage, four_days.registry, "7", day)
         assert (found.chosen, found.release.name) == ("accepted", published.release.name)
         assert probability(four_days.storage, 7) == expected
@@ -154,7 +156,7 @@ class TestAfterwards:
         accepted = accepted_log(four_days.storage, "small", DAYS[0])
         latest = accepted.latest()
         assert latest is not None
-        assert (accepted.numbers(), latest.body["run_id"]) == ([1, 2], published.release.run_id)
+        assert (accepted.numbers(), latest.body.root.run_id) == ([1, 2], published.release.run_id)
 
     def test_an_earlier_approval_takes_a_day_whose_run_is_gone(self, four_days: Small) -> None:
         first = four_days.model
@@ -166,7 +168,7 @@ class TestAfterwards:
         verdict = judge(four_days.config, four_days.storage, DAYS[0], first)
         latest = accepted_log(four_days.storage, "small", DAYS[0]).latest()
         assert latest is not None
-        assert later.subject != verdict.subject == latest.body["run_id"]
+        assert later.subject != verdict.subject == latest.body.root.run_id
 
     def test_what_was_pruned_is_said(self, four_days: Small) -> None:
         pruned(four_days)
