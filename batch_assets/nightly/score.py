@@ -24,7 +24,6 @@ from batch_assets.logs import Change, LogEntry, NumberedLog
 from batch_assets.models.predictor import PredictorLoader
 from batch_assets.models.registry import ModelVersion
 from batch_assets.nightly.freeze import Frozen, frozen
-from batch_assets.nightly.lease import lease
 from batch_assets.nightly.progress import Progress
 from batch_assets.proof.agreement import agreement
 from batch_assets.proof.audit import Sample, compare, detection, draw
@@ -46,6 +45,7 @@ from batch_assets.scoring.batch_size import BatchSize, pin, resolved
 from batch_assets.scoring.scorer import SCORING_FORMAT, Scorer, ScoringTask
 from batch_assets.scoring.settings import ScoringSettings
 from batch_assets.storage import Storage, require_space
+from batch_assets.storage.lease import lease
 
 BYTES_PER_ROW = 160
 """A generous estimate of what one row writes: its prediction and its record in the release."""

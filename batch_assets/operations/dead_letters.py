@@ -14,7 +14,6 @@ from batch_assets.features.snapshot import SnapshotReader, read_snapshot
 from batch_assets.histogram import Histogram
 from batch_assets.logs import LogEntry
 from batch_assets.models.registry import Registry
-from batch_assets.nightly.lease import lease
 from batch_assets.nightly.progress import Progress
 from batch_assets.nightly.score import Run, plan_run, scoring_task
 from batch_assets.operations.recorded import newest_run
@@ -24,6 +23,7 @@ from batch_assets.runs.commit import run_folder
 from batch_assets.runs.manifest import Manifest, ManifestFile, manifest_log, read_manifest
 from batch_assets.runs.rejects import KILLED_WORKER
 from batch_assets.storage import Storage
+from batch_assets.storage.lease import lease
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from batch_assets.features.snapshot import current_log
 from batch_assets.nightly.accepted import accepted_log
 from batch_assets.nightly.freeze import freeze
 from batch_assets.nightly.judge import judge, judge_features
-from batch_assets.nightly.lease import lease
 from batch_assets.nightly.progress import Progress
 from batch_assets.nightly.publish import publish
 from batch_assets.nightly.score import batch_size_log, score
@@ -25,6 +24,7 @@ from batch_assets.orchestration.resources import RayCluster, StorageRoot
 from batch_assets.orchestration.runs import began
 from batch_assets.runs.commit import day_folder
 from batch_assets.serving.release import current_log as live_log
+from batch_assets.storage.lease import lease
 
 Result = dg.MaterializeResult[None]
 

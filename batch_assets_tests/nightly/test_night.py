@@ -24,11 +24,9 @@ from batch_assets.errors import (
 from batch_assets.nightly.accepted import accepted_log
 from batch_assets.nightly.freeze import freeze
 from batch_assets.nightly.judge import judge, judge_features
-from batch_assets.nightly.lease import lease
 from batch_assets.nightly.publish import publish
 from batch_assets.nightly.score import Scored, plan_run, score
 from batch_assets.nightly.verdict import Verdict, read_verdict, verdict_log
-from batch_assets.process import Process
 from batch_assets.scoring.scorer import ScoringTask
 from batch_assets.serving.release import current_log
 from batch_assets.storage import LocalStorage
@@ -224,34 +222,6 @@ class TestScore:
 
 
 class TestPresence:
-    def test_the_second_sees_the_first(self, small: Small) -> None:
-        other = Process("elsewhere", 1, 0.0)
-        with lease(small.storage, "x") as others:
-            assert others == []
-            small.storage.create("x/_active/other.json", b'{"host": "elsewhere", "pid": 1, "started": 0.0}')
-            with lease(small.storage, "x") as others:
-                assert others == [other]
-        assert [name for name in small.storage.names("x/_active") if name != "_tmp"] == ["other.json"]
-
-    def test_the_dead_are_swept_away(self, small: Small) -> None:
-        me = Process.current()
-        dead = Process(me.host, 2**22 - 1, 0.0)
-        recycled = Process(me.host, me.pid, me.started - 1_000)
-        import json
-
-        for name, process in (("dead", dead), ("recycled", recycled)):
-            small.storage.create(f"x/_active/{name}.json", json.dumps(process.as_mapping()).encode())
-        with lease(small.storage, "x") as others:
-            assert others == []
-        assert [name for name in small.storage.names("x/_active") if name != "_tmp"] == []
-
-    @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"host": "x"}'])
-    def test_a_file_that_nobody_can_read_is_swept_away(self, small: Small, damage: bytes) -> None:
-        small.storage.create("x/_active/odd.json", damage)
-        with lease(small.storage, "x") as others:
-            assert others == []
-        assert [name for name in small.storage.names("x/_active") if name != "_tmp"] == []
-
     def test_who_scores_the_same_run_is_told(self, small: Small) -> None:
         freeze(small.config, small.storage, DAY, small.progress)
         run = plan_run(small.config, small.storage, DAY, small.model)

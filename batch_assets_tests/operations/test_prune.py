@@ -20,7 +20,6 @@ from batch_assets.models.registry import Registry
 from batch_assets.nightly.accepted import accepted_log
 from batch_assets.nightly.freeze import freeze
 from batch_assets.nightly.judge import judge
-from batch_assets.nightly.lease import lease
 from batch_assets.nightly.score import score
 from batch_assets.nightly.verdict import Verdict
 from batch_assets.operations.explain import explain
@@ -30,6 +29,7 @@ from batch_assets.process import Process
 from batch_assets.serving.reader import Reader
 from batch_assets.serving.release import current_log
 from batch_assets.storage import LocalStorage
+from batch_assets.storage.lease import LEASE_SECONDS, lease
 from batch_assets_tests.nights import DAYS, SETTINGS, files, folders, judged, night, probability, pruned
 from batch_assets_tests.small import Quiet, Small, rows, small_model, with_values
 
@@ -207,6 +207,16 @@ class TestWhatIsInUse:
         assert folders(root) == {"releases": kept, "runs": kept, "snapshots": kept}
         assert pruned(four_days).busy == {}
         assert folders(root)["runs"] == set(DAYS[2:])
+
+    def test_a_worker_of_another_host_that_is_silent_keeps_nothing(self, four_days: Small) -> None:
+        folder = f"small/predictions/date={DAYS[0]}"
+        four_days.storage.create(f"{folder}/_active/far.json", json.dumps(Process("elsewhere", 1, 0.0).as_mapping()).encode())
+        assert "host elsewhere, pid 1 is at work on it" in pruned(four_days).busy[DAYS[0]]
+        path = four_days.storage.local_path(f"{folder}/_active/far.json")
+        os.utime(path, (path.stat().st_mtime - LEASE_SECONDS - 10,) * 2)
+        found = pruned(four_days)
+        assert (found.busy, found.counts["runs"], found.counts["files of dead processes"]) == ({}, 1, 1)
+        assert not path.exists()
 
     def test_a_day_that_goes_live_meanwhile_is_left_alone(self, four_days: Small) -> None:
         log = current_log(four_days.storage, "small")
