@@ -40,6 +40,9 @@ BatchAssetsError
 │   ├── PrecisionRejected   a lower precision gives other scores than was allowed
 │   ├── NewRunNeeded        what is asked for is not the work of the run that is there
 │   └── EngineError         the engine gave up
+├── QualityError            what is said of it
+│   ├── OverrideInvalid     nothing blocks, or an override has no reason or no name
+│   └── PreflightFailed     a sample says that the night would not be good
 ├── Blocked                 a blocking check failed; nothing after it was done
 ├── RunFailed               a run failed for a reason that is none of these
 ├── AlertFailed             a receiver could not be told; names its kind and host, never its whole address

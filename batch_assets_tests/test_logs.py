@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict
 
 from batch_assets.errors import UnreadableEntry
+from batch_assets.features.snapshot import CurrentSnapshot
 from batch_assets.logs import Change, LogEntry, NumberedLog
+from batch_assets.models.approvals import Approved
+from batch_assets.models.registry import Retirement
+from batch_assets.nightly.accepted import Acceptance, Accepted, TakenBack
+from batch_assets.scoring.batch_size import BatchSize
+from batch_assets.serving.release import Live
 from batch_assets.storage import LocalStorage
 from batch_assets_tests.forgery import Anything, numbered, witnesses
 
@@ -174,3 +180,33 @@ class TestABodyOfAnotherShape:
         body = Names(names=("b",))
         assert log.update(lambda latest: latest if latest and latest.says(body) else Change(body, "")).body == body
         assert log.update(lambda latest: latest if latest and latest.says(body) else Change(body, "")).number == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "written"),
+    [
+        (CurrentSnapshot(digest="d"), '{"digest": "d"}'),
+        (BatchSize(batch_rows=64), '{"batch_rows": 64}'),
+        (
+            Acceptance(Accepted(run_id="r", folder="f", approval=2, is_yardstick=True)),
+            '{"run_id": "r", "folder": "f", "approval": 2, "is_yardstick": true}',
+        ),
+        (Acceptance(TakenBack(withdrawn="r", approval=2)), '{"run_id": null, "withdrawn": "r", "approval": 2}'),
+        (
+            Live(release="r", description="d", partition="2024-03-10", approval=2),
+            '{"release": "r", "description": "d", "partition": "2024-03-10", "approval": 2}',
+        ),
+        (
+            Approved(version="v1", digest="d", by="Ann", withdraws=(2, 3), plan={"pipelines": []}),
+            '{"version": "v1", "digest": "d", "by": "Ann", "withdraws": [2, 3], "plan": {"pipelines": []}}',
+        ),
+        (Retirement(by="Ann", deleted=False), '{"by": "Ann", "deleted": false}'),
+    ],
+    ids=lambda one: type(one).__name__,
+)
+def test_what_each_log_says_on_the_disk(log: NumberedLog[Names], body: BaseModel, written: str) -> None:
+    of = NumberedLog(log.storage, "of", type(body))
+    entry = of.append(body, after=0, why="")
+    assert json.dumps(entry.written) == written
+    assert entry.body == body
+    assert entry.says(body)
