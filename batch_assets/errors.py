@@ -12,6 +12,7 @@ BatchAssetsError
 │   ├── LostRace            another writer appended to the numbered log first
 │   ├── TornEntry           a numbered log's entry does not match its own sha256
 │   ├── LostEntry           a numbered log's entry was written, and is missing or another one now
+│   ├── UnreadableEntry     a numbered log's entry does not say what this release understands
 │   ├── OtherLayout         written by a batch-assets that lays files out otherwise
 │   └── StorageFull
 ├── FeaturesError           where rows come from
@@ -39,6 +40,9 @@ BatchAssetsError
 │   ├── PrecisionRejected   a lower precision gives other scores than was allowed
 │   ├── NewRunNeeded        what is asked for is not the work of the run that is there
 │   └── EngineError         the engine gave up
+├── QualityError            what is said of it
+│   ├── OverrideInvalid     nothing blocks, or an override has no reason or no name
+│   └── PreflightFailed     a sample says that the night would not be good
 ├── Blocked                 a blocking check failed; nothing after it was done
 ├── RunFailed               a run failed for a reason that is none of these
 ├── AlertFailed             a receiver could not be told; names its kind and host, never its whole address
@@ -96,6 +100,10 @@ class TornEntry(StorageError):
 
 class LostEntry(StorageError):
     """An entry of a numbered log was written, and is missing or another one now."""
+
+
+class UnreadableEntry(StorageError):
+    """An entry of a numbered log is the one that was written, but does not say what this release understands."""
 
 
 class OtherLayout(StorageError):

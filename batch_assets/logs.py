@@ -15,46 +15,105 @@ import hashlib
 import json
 import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from functools import cached_property
+from typing import Any, Generic, TypeVar, final
 
-from batch_assets.errors import AlreadyExists, LostEntry, LostRace, NotFound, TornEntry
+from pydantic import BaseModel, ValidationError
+
+from batch_assets.errors import AlreadyExists, LostEntry, LostRace, NotFound, TornEntry, UnreadableEntry
 from batch_assets.storage import Storage
 
+Body = TypeVar("Body", bound=BaseModel)
+"""What the entries of one log say: a frozen model, named by the function that opens the log."""
 
+Standing = TypeVar("Standing", bound="LogEntry[Any] | None")
+"""The entry that is left as it is, or None where there is none and none is needed."""
+
+
+@final
 @dataclass(frozen=True)
-class LogEntry:
+class LogEntry(Generic[Body]):
     """One entry of a numbered log: who wrote what, when and why.
 
     `before` is the sha256 of the entry before it (nothing for the first), `seen` the newest number that each log had from
-    which it was made, by the log's folder; `sha256` is its own.
+    which it was made, by the log's folder; `sha256` is its own. `written` is its body as it stands in the file `path`.
     """
 
     number: int
     who: str
     when: str
     why: str
-    body: dict[str, Any]
+    written: dict[str, Any] = field(repr=False)
     before: str
     seen: dict[str, int]
     sha256: str
+    path: str
+    kind: type[Body]
+
+    @cached_property
+    def body(self) -> Body:
+        """What it says. Raises UnreadableEntry if that is not what entries of this log say in this release."""
+        try:
+            return self.kind.model_validate(self.written)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            where = ".".join(map(str, problem["loc"]))
+            raise UnreadableEntry(
+                f"{self.path} cannot be read as {self.kind.__name__} ({where or 'the body'}: {problem['msg']}): use the "
+                "release of batch-assets that wrote it, or restore it from a copy."
+            ) from error
+
+    def says(self, body: Body) -> bool:
+        """Whether it says the same as a body, also where it cannot be read."""
+        return self.written == body.model_dump(mode="json")
+
+
+@final
+@dataclass(frozen=True)
+class Change(Generic[Body]):
+    """What is to be appended to a log: a body, the reason, and the logs from which it was made."""
+
+    body: Body
+    why: str
+    seen: "Sequence[NumberedLog[Any]]" = ()
 
 
 @dataclass(frozen=True)
-class NumberedLog:
+class NumberedLog(Generic[Body]):
     """A pointer that is its own history: files 000001.json, 000002.json, …; the highest integer is the truth.
 
     An entry carries its own sha256 and that of the one before it. An entry that is torn, lost or another one than was written
-    is an error that names it; its number is never used again.
+    is an error that names it; its number is never used again. `kind` is the model of the entries' bodies.
     """
 
     storage: Storage
     folder: str
+    kind: type[Body]
 
-    def latest(self) -> LogEntry | None:
+    def update(self, decide: Callable[[LogEntry[Body] | None], Change[Body] | Standing]) -> LogEntry[Body] | Standing:
+        """Decide on what is in force now, and append what was decided; returns the entry that is in force then.
+
+        Args:
+            decide: is given the entry in force (None: nothing was ever written), and returns a change, or the entry itself if
+                that stands. If another writer comes first, it is asked again, with what that one wrote; what it raises ends
+                the update, and nothing was written.
+
+        Raises:
+            TornEntry, LostEntry: as `latest` and `append` do.
+        """
+        while True:
+            latest = self.latest()
+            decided = decide(latest)
+            if not isinstance(decided, Change):
+                return decided
+            with suppress(LostRace):
+                return self.append(decided.body, after=latest.number if latest else 0, why=decided.why, seen=decided.seen)
+
+    def latest(self) -> LogEntry[Body] | None:
         """The entry in force, or None if nothing was ever written: two listings, and two entries are read.
 
         Raises:
@@ -63,7 +122,7 @@ class NumberedLog:
         """
         return next(self.history(), None)
 
-    def history(self) -> Iterator[LogEntry]:
+    def history(self) -> Iterator[LogEntry[Body]]:
         """Every entry, newest first; each is compared with what was written before it is given out.
 
         Raises:
@@ -92,13 +151,14 @@ class NumberedLog:
             if name.endswith(".json") and name.removesuffix(".json").isdigit()
         )
 
-    def entry(self, number: int) -> LogEntry:
+    def entry(self, number: int) -> LogEntry[Body]:
         """One entry by its number. Raises NotFound, TornEntry."""
         try:
             document = json.loads(self.storage.read(self._path(number)))
-            entry = LogEntry(**document)
-            intact = entry.number == number and entry.sha256 == _sha256_of({**document, "sha256": None})
-        except (ValueError, TypeError):
+            intact = document["number"] == number and document["sha256"] == _sha256_of({**document, "sha256": None})
+            written = document.pop("body")
+            entry = LogEntry(**document, written=written, path=self._named(number), kind=self.kind)
+        except (ValueError, TypeError, KeyError):
             intact = False
         if not intact:
             raise TornEntry(
@@ -106,8 +166,10 @@ class NumberedLog:
             )
         return entry
 
-    def append(self, body: dict[str, Any], *, after: int, why: str, seen: "Sequence[NumberedLog]" = ()) -> LogEntry:
+    def append(self, body: Body, *, after: int, why: str, seen: "Sequence[NumberedLog[Any]]" = ()) -> LogEntry[Body]:
         """Write the entry that follows number `after` (0 for the first), made from what other logs say now (`seen`).
+
+        For who has decided on number `after` and on no other; who would decide again on a newer one takes `update`.
 
         Raises:
             LostRace: somebody else wrote that number first; read again and decide again.
@@ -124,7 +186,7 @@ class NumberedLog:
             "who": f"{user_name()}@{socket.gethostname()}",
             "when": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "why": why,
-            "body": body,
+            "body": body.model_dump(mode="json"),
             "before": self.entry(after).sha256 if after else "",
             "seen": {log.folder: latest.number for log in seen if (latest := log.latest())},
             "sha256": None,
@@ -138,10 +200,14 @@ class NumberedLog:
             self.storage.create(self._witness(after + 1, sha256), b"")
         return self.entry(after + 1)
 
-    def require_seen(self, entry: LogEntry) -> LogEntry:
+    def made_from(self, entry: LogEntry[Body]) -> "list[NumberedLog[Any]]":
+        """The logs from which an entry of this log was made; what they say is not known here."""
+        return [NumberedLog(self.storage, folder, BaseModel) for folder in entry.seen]
+
+    def require_seen(self, entry: LogEntry[Body]) -> LogEntry[Body]:
         """An entry of this log, if each log that it was made from still has what it had then. Raises LostEntry."""
-        for folder, number in entry.seen.items():
-            log = NumberedLog(self.storage, folder)
+        for log in self.made_from(entry):
+            number = entry.seen[log.folder]
             if not log._is_there(number):
                 raise LostEntry(
                     f"{log._named(number)}, from which {self._path(entry.number)} was made, is missing: restore it from a copy."

@@ -1,7 +1,8 @@
 """Which process works on something, and whether it still lives.
 
 A process is its host, its number and its start time: numbers are used again, the three together are not. A process of
-another host cannot be asked; it counts as alive, because taking work away from the living is the worse mistake.
+another host cannot be asked; it counts as alive, because taking work away from the living is the worse mistake. Where it
+holds a lease under the storage root, that tells more.
 """
 
 import os
@@ -57,11 +58,16 @@ class Process:
         """Plain values, for JSON and tags."""
         return asdict(self)
 
+    @property
+    def is_here(self) -> bool:
+        """Whether it is one of this host."""
+        return self.host == socket.gethostname()
+
     def alive(self) -> bool:
         """False only if the process is known to have ended."""
         import psutil
 
-        if self.host != socket.gethostname():
+        if not self.is_here:
             return True
         try:
             process = psutil.Process(self.pid)

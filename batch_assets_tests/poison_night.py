@@ -16,7 +16,7 @@ from batch_assets.config import PipelineConfig
 from batch_assets.digest import bits
 from batch_assets.engines.engine import Engine
 from batch_assets.features.provenance import Provenance, keep_provenance, sha256_of
-from batch_assets.features.snapshot import current_log, snapshot_folder, write_snapshot
+from batch_assets.features.snapshot import CurrentSnapshot, current_log, snapshot_folder, write_snapshot
 from batch_assets.histogram import Histogram
 from batch_assets.models.card import Card
 from batch_assets.models.predictor import export_model
@@ -160,7 +160,7 @@ def _freeze(storage: LocalStorage, rows: int, poison: dict[int, str], chunk_rows
         storage.adopt(scratch / "snapshot", folder)
     made_up = Provenance(day=date.fromisoformat(DAY), timezone="UTC", settings_sha256=sha256_of("made up"), tables=())
     keep_provenance(storage, folder, made_up)
-    current_log(storage, "poison", DAY).append({"digest": snapshot.digest}, after=0, why="made up")
+    current_log(storage, "poison", DAY).append(CurrentSnapshot(digest=snapshot.digest), after=0, why="made up")
 
 
 def _batches(rows: int, poison: dict[int, str], size: int = 1 << 17) -> Iterator[pa.RecordBatch]:

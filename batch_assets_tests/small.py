@@ -31,6 +31,7 @@ from batch_assets.nightly.score import Run, plan_run, score, scoring_task
 from batch_assets.proof.keys import prove
 from batch_assets.runs.commit import ChunkCommit, read_commits
 from batch_assets.runs.evidence import Proof
+from batch_assets.scoring.batch_size import Sweep
 from batch_assets.scoring.heads.classifier import Binary, Classes
 from batch_assets.scoring.heads.head import Head
 from batch_assets.scoring.scorer import Scorer
@@ -171,6 +172,19 @@ class Small:
         score(self.config, self.storage, day, model, LocalEngine(1), self.progress)
         judge(self.config, self.storage, day, model)
         return publish(self.config, self.storage, day, model, self.progress)
+
+    def swept(self, batch_rows: int) -> Sweep:
+        """What a sweep might have found."""
+        return Sweep(
+            model_sha256=self.model.card.model_sha256,
+            device=self.config.scoring.device,
+            precision=self.config.scoring.precision,
+            torch=torch.__version__,
+            memory_limit=1 << 30,
+            measured=(),
+            ended="",
+            batch_rows=batch_rows,
+        )
 
     @staticmethod
     def sha256(model: bytes) -> str:

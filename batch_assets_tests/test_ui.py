@@ -55,7 +55,7 @@ class Ui:
     def live(self) -> dict[str, Any]:
         entry = current_log(self.storage, NAME).latest()
         assert entry is not None
-        return entry.body
+        return entry.body.model_dump(mode="json")
 
 
 @pytest.fixture

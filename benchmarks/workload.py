@@ -16,7 +16,7 @@ import pyarrow as pa
 from batch_assets.config import PipelineConfig
 from batch_assets.errors import NotFound, SnapshotChanged
 from batch_assets.features.provenance import Provenance, keep_provenance, sha256_of
-from batch_assets.features.snapshot import ROWS_PER_GROUP, current_log, snapshot_folder, write_snapshot
+from batch_assets.features.snapshot import ROWS_PER_GROUP, CurrentSnapshot, current_log, snapshot_folder, write_snapshot
 from batch_assets.nightly.freeze import frozen
 from batch_assets.storage import LocalStorage
 
@@ -99,7 +99,7 @@ class Workload:
             storage.adopt(scratch / "snapshot", folder)
         made_up = Provenance(day=date.fromisoformat(DAY), timezone="UTC", settings_sha256=sha256_of("made up"), tables=())
         keep_provenance(storage, folder, made_up)
-        current_log(storage, name, DAY).append({"digest": snapshot.digest}, after=0, why="made up")
+        current_log(storage, name, DAY).append(CurrentSnapshot(digest=snapshot.digest), after=0, why="made up")
 
     def _register(self) -> None:
         from model import mlp

@@ -52,7 +52,7 @@ def list_models() -> dict[str, Any]:
                     "version": version,
                     "model_sha256": card.model_sha256,
                     "aliases": [alias for alias, approval in aliases.items() if approval.version == version],
-                    "retired": {"by": retirement.body["by"], "why": retirement.why} if retirement else None,
+                    "retired": {"by": retirement.body.by, "why": retirement.why} if retirement else None,
                     "metrics": card.metrics,
                     "training": card.training,
                 }

@@ -1,6 +1,5 @@
 """`demo`, `run` and `lookup`: a day from its features to an answer."""
 
-from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from rich.table import Table
 
 from batch_assets.cli.terminal import TerminalProgress, mark, registry, shown, storage, verb
 from batch_assets.clock import utc_now
-from batch_assets.errors import BatchAssetsError, ConfigError, LostRace
+from batch_assets.errors import BatchAssetsError, ConfigError
 
 if TYPE_CHECKING:
     from batch_assets.config import PipelineConfig
@@ -120,9 +119,10 @@ def demo(train: str | None, seed: int | None) -> dict[str, Any]:
                 training.train(config, Registry(known.storage, sandbox), progress)
         else:
             progress.say(f"Model {name} {training.VERSION} is registered; training is skipped.")
-        if alias not in known.aliases(name):
-            with suppress(LostRace):  # another first demo gave the alias in the same moment
-                known.approve(name, alias, training.VERSION, why="the demo's first model", by="batch-assets demo", after=0)
+        why, by = "the demo's first model", "batch-assets demo"
+        known.approvals(name, alias).log.update(
+            lambda latest: latest or known.change_to(name, alias, training.VERSION, why=why, by=by)
+        )
         return _run(training.PIPELINE, training.PARTITION, None, refresh=False, as_of=False, progress=progress)
 
 
@@ -183,7 +183,7 @@ def _run_range(
     live = current_log(root, name).latest()
     failed = [str(day["partition"]) for day in found if day["error"]]
     error = {"error": f"{len(failed)} of {len(found)} days failed: {', '.join(failed)}."} if failed else {}
-    return {"pipeline": name, "days": found, "live_release": live.body["release"] if live else None, **error}
+    return {"pipeline": name, "days": found, "live_release": live.body.release if live else None, **error}
 
 
 @click.command()

@@ -5,13 +5,12 @@ The record is a numbered log beside the snapshot, because the same rows may be f
 
 import hashlib
 import json
-from contextlib import suppress
 from datetime import date
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from batch_assets.errors import LostRace, SnapshotChanged
-from batch_assets.logs import NumberedLog
+from batch_assets.errors import SnapshotChanged, UnreadableEntry
+from batch_assets.logs import Change, LogEntry, NumberedLog
 from batch_assets.storage import Storage
 
 
@@ -68,15 +67,12 @@ def sha256_of(*said: str) -> str:
 
 
 def keep_provenance(storage: Storage, folder: str, provenance: Provenance) -> None:
-    """Write down what was read for the snapshot in a folder, unless the newest entry says the same.
+    """Write down what was read for the snapshot in a folder, unless the newest entry says the same."""
 
-    If another process writes down at the same moment what it read for the same rows, that counts.
-    """
-    log, body = provenance_log(storage, folder), provenance.model_dump(mode="json")
-    entry = log.latest()
-    if entry is None or entry.body != body:
-        with suppress(LostRace):
-            log.append(body, after=entry.number if entry else 0, why="frozen")
+    def decide(latest: LogEntry[Provenance] | None) -> LogEntry[Provenance] | Change[Provenance]:
+        return latest if latest is not None and latest.says(provenance) else Change(provenance, "frozen")
+
+    provenance_log(storage, folder).update(decide)
 
 
 def read_provenance(storage: Storage, folder: str) -> Provenance:
@@ -86,11 +82,11 @@ def read_provenance(storage: Storage, folder: str) -> Provenance:
     if entry is None:
         raise SnapshotChanged(f"{folder}/_source is missing: {advice}.")
     try:
-        return Provenance.model_validate(entry.body)
-    except ValidationError as error:
+        return entry.body
+    except UnreadableEntry as error:
         raise SnapshotChanged(f"{folder}/_source is of another release: {advice}.") from error
 
 
-def provenance_log(storage: Storage, folder: str) -> NumberedLog:
+def provenance_log(storage: Storage, folder: str) -> NumberedLog[Provenance]:
     """What was read for the snapshot in a folder, time after time; the highest entry is in force."""
-    return NumberedLog(storage, f"{folder}/_source")
+    return NumberedLog(storage, f"{folder}/_source", Provenance)

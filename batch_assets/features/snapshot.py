@@ -86,9 +86,17 @@ def snapshot_folder(pipeline: str, day: str, digest: str) -> str:
     return f"{partition_folder(pipeline, day)}/snapshot={digest[:16]}"
 
 
-def current_log(storage: Storage, pipeline: str, day: str) -> NumberedLog:
-    """Which snapshot a day uses: entries with the `digest`."""
-    return NumberedLog(storage, f"{partition_folder(pipeline, day)}/_current")
+class CurrentSnapshot(BaseModel):
+    """Which snapshot a day uses, by its digest."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    digest: str
+
+
+def current_log(storage: Storage, pipeline: str, day: str) -> NumberedLog[CurrentSnapshot]:
+    """Which snapshots a day used; the highest entry is in force."""
+    return NumberedLog(storage, f"{partition_folder(pipeline, day)}/_current", CurrentSnapshot)
 
 
 def days_of(storage: Storage, pipeline: str) -> list[str]:

@@ -10,8 +10,22 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
 from batch_assets.errors import ApprovalInvalid, LostRace, NoSuchModel, Withdrawn
-from batch_assets.logs import LogEntry, NumberedLog
+from batch_assets.logs import Change, LogEntry, NumberedLog
+
+
+class Approved(BaseModel):
+    """What an entry says: the version, a digest of all its files, who approved it, and what that withdraws and causes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: str
+    digest: str
+    by: str
+    withdraws: tuple[int, ...]
+    plan: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -40,7 +54,7 @@ class Approval:
 class Approvals:
     """The audit trail of one alias of one model."""
 
-    log: NumberedLog
+    log: NumberedLog[Approved]
     model: str
     alias: str
 
@@ -66,22 +80,36 @@ class Approvals:
             ApprovalInvalid: it has no reason or no name.
             LostRace: another approval was given meanwhile; names it.
         """
-        for what, said in (("a reason", why), ("the name of who gives it", by)):
-            if not said.strip():
-                raise ApprovalInvalid(f"An approval of {self.model} {version} needs {what}.")
         history = self.history()
+        change = self.change(history, version, digest, why=why, by=by, plan=plan)
         seen = (history[-1].number if history else 0) if after is None else after
         winner = next((later for later in history if later.number == seen + 1), None)
         if winner is None:
-            body = {"version": version, "digest": digest, "by": by, "withdraws": undone(history, version), "plan": plan}
             try:
-                return _approval(self.log.append(body, after=seen, why=why))
+                return _approval(self.log.append(change.body, after=seen, why=change.why))
             except LostRace:
                 winner = self.number(seen + 1)
         raise LostRace(
             f"{self.model} {version} was not approved: approval {winner.number} for {self.alias} went to {winner.version} by "
             f"{winner.by} in the same moment ({winner.why}); look at it and decide again."
         )
+
+    def change(
+        self,
+        history: Sequence[Approval],
+        version: str,
+        digest: str,
+        *,
+        why: str,
+        by: str,
+        plan: dict[str, Any] | None = None,
+    ) -> Change[Approved]:
+        """What is appended when a version is approved after others. Raises ApprovalInvalid: it has no reason or no name."""
+        for what, said in (("a reason", why), ("the name of who gives it", by)):
+            if not said.strip():
+                raise ApprovalInvalid(f"An approval of {self.model} {version} needs {what}.")
+        withdraws = tuple(undone(history, version))
+        return Change(Approved(version=version, digest=digest, by=by, withdraws=withdraws, plan=plan), why)
 
     def withdrawn(self) -> frozenset[int]:
         """The numbers of the approvals that were rolled back until now."""
@@ -113,15 +141,15 @@ def undone(history: Sequence[Approval], version: str) -> list[int]:
     return [later.number for later in history[places[-1] + 1 :] if later.number not in before] if places else []
 
 
-def _approval(entry: LogEntry) -> Approval:
-    """An approval from its entry; the first versions of this program wrote neither `by` nor what follows it."""
+def _approval(entry: LogEntry[Approved]) -> Approval:
+    body = entry.body
     return Approval(
         number=entry.number,
-        version=entry.body["version"],
-        digest=entry.body["digest"],
-        by=entry.body.get("by", entry.who),
+        version=body.version,
+        digest=body.digest,
+        by=body.by,
         when=entry.when,
         why=entry.why,
-        withdraws=tuple(entry.body.get("withdraws", ())),
-        plan=entry.body.get("plan"),
+        withdraws=body.withdraws,
+        plan=body.plan,
     )

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from batch_assets.errors import LostRace, MlflowUnreachable, ModelChanged, ModelError, NoSuchModel
+from batch_assets.errors import MlflowUnreachable, ModelChanged, ModelError, NoSuchModel
+from batch_assets.logs import Change, LogEntry
+from batch_assets.models.approvals import Approved
 from batch_assets.models.card import Card, read_card
 
 if TYPE_CHECKING:
@@ -72,26 +74,20 @@ class MlflowSource:
             ModelMisfit, UnsafeModel: see `Registry.register`.
             Retired: the version was retired on our side.
         """
-        while not self._followed(registry, name, alias, verify):
-            pass  # somebody approved another version meanwhile, perhaps one that MLflow named later: ask again
 
-    def _followed(self, registry: "Registry", name: str, alias: str, verify: bool) -> bool:
-        """Ask once and follow; False if our alias was moved after MLflow was asked, so that the answer may be old."""
-        approvals = registry.approvals(name, alias)
-        latest = approvals.latest()
-        with self._explained(f"{self.registered_model} with the alias {self.alias}") as client:
-            found = client.get_model_version_by_alias(self.registered_model, self.alias)
-        version = f"v{found.version}"
-        if verify or version not in registry.versions(name):
-            self._mirror(registry, name, version, found)
-        if latest is not None and latest.version == version:
-            return True
-        why, by = found.tags.get("why") or found.description or "alias moved in MLflow", found.tags.get("approved_by")
-        try:
-            registry.approve(name, alias, version, why=why, by=by or "mlflow", after=latest.number if latest else 0)
-        except LostRace:
-            return False
-        return True
+        def decide(latest: LogEntry[Approved] | None) -> LogEntry[Approved] | Change[Approved]:
+            """Ask MLflow; anew after each approval that is given meanwhile, perhaps of one that MLflow named later."""
+            with self._explained(f"{self.registered_model} with the alias {self.alias}") as client:
+                found = client.get_model_version_by_alias(self.registered_model, self.alias)
+            version = f"v{found.version}"
+            if verify or version not in registry.versions(name):
+                self._mirror(registry, name, version, found)
+            if latest is not None and latest.body.version == version:
+                return latest
+            why, by = found.tags.get("why") or found.description or "alias moved in MLflow", found.tags.get("approved_by")
+            return registry.change_to(name, alias, version, why=why, by=by or "mlflow")
+
+        registry.approvals(name, alias).log.update(decide)
 
     def _mirror(self, registry: "Registry", name: str, version: str, found: Any) -> None:
         """Register MLflow's files, or compare them with those that are registered."""

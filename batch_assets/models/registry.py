@@ -24,8 +24,8 @@ from batch_assets.errors import (
     Retired,
     VersionExists,
 )
-from batch_assets.logs import LogEntry, NumberedLog
-from batch_assets.models.approvals import Approval, Approvals
+from batch_assets.logs import Change, LogEntry, NumberedLog
+from batch_assets.models.approvals import Approval, Approvals, Approved
 from batch_assets.models.card import Card, read_card
 from batch_assets.models.mlflow_source import MlflowSettings, MlflowSource
 from batch_assets.models.sandbox import Sandbox
@@ -51,6 +51,15 @@ class ModelSettings(BaseModel):
     rescore_days: int = Field(1, description="How many of the newest days a new approval scores again.", ge=0)
 
 
+class Retirement(BaseModel):
+    """A version may not be approved any more: who said so, and whether its program was deleted."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    by: str
+    deleted: bool
+
+
 @dataclass(frozen=True)
 class ModelVersion:
     """One immutable version. `digest` covers all its files; `approval` is the entry of `alias` that it was resolved by."""
@@ -74,7 +83,7 @@ class ModelVersion:
         return self.registry.storage
 
     @property
-    def logs(self) -> list[NumberedLog]:
+    def logs(self) -> list[NumberedLog[Any]]:
         """The log of its alias, if it was resolved by one: what is made with it was made from that."""
         return [self.registry.approvals(self.name, self.alias).log] if self.alias else []
 
@@ -157,7 +166,7 @@ class Registry:
         except NotFound:
             gone = self.retirement(name, version)
             raise NoSuchModel(
-                f"The program of {name} {version} was deleted by {gone.body['by']}: {gone.why}."
+                f"The program of {name} {version} was deleted by {gone.body.by}: {gone.why}."
                 if gone
                 else f"{folder}/{card.model_file} is missing under {self.storage.location}: restore it from a copy."
             ) from None
@@ -217,7 +226,7 @@ class Registry:
 
     def approvals(self, name: str, alias: str) -> Approvals:
         """The audit trail of an alias."""
-        log = NumberedLog(self.storage, f"models/{_checked(name)}/aliases/{_checked(alias)}")
+        log = NumberedLog(self.storage, f"models/{_checked(name)}/aliases/{_checked(alias)}", Approved)
         return Approvals(log, name, alias)
 
     def follow(self, settings: ModelSettings, *, verify: bool = False) -> None:
@@ -244,13 +253,27 @@ class Registry:
             NoSuchModel, ModelChanged: the version is not there, or not what was registered.
             Retired: the version was retired.
         """
-        approved, retirement = self.version(name, version), self.retirement(name, version)
-        if retirement is not None:
-            who = retirement.body["by"]
-            raise Retired(f"{name} {version} was retired by {who} ({retirement.why}); approve another version.")
-        return self.approvals(name, alias).approve(version, approved.digest, why=why, by=by, after=after, plan=plan)
+        digest = self._approvable(name, version).digest
+        return self.approvals(name, alias).approve(version, digest, why=why, by=by, after=after, plan=plan)
 
-    def retire(self, name: str, version: str, *, why: str, by: str, delete: bool = False) -> LogEntry:
+    def change_to(self, name: str, alias: str, version: str, *, why: str, by: str) -> Change[Approved]:
+        """What an approval of a version appends to the alias's log, for who would decide again if another came first.
+
+        Raises:
+            NoSuchModel, ModelChanged, Retired, ApprovalInvalid: as `approve` does.
+        """
+        approvals = self.approvals(name, alias)
+        return approvals.change(approvals.history(), version, self._approvable(name, version).digest, why=why, by=by)
+
+    def _approvable(self, name: str, version: str) -> ModelVersion:
+        """A version that may be approved. Raises NoSuchModel, ModelChanged, Retired."""
+        found, retirement = self.version(name, version), self.retirement(name, version)
+        if retirement is not None:
+            who = retirement.body.by
+            raise Retired(f"{name} {version} was retired by {who} ({retirement.why}); approve another version.")
+        return found
+
+    def retire(self, name: str, version: str, *, why: str, by: str, delete: bool = False) -> LogEntry[Retirement]:
         """Let a version never be approved again; `delete` removes its program too, its card stays for the records.
 
         Raises:
@@ -259,15 +282,13 @@ class Registry:
         for alias, approval in self.aliases(name).items():
             if approval.version == version:
                 raise InUse(f"{name} {version} is in use: the alias {alias} names it; approve another version first.")
-        path, latest = self.version(name, version).path, self.retirement(name, version)
-        entry = self._retirements(name, version).append(
-            {"by": by, "deleted": delete}, after=latest.number if latest else 0, why=why
-        )
+        path = self.version(name, version).path
+        entry = self._retirements(name, version).update(lambda _: Change(Retirement(by=by, deleted=delete), why))
         if delete:
             self.storage.delete(path)
         return entry
 
-    def retirement(self, name: str, version: str) -> LogEntry | None:
+    def retirement(self, name: str, version: str) -> LogEntry[Retirement] | None:
         """Who retired a version and why, or None."""
         return self._retirements(name, version).latest()
 
@@ -318,8 +339,8 @@ class Registry:
         except ModelMisfit as error:
             raise ModelChanged(f"{str(error).replace(' is not a model card', ' cannot be read')}") from error
 
-    def _retirements(self, name: str, version: str) -> NumberedLog:
-        return NumberedLog(self.storage, f"{_folder(name, version)}/_retired")
+    def _retirements(self, name: str, version: str) -> NumberedLog[Retirement]:
+        return NumberedLog(self.storage, f"{_folder(name, version)}/_retired", Retirement)
 
 
 def _folder(name: str, version: str) -> str:

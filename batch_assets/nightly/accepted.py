@@ -1,37 +1,51 @@
 """Which run of a day is accepted: the one that later days are compared with and that may be published."""
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from typing import Any
 
-from batch_assets.errors import LostRace
+from pydantic import BaseModel, ConfigDict, RootModel
+
 from batch_assets.features.snapshot import days_of
-from batch_assets.logs import LogEntry, NumberedLog
+from batch_assets.logs import Change, LogEntry, NumberedLog
 from batch_assets.nightly.verdict import Verdict
 from batch_assets.runs.commit import day_folder
 from batch_assets.runs.manifest import Manifest, latest_manifest
 from batch_assets.storage import Storage
 
-
-def accepted_log(storage: Storage, pipeline: str, day: str) -> NumberedLog:
-    """Which run of a day is accepted: entries with `run_id` (None after a withdrawal), its `folder` and `approval`.
-
-    `is_yardstick` says whether later days are compared with it.
-    """
-    return NumberedLog(storage, f"{day_folder(pipeline, day)}/_current")
-
-
 _LAST_RUNS = 3
 """From how many runs before the throughput is taken."""
 
 
-@dataclass(frozen=True)
-class Accepted:
+class Accepted(BaseModel):
     """A day's accepted run, the approval under which it was accepted, and whether later days are compared with it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     run_id: str
     folder: str
     approval: int
     is_yardstick: bool
+
+
+class TakenBack(BaseModel):
+    """A day has no accepted run any more: the run that was `withdrawn` is not good, judged again under an approval."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run_id: None = None
+    withdrawn: str
+    approval: int
+
+
+class Acceptance(RootModel[Accepted | TakenBack]):
+    """One or the other."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+def accepted_log(storage: Storage, pipeline: str, day: str) -> NumberedLog[Acceptance]:
+    """Which run of a day is accepted; the highest entry is in force."""
+    return NumberedLog(storage, f"{day_folder(pipeline, day)}/_current", Acceptance)
 
 
 def accepted_run(storage: Storage, pipeline: str, day: str, withdrawn: Collection[int]) -> Accepted | None:
@@ -49,12 +63,11 @@ def _standing(storage: Storage, pipeline: str, day: str, withdrawn: Collection[i
     """A day's acceptances under approvals that stand, newest first; None is one that was taken back."""
     log, taken_back = accepted_log(storage, pipeline, day), set[str]()
     for entry in log.history():
-        body = entry.body
-        if body["run_id"] is None:
-            taken_back.add(body["withdrawn"])
-        if body["approval"] not in withdrawn and body["run_id"] not in taken_back:
-            run = Accepted(body["run_id"], body["folder"], body["approval"], body["is_yardstick"]) if body["run_id"] else None
-            yield run
+        body = entry.body.root
+        if isinstance(body, TakenBack):
+            taken_back.add(body.withdrawn)
+        if body.approval not in withdrawn and body.run_id not in taken_back:
+            yield body if isinstance(body, Accepted) else None
 
 
 def last_throughputs(storage: Storage, pipeline: str) -> list[tuple[int, float]]:
@@ -70,9 +83,9 @@ def last_throughputs(storage: Storage, pipeline: str) -> list[tuple[int, float]]
     return found
 
 
-def _kept(storage: Storage, acceptance: LogEntry) -> bool:
+def _kept(storage: Storage, acceptance: Accepted | TakenBack) -> bool:
     """Whether the run that an acceptance names is still there; a withdrawal names none and stands."""
-    return acceptance.body["run_id"] is None or latest_manifest(storage, acceptance.body["folder"]) is not None
+    return isinstance(acceptance, TakenBack) or latest_manifest(storage, acceptance.folder) is not None
 
 
 def accept(
@@ -81,7 +94,7 @@ def accept(
     approval: int,
     verdict: Verdict,
     withdrawn: Collection[int],
-    seen: Sequence[NumberedLog] = (),
+    seen: Sequence[NumberedLog[Any]] = (),
 ) -> None:
     """Let the day's acceptance follow a verdict.
 
@@ -93,29 +106,21 @@ def accept(
         LostEntry: an entry of the log, or one that its newest entry follows from, is missing.
     """
     log = accepted_log(storage, manifest.pipeline, manifest.partition)
-    while True:
-        latest = log.latest()
-        if latest is not None:
-            log.require_seen(latest)
+
+    def decide(latest: LogEntry[Acceptance] | None) -> LogEntry[Acceptance] | Change[Acceptance] | None:
+        now = log.require_seen(latest).body.root if latest else None
+        body: Accepted | TakenBack
         if verdict.good:
-            body = {
-                "run_id": manifest.run_id,
-                "folder": manifest.folder,
-                "approval": approval,
-                "is_yardstick": verdict.is_yardstick,
-            }
-            later = latest is not None and latest.body["approval"] > approval
-            overruled = later and latest is not None and latest.body["approval"] not in withdrawn and _kept(storage, latest)
-            settled = approval in withdrawn or overruled or (latest is not None and latest.body == body)
+            body = Accepted(
+                run_id=manifest.run_id, folder=manifest.folder, approval=approval, is_yardstick=verdict.is_yardstick
+            )
+            later = now is not None and now.approval > approval and now.approval not in withdrawn and _kept(storage, now)
+            settled = approval in withdrawn or later or now == body
         else:
-            body = {"run_id": None, "withdrawn": manifest.run_id, "approval": approval}
+            body = TakenBack(withdrawn=manifest.run_id, approval=approval)
             standing = accepted_run(storage, manifest.pipeline, manifest.partition, withdrawn)
             settled = standing is None or standing.run_id != manifest.run_id
-        if settled:
-            return
-        try:
-            why = f"verdict {'good' if verdict.good else 'blocked'}, model {manifest.model.version}"
-            log.append(body, after=latest.number if latest else 0, why=why, seen=seen)
-        except LostRace:
-            continue  # somebody judged the same day in the same moment: decide again
-        return
+        why = f"verdict {'good' if verdict.good else 'blocked'}, model {manifest.model.version}"
+        return latest if settled else Change(Acceptance(body), why, seen)
+
+    log.update(decide)

@@ -10,11 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batch_assets.config import PipelineConfig
-from batch_assets.errors import AlreadyExists, LostRace, NotFound, SnapshotChanged
+from batch_assets.errors import AlreadyExists, NotFound, SnapshotChanged
 from batch_assets.features.profile import read_profile, write_profile
 from batch_assets.features.provenance import Provenance, keep_provenance, read_provenance
 from batch_assets.features.snapshot import (
     ROWS_PER_GROUP,
+    CurrentSnapshot,
     Snapshot,
     SnapshotReader,
     current_log,
@@ -23,6 +24,7 @@ from batch_assets.features.snapshot import (
     snapshot_folder,
     write_snapshot,
 )
+from batch_assets.logs import Change
 from batch_assets.nightly.progress import Progress
 from batch_assets.storage import LocalStorage, Storage
 
@@ -51,7 +53,7 @@ def frozen(config: PipelineConfig, storage: Storage, day: str) -> Frozen:
     entry = current_log(storage, config.name, day).latest()
     if entry is None:
         raise NotFound(f"The features of {config.name} {day} are not frozen yet: materialize user_features first.")
-    folder = snapshot_folder(config.name, day, entry.body["digest"])
+    folder = snapshot_folder(config.name, day, entry.body.digest)
     if not storage.names(folder):
         raise NotFound(f"{folder} is not kept any more: materialize user_features of {config.name} {day} again.")
     zone, now = read_provenance(storage, folder).timezone, config.partitions.timezone
@@ -60,7 +62,7 @@ def frozen(config: PipelineConfig, storage: Storage, day: str) -> Frozen:
             f"The features of {config.name} {day} are those of a day in {zone}, and partitions.timezone is {now} now: freeze "
             "the partition again with --refresh."
         )
-    return Frozen(_intact(storage, folder, entry.body["digest"]), storage, folder, reused=True, seconds={})
+    return Frozen(_intact(storage, folder, entry.body.digest), storage, folder, reused=True, seconds={})
 
 
 @contextmanager
@@ -90,7 +92,7 @@ def freeze(config: PipelineConfig, storage: Storage, day: str, progress: Progres
     """
     log = current_log(storage, config.name, day)
     entry = log.latest()
-    kept = entry is not None and bool(storage.names(snapshot_folder(config.name, day, entry.body["digest"])))
+    kept = entry is not None and bool(storage.names(snapshot_folder(config.name, day, entry.body.digest)))
     if kept and not refresh:
         progress.say(f"The features of {day} were frozen before.")
         return frozen(config, storage, day)
@@ -103,10 +105,10 @@ def freeze(config: PipelineConfig, storage: Storage, day: str, progress: Progres
         snapshot = _put_in_place(storage, scratch / _NEW, folder, snapshot)
         keep_provenance(storage, folder, provenance)
     why = "first frozen" if entry is None else "refreshed" if kept else "frozen again, as the snapshot was not kept"
-    try:
-        log.append({"digest": snapshot.digest}, after=entry.number if entry else 0, why=why)
-    except LostRace:
-        return frozen(config, storage, day)  # another process froze the day in the same moment; its snapshot counts
+    change = Change(CurrentSnapshot(digest=snapshot.digest), why)
+    in_force = log.update(lambda latest: change if latest == entry else latest)
+    if in_force is None or in_force.body != change.body:  # another process froze the day meanwhile; its snapshot counts
+        return frozen(config, storage, day)
     seconds["profile"] += time.perf_counter() - computed
     return Frozen(snapshot, storage, folder, reused=False, seconds=seconds)
 

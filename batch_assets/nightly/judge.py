@@ -162,9 +162,9 @@ def _judged_days(config: PipelineConfig, storage: Storage, day: str) -> Iterator
     """The days before a day, newest first, with the digest of the snapshot that each uses, and its verdict."""
     for other in reversed([one for one in days_of(storage, config.name) if one < day]):
         entry = current_log(storage, config.name, other).latest()
-        verdict = read_verdict(storage, snapshot_folder(config.name, other, entry.body["digest"])) if entry else None
+        verdict = read_verdict(storage, snapshot_folder(config.name, other, entry.body.digest)) if entry else None
         if entry is not None and verdict is not None:
-            yield other, entry.body["digest"], verdict
+            yield other, entry.body.digest, verdict
 
 
 def _features_before(config: PipelineConfig, storage: Storage, day: str) -> list[Verdict]:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import pyarrow as pa
 
@@ -11,7 +12,7 @@ from batch_assets.config import PipelineConfig
 from batch_assets.digest import hash_keys
 from batch_assets.errors import CommitBroken, NotPublishable, ServingError, Withdrawn
 from batch_assets.features.keys import identity, in_order
-from batch_assets.logs import LogEntry
+from batch_assets.logs import LogEntry, NumberedLog
 from batch_assets.models.registry import ModelVersion
 from batch_assets.nightly.accepted import accepted_log
 from batch_assets.nightly.judge import finished_run, judge
@@ -23,6 +24,7 @@ from batch_assets.records import RecordType
 from batch_assets.runs.commit import read_committed
 from batch_assets.runs.manifest import Manifest, ManifestFile, manifest_log
 from batch_assets.serving.release import (
+    Live,
     build_release,
     current_log,
     go_live,
@@ -84,7 +86,7 @@ def publish(config: PipelineConfig, storage: Storage, day: str, model: ModelVers
     )
     model.require_in_force()
     require_day(storage, config.name, day)
-    seen = [manifest_log(storage, run.folder), accepted_log(storage, config.name, day), *model.logs]
+    seen: list[NumberedLog[Any]] = [manifest_log(storage, run.folder), accepted_log(storage, config.name, day), *model.logs]
     live = go_live(storage, release, model.approval, model.withdrawn(), seen)
     try:
         model.require_in_force()
@@ -92,31 +94,31 @@ def publish(config: PipelineConfig, storage: Storage, day: str, model: ModelVers
         step_back(storage, config.name, model.withdrawn())
         raise
     warnings = tuple(outcome for outcome in verdict.outcomes if not outcome.passed)
-    return Published(release, live.body["release"], time.perf_counter() - started, warnings)
+    return Published(release, live.body.release, time.perf_counter() - started, warnings)
 
 
 def published_matches(config: PipelineConfig, storage: Storage, day: str, model: ModelVersion) -> CheckOutcome:
     """`published_matches`: a day's release, read back now, is what its manifest says, and something as new is live."""
     run, manifest = finished_run(config, storage, day, model)
     entry = require_day(storage, config.name, day)
-    live = entry.body["release"] if entry else "nothing"
+    live = entry.body.release if entry else "nothing"
     try:
         release = require_release(storage, manifest, config.features.contract.key, model.card.head.record, config.store)
         live_release(storage, config.name)
         same, message = True, f"{release.rows:,} records of {manifest.scored:,}, digests are equal; live is {live}."
     except ServingError as error:
         same, message = False, f"Run {run.run_id}: {error}"
-    newest = entry is not None and entry.body["partition"] >= day
+    newest = entry is not None and entry.body.partition >= day
     return CheckOutcome(
         name="published_matches", asset="serving_table", passed=same and newest, severity="error", message=message
     )
 
 
-def require_day(storage: Storage, pipeline: str, day: str) -> LogEntry | None:
+def require_day(storage: Storage, pipeline: str, day: str) -> LogEntry[Live] | None:
     """What is live. Raises LostEntry if it is of a day, and what that was published from has lost an entry since."""
     log = current_log(storage, pipeline)
     entry = log.latest()
-    return log.require_seen(entry) if entry and entry.body["partition"] == day else entry
+    return log.require_seen(entry) if entry and entry.body.partition == day else entry
 
 
 def live_since(config: PipelineConfig, storage: Storage, day: str) -> datetime | None:
@@ -124,7 +126,7 @@ def live_since(config: PipelineConfig, storage: Storage, day: str) -> datetime |
     log = current_log(storage, config.name)
     since = None
     for entry in log.history():
-        if entry.body["partition"] < day:
+        if entry.body.partition < day:
             break
         since = datetime.fromisoformat(entry.when)
     return since

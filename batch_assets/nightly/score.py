@@ -12,18 +12,18 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import Any
 
 from batch_assets.config import PipelineConfig
 from batch_assets.digest import Digest
 from batch_assets.engines.engine import Engine, Workers
-from batch_assets.errors import LostRace, ProofFailed
+from batch_assets.errors import ProofFailed
 from batch_assets.features.snapshot import SnapshotReader, current_log
 from batch_assets.histogram import Histogram
-from batch_assets.logs import NumberedLog
+from batch_assets.logs import Change, LogEntry, NumberedLog
 from batch_assets.models.predictor import PredictorLoader
 from batch_assets.models.registry import ModelVersion
 from batch_assets.nightly.freeze import Frozen, frozen
-from batch_assets.nightly.lease import lease
 from batch_assets.nightly.progress import Progress
 from batch_assets.proof.agreement import agreement
 from batch_assets.proof.audit import Sample, compare, detection, draw
@@ -37,15 +37,16 @@ from batch_assets.runs.manifest import (
     ModelPin,
     added,
     damage,
-    latest_manifest,
+    finished_entry,
     manifest_files,
     manifest_log,
     read_manifest,
 )
-from batch_assets.scoring.batch_size import pin, resolved
+from batch_assets.scoring.batch_size import BatchSize, pin, resolved
 from batch_assets.scoring.scorer import SCORING_FORMAT, Scorer, ScoringTask
 from batch_assets.scoring.settings import ScoringSettings
 from batch_assets.storage import Storage, require_space
+from batch_assets.storage.lease import lease
 
 BYTES_PER_ROW = 160
 """A generous estimate of what one row writes: its prediction and its record in the release."""
@@ -117,10 +118,10 @@ def _settings(
     return pin(begun, found) if begin or begun.latest() else found
 
 
-def batch_size_log(config: PipelineConfig, storage: Storage, day: str, model: ModelVersion) -> NumberedLog:
-    """Which batch size `auto` means for a day and a model: entries with `batch_rows`."""
+def batch_size_log(config: PipelineConfig, storage: Storage, day: str, model: ModelVersion) -> NumberedLog[BatchSize]:
+    """Which batch size `auto` means for a day and a model."""
     key = f"{model.card.model_sha256[:16]}-{config.scoring.device}-{config.scoring.precision}"
-    return NumberedLog(storage, f"{day_folder(config.name, day)}/_batch_size/{key}")
+    return NumberedLog(storage, f"{day_folder(config.name, day)}/_batch_size/{key}", BatchSize)
 
 
 def score(
@@ -137,12 +138,11 @@ def score(
     """
     _settings(config, storage, day, model, begin=True)
     run = plan_run(config, storage, day, model)
-    finished = latest_manifest(storage, run.folder)
-    broken = damage(storage, finished) if finished else []
+    finished = finished_entry(storage, run.folder)
+    broken = damage(storage, finished.body) if finished else []
     if finished is not None and not broken:
         progress.say(f"Run {run.run_id} of {day} is finished: all {len(run.plan)} chunks were committed before.")
-        entry = manifest_log(storage, run.folder).latest()
-        return Scored(finished, len(run.plan), rows_now=0, seconds_now=0.0, finished_before=entry.when if entry else "")
+        return Scored(finished.body, len(run.plan), rows_now=0, seconds_now=0.0, finished_before=finished.when)
     if broken:
         progress.say(f"Run {run.run_id} of {day} was finished, but {'; '.join(broken)}: what is missing is scored again.")
     started = time.perf_counter()
@@ -177,7 +177,7 @@ def score(
         )
         run.model.require_unchanged()
         done = Done(proof, audit, agreed, work, total - before, round(time.perf_counter() - started, 6), proof_seconds)
-        manifest = _manifest(config, storage, run, commits, done)
+        manifest = _manifest(config, storage, run, commits, done, finished)
     return Scored(manifest, resumed, done.scored_here, done.wall_seconds)
 
 
@@ -262,8 +262,15 @@ def scoring_task(config: PipelineConfig, storage: Storage, run: Run) -> ScoringT
     )
 
 
-def _manifest(config: PipelineConfig, storage: Storage, run: Run, commits: dict[int, ChunkCommit], done: Done) -> Manifest:
-    """Write the run's manifest, or take the one that another process wrote in the same moment.
+def _manifest(
+    config: PipelineConfig,
+    storage: Storage,
+    run: Run,
+    commits: dict[int, ChunkCommit],
+    done: Done,
+    earlier: LogEntry[Manifest] | None,
+) -> Manifest:
+    """Write the run's manifest after an earlier one, or take the one that another process wrote meanwhile.
 
     Raises:
         ProofFailed: an earlier manifest of the run, whose files were lost since, says other values.
@@ -305,18 +312,15 @@ def _manifest(config: PipelineConfig, storage: Storage, run: Run, commits: dict[
             **{name: version(name) for name in ("batch-assets", "numpy", "pyarrow", "torch")},
         },
     )
-    log = manifest_log(storage, run.folder)
-    latest, earlier = log.latest(), latest_manifest(storage, run.folder)
     if earlier is not None:
-        manifest = _with_replays_of(earlier, manifest, storage)
-    number = latest.number if latest else 0
-    if earlier is not None and earlier.values != manifest.values:
-        raise ProofFailed(f"{run.folder}: what was scored again has other values than manifest {number} says.")
-    seen = [current_log(storage, config.name, run.day), batch_size_log(config, storage, run.day, run.model), *run.model.logs]
-    why = "all chunks are committed" if earlier is None else "lost chunks were scored again"
-    try:
-        log.append(manifest.model_dump(mode="json"), after=number, why=why, seen=seen)
-    except LostRace:
+        manifest = _with_replays_of(earlier.body, manifest, storage)
+        if earlier.body.values != manifest.values:
+            raise ProofFailed(f"{run.folder}: what was scored again has other values than manifest {earlier.number} says.")
+    snapshots, sizes = current_log(storage, config.name, run.day), batch_size_log(config, storage, run.day, run.model)
+    seen: list[NumberedLog[Any]] = [snapshots, sizes, *run.model.logs]
+    change = Change(manifest, "lost chunks were scored again" if earlier else "all chunks are committed", seen)
+    in_force = manifest_log(storage, run.folder).update(lambda latest: change if latest == earlier else latest)
+    if in_force is None or in_force.body != manifest:
         return read_manifest(storage, run.folder) or manifest
     return manifest
 

@@ -39,7 +39,7 @@ def summarize(config: PipelineConfig, storage: Storage, day: str, model: ModelVe
         "checks": [outcome.as_mapping(began) for outcome in outcomes],
         "digest": manifest.values.hex(),
         "release": release,
-        "live_release": live.body["release"] if live else None,
+        "live_release": live.body.release if live else None,
         "lookup": _one_lookup(config, storage, manifest, release),
     }
 

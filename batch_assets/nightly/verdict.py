@@ -7,12 +7,13 @@ little and history stays readable.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from batch_assets.clock import utc_now
 from batch_assets.errors import LostRace, NotFound, OverrideInvalid
-from batch_assets.logs import LogEntry, NumberedLog
+from batch_assets.logs import Change, LogEntry, NumberedLog
 from batch_assets.quality.outcome import Asset, CheckOutcome, Finding, Override, none_blocks
 from batch_assets.storage import Storage
 
@@ -71,13 +72,17 @@ class Recorded:
     """The verdict in force on the snapshot or the run in a folder, and the entry that holds it."""
 
     folder: str
-    entry: LogEntry
-    verdict: Verdict
+    entry: LogEntry[Verdict]
+
+    @property
+    def verdict(self) -> Verdict:
+        """What it says."""
+        return self.entry.body
 
 
-def verdict_log(storage: Storage, folder: str) -> NumberedLog:
+def verdict_log(storage: Storage, folder: str) -> NumberedLog[Verdict]:
     """The verdicts on a snapshot or a run, by its folder; the highest is in force."""
-    return NumberedLog(storage, f"{folder}/_verdict")
+    return NumberedLog(storage, f"{folder}/_verdict", Verdict)
 
 
 def recorded_verdict(storage: Storage, folder: str) -> Recorded | None:
@@ -88,7 +93,7 @@ def recorded_verdict(storage: Storage, folder: str) -> Recorded | None:
     """
     log = verdict_log(storage, folder)
     entry = log.latest()
-    return Recorded(folder, log.require_seen(entry), Verdict.model_validate(entry.body)) if entry else None
+    return Recorded(folder, log.require_seen(entry)) if entry else None
 
 
 def read_verdict(storage: Storage, folder: str) -> Verdict | None:
@@ -98,25 +103,20 @@ def read_verdict(storage: Storage, folder: str) -> Verdict | None:
 
 
 def record(
-    storage: Storage, folder: str, judged: Callable[[Verdict | None], Verdict], seen: Sequence[NumberedLog] = ()
+    storage: Storage, folder: str, judged: Callable[[Verdict | None], Verdict], seen: Sequence[NumberedLog[Any]] = ()
 ) -> Verdict:
     """Append what is to be said after the verdict in force (None: there is none), unless that says the same.
 
     `seen` are the logs that it is made from.
     """
-    log = verdict_log(storage, folder)
-    while True:
-        latest = log.latest()
-        before = Verdict.model_validate(latest.body) if latest else None
-        verdict = judged(before)
-        if verdict == before:
-            return verdict
-        try:
-            why = "good" if verdict.good else "blocked"
-            log.append(verdict.model_dump(mode="json"), after=latest.number if latest else 0, why=why, seen=seen)
-        except LostRace:
-            continue  # somebody judged or decided in the same moment: look at what they wrote
-        return verdict
+
+    def decide(latest: LogEntry[Verdict] | None) -> LogEntry[Verdict] | Change[Verdict]:
+        verdict = judged(latest.body if latest else None)
+        if latest is not None and verdict == latest.body:
+            return latest
+        return Change(verdict, "good" if verdict.good else "blocked", seen)
+
+    return verdict_log(storage, folder).update(decide).body
 
 
 def decided(
@@ -189,8 +189,7 @@ def override(storage: Storage, seen: Recorded, asset: Asset, *, by: str, why: st
     span = f" until {until}" if until > verdict.partition else ""
     try:
         said = f"overridden{span} by {by}: {why} ({names})"
-        made_from = [NumberedLog(storage, one) for one in seen.entry.seen]
-        log.append(changed.model_dump(mode="json"), after=seen.entry.number, why=said, seen=made_from)
+        log.append(changed, after=seen.entry.number, why=said, seen=log.made_from(seen.entry))
     except LostRace:
         raise OverrideInvalid(
             f"{seen.folder} was judged again since its verdict was shown; nothing is overridden there: look at it again."

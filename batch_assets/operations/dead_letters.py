@@ -13,9 +13,8 @@ from batch_assets.errors import LostRace, NewRunNeeded, NoPrediction, NotFound
 from batch_assets.features.keys import Said, in_words, parts, plain
 from batch_assets.features.snapshot import SnapshotReader, read_snapshot
 from batch_assets.histogram import Histogram
-from batch_assets.logs import NumberedLog
+from batch_assets.logs import LogEntry
 from batch_assets.models.registry import Registry
-from batch_assets.nightly.lease import lease
 from batch_assets.nightly.progress import Progress
 from batch_assets.nightly.score import Run, plan_run, scoring_task
 from batch_assets.operations.recorded import newest_run
@@ -25,6 +24,7 @@ from batch_assets.runs.commit import run_folder
 from batch_assets.runs.manifest import Manifest, ManifestFile, added, manifest_log, read_manifest
 from batch_assets.runs.rejects import KILLED_WORKER
 from batch_assets.storage import Storage
+from batch_assets.storage.lease import lease
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def replay(
     entry = manifest_log(storage, folder).latest()
     if entry is None:
         raise NotFound(f"{folder} is not finished.")
-    manifest = Manifest.model_validate(entry.body)
+    manifest = entry.body
     run = _own_run(config, storage, registry, manifest)
     task = scoring_task(config, storage, run)
     task = replace(task, settings=task.settings.model_copy(update={"max_failed": 1.0}))
@@ -138,7 +138,7 @@ def replay(
     finally:  # what one chunk raises does not undo what others have done
         if any(one.scored for one in found):
             run.model.require_unchanged()
-            _add(config, storage, entry.number, manifest, [one for one in found if one.scored])
+            _add(config, storage, entry, [one for one in found if one.scored])
     still.update(why for one in found for why in one.still_dead.values())
     return Outcome(manifest.run_id, total, sum(one.scored for one in found), dict((+still).most_common()))
 
@@ -155,8 +155,9 @@ def _own_run(config: PipelineConfig, storage: Storage, registry: Registry, manif
     return run
 
 
-def _add(config: PipelineConfig, storage: Storage, number: int, manifest: Manifest, found: list[Replayed]) -> None:
-    """Write the manifest after `number`, which names the new files; proves that they hold nothing but former dead letters."""
+def _add(config: PipelineConfig, storage: Storage, entry: LogEntry[Manifest], found: list[Replayed]) -> None:
+    """Write the manifest after an entry, with the new files; proves that they hold nothing but former dead letters."""
+    manifest = entry.body
     scored = sum(one.scored for one in found)
     files = [
         ManifestFile(name=one.file, size=one.size, rows=0, scored=one.scored, values=one.values, rejects=None) for one in found
@@ -169,8 +170,8 @@ def _add(config: PipelineConfig, storage: Storage, number: int, manifest: Manife
         prove_replays(storage, manifest.folder, key, file.chunk, file.rejects, [one.name for one in replays])
     try:
         log = manifest_log(storage, manifest.folder)
-        seen = [NumberedLog(storage, one) for one in log.entry(number).seen]
-        log.append(following.model_dump(mode="json"), after=number, why=f"{scored:,} dead letters were replayed", seen=seen)
+        why = f"{scored:,} dead letters were replayed"
+        log.append(following, after=entry.number, why=why, seen=log.made_from(entry))
     except LostRace:
         for one in found:
             storage.delete(f"{manifest.folder}/{one.file}")

@@ -154,7 +154,7 @@ def _approval(config: PipelineConfig, registry: Registry, manifest: Manifest, nu
 
 def _release(storage: Storage, manifest: Manifest) -> ReleaseState:
     entry = current_log(storage, manifest.pipeline).latest()
-    live = entry.body["release"] if entry else None
+    live = entry.body.release if entry else None
     name = release_name(manifest)
     if not storage.names(release_folder(manifest.pipeline, name)):
         if live is None or release_parts(live) != (manifest.partition, manifest.run_id):

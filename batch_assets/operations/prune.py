@@ -14,12 +14,12 @@ from typing import Literal
 from batch_assets.config import PipelineConfig
 from batch_assets.errors import CommitBroken, ConfigError
 from batch_assets.features.snapshot import partition_folder
-from batch_assets.nightly.lease import at_work, left_behind
 from batch_assets.nightly.progress import Progress
 from batch_assets.runs.commit import day_folder, read_footer
 from batch_assets.serving.release import current_log, release_parts
 from batch_assets.serving.store import release_folder
 from batch_assets.storage import Storage
+from batch_assets.storage.lease import at_work, left_behind
 
 Kind = Literal["releases", "runs", "snapshots", "rejects files", "unfinished files", "files of dead processes"]
 
@@ -134,13 +134,13 @@ def _in_use(storage: Storage, pipeline: str, waste: Waste) -> str:
         return "it went live just now"
     for folder in (day_folder(pipeline, day), *_runs(storage, pipeline, day)):
         for process in at_work(storage, folder):
-            return f"{process} is at work on it (if that is dead, remove its file from {folder}/_active)"
+            return f"{process} is at work on it"
     return ""
 
 
 def _live_day(storage: Storage, pipeline: str) -> str | None:
     entry = current_log(storage, pipeline).latest()
-    return entry.body["partition"] if entry else None
+    return entry.body.partition if entry else None
 
 
 def _dates(storage: Storage, pipeline: str, top: str) -> list[str]:

@@ -75,8 +75,8 @@ def recorded_run(config: PipelineConfig, storage: Storage, registry: Registry, d
         live = current_log(storage, config.name).latest()
         if live is None:
             raise NoPrediction(f"Nothing of {config.name} has been published under {storage.location} yet.")
-        day, run_id = release_parts(live.body["release"]) or (live.body["partition"], "")
-        return _run(config, storage, day, run_id, "live", live.body["approval"])
+        day, run_id = release_parts(live.body.release) or (live.body.partition, "")
+        return _run(config, storage, day, run_id, "live", live.body.approval)
     withdrawn = registry.approvals(config.model.name, config.model.alias).withdrawn()
     accepted = accepted_run(storage, config.name, day, withdrawn)
     newest = newest_run(storage, config.name, day)
@@ -93,7 +93,7 @@ def newest_run(storage: Storage, pipeline: str, day: str, snapshot: str | None =
     finished_at = {}
     for run_id in runs:
         entry = manifest_log(storage, run_folder(pipeline, day, run_id)).latest()
-        if entry and snapshot in (None, entry.body["snapshot"]):
+        if entry and snapshot in (None, entry.body.snapshot):
             finished_at[run_id] = entry.when
     return max(finished_at, key=lambda run_id: finished_at[run_id]) if finished_at else None
 
@@ -174,8 +174,8 @@ def _again(config: PipelineConfig, day: str) -> str:
 def _accepted_under(storage: Storage, manifest: Manifest) -> int:
     """The approval of the newest acceptance of a run, or 0."""
     log = accepted_log(storage, manifest.pipeline, manifest.partition)
-    bodies = (entry.body for entry in log.history())
-    return next((int(body["approval"]) for body in bodies if body["run_id"] == manifest.run_id), 0)
+    bodies = (entry.body.root for entry in log.history())
+    return next((body.approval for body in bodies if body.run_id == manifest.run_id), 0)
 
 
 def _chunk_at(manifest: Manifest, snapshot: Snapshot, file: int, row: int) -> tuple[Chunk, ManifestFile, list[ManifestFile]]:

@@ -10,7 +10,7 @@ from batch_assets.errors import BatchAssetsError, ConfigError, InUse, NoSuchMode
 from batch_assets.features.snapshot import current_log, days_of, snapshot_folder
 from batch_assets.logs import LogEntry
 from batch_assets.models.approvals import Approval, undone
-from batch_assets.models.registry import ModelVersion, Registry
+from batch_assets.models.registry import ModelVersion, Registry, Retirement
 from batch_assets.nightly.accepted import accepted_run, last_throughputs
 from batch_assets.nightly.freeze import frozen
 from batch_assets.nightly.score import plan_run
@@ -64,8 +64,8 @@ def last_days(config: PipelineConfig, storage: Storage) -> tuple[str, ...]:
     for day in reversed(days_of(storage, config.name)):
         if len(wanted) < config.model.rescore_days and _scorable(config, storage, day):
             wanted.add(day)
-    if live and _scorable(config, storage, live.body["partition"]):
-        wanted.add(live.body["partition"])
+    if live and _scorable(config, storage, live.body.partition):
+        wanted.add(live.body.partition)
     return tuple(sorted(wanted))
 
 
@@ -74,7 +74,7 @@ def _scorable(config: PipelineConfig, storage: Storage, day: str) -> bool:
     entry = current_log(storage, config.name, day).latest()
     if entry is None:
         return False
-    folder = snapshot_folder(config.name, day, entry.body["digest"])
+    folder = snapshot_folder(config.name, day, entry.body.digest)
     verdict = read_verdict(storage, folder)
     return bool(storage.names(folder)) and (verdict is None or verdict.good)
 
@@ -94,7 +94,7 @@ def outstanding(config: PipelineConfig, storage: Storage, registry: Registry) ->
     model = registry.resolve(config.model, latest.number)
     withdrawn = model.withdrawn()
     live = live_log(storage, config.name).latest()
-    reached = (live.body["partition"], live.body["approval"]) if live and live.body["approval"] not in withdrawn else ("", 0)
+    reached = (live.body.partition, live.body.approval) if live and live.body.approval not in withdrawn else ("", 0)
 
     def settled(day: str) -> bool:
         accepted = accepted_run(storage, config.name, day, withdrawn)
@@ -231,7 +231,7 @@ def retire(
     why: str,
     by: str,
     delete: bool = False,
-) -> LogEntry:
+) -> LogEntry[Retirement]:
     """Retire a version, and delete its program if that is asked for.
 
     Raises:

@@ -6,8 +6,9 @@ from importlib.metadata import version
 import psutil
 
 from batch_assets.config import PipelineConfig
-from batch_assets.errors import LostRace, NotFound, OutOfMemory
+from batch_assets.errors import NotFound, OutOfMemory
 from batch_assets.features.snapshot import current_log, days_of, snapshot_folder
+from batch_assets.logs import Change
 from batch_assets.models.registry import ModelVersion
 from batch_assets.nightly.progress import Progress
 from batch_assets.nightly.score import plan_run, scoring_task
@@ -65,15 +66,7 @@ def sweep(
     curve = [(one.batch_rows, one.rows_per_s, one.memory) for one in measured]
     picture_bytes = plot_sweep(curve, result.batch_rows, f"{model.name} {model.version} on {settings.device}")
     log = sweep_log(storage, sha256, settings, torch)
-    while True:
-        latest = log.latest()
-        try:
-            entry = log.append(
-                result.model_dump(mode="json"), after=latest.number if latest else 0, why=f"sweep on {config.name} {day}"
-            )
-            break
-        except LostRace:
-            continue  # somebody swept the same model in the same moment; the later one counts
+    entry = log.update(lambda _: Change(result, f"sweep on {config.name} {day}"))
     picture = f"{log.folder}/{entry.number:06d}.png"
     storage.create(picture, picture_bytes)
     return Swept(result, picture)
@@ -83,6 +76,6 @@ def newest_frozen_day(config: PipelineConfig, storage: Storage) -> str:
     """The newest day that has a snapshot. Raises NotFound."""
     for day in reversed(days_of(storage, config.name)):
         entry = current_log(storage, config.name, day).latest()
-        if entry is not None and storage.names(snapshot_folder(config.name, day, entry.body["digest"])):
+        if entry is not None and storage.names(snapshot_folder(config.name, day, entry.body.digest)):
             return day
     raise NotFound(f"No day of {config.name} is frozen yet: run one, or materialize user_features.")

@@ -11,7 +11,6 @@ from batch_assets.features.snapshot import current_log
 from batch_assets.nightly.accepted import accepted_log
 from batch_assets.nightly.freeze import freeze
 from batch_assets.nightly.judge import judge, judge_features
-from batch_assets.nightly.lease import lease
 from batch_assets.nightly.progress import Progress
 from batch_assets.nightly.publish import publish
 from batch_assets.nightly.score import batch_size_log, score
@@ -25,6 +24,7 @@ from batch_assets.orchestration.resources import RayCluster, StorageRoot
 from batch_assets.orchestration.runs import began
 from batch_assets.runs.commit import day_folder
 from batch_assets.serving.release import current_log as live_log
+from batch_assets.storage.lease import lease
 
 Result = dg.MaterializeResult[None]
 
@@ -85,7 +85,7 @@ def build_assets(pipeline: PipelineConfig) -> list[dg.AssetsDefinition]:
             verdict = judge_features(pipeline, storage, frozen, day)
         shown = metadata.of_features(frozen, verdict, began(context.instance, context.run.run_id))
         return Result(
-            metadata=shown | of_logs(storage, [current_log(storage, pipeline.name, day)]),
+            metadata=shown | of_logs(storage, current_log(storage, pipeline.name, day)),
             data_version=dg.DataVersion(frozen.snapshot.digest),
         )
 
@@ -117,9 +117,9 @@ def build_assets(pipeline: PipelineConfig) -> list[dg.AssetsDefinition]:
             scored = score(pipeline, storage, day, model, engine, observing)
             verdict = judge(pipeline, storage, day, model)
         shown = metadata.of_predictions(scored, verdict, model, began(context.instance, context.run.run_id))
-        moved = [accepted_log(storage, pipeline.name, day), batch_size_log(pipeline, storage, day, model), *model.logs]
+        accepted, size = accepted_log(storage, pipeline.name, day), batch_size_log(pipeline, storage, day, model)
         return Result(
-            metadata=shown | of_logs(storage, moved),
+            metadata=shown | of_logs(storage, accepted, size, *model.logs),
             data_version=dg.DataVersion(scored.manifest.run_id),
             tags=metadata.model_tags(scored.manifest.model),
         )
@@ -134,7 +134,7 @@ def build_assets(pipeline: PipelineConfig) -> list[dg.AssetsDefinition]:
         with lease(storage, day_folder(pipeline.name, day)):
             published = publish(pipeline, storage, day, model, progress)
         return Result(
-            metadata=metadata.of_release(published) | of_logs(storage, [live_log(storage, pipeline.name)]),
+            metadata=metadata.of_release(published) | of_logs(storage, live_log(storage, pipeline.name)),
             data_version=dg.DataVersion(published.release.run_id),
             tags=metadata.model_tags(published.release.model),
         )

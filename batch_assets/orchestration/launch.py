@@ -19,7 +19,6 @@ from batch_assets.config import PipelineConfig
 from batch_assets.engines.engine import EngineName
 from batch_assets.errors import BatchAssetsError, Blocked, ConfigError, RunFailed
 from batch_assets.models.registry import ModelVersion
-from batch_assets.nightly.lease import lease
 from batch_assets.nightly.progress import Progress
 from batch_assets.orchestration.assets import asset_key
 from batch_assets.orchestration.component import definitions
@@ -30,6 +29,7 @@ from batch_assets.process import Process
 from batch_assets.project import find_project
 from batch_assets.runs.commit import day_folder
 from batch_assets.storage import default_root, open_storage
+from batch_assets.storage.lease import lease
 
 _LOOK_SECONDS = 2.0
 

@@ -5,10 +5,10 @@ compare that with what the root has now. What lies in a run or a snapshot is pru
 are kept for ever.
 """
 
-from collections.abc import Iterable
 from typing import Any
 
 import dagster as dg
+from pydantic import BaseModel
 
 from batch_assets.config import PipelineConfig
 from batch_assets.errors import LostEntry, NotFound
@@ -18,7 +18,7 @@ from batch_assets.storage import Storage, root_id
 _ENTRIES = "log_entries"
 
 
-def of_logs(storage: Storage, logs: Iterable[NumberedLog]) -> dict[str, Any]:
+def of_logs(storage: Storage, *logs: NumberedLog[Any]) -> dict[str, Any]:
     """Metadata of a materialization: number and sha256 of the newest entry of some logs, and which root they are of."""
     newest = {log.folder: entry for log in logs if (entry := log.latest())}
     entries = {folder: {"number": entry.number, "sha256": entry.sha256} for folder, entry in newest.items()}
@@ -47,7 +47,7 @@ def require_remembered(config: PipelineConfig, instance: dg.DagsterInstance, sto
 def _compare(storage: Storage, entries: dict[str, dict[str, Any]], who: str) -> None:
     for folder, known in entries.items():
         try:
-            found = NumberedLog(storage, folder).entry(known["number"]).sha256
+            found = NumberedLog(storage, folder, BaseModel).entry(known["number"]).sha256
         except NotFound:
             found = ""
         if found != known["sha256"]:

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 from batch_assets.digest import Digest
 from batch_assets.errors import CommitBroken
 from batch_assets.histogram import Histogram
-from batch_assets.logs import NumberedLog
+from batch_assets.logs import LogEntry, NumberedLog
 from batch_assets.records import RecordType
 from batch_assets.runs.bottleneck import WorkTime
 from batch_assets.runs.chunks import Chunk
@@ -124,20 +124,26 @@ class Manifest(BaseModel):
         )
 
 
-def manifest_log(storage: Storage, folder: str) -> NumberedLog:
+def manifest_log(storage: Storage, folder: str) -> NumberedLog[Manifest]:
     """A run's manifests; the highest is in force."""
-    return NumberedLog(storage, f"{folder}/_manifest")
+    return NumberedLog(storage, f"{folder}/_manifest", Manifest)
 
 
-def latest_manifest(storage: Storage, folder: str) -> Manifest | None:
-    """What a run's newest manifest says, or None if the run was never finished.
+def finished_entry(storage: Storage, folder: str) -> LogEntry[Manifest] | None:
+    """The entry with a run's newest manifest, or None if the run was never finished.
 
     Raises:
         LostEntry: a manifest was written and is missing, or what it was made from is: snapshot, batch size or approval.
     """
     log = manifest_log(storage, folder)
     entry = log.latest()
-    return Manifest.model_validate(log.require_seen(entry).body) if entry else None
+    return log.require_seen(entry) if entry else None
+
+
+def latest_manifest(storage: Storage, folder: str) -> Manifest | None:
+    """What a run's newest manifest says, or None if the run was never finished. Raises LostEntry, as `finished_entry` does."""
+    entry = finished_entry(storage, folder)
+    return entry.body if entry else None
 
 
 def added(counts: Iterable[Sequence[int]], record: RecordType) -> tuple[int, ...]:

@@ -15,8 +15,8 @@ import numpy as np
 import psutil
 from pydantic import BaseModel, ConfigDict
 
-from batch_assets.errors import LostRace, OutOfMemory
-from batch_assets.logs import NumberedLog
+from batch_assets.errors import OutOfMemory
+from batch_assets.logs import Change, NumberedLog
 from batch_assets.runs.chunks import Chunk
 from batch_assets.scoring.forward import Predictor
 from batch_assets.scoring.inputs import SHAPE, Batch, Mask, Staged
@@ -63,9 +63,17 @@ class Sweep(BaseModel):
     batch_rows: int
 
 
-def sweep_log(storage: Storage, model_sha256: str, settings: ScoringSettings, torch: str) -> NumberedLog:
-    """What sweeps of a model found: entries as `Sweep`."""
-    return NumberedLog(storage, f"sweeps/{model_sha256[:16]}-{settings.device}-{settings.precision}-{torch}")
+class BatchSize(BaseModel):
+    """The batch size with which a day was begun."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    batch_rows: int
+
+
+def sweep_log(storage: Storage, model_sha256: str, settings: ScoringSettings, torch: str) -> NumberedLog[Sweep]:
+    """What sweeps of a model found; the highest entry is in force."""
+    return NumberedLog(storage, f"sweeps/{model_sha256[:16]}-{settings.device}-{settings.precision}-{torch}", Sweep)
 
 
 def resolved(storage: Storage, settings: ScoringSettings, model_sha256: str, torch: str) -> ScoringSettings:
@@ -73,21 +81,17 @@ def resolved(storage: Storage, settings: ScoringSettings, model_sha256: str, tor
     if settings.batch_size != "auto":
         return settings
     entry = sweep_log(storage, model_sha256, settings, torch).latest()
-    return settings.model_copy(update={"batch_size": int(entry.body["batch_rows"]) if entry else settings.batch_rows})
+    return settings.model_copy(update={"batch_size": entry.body.batch_rows if entry else settings.batch_rows})
 
 
-def pin(log: NumberedLog, settings: ScoringSettings) -> ScoringSettings:
+def pin(log: NumberedLog[BatchSize], settings: ScoringSettings) -> ScoringSettings:
     """Settings with the batch size that a log says, after it was written there if it was not.
 
     A day keeps the size that it was first scored with: a later sweep would make another run of it in the middle of the night.
     """
-    entry = log.latest()
-    if entry is None:
-        try:
-            entry = log.append({"batch_rows": settings.batch_rows}, after=0, why="the day is scored for the first time")
-        except LostRace:
-            return pin(log, settings)
-    return settings.model_copy(update={"batch_size": int(entry.body["batch_rows"])})
+    first = Change(BatchSize(batch_rows=settings.batch_rows), "the day is scored for the first time")
+    entry = log.update(lambda latest: latest or first)
+    return settings.model_copy(update={"batch_size": entry.body.batch_rows})
 
 
 def pick(measured: Sequence[Measured], memory_limit: int) -> int:

@@ -8,13 +8,14 @@ does not replace what is live.
 import re
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from batch_assets.digest import Digest, hash_keys
-from batch_assets.errors import AlreadyExists, LostRace, NotFound, ReleaseBroken
+from batch_assets.errors import AlreadyExists, NotFound, ReleaseBroken
 from batch_assets.features.keys import Key
-from batch_assets.logs import LogEntry, NumberedLog
+from batch_assets.logs import Change, LogEntry, NumberedLog
 from batch_assets.records import RecordType
 from batch_assets.runs.manifest import Manifest
 from batch_assets.serving.store import Batches, Release, Store, release_folder
@@ -35,9 +36,20 @@ def release_parts(name: str) -> tuple[str, str] | None:
     return (found[1], found[2]) if found else None
 
 
-def current_log(storage: Storage, pipeline: str) -> NumberedLog:
-    """Which release is live: entries with `release`, the `description` of it, `partition` and `approval`."""
-    return NumberedLog(storage, f"{pipeline}/serving/_current")
+class Live(BaseModel):
+    """Which release is live, the fingerprint of its description, and the approval under which it was published."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    release: str
+    description: str
+    partition: str
+    approval: int
+
+
+def current_log(storage: Storage, pipeline: str) -> NumberedLog[Live]:
+    """Which releases went live; the highest entry is in force."""
+    return NumberedLog(storage, f"{pipeline}/serving/_current", Live)
 
 
 def read_release(storage: Storage, pipeline: str, name: str) -> Release:
@@ -65,10 +77,10 @@ def live_release(storage: Storage, pipeline: str) -> Release | None:
     return named_release(storage, pipeline, entry) if entry else None
 
 
-def named_release(storage: Storage, pipeline: str, entry: LogEntry) -> Release:
+def named_release(storage: Storage, pipeline: str, entry: LogEntry[Live]) -> Release:
     """The release that an entry let go live. Raises ReleaseBroken if it is not what went live then."""
-    release = read_release(storage, pipeline, entry.body["release"])
-    if release.fingerprint() != entry.body["description"]:
+    release = read_release(storage, pipeline, entry.body.release)
+    if release.fingerprint() != entry.body.description:
         raise ReleaseBroken(f"The description of release {release.name} is not the one that went live: publish it again.")
     return release
 
@@ -159,8 +171,8 @@ def _require_equal(storage: Storage, release: Release) -> None:
 
 
 def go_live(
-    storage: Storage, release: Release, approval: int, withdrawn: Collection[int] = (), seen: Sequence[NumberedLog] = ()
-) -> LogEntry:
+    storage: Storage, release: Release, approval: int, withdrawn: Collection[int] = (), seen: Sequence[NumberedLog[Any]] = ()
+) -> LogEntry[Live]:
     """Let readers see a release, unless a newer one is live; returns the entry that is in force then.
 
     `seen` are the logs that say what is published: the run's manifest, the day's accepted run, the approval.
@@ -168,44 +180,38 @@ def go_live(
     What went live under an approval that was withdrawn since does not count as newer; what was live before it does.
     """
     log = current_log(storage, release.pipeline)
-    while True:
-        live = step_back(storage, release.pipeline, withdrawn)
-        same = live is not None and live.body["description"] == release.fingerprint()
-        if live and same and live.body["approval"] >= approval:
-            return live
-        newer = live and (live.body["partition"], live.body["approval"]) > (release.partition, approval)
-        if live and newer and live.body["approval"] not in withdrawn:
-            return live
-        body = {
-            "release": release.name,
-            "description": release.fingerprint(),
-            "partition": release.partition,
-            "approval": approval,
-        }
-        try:
-            why = f"run {release.run_id} was accepted"
-            return log.append(body, after=live.number if live else 0, why=why, seen=seen)
-        except LostRace:
-            continue  # somebody published in the same moment: look again who is newer
+    body = Live(release=release.name, description=release.fingerprint(), partition=release.partition, approval=approval)
+
+    def decide(latest: LogEntry[Live] | None) -> LogEntry[Live] | Change[Live]:
+        stood = _stepped_back(log, release.pipeline, latest, withdrawn)
+        if stood is not None:
+            live = stood.body
+            same = live.description == body.description and live.approval >= approval
+            newer = (live.partition, live.approval) > (body.partition, approval) and live.approval not in withdrawn
+            if same or newer:
+                return stood
+        return Change(body, f"run {release.run_id} was accepted", seen)
+
+    step_back(storage, release.pipeline, withdrawn)
+    return log.update(decide)
 
 
-def step_back(storage: Storage, pipeline: str, withdrawn: Collection[int]) -> LogEntry | None:
+def step_back(storage: Storage, pipeline: str, withdrawn: Collection[int]) -> LogEntry[Live] | None:
     """Where the live release is of an approval that was withdrawn, let the newest one live that stands and is still there.
 
     Returns the entry that is in force then, or None if nothing was ever published.
     """
     log = current_log(storage, pipeline)
-    while True:
-        live = log.latest()
-        if live is None or live.body["approval"] not in withdrawn:
-            return live
-        standing = next((entry for entry in log.history() if entry.body["approval"] not in withdrawn), None)
-        if standing is None or not storage.names(release_folder(pipeline, standing.body["release"])):
-            return live
-        try:
-            why = f"approval {live.body['approval']} was withdrawn"
-            return log.append(
-                standing.body, after=live.number, why=why, seen=[NumberedLog(storage, one) for one in standing.seen]
-            )
-        except LostRace:
-            continue
+    return log.update(lambda latest: _stepped_back(log, pipeline, latest, withdrawn))
+
+
+def _stepped_back(
+    log: NumberedLog[Live], pipeline: str, live: LogEntry[Live] | None, withdrawn: Collection[int]
+) -> LogEntry[Live] | Change[Live] | None:
+    """What should be live before anything else is published: what is, or the newest that stands and is still there."""
+    if live is None or live.body.approval not in withdrawn:
+        return live
+    standing = next((entry for entry in log.history() if entry.body.approval not in withdrawn), None)
+    if standing is None or not log.storage.names(release_folder(pipeline, standing.body.release)):
+        return live
+    return Change(standing.body, f"approval {live.body.approval} was withdrawn", log.made_from(standing))

@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from batch_assets.errors import AlreadyExists, NotFound, StorageError, StorageFull
 from batch_assets.process import Process
+from batch_assets.storage.lease import LEASE_SECONDS, renewed
 from batch_assets.storage.port import FORMAT_FILE, Stamp, Storage, layout_document, path_parts
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class LocalStorage(Storage):
             status = self.local_path(path).stat()
         except FileNotFoundError:
             raise NotFound(f"{path} is not under {self.root}.") from None
-        return Stamp(status.st_size, f"{status.st_mtime_ns}-{status.st_ino}")
+        return Stamp(status.st_size, f"{status.st_mtime_ns}-{status.st_ino}", status.st_mtime)
 
     @override
     def sha256(self, path: str) -> str:
@@ -118,6 +119,13 @@ class LocalStorage(Storage):
             _sync_folder(target.parent)
 
     @override
+    def touch(self, path: str) -> None:
+        try:
+            os.utime(self.local_path(path))
+        except FileNotFoundError:
+            raise NotFound(f"{path} is not under {self.root}.") from None
+
+    @override
     def delete(self, path: str) -> None:
         self.local_path(path).unlink(missing_ok=True)
 
@@ -152,9 +160,10 @@ class LocalStorage(Storage):
         folder = top / f"{me.host}~{me.pid}~{me.started:.2f}~{uuid.uuid4().hex[:12]}"
         with _full_disk_explained(self.root):
             folder.mkdir(parents=True)
-            _sweep(top)
+            _sweep(top, now=folder.stat().st_mtime)
             try:
-                yield folder
+                with renewed(lambda: os.utime(folder)):
+                    yield folder
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
 
@@ -172,12 +181,14 @@ class LocalStorage(Storage):
             temporary.unlink()
 
 
-def _sweep(top: Path) -> None:
-    """Remove scratch folders of processes that are dead."""
+def _sweep(top: Path, now: float) -> None:
+    """Remove scratch folders of processes that are dead: each is the lease of its process. `now` is the storage's clock."""
     for folder in top.iterdir():
         host, pid, started, *rest = [*folder.name.split("~"), "", "", ""]
-        with suppress(ValueError):  # a folder that is not ours has another name
-            if rest[0] and not Process(host, int(pid), float(started)).alive():
+        with suppress(ValueError, FileNotFoundError):  # a folder that is not ours has another name; or it went away just now
+            process = Process(host, int(pid), float(started))
+            age = now - folder.stat().st_mtime
+            if rest[0] and not (process.alive() if process.is_here else age <= LEASE_SECONDS):
                 shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -20,10 +20,15 @@ FORMAT_FILE = "_format.json"
 
 @dataclass(frozen=True)
 class Stamp:
-    """What tells cheaply that a file is still the same: its size in bytes and a token (mtime and inode, or an etag)."""
+    """What tells cheaply that a file is still the same: its size in bytes and a token (mtime and inode, or an etag).
+
+    `written` is when it was written or touched last, in seconds by the storage's own clock, which may differ from this
+    host's: it can be compared with that of another file of the same root, and with nothing else.
+    """
 
     size: int
     token: str
+    written: float
 
 
 class Storage(Protocol):
@@ -56,6 +61,9 @@ class Storage(Protocol):
 
     def adopt(self, folder: Path, path: str) -> None:
         """Move a finished local folder to its final name, exclusively. Raises AlreadyExists, StorageFull."""
+
+    def touch(self, path: str) -> None:
+        """Let a small file be written now, with the content that it has. Raises NotFound."""
 
     def delete(self, path: str) -> None:
         """Remove a file if it is there."""

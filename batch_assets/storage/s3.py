@@ -70,7 +70,8 @@ class S3Storage(Storage):
         """Size and etag. Of a file that was put in one piece the etag says the content: the same bytes again look the same."""
         with self._explained(path) as store:
             found = store.head(self._key(path))
-        return Stamp(found["size"], found["e_tag"] or found["last_modified"].isoformat())
+        token = found["e_tag"] or found["last_modified"].isoformat()
+        return Stamp(found["size"], token, found["last_modified"].timestamp())
 
     @override
     def sha256(self, path: str) -> str:
@@ -107,6 +108,12 @@ class S3Storage(Storage):
         files = [file.relative_to(folder) for file in folder.rglob("*") if file.is_file()]
         for file in sorted(files, key=lambda one: (one.suffix == ".json", one.as_posix())):
             self.create(f"{path}/{file.as_posix()}", (folder / file).read_bytes())
+
+    @override
+    def touch(self, path: str) -> None:
+        with self._explained(path) as store:
+            content = store.get(self._key(path)).bytes()
+            store.put(self._key(path), content, mode="overwrite", use_multipart=False)
 
     @override
     def delete(self, path: str) -> None:

@@ -15,7 +15,7 @@ from batch_assets.errors import LostEntry
 from batch_assets.features.provenance import provenance_log
 from batch_assets.features.snapshot import current_log
 from batch_assets.logs import NumberedLog
-from batch_assets.models.registry import Registry
+from batch_assets.models.registry import Registry, Retirement
 from batch_assets.nightly.accepted import accepted_log
 from batch_assets.nightly.freeze import freeze, frozen
 from batch_assets.nightly.judge import judge
@@ -24,11 +24,11 @@ from batch_assets.nightly.score import batch_size_log, plan_run, score
 from batch_assets.nightly.verdict import verdict_log
 from batch_assets.operations.explain import explain
 from batch_assets.runs.manifest import manifest_log
-from batch_assets.scoring.batch_size import resolved, sweep_log
+from batch_assets.scoring.batch_size import Sweep, resolved, sweep_log
 from batch_assets.serving.reader import Reader
 from batch_assets.serving.release import current_log as live_log
 from batch_assets.storage import LocalStorage
-from batch_assets_tests.forgery import delete_newest, forge, numbered
+from batch_assets_tests.forgery import Anything, delete_newest, forge, numbered
 from batch_assets_tests.nights import probability
 from batch_assets_tests.small import DAY, Small, rows, small_model
 
@@ -36,12 +36,12 @@ Make = Callable[..., Small]
 AUTO = {"scoring": {"chunk_rows": 256, "batch_size": "auto"}}
 
 
-def swept(small: Small) -> NumberedLog:
+def swept(small: Small) -> NumberedLog[Sweep]:
     return sweep_log(small.storage, small.model.card.model_sha256, small.config.scoring, version("torch"))
 
 
-def retired(small: Small) -> NumberedLog:
-    return NumberedLog(small.storage, "models/small/v0/_retired")
+def retired(small: Small) -> NumberedLog[Retirement]:
+    return NumberedLog(small.storage, "models/small/v0/_retired", Retirement)
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +50,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory, model_bytes: bytes) -> Sm
     small = Small(tmp_path_factory.mktemp("finished"), rows(600), model_bytes, **AUTO)
     small.registry.register("small", "v0", small.card(model_bytes), model_bytes)
     small.registry.retire("small", "v0", why="wrong labels", by="the test")
-    swept(small).append({"batch_rows": 64}, after=0, why="sweep")
+    swept(small).append(small.swept(64), after=0, why="sweep")
     small.night()
     for path in sorted(Path(small.storage.root).rglob("000001.json")):
-        log = NumberedLog(small.storage, str(path.parent.relative_to(small.storage.root)))
+        log = NumberedLog(small.storage, str(path.parent.relative_to(small.storage.root)), Anything)
         for number in (1, 2):
             log.append(log.entry(number).body, after=number, why="said again")
     return small
@@ -85,7 +85,7 @@ def snapshot(small: Small) -> str:
     return plan_run(small.config, small.storage, DAY, small.model).frozen.folder
 
 
-WHAT_RESTS_ON: dict[str, tuple[Callable[[Small], NumberedLog], Callable[[Small], Any]]] = {
+WHAT_RESTS_ON: dict[str, tuple[Callable[[Small], NumberedLog[Any]], Callable[[Small], Any]]] = {
     "which snapshot": (
         lambda one: current_log(one.storage, "small", DAY),
         lambda one: freeze(one.config, one.storage, DAY, one.progress),

@@ -21,16 +21,14 @@ from batch_assets.errors import (
     SnapshotChanged,
     StorageFull,
 )
-from batch_assets.logs import NumberedLog
 from batch_assets.nightly.accepted import accepted_log
 from batch_assets.nightly.freeze import freeze
 from batch_assets.nightly.judge import judge, judge_features
-from batch_assets.nightly.lease import lease
 from batch_assets.nightly.publish import publish
 from batch_assets.nightly.score import Scored, plan_run, score
-from batch_assets.nightly.verdict import Verdict, read_verdict
-from batch_assets.process import Process
+from batch_assets.nightly.verdict import Verdict, read_verdict, verdict_log
 from batch_assets.scoring.scorer import ScoringTask
+from batch_assets.serving.release import current_log
 from batch_assets.storage import LocalStorage
 from batch_assets_tests.small import DAY, Quiet, Small, rows, small_model
 
@@ -224,34 +222,6 @@ class TestScore:
 
 
 class TestPresence:
-    def test_the_second_sees_the_first(self, small: Small) -> None:
-        other = Process("elsewhere", 1, 0.0)
-        with lease(small.storage, "x") as others:
-            assert others == []
-            small.storage.create("x/_active/other.json", b'{"host": "elsewhere", "pid": 1, "started": 0.0}')
-            with lease(small.storage, "x") as others:
-                assert others == [other]
-        assert [name for name in small.storage.names("x/_active") if name != "_tmp"] == ["other.json"]
-
-    def test_the_dead_are_swept_away(self, small: Small) -> None:
-        me = Process.current()
-        dead = Process(me.host, 2**22 - 1, 0.0)
-        recycled = Process(me.host, me.pid, me.started - 1_000)
-        import json
-
-        for name, process in (("dead", dead), ("recycled", recycled)):
-            small.storage.create(f"x/_active/{name}.json", json.dumps(process.as_mapping()).encode())
-        with lease(small.storage, "x") as others:
-            assert others == []
-        assert [name for name in small.storage.names("x/_active") if name != "_tmp"] == []
-
-    @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"host": "x"}'])
-    def test_a_file_that_nobody_can_read_is_swept_away(self, small: Small, damage: bytes) -> None:
-        small.storage.create("x/_active/odd.json", damage)
-        with lease(small.storage, "x") as others:
-            assert others == []
-        assert [name for name in small.storage.names("x/_active") if name != "_tmp"] == []
-
     def test_who_scores_the_same_run_is_told(self, small: Small) -> None:
         freeze(small.config, small.storage, DAY, small.progress)
         run = plan_run(small.config, small.storage, DAY, small.model)
@@ -282,13 +252,13 @@ class TestJudge:
         ]
         accepted = accepted_log(small.storage, "small", DAY).latest()
         assert accepted is not None
-        assert accepted.body["run_id"] == verdict.subject
+        assert accepted.body.root.run_id == verdict.subject
 
     def test_judging_again_adds_nothing(self, small: Small) -> None:
         verdict = judged(small)
         run = plan_run(small.config, small.storage, DAY, small.model)
         assert judge(small.config, small.storage, DAY, small.model) == verdict
-        assert NumberedLog(small.storage, f"{run.folder}/_verdict").numbers() == [1]
+        assert verdict_log(small.storage, run.folder).numbers() == [1]
         assert accepted_log(small.storage, "small", DAY).numbers() == [1]
 
     def test_a_check_that_did_not_run_has_not_passed(self, small: Small) -> None:
@@ -320,9 +290,9 @@ class TestJudge:
         assert accepted_log(small.storage, "small", DAY).latest() is None
         with pytest.raises(NotPublishable, match="drift: PSI"):
             publish(small.config, small.storage, DAY, small.model, small.progress)
-        live = NumberedLog(small.storage, "small/serving/_current").latest()
+        live = current_log(small.storage, "small").latest()
         assert live is not None
-        assert live.body["partition"] == "2024-03-09"
+        assert live.body.partition == "2024-03-09"
 
     def test_a_run_that_is_not_good_any_more_is_withdrawn(self, small: Small) -> None:
         judged(small)
@@ -334,7 +304,7 @@ class TestJudge:
         assert verdict.outcome("drift").blocks
         accepted = accepted_log(small.storage, "small", DAY).latest()
         assert accepted is not None
-        assert (accepted.body["run_id"], accepted.body["withdrawn"]) == (None, verdict.subject)
+        assert (accepted.body.root.run_id, accepted.body.root.withdrawn) == (None, verdict.subject)
         again = judge(small.config, small.storage, "2024-03-11", small.model)
         assert verdict.subject not in again.compared_with
 
@@ -362,7 +332,7 @@ class TestJudge:
         assert judge_features(small.config, small.storage, frozen, DAY) == first
         reconfigure(small, quality={"expectations": {"max_missing": 0.5}})
         assert judge_features(small.config, small.storage, frozen, DAY).basis != first.basis
-        assert NumberedLog(small.storage, f"{frozen.folder}/_verdict").numbers() == [1, 2]
+        assert verdict_log(small.storage, frozen.folder).numbers() == [1, 2]
         assert read_verdict(small.storage, frozen.folder) != first
 
     def test_an_earlier_approval_does_not_take_the_day_back(self, small: Small) -> None:
@@ -373,4 +343,4 @@ class TestJudge:
         judge(small.config, small.storage, DAY, first)
         accepted = accepted_log(small.storage, "small", DAY).latest()
         assert accepted is not None
-        assert (accepted.body["run_id"], accepted.body["approval"]) == (newer.subject, second.approval)
+        assert (accepted.body.root.run_id, accepted.body.root.approval) == (newer.subject, second.approval)

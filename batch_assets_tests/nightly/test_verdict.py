@@ -171,7 +171,7 @@ class TestOverriding:
 
         def late(path: str, data: bytes) -> None:
             monkeypatch.undo()
-            log.append(verdict.model_dump(mode="json"), after=1, why="blocked")
+            log.append(verdict, after=1, why="blocked")
             create(path, data)
 
         monkeypatch.setattr(type(blocked.storage), "create", lambda _, path, data: late(path, data))

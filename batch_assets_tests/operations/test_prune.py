@@ -20,7 +20,6 @@ from batch_assets.models.registry import Registry
 from batch_assets.nightly.accepted import accepted_log
 from batch_assets.nightly.freeze import freeze
 from batch_assets.nightly.judge import judge
-from batch_assets.nightly.lease import lease
 from batch_assets.nightly.score import score
 from batch_assets.nightly.verdict import Verdict
 from batch_assets.operations.explain import explain
@@ -30,6 +29,7 @@ from batch_assets.process import Process
 from batch_assets.serving.reader import Reader
 from batch_assets.serving.release import current_log
 from batch_assets.storage import LocalStorage
+from batch_assets.storage.lease import LEASE_SECONDS, lease
 from batch_assets_tests.nights import DAYS, SETTINGS, files, folders, judged, night, probability, pruned
 from batch_assets_tests.small import Quiet, Small, rows, small_model, with_values
 
@@ -141,7 +141,9 @@ class TestAfterwards:
             "frozen again, as the snapshot was not kept",
         ]
         assert before is not None
-        assert (published.release.run_id, published.is_live) == (before.body["run_id"], False), "the same rows are the same run"
+        assert (published.release.run_id, published.is_live) == (before.body.root.run_id, False), (
+            "the same rows are the same run"
+        )
         found = explain(four_days.config, four_days.storage, four_days.registry, "7", day)
         assert (found.chosen, found.release.name) == ("accepted", published.release.name)
         assert probability(four_days.storage, 7) == expected
@@ -154,7 +156,7 @@ class TestAfterwards:
         accepted = accepted_log(four_days.storage, "small", DAYS[0])
         latest = accepted.latest()
         assert latest is not None
-        assert (accepted.numbers(), latest.body["run_id"]) == ([1, 2], published.release.run_id)
+        assert (accepted.numbers(), latest.body.root.run_id) == ([1, 2], published.release.run_id)
 
     def test_an_earlier_approval_takes_a_day_whose_run_is_gone(self, four_days: Small) -> None:
         first = four_days.model
@@ -166,7 +168,7 @@ class TestAfterwards:
         verdict = judge(four_days.config, four_days.storage, DAYS[0], first)
         latest = accepted_log(four_days.storage, "small", DAYS[0]).latest()
         assert latest is not None
-        assert later.subject != verdict.subject == latest.body["run_id"]
+        assert later.subject != verdict.subject == latest.body.root.run_id
 
     def test_what_was_pruned_is_said(self, four_days: Small) -> None:
         pruned(four_days)
@@ -205,6 +207,16 @@ class TestWhatIsInUse:
         assert folders(root) == {"releases": kept, "runs": kept, "snapshots": kept}
         assert pruned(four_days).busy == {}
         assert folders(root)["runs"] == set(DAYS[2:])
+
+    def test_a_worker_of_another_host_that_is_silent_keeps_nothing(self, four_days: Small) -> None:
+        folder = f"small/predictions/date={DAYS[0]}"
+        four_days.storage.create(f"{folder}/_active/far.json", json.dumps(Process("elsewhere", 1, 0.0).as_mapping()).encode())
+        assert "host elsewhere, pid 1 is at work on it" in pruned(four_days).busy[DAYS[0]]
+        path = four_days.storage.local_path(f"{folder}/_active/far.json")
+        os.utime(path, (path.stat().st_mtime - LEASE_SECONDS - 10,) * 2)
+        found = pruned(four_days)
+        assert (found.busy, found.counts["runs"], found.counts["files of dead processes"]) == ({}, 1, 1)
+        assert not path.exists()
 
     def test_a_day_that_goes_live_meanwhile_is_left_alone(self, four_days: Small) -> None:
         log = current_log(four_days.storage, "small")

@@ -41,7 +41,7 @@ def racing(root: str, races: list[Callable[[], None]]) -> Storage:
 
 class TestAReaderThatLosesTheRace:
     def test_it_reads_the_pointer_again(self, four_days: Small) -> None:
-        released = current_log(four_days.storage, "small").entry(4).body["release"]
+        released = current_log(four_days.storage, "small").entry(4).body.release
 
         def publish_and_prune() -> None:
             four_days.replace_rows(rows(300, seed=2))
@@ -68,7 +68,7 @@ class TestAReaderThatLosesTheRace:
         reader.close()
 
     def test_a_release_that_is_still_named_is_an_error(self, four_days: Small) -> None:
-        release = current_log(four_days.storage, "small").entry(4).body["release"]
+        release = current_log(four_days.storage, "small").entry(4).body.release
         shutil.rmtree(four_days.storage.local_path(f"small/serving/releases/{release}"))
         with pytest.raises(ReleaseBroken, match="publish the partition again"):
             Reader.live(four_days.storage, "small")

@@ -10,18 +10,18 @@ from batch_assets.config import PipelineConfig
 from batch_assets.engines.engine import Price
 from batch_assets.engines.local_engine import LocalEngine
 from batch_assets.errors import ContractBroken, LostRace, ModelChanged, StorageFull, Withdrawn
-from batch_assets.logs import LogEntry, NumberedLog
+from batch_assets.logs import LogEntry
 from batch_assets.models.registry import ModelVersion
 from batch_assets.nightly.accepted import accept, accepted_run
 from batch_assets.nightly.freeze import freeze, frozen
 from batch_assets.nightly.judge import judge, judge_features
 from batch_assets.nightly.score import plan_run, score
-from batch_assets.nightly.verdict import read_verdict
+from batch_assets.nightly.verdict import read_verdict, verdict_log
 from batch_assets.operations.rollout import approve, expected, outstanding, plan_rollout, require_fit
 from batch_assets.quality.outcome import CheckOutcome
 from batch_assets.runs.manifest import latest_manifest
 from batch_assets.scoring.scorer import Scorer
-from batch_assets.serving.release import current_log, go_live, live_release
+from batch_assets.serving.release import Live, current_log, go_live, live_release
 from batch_assets_tests.small import DAY, Quiet, Small, small_model
 
 DAYS = ["2024-03-08", "2024-03-09", DAY]
@@ -85,8 +85,8 @@ class TestWhatIsDue:
         verdict = read_verdict(small.storage, folder)
         assert verdict is not None
         blocked = [outcome.model_copy(update={"passed": False, "severity": "error"}) for outcome in verdict.outcomes]
-        body = verdict.model_copy(update={"outcomes": tuple(blocked)}).model_dump(mode="json")
-        NumberedLog(small.storage, f"{folder}/_verdict").append(body, after=1, why="blocked")
+        body = verdict.model_copy(update={"outcomes": tuple(blocked)})
+        verdict_log(small.storage, folder).append(body, after=1, why="blocked")
         small.registry.approve("small", "batch", "v1", why="complaints", by="Bob")
         assert due(small) == (DAY,)
         assert small.night().is_live
@@ -224,7 +224,7 @@ class TestRollBack:
         small.night()
         live = current_log(small.storage, "small").latest()
         assert live is not None
-        assert live.body["approval"] == 3
+        assert live.body.approval == 3
         with pytest.raises(Withdrawn):
             small.night(model=pinned)
         assert current_log(small.storage, "small").latest() == live
@@ -265,7 +265,7 @@ class TestRollBack:
         small.night()
         small.register("v2", small_model(TURNED))
 
-        def late(*arguments: Any) -> LogEntry:
+        def late(*arguments: Any) -> LogEntry[Live]:
             small.registry.approve("small", "batch", "v1", why="complaints", by="Bob")
             return go_live(*arguments)
 

@@ -7,11 +7,11 @@ import dagster as dg
 import pytest
 
 from batch_assets.errors import NoSuchPipeline
-from batch_assets.nightly.lease import at_work
 from batch_assets.orchestration.catalog import code_location, pipeline, pipelines
 from batch_assets.orchestration.component import ScoringPipeline
 from batch_assets.orchestration.resources import shared_resources
 from batch_assets.runs.commit import day_folder
+from batch_assets.storage.lease import at_work
 from batch_assets_tests.conftest import PROJECT
 from batch_assets_tests.orchestration.location import repository, run
 from batch_assets_tests.small import DAY, Quiet, Small

@@ -305,7 +305,7 @@ def test_of_several_days_a_bad_one_fails_alone(instance: dg.DagsterInstance, con
     assert releases == [days[0], days[2]]
     live = current_log(StorageRoot().storage(), training.PIPELINE).latest()
     assert live is not None
-    assert live.body["partition"] == days[2]
+    assert live.body.partition == days[2]
 
 
 def test_whatever_goes_wrong_with_a_day_the_next_is_scored(instance: dg.DagsterInstance, config: PipelineConfig) -> None:

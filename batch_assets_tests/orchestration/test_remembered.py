@@ -4,6 +4,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -23,7 +24,7 @@ from batch_assets_tests.small import DAY, Small
 pytestmark = pytest.mark.process
 
 NEXT = "2024-03-11"
-KNOWN: dict[str, Callable[[Small], NumberedLog]] = {
+KNOWN: dict[str, Callable[[Small], NumberedLog[Any]]] = {
     "user_features": lambda small: current_log(small.storage, "small", DAY),
     "predictions": lambda small: accepted_log(small.storage, "small", DAY),
     "serving_table": lambda small: live_log(small.storage, "small"),

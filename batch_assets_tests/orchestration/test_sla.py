@@ -16,7 +16,7 @@ from batch_assets.orchestration.asset_checks import build_checks
 from batch_assets.orchestration.assets import asset_key, partitions
 from batch_assets.orchestration.resources import StorageRoot
 from batch_assets.orchestration.sla import build_sla_sensors, expected
-from batch_assets.serving.release import current_log
+from batch_assets.serving.release import Live, current_log
 from batch_assets_tests.listener import Listener
 from batch_assets_tests.orchestration.location import changed, repository, run
 from batch_assets_tests.small import DAY, Small
@@ -76,7 +76,7 @@ class Mornings:
         log = current_log(self.small.storage, "small")
         with self._patch.context() as patch:
             patch.setattr(logs, "datetime", At)
-            body = {"release": f"{day}-run", "description": "", "partition": day, "approval": 1}
+            body = Live(release=f"{day}-run", description="", partition=day, approval=1)
             log.append(body, after=max(log.numbers(), default=0), why="test")
 
     def evaluations(self, day: str) -> list[dg.AssetCheckEvaluation]:

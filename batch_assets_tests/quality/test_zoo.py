@@ -124,7 +124,7 @@ def stopped(world: World, *gates: str, engine: LocalEngine | None = None) -> str
         assert re.search(gate, str(raised.value)), raised.value
     live = current_log(world.storage, NAME).latest()
     assert live is not None
-    assert live.body["partition"] == WEEK[-1]
+    assert live.body.partition == WEEK[-1]
     return str(raised.value)
 
 
@@ -132,7 +132,7 @@ def test_the_night_untouched_is_published(world: World) -> None:
     world.night()
     live = current_log(world.storage, NAME).latest()
     assert live is not None
-    assert live.body["partition"] == NIGHT
+    assert live.body.partition == NIGHT
 
 
 def column(name: str, change: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.floating]]) -> Change:
@@ -372,7 +372,7 @@ def test_a_day_that_was_loaded_late_is_published_when_it_is_frozen_again(loads: 
     loads.night()
     live = current_log(loads.storage, NAME).latest()
     assert live is not None
-    assert live.body["partition"] == NIGHT
+    assert live.body.partition == NIGHT
 
 
 def test_features_that_stand_still_for_a_month(world: World, good_week: Path) -> None:
@@ -513,7 +513,7 @@ def test_a_release_that_was_damaged_after_it_went_live(world: World) -> None:
     world.night()
     live = current_log(world.storage, NAME).latest()
     assert live is not None
-    folder = world.storage.local_path(f"{NAME}/serving/releases/{live.body['release']}")
+    folder = world.storage.local_path(f"{NAME}/serving/releases/{live.body.release}")
     table = next(path for path in folder.rglob("*") if path.is_file() and path.stat().st_size > 100_000)
     data = bytearray(table.read_bytes())
     middle = len(data) // 2

@@ -177,7 +177,7 @@ class TestSweep:
         freeze(small.config, small.storage, DAY, small.progress)
         run = score(small.config, small.storage, DAY, small.model, LocalEngine(), small.progress).manifest.run_id
         log = sweep_log(small.storage, small.model.card.model_sha256, small.config.scoring, version("torch"))
-        log.append({"batch_rows": 64}, after=0, why="test")
+        log.append(small.swept(64), after=0, why="test")
         assert plan_run(small.config, small.storage, DAY, small.model).run_id == run
         assert judge(small.config, small.storage, DAY, small.model).subject == run
         later = "2024-03-11"
