@@ -105,8 +105,9 @@ class Workload:
 
         from batch_assets.histogram import Histogram
         from batch_assets.models.card import Card
-        from batch_assets.models.predictor import export_model
         from batch_assets.models.registry import Registry
+        from batch_assets.models.runtimes.pytorch.export import export_model
+        from batch_assets.models.runtimes.torch_runtime import PT2
         from batch_assets.scoring.postprocess import Outputs
 
         model = export_model(mlp(inplace=False), len(COLUMNS))
@@ -114,6 +115,7 @@ class Workload:
         card = Card(
             description="A made-up classifier of three classes.",
             model_sha256=hashlib.sha256(model).hexdigest(),
+            runtime=PT2,
             contract=self.config.features.contract,
             outputs=Outputs(returns="logits", labels=LABELS, threshold=None, decile_edges=tuple(edges)),
             baseline_partition=DAY,

@@ -25,7 +25,7 @@ from batch_assets.scoring.postprocess import Predictions, predictions_of
 from batch_assets.scoring.scorer import Scorer
 
 BOUND = 1e-4
-"""By how much a probability may differ where device, kernels, torch or batch shape are not those of the commit."""
+"""By how much a probability may differ where device, kernels, library or batch shape are not those of the commit."""
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batch_assets.features import snapshot as snapshots
 from batch_assets.digest import Digest, key_digest
 from batch_assets.errors import BadKeys, SnapshotChanged
+from batch_assets.features import snapshot as snapshots
 from batch_assets.features.snapshot import Snapshot, SnapshotReader, read_snapshot, write_snapshot
 from batch_assets.storage import LocalStorage
 from batch_assets_tests.small import rows

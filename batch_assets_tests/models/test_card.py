@@ -10,7 +10,8 @@ from batch_assets.errors import ModelMisfit
 from batch_assets.features.contract import FeatureContract
 from batch_assets.histogram import Spread
 from batch_assets.models.card import Card, make_card
-from batch_assets.models.predictor import export_model, predict_probabilities
+from batch_assets.models.predictor import predict_probabilities
+from batch_assets.models.runtimes.pytorch.export import export_model
 from batch_assets.scoring.postprocess import Returns
 
 CONTRACT = FeatureContract.model_validate(

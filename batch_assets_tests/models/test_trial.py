@@ -15,7 +15,9 @@ from batch_assets.features.contract import FeatureContract
 from batch_assets.histogram import Histogram, Spread
 from batch_assets.models.card import Card
 from batch_assets.models.permitted import ROWS, permitted_rows
-from batch_assets.models.predictor import TorchPredictor, export_model
+from batch_assets.models.runtimes.pytorch.export import export_model
+from batch_assets.models.runtimes.pytorch.predictor import TorchPredictor
+from batch_assets.models.runtimes.torch_runtime import PT2
 from batch_assets.models.trial import Trial, check_model
 from batch_assets.scoring.postprocess import Outputs, Returns
 from batch_assets_tests.small import Small
@@ -41,6 +43,7 @@ def card_of(
     return Card(
         description="made up",
         model_sha256=Small.sha256(model),
+        runtime=PT2,
         contract=contract,
         outputs=Outputs(
             returns=returns, labels=labels, threshold=0.5 if classes == 2 else None, decile_edges=tuple(edges), **outputs
