@@ -19,8 +19,8 @@ from batch_assets.features.provenance import Provenance, keep_provenance, sha256
 from batch_assets.features.snapshot import CurrentSnapshot, current_log, snapshot_folder, write_snapshot
 from batch_assets.histogram import Histogram
 from batch_assets.models.card import Card
-from batch_assets.models.predictor import export_model
 from batch_assets.models.registry import Registry
+from batch_assets.models.runtimes.pytorch.export import export_model
 from batch_assets.nightly.score import score
 from batch_assets.operations.dead_letters import list_dead_letters
 from batch_assets.scoring.heads.classifier import Binary

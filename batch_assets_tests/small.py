@@ -4,7 +4,7 @@ import atexit
 import functools
 import hashlib
 import pickle
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,10 @@ from batch_assets.config import PipelineConfig
 from batch_assets.engines.local_engine import LocalEngine
 from batch_assets.histogram import Histogram
 from batch_assets.models.card import Card
-from batch_assets.models.formats import PT2, ModelFormat
-from batch_assets.models.predictor import export_model
 from batch_assets.models.registry import ModelVersion, Registry
+from batch_assets.models.runtimes.pytorch.export import export_model
+from batch_assets.models.runtimes.runtime import Runtime
+from batch_assets.models.runtimes.torch_runtime import PT2, TorchRuntime
 from batch_assets.models.sandbox import LIMITS, Limits, Sandbox
 from batch_assets.models.trial import check_model
 from batch_assets.nightly.freeze import freeze
@@ -94,12 +95,19 @@ class _OnceEach(Sandbox):
         self._tried: dict[bytes, Any] = {}
 
     @override
-    def call(self, name: str, function: Callable[..., Any], *arguments: Any, limits: Limits = LIMITS) -> Any:
+    def call(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        *arguments: Any,
+        limits: Limits = LIMITS,
+        preloaded: Sequence[str] = TorchRuntime.preloaded,
+    ) -> Any:
         if function is not check_model:
-            return super().call(name, function, *arguments, limits=limits)
+            return super().call(name, function, *arguments, limits=limits, preloaded=preloaded)
         request = pickle.dumps((name, arguments, limits))
         if request not in self._tried:
-            self._tried[request] = super().call(name, function, *arguments, limits=limits)
+            self._tried[request] = super().call(name, function, *arguments, limits=limits, preloaded=preloaded)
         return self._tried[request]
 
 
@@ -142,21 +150,19 @@ class Small:
         )
         self.register("v1", model)
 
-    def register(self, version: str, model: bytes, form: ModelFormat = PT2, **outputs: Any) -> ModelVersion:
+    def register(self, version: str, model: bytes, runtime: Runtime = PT2, **outputs: Any) -> ModelVersion:
         """Register a version and approve it; `outputs` are what its card says otherwise of them."""
-        self.registry.register("small", version, self.card(model, form, **outputs), model)
+        self.registry.register("small", version, self.card(model, runtime, **outputs), model)
         self.registry.approve("small", "batch", version, why="test", by="the test")
         return self.model
 
-    def card(self, model: bytes, form: ModelFormat = PT2, **outputs: Any) -> Card:
+    def card(self, model: bytes, runtime: Runtime = PT2, **outputs: Any) -> Card:
         """A card that fits the pipeline."""
         edges = np.linspace(0.02, 0.98, 49).tolist()
         return Card(
             description="made up",
             model_sha256=hashlib.sha256(model).hexdigest(),
-            format=form.name,
-            module=form.module,
-            module_sha256=form.module_sha256,
+            runtime=runtime,
             contract=self.config.features.contract,
             head=head_of(**{**OUTPUTS, **outputs}),
             baseline_partition="2024-01-31",

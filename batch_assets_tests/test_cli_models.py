@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from batch_assets.demo.train import PIPELINE
-from batch_assets.models.predictor import export_model
+from batch_assets.models.runtimes.pytorch.export import export_model
 from batch_assets.nightly.freeze import freeze
 from batch_assets.orchestration.catalog import pipeline
 from batch_assets.storage import LocalStorage

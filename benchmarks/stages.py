@@ -79,9 +79,11 @@ def write(keys: npt.NDArray[np.int64], probability: Features, label: npt.NDArray
 
 def _prepare(model: str) -> None:
     """Once per process: load the program as a worker does, for one thread."""
-    from batch_assets.models.predictor import load_program
+    from batch_assets.models.predictor import settle_heap
+    from batch_assets.models.runtimes.torch_runtime import PT2
 
-    _State.predictor = load_program(Path(model).read_bytes(), model)
+    settle_heap()
+    _State.predictor = PT2.load(Path(model).read_bytes(), model)
 
 
 class _State:

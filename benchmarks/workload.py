@@ -106,8 +106,9 @@ class Workload:
 
         from batch_assets.histogram import Histogram
         from batch_assets.models.card import Card
-        from batch_assets.models.predictor import export_model
         from batch_assets.models.registry import Registry
+        from batch_assets.models.runtimes.pytorch.export import export_model
+        from batch_assets.models.runtimes.torch_runtime import PT2
         from batch_assets.scoring.heads.classifier import Classes
 
         model = export_model(mlp(inplace=False), len(COLUMNS))
@@ -115,6 +116,7 @@ class Workload:
         card = Card(
             description="A made-up classifier of three classes.",
             model_sha256=hashlib.sha256(model).hexdigest(),
+            runtime=PT2,
             contract=self.config.features.contract,
             head=Classes(returns="logits", labels=LABELS, decile_edges=tuple(edges)),
             baseline_partition=DAY,

@@ -16,8 +16,9 @@ import numpy.typing as npt
 
 from batch_assets.config import PipelineConfig
 from batch_assets.models.card import make_card
-from batch_assets.models.predictor import export_model, predict_scores
+from batch_assets.models.predictor import predict_scores
 from batch_assets.models.registry import ModelVersion, Registry
+from batch_assets.models.runtimes.pytorch.export import export_model
 from batch_assets.nightly.progress import Progress
 from batch_assets.scoring.heads.classifier import Binary
 

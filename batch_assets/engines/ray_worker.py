@@ -139,7 +139,7 @@ class Worker:
 def name_of(task: ScoringTask) -> str:
     """The name of workers that have loaded what a task needs, with the code and libraries of the calling process."""
     parts = [repr(task.load), task.settings.device, task.settings.precision, sys.executable, platform.python_version()]
-    parts += [version(name) for name in ("torch", "numpy", "pyarrow")]
+    parts += [task.library, *(version(name) for name in ("numpy", "pyarrow"))]
     package = Path(__file__).parent.parent
     digest = hashlib.sha256("\n".join([*parts, str(package)]).encode())
     for file in sorted(package.rglob("*.py")):

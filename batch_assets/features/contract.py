@@ -18,6 +18,7 @@ from batch_assets.histogram import FLOAT_BINS
 if TYPE_CHECKING:
     import pyarrow as pa
 
+InputType = Literal["float32", "float64", "int64"]
 FeatureType = Literal["float32", "float64", "int8", "int16", "int32", "int64", "bool"]
 
 _ARROW_NAMES = {"float": "float32", "double": "float64", "large_string": "string", "date32[day]": "date"}
@@ -96,7 +97,7 @@ class ModelInput(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(min_length=1)
-    dtype: Literal["float32", "int64"] = "float32"
+    dtype: InputType = "float32"
     max_length: int = Field(512, description="Of lists of variable length: a longer one is dead-lettered.", ge=1)
     pad: float = Field(0.0, description="What shorter lists are padded with.")
 
@@ -145,7 +146,7 @@ class FeatureContract(BaseModel):
                 raise ValueError(f"{column.name} is for the input {column.input}, which is not among inputs")
             if column.dtype.startswith("float") and known[column.input].dtype == "int64":
                 raise ValueError(f"{column.name} is {column.dtype}, but its input {column.input} takes whole numbers")
-            if column.nullable and known[column.input].dtype != "float32":
+            if column.nullable and known[column.input].dtype == "int64":
                 raise ValueError(f"{column.name} cannot be nullable: its input {column.input} has whole numbers")
         for name in known:
             columns = self.columns_of(name)
@@ -158,6 +159,11 @@ class FeatureContract(BaseModel):
     def columns_of(self, model_input: str) -> list[Column]:
         """The columns of one input, in order."""
         return [column for column in self.columns if column.input == model_input]
+
+    def width_of(self, model_input: str) -> int | None:
+        """How many numbers a row has in one input; None if they are a list of variable length."""
+        lengths = [column.length for column in self.columns_of(model_input)]
+        return None if "variable" in lengths else sum(length if isinstance(length, int) else 1 for length in lengths)
 
     @property
     def identity(self) -> tuple[str, ...]:

@@ -3,21 +3,18 @@
 import hashlib
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from batch_assets.errors import ModelMisfit
 from batch_assets.features.contract import FeatureContract
 from batch_assets.histogram import Histogram, Spread
-from batch_assets.models.formats import FACTORY_PATTERN, MODEL_FILES, PT2, FormatName, ModelFormat
 from batch_assets.models.predictor import Matrix, outputs_of
+from batch_assets.models.runtimes.runtime import RUNTIMES, Runtime
+from batch_assets.models.runtimes.torch_runtime import PT2
 from batch_assets.scoring.heads.head import HEADS, Head
-
-
-def _is_pt2(name: str) -> bool:
-    return name == "pt2"
 
 
 def _is_none(value: object) -> bool:
@@ -25,20 +22,13 @@ def _is_none(value: object) -> bool:
 
 
 class Card(BaseModel):
-    """What a model takes, what its outputs mean, what its scores looked like, and how well it did on later days.
-
-    The card of a `.pt2` says nothing of formats, as it did before there were others: the same card keeps the same bytes.
-    """
+    """What a model is, what it takes, what its outputs mean, what its scores looked like, how well it did on later days."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     description: str
     model_sha256: str = Field(description="sha256 of the model file.")
-    format: FormatName = Field("pt2", description="What the model file is; see models.formats.", exclude_if=_is_pt2)
-    module: str | None = Field(
-        None, description="safetensors: package.file:factory of the network.", pattern=FACTORY_PATTERN, exclude_if=_is_none
-    )
-    module_sha256: str | None = Field(None, description="sha256 of that module's source file.", exclude_if=_is_none)
+    runtime: Annotated[Runtime, RUNTIMES] = Field(description="What the model file is, and so which library computes with it.")
     contract: FeatureContract
     head: Annotated[Head, HEADS] = Field(description="What its outputs mean.")
     baseline_partition: str = Field(description="The day whose scores the baseline and the deciles are taken from.")
@@ -49,21 +39,10 @@ class Card(BaseModel):
     metrics: dict[str, dict[str, float]] = Field(description="Partition -> metrics measured on it after training.")
     training: dict[str, Any] = Field(description="How it was trained: partitions, seed, label, sizes.")
 
-    @model_validator(mode="after")
-    def _weights_need_a_module(self) -> Self:
-        if (self.format == "safetensors") != (self.module is not None) or (self.module is None) != (self.module_sha256 is None):
-            raise ValueError("safetensors need a module and its module_sha256, other formats have none")
-        return self
-
-    @property
-    def form(self) -> ModelFormat:
-        """How the model file is read."""
-        return ModelFormat(self.format, self.module, self.module_sha256)
-
     @property
     def model_file(self) -> str:
         """How the model file is called in the version's folder."""
-        return MODEL_FILES[self.format]
+        return self.runtime.model_file
 
 
 def make_card(
@@ -76,7 +55,7 @@ def make_card(
     description: str,
     metrics: dict[str, dict[str, float]],
     training: dict[str, Any],
-    form: ModelFormat = PT2,
+    runtime: Runtime = PT2,
 ) -> Card:
     """The card of a model, with deciles and baselines taken from one day: what it says of it, and how its features are.
 
@@ -90,7 +69,7 @@ def make_card(
         description: one sentence for people.
         metrics: partition -> what was measured on it after training.
         training: how it was trained.
-        form: what the model file is.
+        runtime: what the model file is.
 
     Raises:
         ModelMisfit: the model does not give what is said of it, or there are other features than the contract names.
@@ -98,16 +77,14 @@ def make_card(
     matrices = [features] if isinstance(features, np.ndarray) else list(features)
     spreads = _spreads(contract, matrices)
     cast = [matrix.astype(one.dtype) for matrix, one in zip(matrices, contract.inputs, strict=True)]
-    values = outputs_of(model, cast, form=form)
+    values = outputs_of(model, cast, runtime=runtime)
     fitted = head.fitted(values)
     scores = fitted.score_of(values)
     seen = scores[np.isfinite(scores)]
     return Card(
         description=description,
         model_sha256=hashlib.sha256(model).hexdigest(),
-        format=form.name,
-        module=form.module,
-        module_sha256=form.module_sha256,
+        runtime=runtime,
         contract=contract,
         head=fitted,
         baseline_partition=partition,

@@ -45,8 +45,8 @@ class MlflowSettings(BaseModel):
 class MlflowSource:
     """An alias of a registered model in MLflow.
 
-    The artifacts of each of its versions are a model file (`model.pt2`, `model.safetensors` or `model.ts`) and its
-    `card.json`, directly in the version's source.
+    The artifacts of each of its versions are its `card.json` and a model file that is called as the card's runtime calls it
+    (`model.pt2`, `model.onnx`, …), directly in the version's source.
     """
 
     tracking_uri: str

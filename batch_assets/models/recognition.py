@@ -6,91 +6,67 @@ Files are known by their first bytes or, archives, by the names of their entries
 import io
 import re
 import zipfile
-from dataclasses import dataclass
 
-_EXPORT = "export the torch.nn.Module itself with batch_assets.models.predictor.export_model"
-_WEIGHTS = f"load it into its torch.nn.Module and {_EXPORT}, or keep the weights as safetensors with a module"
-_REBUILD = f"only programs of torch can score: write or convert the model as a torch.nn.Module and {_EXPORT}"
+from batch_assets.models.runtimes.runtime import RUNTIMES, FileKind, Runtime
 
+EXPORT = "export the torch.nn.Module itself with batch_assets.models.runtimes.pytorch.export.export_model"
+WEIGHTS = f"load it into its torch.nn.Module and {EXPORT}, or keep the weights as safetensors with a module"
+_REBUILD = f"convert it to ONNX (runtime: {{kind: onnx}}), or write it as a torch.nn.Module and {EXPORT}"
 
-@dataclass(frozen=True)
-class Recognized:
-    """A kind of file, as a noun; what to do; and whether it is one that a card can name as its `format`."""
-
-    kind: str
-    advice: str
-    format: str = ""
-
-
-_ENTRIES = (
-    (r"data/aotinductor/", Recognized("an AOTInductor package, compiled code that may not be loaded", _EXPORT)),
-    (
-        r"serialized_exported_program\.json",
-        Recognized("a .pt2 file of an earlier torch, which holds pickles", "export it again"),
+_FOREIGN = (
+    FileKind("a Keras model", _REBUILD, entry=r"model\.weights\.h5"),
+    FileKind("a zipped SavedModel of TensorFlow", _REBUILD, entry=r"saved_model\.pb"),
+    FileKind("an archive of NumPy arrays", WEIGHTS, entry=r"\w+\.npy"),
+    FileKind(
+        "a zipped folder of MLflow", "give the model file in it, or let the pipeline follow MLflow's alias", entry=r"MLmodel"
     ),
-    (r"models/model\.json", Recognized("a .pt2 file of torch.export", "say so in the card (format: pt2)", "pt2")),
-    (
-        r"code/",
-        Recognized("a TorchScript file", f"say so in the card (format: torchscript) or, better, {_EXPORT}", "torchscript"),
+    FileKind("an empty file", "export it again", begins=rb"\Z"),
+    FileKind(
+        "the pointer that git keeps instead of a large file", "fetch it with git lfs pull", begins=rb"version https://git-lfs"
     ),
-    (r"data\.pkl", Recognized("a file of torch.save, which is a pickle", _WEIGHTS)),
-    (r"model\.weights\.h5", Recognized("a Keras model", _REBUILD)),
-    (r"saved_model\.pb", Recognized("a zipped SavedModel of TensorFlow", _REBUILD)),
-    (r"\w+\.npy", Recognized("an archive of NumPy arrays", _WEIGHTS)),
-    (
-        r"MLmodel",
-        Recognized("a zipped folder of MLflow", "give the model file in it, or let the pipeline follow MLflow's alias"),
+    FileKind("a pickle, as joblib and scikit-learn write them, which may not be loaded", _REBUILD, begins=rb"\x80[\x02-\x05]"),
+    FileKind(
+        "a compressed file", _REBUILD, begins=rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|x[\x01\x5e\x9c\xda]|\x04\x22\x4d\x18"
     ),
+    FileKind("an XGBoost model", _REBUILD, begins=rb'\s*\{\s*"learner"|\{L[\s\S]{0,8}?\x07learner|binf'),
+    FileKind("a CatBoost model", _REBUILD, begins=rb"CBM1"),
+    FileKind("an HDF5 file, as Keras writes them", _REBUILD, begins=rb"\x89HDF\r\n\x1a\n"),
+    FileKind("a SavedModel of TensorFlow", _REBUILD, begins=rb"\x08\x01\x12"),
+    FileKind("a TensorFlow Lite model", _REBUILD, begins=rb"[\s\S]{4}TFL3"),
+    FileKind("an ExecuTorch program", EXPORT, begins=rb"[\s\S]{4}ET1\d"),
+    FileKind("a GGUF file", _REBUILD, begins=rb"GGUF"),
+    FileKind("a Parquet file", "give the model file", begins=rb"PAR1"),
+    FileKind("a NumPy array", WEIGHTS, begins=rb"\x93NUMPY"),
+    FileKind("XML or HTML", _REBUILD, begins=rb"\s*<(\?xml|PMML|!DOCTYPE|html)"),
+    FileKind("JSON", _REBUILD, begins=rb"\s*[\[{]"),
+    FileKind("a zip archive that was cut", "copy it again", begins=rb"PK\x03\x04"),
 )
-"""Archives by an entry that no other has, with or without the archive's one folder before it."""
-
-_STARTS = (
-    (
-        rb"[\s\S]{3}\0{5}\{",
-        Recognized(
-            "a safetensors file, weights without code",
-            "name the code that they are of in the card (format: safetensors, module: package.file:factory)",
-            "safetensors",
-        ),
-    ),
-    (rb"\Z", Recognized("an empty file", "export it again")),
-    (
-        rb"version https://git-lfs",
-        Recognized("the pointer that git keeps instead of a large file", "fetch it with git lfs pull"),
-    ),
-    (rb"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19\.", Recognized("a file of torch.save, which is a pickle", _WEIGHTS)),
-    (rb"\x80[\x02-\x05]", Recognized("a pickle, as joblib and scikit-learn write them, which may not be loaded", _REBUILD)),
-    (
-        rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|x[\x01\x5e\x9c\xda]|\x04\x22\x4d\x18",
-        Recognized("a compressed file", _REBUILD),
-    ),
-    (rb"tree\s+version=", Recognized("a LightGBM model", _REBUILD)),
-    (rb'\s*\{\s*"learner"|\{L[\s\S]{0,8}?\x07learner|binf', Recognized("an XGBoost model", _REBUILD)),
-    (rb"CBM1", Recognized("a CatBoost model", _REBUILD)),
-    (rb"\x89HDF\r\n\x1a\n", Recognized("an HDF5 file, as Keras writes them", _REBUILD)),
-    (rb"\x08\x01\x12", Recognized("a SavedModel of TensorFlow", _REBUILD)),
-    (rb"\x08[\x02-\x20](\x12|\x1a|\x22|\x2a|\x32|\x3a|\x42)", Recognized("an ONNX model", _REBUILD)),
-    (rb"[\s\S]{4}TFL3", Recognized("a TensorFlow Lite model", _REBUILD)),
-    (rb"[\s\S]{4}ET1\d", Recognized("an ExecuTorch program", _EXPORT)),
-    (rb"GGUF", Recognized("a GGUF file", _REBUILD)),
-    (rb"PAR1", Recognized("a Parquet file", "give the model file")),
-    (rb"\x93NUMPY", Recognized("a NumPy array", _WEIGHTS)),
-    (rb"\s*<(\?xml|PMML|!DOCTYPE|html)", Recognized("XML or HTML", _REBUILD)),
-    (rb"\s*[\[{]", Recognized("JSON", _REBUILD)),
-    (rb"PK\x03\x04", Recognized("a zip archive that was cut", "copy it again")),
-)
-"""Other files by how they begin."""
+"""Files that no runtime of ours knows; the first that fits is meant."""
 
 
-def recognized(data: bytes) -> Recognized | None:
+def recognized(data: bytes) -> FileKind | None:
     """What a file is, or None if nothing is known of it."""
+    known = [*(one for kind in RUNTIMES.built_in for one in RUNTIMES.adapter(kind).files), *_FOREIGN]
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             names = archive.namelist()
     except (zipfile.BadZipFile, ValueError, LookupError, NotImplementedError, EOFError):
         start = data[:256]
-        return next((found for pattern, found in _STARTS if re.match(pattern, start)), None)
-    for pattern, found in _ENTRIES:
-        if any(re.match(f"([^/]+/)?{pattern}", name) for name in names):
-            return found
-    return Recognized(f"a zip archive with {names[0][:80]!r} in it" if names else "an empty zip archive", _EXPORT)
+        return next((one for one in known if one.begins is not None and re.match(one.begins, start)), None)
+    for one in known:
+        if one.entry is not None and any(re.match(f"([^/]+/)?{one.entry}", name) for name in names):
+            return one
+    return FileKind(f"a zip archive with {names[0][:80]!r} in it" if names else "an empty zip archive", EXPORT)
+
+
+def refusal(data: bytes, name: str, runtime: Runtime, reason: str = "") -> str:
+    """The sentence about a file that is not what its card's runtime reads; `reason` is how that showed."""
+    found = recognized(data)
+    if found is not None and found.model_file != runtime.model_file:
+        return f"{name} is {found.noun}, not {runtime.noun}: {found.advice}."
+    return f"{name} is not {runtime.noun}, or a damaged one ({in_short(reason) or 'it lacks what one holds'}): export it again."
+
+
+def in_short(text: str) -> str:
+    """A message of somebody else's, for use within a sentence."""
+    return " ".join(text.split()).rstrip(".")[:200]

@@ -1,6 +1,6 @@
 """Immutable model versions in plain folders, and the aliases that name them.
 
-A version is its files: the exported program and the card. Its digest covers all of them. An approval records the digest that
+A version is its files: the model file and the card. Its digest covers all of them. An approval records the digest that
 was approved, so bytes that change afterwards are noticed by whoever resolves the alias.
 """
 
@@ -142,7 +142,7 @@ class Registry:
 
     def _vet(self, name: str, card: Card, model: bytes, rows: "pa.Table | None") -> None:
         """Open and try a model file in a process apart."""
-        for found in self._sandbox.call(name, check_model, model, card, name, rows):
+        for found in self._sandbox.call(name, check_model, model, card, name, rows, preloaded=card.runtime.preloaded):
             warnings.warn(found, stacklevel=3)
 
     @staticmethod

@@ -1,8 +1,9 @@
 """A process apart, with limits of time and memory, in which a model file is opened before anybody trusts it.
 
 A damaged or hostile file may end the process that reads it, run for ever, or ask for more memory than there is: whatever
-happens there becomes one sentence here. The process imports torch once and then forks for each file, so that a second one does
-not pay for the import again. It is no jail, it has the rights of its user: what a file may hold at all, `vetting` decides.
+happens there becomes one sentence here. The process imports what a runtime needs once and then forks for each file, so that a
+second one does not pay for the import again. It is no jail, it has the rights of its user: what a file may hold at all, its
+runtime decides.
 """
 
 import importlib
@@ -14,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe, wait
@@ -24,10 +25,10 @@ from typing import Any, Self
 
 from batch_assets import errors
 from batch_assets.errors import BatchAssetsError, ModelError, UnsafeModel
-from batch_assets.models.vetting import in_short
+from batch_assets.models.recognition import in_short
 
-_PRELOADED = ("psutil", "batch_assets.models.trial", "torch.export._trace", "torch.export.pt2_archive._package")
-"""What takes longest to import for reading a program; where torch calls it otherwise, it is imported after the fork."""
+_PRELOADED = ("psutil", "batch_assets.models.trial")
+"""What is imported before the first fork, whatever is opened."""
 
 _LONGEST_REPLY = 1 << 20
 _LONGEST_MESSAGE = 2_000
@@ -72,7 +73,14 @@ class Sandbox:
             self._process.wait()
         self._process = self._connection = None
 
-    def call(self, name: str, function: Callable[..., Any], *arguments: Any, limits: Limits = LIMITS) -> Any:
+    def call(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        *arguments: Any,
+        limits: Limits = LIMITS,
+        preloaded: Sequence[str] = (),
+    ) -> Any:
         """What a function gives there, in plain JSON values.
 
         Args:
@@ -80,6 +88,7 @@ class Sandbox:
             function: importable by its name.
             arguments: what it is called with; picklable.
             limits: what it may take.
+            preloaded: modules that are imported before the fork, as far as they are there, and are kept for later calls.
 
         Raises:
             BatchAssetsError: the one that the function raised, with its class and message.
@@ -88,9 +97,9 @@ class Sandbox:
         """
         if self._connection is None:
             with Sandbox() as started:
-                return started.call(name, function, *arguments, limits=limits)
+                return started.call(name, function, *arguments, limits=limits, preloaded=preloaded)
         try:
-            self._connection.send((limits.seconds, limits.memory))
+            self._connection.send((limits.seconds, limits.memory, list(preloaded)))
             self._connection.send_bytes(pickle.dumps((sys.path, pickle.dumps((function, arguments)))))
             reply = json.loads(self._connection.recv_bytes(_LONGEST_REPLY))
         except (EOFError, OSError) as error:
@@ -119,14 +128,20 @@ def _value_of(reply: Mapping[str, Any], name: str, limits: Limits) -> Any:
 
 def serve(connection: Connection) -> None:
     """Answer calls, each in a fork, until the caller has gone."""
-    for module in _PRELOADED:
-        with suppress(ImportError):
-            importlib.import_module(module)
+    _preload(_PRELOADED)
     with suppress(EOFError):
         while True:
-            seconds, memory = connection.recv()
+            seconds, memory, modules = connection.recv()
             request = connection.recv_bytes()
+            _preload(modules)
             connection.send_bytes(_forked(request, float(seconds), int(memory) + 8 * len(request), connection))
+
+
+def _preload(modules: Sequence[str]) -> None:
+    """Import modules; what is not there, or has another name in the version that is, is imported after the fork."""
+    for module in modules:
+        with suppress(ImportError):
+            importlib.import_module(module)
 
 
 def _forked(request: bytes, seconds: float, memory: int, caller: Connection) -> bytes:
@@ -163,7 +178,7 @@ def _forked(request: bytes, seconds: float, memory: int, caller: Connection) -> 
 def _work(request: bytes, writer: int, seconds: float, memory: int) -> None:
     """Answer one request in this process and end it."""
     os.setpgid(0, 0)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # torch prints tracebacks of what it catches
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libraries print what they catch
     _limit(seconds, memory)
     with open(writer, "wb") as pipe:
         pipe.write(json.dumps(_reply(request)).encode())
@@ -190,7 +205,7 @@ def _reply(request: bytes) -> dict[str, Any]:
         return {"value": function(*arguments)}
     except MemoryError:
         return {"memory": True}
-    except Exception as error:  # noqa: BLE001 - whatever a reader of torch raises is what is to be said of the file
+    except Exception as error:  # noqa: BLE001 - whatever a library raises is what is to be said of the file
         said = str(error)
         if any(phrase in said for phrase in _OUT_OF_MEMORY):
             return {"memory": True}

@@ -4,21 +4,16 @@ A night gives the same rows to a model in batches of several sizes, in other ord
 padded, faulty rows are replaced, an audit and a replay score single rows again. So a row's outputs may depend on it alone.
 """
 
-import inspect
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from batch_assets.errors import ModelMisfit
-from batch_assets.features.contract import Column, FeatureContract
+from batch_assets.features.contract import Column
 from batch_assets.models.card import Card
-from batch_assets.models.formats import read_reference
 from batch_assets.models.permitted import permitted_rows
-from batch_assets.models.predictor import TorchPredictor, load_program, require_same_program
 from batch_assets.scoring.forward import Logits, Predictor
 from batch_assets.scoring.inputs import SHAPE, SHORTEST_BUCKET, Array, Batch, Staging
 from batch_assets.scoring.poison import few, first_line
@@ -45,23 +40,20 @@ def check_model(model: bytes, card: Card, name: str, rows: pa.Table | None = Non
     Raises:
         ModelMisfit: it does not take the contract's columns or give what its card says, or a row's outputs depend on other
             rows, on chance, or on what ran before.
-        ModelChanged: the source of its module is not the one that its card names.
+        ModelChanged: what it needs beside the file is not what its card names.
         UnsafeModel: the file is damaged, is no model, or would run what it brings along.
     """
-    form = card.form
-    predictor, program = load_program(model, name, form=form), read_reference(model, name, form)
-    _require_finite_weights(program, name)
-    _require_order(program, card.contract, name)
+    runtime = card.runtime
+    predictor, reference = runtime.load(model, name), runtime.reference(model, name)
+    notes = runtime.check(reference, card.contract, name)
     trial = Trial(predictor, card, name, rows)
-    notes = trial()
+    notes += trial()
     (ours,) = predictor.forward([trial.passes[0]])
     try:
-        (theirs,) = TorchPredictor(program).forward([trial.passes[0]])
+        (theirs,) = reference.forward([trial.passes[0]])
     except _RAISED as error:
         raise ModelMisfit(f"{name} takes only the shapes that it was exported with ({_said(error)}): {_DYNAMIC}.") from error
-    require_same_program(ours, theirs, name, form)
-    if form.name == "torchscript":
-        notes = (f"{name} is TorchScript, which torch does not develop any more: export it as .pt2.", *notes)
+    runtime.require_same(ours, theirs, name)
     return notes
 
 
@@ -119,13 +111,13 @@ class Trial:
     def _first(self) -> tuple[list[Batch], list[Logits]]:
         """The batches of the smallest shape and what the model gives for them, without rows that it may raise on."""
         batches = self._staged.batches(self._rows, SHAPE)
-        with _seeded(0):
+        with self._card.runtime.seeded(0):
             try:
                 return batches, [self._forward(self._staged.arrays(batch)) for batch in batches]
             except _RAISED as error:
                 self._explain(batches, error)
         batches = self._staged.batches(self._rows, SHAPE)
-        with _seeded(0):
+        with self._card.runtime.seeded(0):
             return batches, [self._forward(self._staged.arrays(batch)) for batch in batches]
 
     def _explain(self, batches: list[Batch], error: Exception) -> None:
@@ -165,11 +157,11 @@ class Trial:
         ) from error
 
     def _repeat(self, found: list[Logits]) -> None:
-        with _seeded(1):
+        with self._card.runtime.seeded(1):
             other = [self._forward(arrays) for arrays in self.passes]
         if _same(found, other):
             return
-        with _seeded(0):
+        with self._card.runtime.seeded(0):
             again = [self._forward(arrays) for arrays in self.passes]
         why = (
             "it draws random numbers, as a dropout in train mode does: call eval() before exporting it"
@@ -286,7 +278,9 @@ class Trial:
         return not varies
 
     def _differ(self, values: Logits, expected: Logits) -> bool:
-        """Whether outputs differ by more than other kernels explain."""
+        """Whether outputs differ by more than other kernels explain, if there are any."""
+        if self._card.runtime.any_shape:
+            return not np.array_equal(values, expected, equal_nan=True)
         finite = np.abs(expected[np.isfinite(expected)])
         usual = max(float(np.quantile(finite, 0.9)) if len(finite) else 0.0, self._card.head.usual)
         return not np.allclose(values, expected, rtol=_RELATIVE, atol=_ABSOLUTE * usual, equal_nan=True)
@@ -338,50 +332,5 @@ def _across_rows(found: list[Logits]) -> str:
     )
 
 
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Torch draws the same random numbers in every block of one seed, and those of the process are as they were after it."""
-    import torch
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
-
-
 def _said(error: Exception) -> str:
     return f"{type(error).__name__}: {first_line(error)}"
-
-
-def _require_finite_weights(program: Any, name: str) -> None:
-    """Raises ModelMisfit if a weight is NaN or infinite, or a buffer is NaN: infinities are what masks are made of."""
-    import torch
-
-    network = getattr(program, "network", program)
-    if not isinstance(network, torch.nn.Module):
-        return
-    parameters = dict(network.named_parameters())
-    for kind, tensors in (("weight", parameters), ("buffer", dict(network.named_buffers()))):
-        for label, tensor in tensors.items():
-            if not tensor.is_floating_point():
-                continue
-            bad = int((~tensor.isfinite() if kind == "weight" else tensor.isnan()).sum())
-            if bad:
-                raise ModelMisfit(
-                    f"{name} has a {kind} that is not finite: {bad:,} of the {tensor.numel():,} numbers of {label} are NaN or "
-                    "infinite; its training has diverged, take an earlier state of it."
-                )
-
-
-def _require_order(program: Any, contract: FeatureContract, name: str) -> None:
-    """Raises ModelMisfit if a model takes what the contract names in another order: what goes to it has places, no names."""
-    import torch
-
-    forward = getattr(program, "network", program).forward
-    scripted = isinstance(forward, torch.ScriptMethod)
-    takes = [one.name for one in forward.schema.arguments[1:]] if scripted else list(inspect.signature(forward).parameters)
-    named = [one.name for one in contract.inputs]
-    if takes != named and sorted(takes) == sorted(named):
-        raise ModelMisfit(
-            f"{name} takes {', '.join(takes)}, and its contract names {', '.join(named)} in this order: let the inputs of the "
-            "contract have the order in which the module's forward takes them."
-        )

@@ -114,7 +114,7 @@ def _settings(
     if config.scoring.batch_size != "auto":
         return config.scoring
     begun = batch_size_log(config, storage, day, model)
-    found = resolved(storage, config.scoring, model.card.model_sha256, version("torch"))
+    found = resolved(storage, config.scoring, model.card.model_sha256, model.card.runtime.versioned())
     return pin(begun, found) if begin or begun.latest() else found
 
 
@@ -258,7 +258,8 @@ def scoring_task(config: PipelineConfig, storage: Storage, run: Run) -> ScoringT
         day=run.day,
         model_version=run.model.version,
         model_sha256=card.model_sha256,
-        load=PredictorLoader(run.model.storage, run.model.path, card.model_sha256, card.form),
+        library=card.runtime.versioned(),
+        load=PredictorLoader(run.model.storage, run.model.path, card.model_sha256, card.runtime),
     )
 
 
@@ -309,7 +310,8 @@ def _manifest(
         proof_seconds=done.proof_seconds,
         versions={
             "python": sys.version.split()[0],
-            **{name: version(name) for name in ("batch-assets", "numpy", "pyarrow", "torch")},
+            **{name: version(name) for name in ("batch-assets", "numpy", "pyarrow")},
+            card.runtime.library: card.runtime.version(),
         },
     )
     if earlier is not None:

@@ -6,7 +6,6 @@ from typing import Any
 from batch_assets.config import PipelineConfig
 from batch_assets.errors import ModelChanged, NoPrediction, ProofFailed
 from batch_assets.features.keys import Said, in_words, parts, plain
-from batch_assets.models.device import is_here
 from batch_assets.models.registry import ModelVersion, Registry
 from batch_assets.nightly.freeze import Frozen
 from batch_assets.nightly.score import Run, scoring_task
@@ -22,7 +21,7 @@ from batch_assets.storage import Storage
 class Replayed:
     """A recorded prediction and the same once more.
 
-    `bound` is by how much the probabilities may differ: 0 where device, capability, precision, torch and batch shape are
+    `bound` is by how much the probabilities may differ: 0 where device, capability, precision, library and batch shape are
     those of the commit. `recorded_environment` is None for a row that a replay of dead letters scored: it was not recorded.
     """
 
@@ -106,7 +105,7 @@ def _recorded_run(storage: Storage, manifest: Manifest, model: ModelVersion, fou
     """The run as it was, as far as that decides one row's values; nothing of it is taken from today's settings."""
     environment = found.commit.environment
     recorded = {"device": environment.get("device", "cpu"), "precision": environment.get("precision", "float32")}
-    if not is_here(recorded["device"]):
+    if not model.card.runtime.has(recorded["device"]):
         recorded = {"device": "cpu", "precision": "float32" if recorded["precision"] == "tf32" else recorded["precision"]}
     settings = {**recorded, "batch_size": found.commit.batch_rows, "chunk_rows": found.chunk.rows, "max_failed": 1.0}
     snapshot = Frozen(found.snapshot, storage, manifest.snapshot_folder, reused=True, seconds={})

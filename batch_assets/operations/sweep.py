@@ -1,7 +1,6 @@
 """Find a pipeline's batch size: measure on its own rows and model, draw the curve, remember the knee."""
 
 from dataclasses import dataclass
-from importlib.metadata import version
 
 import psutil
 
@@ -52,12 +51,12 @@ def sweep(
             )
     if not any(one.batch_rows % SHAPE == 0 for one in measured):
         raise OutOfMemory(f"No batch of {SHAPE} rows or more could be measured: {ended}.")
-    torch, settings, sha256 = version("torch"), run.settings, model.card.model_sha256
+    library, settings, sha256 = model.card.runtime.versioned(), run.settings, model.card.model_sha256
     result = Sweep(
         model_sha256=sha256,
         device=settings.device,
         precision=settings.precision,
-        torch=torch,
+        library=library,
         memory_limit=limit,
         measured=tuple(measured),
         ended=ended,
@@ -65,7 +64,7 @@ def sweep(
     )
     curve = [(one.batch_rows, one.rows_per_s, one.memory) for one in measured]
     picture_bytes = plot_sweep(curve, result.batch_rows, f"{model.name} {model.version} on {settings.device}")
-    log = sweep_log(storage, sha256, settings, torch)
+    log = sweep_log(storage, sha256, settings, library)
     entry = log.update(lambda _: Change(result, f"sweep on {config.name} {day}"))
     picture = f"{log.folder}/{entry.number:06d}.png"
     storage.create(picture, picture_bytes)

@@ -95,7 +95,7 @@ def build_assets(pipeline: PipelineConfig) -> list[dg.AssetsDefinition]:
         group_name=pipeline.name,
         deps=[user_features],
         pool=POOL,
-        kinds={"ray", "torch"},
+        kinds={"ray"},
     )
     def predictions(
         context: dg.AssetExecutionContext,

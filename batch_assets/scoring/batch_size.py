@@ -1,7 +1,7 @@
 """How many rows a forward pass should have: measured by a sweep on real rows, and remembered.
 
-A sweep is remembered per model sha256, device, precision and version of torch. It runs in a process of its own whose memory is
-limited, so that the boundary is an error that can be caught and not the end of somebody's work.
+A sweep is remembered per model sha256, device, precision and version of the model's library. It runs in a process of its own
+whose memory is limited, so that the boundary is an error that can be caught and not the end of somebody's work.
 """
 
 import multiprocessing
@@ -56,7 +56,7 @@ class Sweep(BaseModel):
     model_sha256: str
     device: str
     precision: str
-    torch: str
+    library: str
     memory_limit: int
     measured: tuple[Measured, ...]
     ended: str
@@ -71,16 +71,16 @@ class BatchSize(BaseModel):
     batch_rows: int
 
 
-def sweep_log(storage: Storage, model_sha256: str, settings: ScoringSettings, torch: str) -> NumberedLog[Sweep]:
+def sweep_log(storage: Storage, model_sha256: str, settings: ScoringSettings, library: str) -> NumberedLog[Sweep]:
     """What sweeps of a model found; the highest entry is in force."""
-    return NumberedLog(storage, f"sweeps/{model_sha256[:16]}-{settings.device}-{settings.precision}-{torch}", Sweep)
+    return NumberedLog(storage, f"sweeps/{model_sha256[:16]}-{settings.device}-{settings.precision}-{library}", Sweep)
 
 
-def resolved(storage: Storage, settings: ScoringSettings, model_sha256: str, torch: str) -> ScoringSettings:
+def resolved(storage: Storage, settings: ScoringSettings, model_sha256: str, library: str) -> ScoringSettings:
     """Settings with a number in place of `auto`: what the latest sweep picked, else the default."""
     if settings.batch_size != "auto":
         return settings
-    entry = sweep_log(storage, model_sha256, settings, torch).latest()
+    entry = sweep_log(storage, model_sha256, settings, library).latest()
     return settings.model_copy(update={"batch_size": entry.body.batch_rows if entry else settings.batch_rows})
 
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 from batch_assets.arrow import as_numpy
 from batch_assets.features.contract import Column, FeatureContract, ModelInput
 
-Array = npt.NDArray[np.float32] | npt.NDArray[np.int64]
+Array = npt.NDArray[np.float32] | npt.NDArray[np.float64] | npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 Places = npt.NDArray[np.intp]
 
@@ -59,9 +59,9 @@ class Staging:
     def __init__(self, contract: FeatureContract, rows: int) -> None:
         self._contract = contract
         self._buffers = {
-            model_input.name: np.zeros((_width(contract, model_input), rows), dtype=model_input.dtype)
+            model_input.name: np.zeros((width, rows), dtype=model_input.dtype)
             for model_input in contract.inputs
-            if not _sequence(contract, model_input)
+            if (width := contract.width_of(model_input.name)) is not None
         }
 
     def fill(self, table: pa.Table) -> "Staged":
@@ -184,15 +184,6 @@ def _joined(phrases: Sequence[str]) -> str:
     return "; ".join(f"{head}: {', '.join(columns)}" for head, columns in heads.items())
 
 
-def _width(contract: FeatureContract, model_input: ModelInput) -> int:
-    columns = contract.columns_of(model_input.name)
-    return sum(column.length if isinstance(column.length, int) else 1 for column in columns)
-
-
-def _sequence(contract: FeatureContract, model_input: ModelInput) -> bool:
-    return contract.columns_of(model_input.name)[0].length == "variable"
-
-
 def _copy(values: pa.ChunkedArray, target: Array, column: Column) -> Mask | None:
     """Copy a column into its rows of a buffer, cast as the buffer is; which rows have no permitted value, if any."""
     start = 0
@@ -212,7 +203,7 @@ def _copy(values: pa.ChunkedArray, target: Array, column: Column) -> Mask | None
                 target[:, place.start + present] = _numbers(piece.flatten(), target.dtype).reshape(len(present), -1).T
             else:
                 target[:, place] = _numbers(piece.flatten(), target.dtype).reshape(len(piece), -1).T
-            if column.length is not None and target.dtype != np.float32 and piece.flatten().null_count:
+            if column.length is not None and target.dtype.kind != "f" and piece.flatten().null_count:
                 holes = as_numpy(piece.flatten().is_null()).reshape(-1, target.shape[0]).any(axis=1)
                 missing = np.zeros(target.shape[1], dtype=bool) if missing is None else missing
                 present = np.flatnonzero(~as_numpy(piece.is_null()))
@@ -221,7 +212,7 @@ def _copy(values: pa.ChunkedArray, target: Array, column: Column) -> Mask | None
         if missing is not None and column.length is not None:
             target[:, missing] = np.nan
         return None
-    if target.dtype == np.float32 and not _sums_up(target):
+    if target.dtype.kind == "f" and not _sums_up(target):
         finite = np.isfinite(target)
         bad: Mask = np.logical_not(np.logical_and.reduce(finite, axis=0))
         missing = bad if missing is None else np.logical_or(bad, missing)
@@ -231,14 +222,13 @@ def _copy(values: pa.ChunkedArray, target: Array, column: Column) -> Mask | None
 def _sums_up(values: npt.NDArray[Any]) -> bool:
     """Whether the sum is finite; then every value is. Many times faster than a look at each."""
     with np.errstate(over="ignore", invalid="ignore"):
-        return bool(np.isfinite(values.sum(dtype=np.float32)))
+        return bool(np.isfinite(values.sum(dtype=values.dtype)))
 
 
-def _numbers(piece: pa.Array, dtype: "np.dtype[np.float32] | np.dtype[np.int64]") -> npt.NDArray[np.generic]:
+def _numbers(piece: pa.Array, dtype: "np.dtype[Any]") -> npt.NDArray[np.generic]:
     """An Arrow array's values; null is NaN where there is one, else 0."""
     if piece.null_count:
-        wider = piece.cast(pa.float32() if dtype == np.float32 else pa.int64(), safe=False)
-        piece = wider.fill_null(np.nan if dtype == np.float32 else 0)
+        piece = piece.cast(pa.from_numpy_dtype(dtype), safe=False).fill_null(np.nan if dtype.kind == "f" else 0)
     values: npt.NDArray[np.generic] = as_numpy(piece)
     return values
 
@@ -253,7 +243,7 @@ def _sequence_of(column: pa.ChunkedArray, meaning: Column, model_input: ModelInp
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     bad = as_numpy(lists.is_null())
     elements = as_numpy(lists.flatten().is_null())
-    if dtype == np.float32 and not meaning.nullable:
+    if dtype.kind == "f" and not meaning.nullable:
         elements = elements | ~np.isfinite(values)
     if not meaning.nullable and elements.any():
         owners = np.repeat(np.arange(len(lengths)), lengths)

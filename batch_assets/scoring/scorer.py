@@ -1,9 +1,9 @@
 """One chunk: read | convert | forward | post-process | write, overlapped with the chunks before and after it.
 
-The scorer knows neither Ray nor Dagster nor torch. It gets plain values, opens its own files and writes its own commit, so
-nothing large passes a driver. Several threads may score a chunk each: one at a time reads, as many as there are lanes run the
-model, one at a time writes, so that a worker's disk waits while its model works. There are lanes + 1 staging buffers: that is
-what bounds a worker's memory.
+The scorer knows neither Ray nor Dagster nor the library that computes with the model. It gets plain values, opens its own files
+and writes its own commit, so nothing large passes a driver. Several threads may score a chunk each: one at a time reads, as
+many as there are lanes run the model, one at a time writes, so that a worker's disk waits while its model works. There are
+lanes + 1 staging buffers: that is what bounds a worker's memory.
 """
 
 import queue
@@ -51,7 +51,10 @@ class Load(Protocol):
 
 @dataclass(frozen=True)
 class ScoringTask:
-    """Everything a worker must know, in picklable values: what to read, with what to score, where to write."""
+    """Everything a worker must know, in picklable values: what to read, with what to score, where to write.
+
+    `library` is the one that computes with the model, and its version, as in `torch-2.13.0`.
+    """
 
     storage: Storage
     snapshot: Snapshot
@@ -65,6 +68,7 @@ class ScoringTask:
     day: str
     model_version: str
     model_sha256: str
+    library: str
     load: Load
 
     def open(self, lanes: int = 1, predictor: Predictor | None = None) -> "Scorer":

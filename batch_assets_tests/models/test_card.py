@@ -11,7 +11,8 @@ from batch_assets.errors import ModelMisfit
 from batch_assets.features.contract import FeatureContract
 from batch_assets.histogram import Spread
 from batch_assets.models.card import Card, make_card
-from batch_assets.models.predictor import export_model, predict_scores
+from batch_assets.models.predictor import predict_scores
+from batch_assets.models.runtimes.pytorch.export import export_model
 from batch_assets.scoring.heads.classifier import Returns
 from batch_assets.scoring.heads.head import Head
 from batch_assets_tests.small import head_of

@@ -11,9 +11,10 @@ from pydantic import ValidationError
 from safetensors.torch import save
 
 from batch_assets.errors import MlflowUnreachable, ModelChanged, ModelError, NoSuchModel
-from batch_assets.models.formats import PT2, ModelFormat, safetensors_of
 from batch_assets.models.mlflow_source import MlflowSettings, MlflowSource
 from batch_assets.models.registry import ModelSettings
+from batch_assets.models.runtimes.pytorch.formats import safetensors_of
+from batch_assets.models.runtimes.torch_runtime import PT2, TorchRuntime
 from batch_assets_tests.mlflow_server import MlflowServer
 from batch_assets_tests.net import seeded
 from batch_assets_tests.small import Small, small_model
@@ -36,9 +37,9 @@ class Team:
         self.client.create_registered_model(model)
         self.source = MlflowSource(server.url, model, "batch")
 
-    def log(self, model: bytes, form: ModelFormat = PT2, *, files: tuple[str, ...] = (), **said: Any) -> tuple[int, Path]:
+    def log(self, model: bytes, runtime: TorchRuntime = PT2, *, files: tuple[str, ...] = (), **said: Any) -> tuple[int, Path]:
         """Log a version and let the alias name it; gives its number and where the server keeps its artifacts."""
-        card = self.small.card(model, form)
+        card = self.small.card(model, runtime)
         artifacts = self.folder / "logged"
         artifacts.mkdir(exist_ok=True)
         for old in artifacts.iterdir():

@@ -14,9 +14,10 @@ import torch
 from safetensors.torch import save
 
 from batch_assets.errors import UnsafeModel
-from batch_assets.models.formats import PT2, TORCHSCRIPT, safetensors_of
-from batch_assets.models.predictor import export_model
-from batch_assets_tests.models.test_formats import IN_THIS_REPOSITORY, rewritten, scripted
+from batch_assets.models.runtimes.pytorch.export import export_model
+from batch_assets.models.runtimes.pytorch.formats import safetensors_of
+from batch_assets.models.runtimes.torch_runtime import PT2, TORCHSCRIPT
+from batch_assets_tests.models.runtimes.pytorch.test_formats import IN_THIS_REPOSITORY, rewritten, scripted
 from batch_assets_tests.net import seeded
 from batch_assets_tests.small import Small, small_model
 
@@ -63,8 +64,11 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "pickle": (lambda: pickle.dumps({"a": 1}), "a pickle, as joblib and scikit-learn write them.*torch.nn.Module"),
     "joblib": (lambda: gzip.compress(pickle.dumps(1)), "a compressed file"),
-    "ONNX": (lambda: ONNX, "an ONNX model.*torch.nn.Module"),
-    "LightGBM": (lambda: b"tree\nversion=v4\nnum_class=1\n", "a LightGBM model"),
+    "ONNX": (lambda: ONNX, r"an ONNX model.*say so in the card \(runtime: {kind: onnx}\)"),
+    "LightGBM": (
+        lambda: b"tree\nversion=v4\nnum_class=1\n",
+        r"a LightGBM model.*say so in the card \(runtime: {kind: lightgbm}\)",
+    ),
     "XGBoost JSON": (lambda: json.dumps({"learner": {"attributes": {}}}).encode(), "an XGBoost model"),
     "XGBoost UBJ": (lambda: b"{L\x00\x00\x00\x00\x00\x00\x00\x07learner{", "an XGBoost model"),
     "CatBoost": (lambda: b"CBM1\x00\x00", "a CatBoost model"),

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from batch_assets.errors import LostRace, ModelChanged, ModelMisfit, NoSuchModel, VersionExists
-from batch_assets.models.predictor import PredictorLoader, export_model
+from batch_assets.models.predictor import PredictorLoader
 from batch_assets.models.registry import ModelSettings, Registry
+from batch_assets.models.runtimes.pytorch.export import export_model
 from batch_assets.storage import open_storage
 from batch_assets_tests.small import Small, small_model
 
@@ -125,7 +126,9 @@ def test_the_registry_works_in_a_bucket(small: Small, bucket: str, model_bytes: 
     found = Registry(open_storage(f"{bucket}/models of ours")).resolve(SETTINGS)
     assert (found.digest, found.approval) == (small.model.digest, 1)
     assert (registry.names(), registry.versions("small"), list(registry.aliases("small"))) == (["small"], ["v1"], ["batch"])
-    load = pickle.loads(pickle.dumps(PredictorLoader(open_storage(f"{bucket}/models of ours"), found.path, card.model_sha256)))
+    load = pickle.loads(
+        pickle.dumps(PredictorLoader(open_storage(f"{bucket}/models of ours"), found.path, card.model_sha256, card.runtime))
+    )
     assert next(iter(load().forward([(np.ones((3, 64), dtype=np.float32),)]))).shape == (1, 64)
 
 

@@ -16,7 +16,9 @@ from batch_assets.features.contract import FeatureContract
 from batch_assets.histogram import Histogram, Spread
 from batch_assets.models.card import Card
 from batch_assets.models.permitted import ROWS, permitted_rows
-from batch_assets.models.predictor import TorchPredictor, export_model
+from batch_assets.models.runtimes.pytorch.export import export_model
+from batch_assets.models.runtimes.pytorch.predictor import TorchPredictor
+from batch_assets.models.runtimes.torch_runtime import PT2
 from batch_assets.models.trial import Trial, check_model
 from batch_assets_tests.small import Small, head_of
 
@@ -41,6 +43,7 @@ def card_of(
     return Card(
         description="made up",
         model_sha256=Small.sha256(model),
+        runtime=PT2,
         contract=contract,
         head=head_of(returns=returns, labels=labels, decile_edges=tuple(edges), **outputs),
         baseline_partition="2024-01-31",

@@ -4,7 +4,6 @@ import copy
 import json
 import shutil
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,7 @@ AUTO = {"scoring": {"chunk_rows": 256, "batch_size": "auto"}}
 
 
 def swept(small: Small) -> NumberedLog[Sweep]:
-    return sweep_log(small.storage, small.model.card.model_sha256, small.config.scoring, version("torch"))
+    return sweep_log(small.storage, small.model.card.model_sha256, small.config.scoring, small.model.card.runtime.versioned())
 
 
 def retired(small: Small) -> NumberedLog[Retirement]:
@@ -113,7 +112,7 @@ WHAT_RESTS_ON: dict[str, tuple[Callable[[Small], NumberedLog[Any]], Callable[[Sm
     ),
     "sweep": (
         swept,
-        lambda one: resolved(one.storage, one.config.scoring, one.model.card.model_sha256, version("torch")),
+        lambda one: resolved(one.storage, one.config.scoring, one.model.card.model_sha256, one.model.card.runtime.versioned()),
     ),
 }
 

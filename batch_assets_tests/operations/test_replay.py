@@ -52,7 +52,7 @@ def in_another_environment(monkeypatch: pytest.MonkeyPatch, weight: float = 1.0)
                     return (logits * weight for logits in real(batches))
 
             environment_there = environment
-            return There(loaded._program)
+            return There(loaded.program)
 
     monkeypatch.setattr(score_module, "PredictorLoader", Elsewhere)
 

@@ -23,8 +23,8 @@ from batch_assets.demo import train as training
 from batch_assets.engines.local_engine import LocalEngine
 from batch_assets.errors import BatchAssetsError, NotPublishable
 from batch_assets.features.contract import FeatureContract
-from batch_assets.models.predictor import export_model
 from batch_assets.models.registry import Registry
+from batch_assets.models.runtimes.pytorch.export import export_model
 from batch_assets.nightly.freeze import freeze
 from batch_assets.nightly.judge import judge, judge_features
 from batch_assets.nightly.publish import publish, published_matches

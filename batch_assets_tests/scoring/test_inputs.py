@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from batch_assets.features.contract import FeatureContract
-from batch_assets.models.predictor import TorchPredictor, export_model, load_program
+from batch_assets.models.runtimes.pytorch.export import export_model
+from batch_assets.models.runtimes.pytorch.predictor import TorchPredictor
+from batch_assets.models.runtimes.torch_runtime import PT2
 from batch_assets.scoring.forward import ForwardPass
 from batch_assets.scoring.inputs import SHORTEST_BUCKET, Staged, Staging
 from batch_assets_tests.small import Small
@@ -153,7 +155,7 @@ def test_a_row_has_the_same_bits_in_full_batches_and_in_others(width: int, hidde
     """A full batch is a view of the staging buffer, another one is gathered from it."""
     torch.manual_seed(0)
     layers = [torch.nn.Linear(width, hidden)] if hidden == 1 else [torch.nn.Linear(width, hidden), torch.nn.Linear(hidden, 1)]
-    predictor = load_program(export_model(torch.nn.Sequential(*layers), width), "wide")
+    predictor = PT2.load(export_model(torch.nn.Sequential(*layers), width), "wide")
     names = [f"f{number}" for number in range(width)]
     contract = FeatureContract.model_validate(
         {"key": {"name": "k", "dtype": "int64"}, "columns": [{"name": name} for name in names]}
@@ -287,7 +289,7 @@ class Taste(torch.nn.Module):
 
 def test_a_row_with_lists_has_the_same_bits_wherever_it_stands() -> None:
     """Alone, in another order, among other rows: its bucket and so its shape depend on the row alone."""
-    predictor = load_program(export_model(Taste(), CONTRACT), "taste")
+    predictor = PT2.load(export_model(Taste(), CONTRACT), "taste")
     rows = table(700)
 
     def logits(some: pa.Table, scored: np.ndarray | None = None) -> np.ndarray:

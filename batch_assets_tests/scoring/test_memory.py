@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 
 from batch_assets.engines.local_engine import LocalEngine
 from batch_assets.errors import OutOfMemory
-from batch_assets.models.predictor import export_model
+from batch_assets.models.runtimes.pytorch.export import export_model
 from batch_assets.nightly.freeze import freeze
 from batch_assets.nightly.judge import judge
 from batch_assets.nightly.score import plan_run, score
@@ -32,7 +31,8 @@ import json, resource, sys
 from pathlib import Path
 from typing import Any
 import numpy as np
-from batch_assets.models.predictor import load_program
+from batch_assets.models.predictor import settle_heap
+from batch_assets.models.runtimes.torch_runtime import PT2
 from batch_assets.scoring.forward import ForwardPass
 from batch_assets.scoring.inputs import Staged, Staging
 from batch_assets.features.contract import FeatureContract
@@ -42,7 +42,8 @@ columns = [{"name": name} for name in ("x", "y", "z")]
 contract = FeatureContract.model_validate({"key": {"name": "k", "dtype": "int64"}, "columns": columns})
 random = np.random.default_rng(0)
 table = pa.table({name: random.standard_normal(40_000, dtype=np.float32) for name in ("k", "x", "y", "z")})
-predictor = load_program(Path(sys.argv[1]).read_bytes(), "wide")
+settle_heap()
+predictor = PT2.load(Path(sys.argv[1]).read_bytes(), "wide")
 staged = Staging(contract, 40_000).fill(table)
 small = ForwardPass(predictor, 1, 1024, 0.01)(staged, np.ones(40_000, dtype=bool), "chunk")
 used = int(next(line for line in open("/proc/self/status") if line.startswith("VmData")).split()[1]) * 1024
@@ -164,9 +165,9 @@ class TestSweep:
         assert wide.storage.read(found.picture).startswith(b"\x89PNG")
         card = wide.model.card
         assert plan_run(wide.config, wide.storage, DAY, wide.model).settings.batch_size == found.sweep.batch_rows
-        log = sweep_log(wide.storage, card.model_sha256, wide.config.scoring, found.sweep.torch)
+        log = sweep_log(wide.storage, card.model_sha256, wide.config.scoring, found.sweep.library)
         assert (
-            resolved(wide.storage, wide.config.scoring, card.model_sha256, found.sweep.torch).batch_size
+            resolved(wide.storage, wide.config.scoring, card.model_sha256, found.sweep.library).batch_size
             == found.sweep.batch_rows
         )
         assert log.latest() is not None
@@ -176,7 +177,9 @@ class TestSweep:
         small = make_small(scoring={"chunk_rows": 256})
         freeze(small.config, small.storage, DAY, small.progress)
         run = score(small.config, small.storage, DAY, small.model, LocalEngine(), small.progress).manifest.run_id
-        log = sweep_log(small.storage, small.model.card.model_sha256, small.config.scoring, version("torch"))
+        log = sweep_log(
+            small.storage, small.model.card.model_sha256, small.config.scoring, small.model.card.runtime.versioned()
+        )
         log.append(small.swept(64), after=0, why="test")
         assert plan_run(small.config, small.storage, DAY, small.model).run_id == run
         assert judge(small.config, small.storage, DAY, small.model).subject == run

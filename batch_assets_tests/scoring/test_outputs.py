@@ -11,7 +11,7 @@ import torch
 from pydantic import ValidationError
 
 from batch_assets.errors import ModelMisfit
-from batch_assets.models.predictor import export_model
+from batch_assets.models.runtimes.pytorch.export import export_model
 from batch_assets.records import MOST_NAMES
 from batch_assets.runs.rejects import NO_PROBABILITIES, NON_FINITE_OUTPUT
 from batch_assets.scoring.heads.classifier import Returns, no_probabilities

@@ -148,7 +148,7 @@ def _overflowing_model() -> bytes:
     """For huge x: inf where y is huge too, else inf - inf; x elsewhere."""
     import torch
 
-    from batch_assets.models.predictor import export_model
+    from batch_assets.models.runtimes.pytorch.export import export_model
 
     class Overflowing(torch.nn.Module):
         def forward(self, features: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,8 @@ import numpy.typing as npt
 import torch
 
 from batch_assets.models.card import make_card
-from batch_assets.models.predictor import export_model, predict_scores
+from batch_assets.models.predictor import predict_scores
+from batch_assets.models.runtimes.pytorch.export import export_model
 from batch_assets.orchestration.catalog import pipeline
 from batch_assets.scoring.heads.classifier import Binary
 

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from batch_assets.models.formats import by_torch_export
-from batch_assets.models.predictor import TorchPredictor, export_model, load_program
-from batch_assets.models.program import read_program
-from batch_assets.models.vetting import vetted_pt2
+from batch_assets.models.runtimes.pytorch.export import export_model
+from batch_assets.models.runtimes.pytorch.formats import by_torch_export
+from batch_assets.models.runtimes.pytorch.predictor import TorchPredictor
+from batch_assets.models.runtimes.pytorch.program import read_program
+from batch_assets.models.runtimes.pytorch.vetting import vetted_pt2
+from batch_assets.models.runtimes.torch_runtime import PT2
 
 
 class Mixed(torch.nn.Module):
@@ -45,7 +47,7 @@ class Convolved(torch.nn.Module):
 def test_its_values_are_those_of_torch_export(model: torch.nn.Module) -> None:
     data = export_model(model, 6)
     features = np.random.default_rng(0).standard_normal((6, 256)).astype(np.float32)
-    (ours,) = load_program(data, "model").forward([(features,)])
+    (ours,) = PT2.load(data, "model").forward([(features,)])
     (theirs,) = TorchPredictor(by_torch_export(vetted_pt2(data, "model"), "cpu")).forward([(features,)])
     np.testing.assert_array_equal(ours, theirs)
     with torch.inference_mode():
@@ -58,7 +60,7 @@ def test_a_model_gives_the_same_bits_whether_its_weights_were_to_be_trained_or_n
     features = np.random.default_rng(0).standard_normal((6, 256)).astype(np.float32)
     for wanted in (True, False):
         data = export_model(model.requires_grad_(wanted), 6)
-        for program in (load_program(data, "model"), TorchPredictor(by_torch_export(vetted_pt2(data, "model"), "cpu"))):
+        for program in (PT2.load(data, "model"), TorchPredictor(by_torch_export(vetted_pt2(data, "model"), "cpu"))):
             found += program.forward([(features,)])
     for other in found[1:]:
         np.testing.assert_array_equal(other, found[0])
@@ -98,7 +100,7 @@ def test_views_sizes_and_infinities(model: torch.nn.Module) -> None:
     data = export_model(model, 6)
     features = np.random.default_rng(0).standard_normal((6, 256)).astype(np.float32)
     assert read_program(vetted_pt2(data, "model"), "cpu") is not None
-    (ours,) = load_program(data, "model").forward([(features,)])
+    (ours,) = PT2.load(data, "model").forward([(features,)])
     (theirs,) = TorchPredictor(by_torch_export(vetted_pt2(data, "model"), "cpu")).forward([(features,)])
     np.testing.assert_array_equal(ours, theirs)
 
@@ -114,5 +116,5 @@ def test_what_it_does_not_know_is_left_to_torch_export() -> None:
 
     data = export_model(Branching(), 3)
     assert read_program(vetted_pt2(data, "model"), "cpu") is None
-    (found,) = load_program(data, "branching").forward([(np.ones((3, 64), dtype=np.float32),)])
+    (found,) = PT2.load(data, "branching").forward([(np.ones((3, 64), dtype=np.float32),)])
     np.testing.assert_array_equal(found, np.full((1, 64), 2.0, dtype=np.float32))

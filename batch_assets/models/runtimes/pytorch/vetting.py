@@ -18,7 +18,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from batch_assets.errors import UnsafeModel
-from batch_assets.models.recognition import recognized
+from batch_assets.models.recognition import in_short, recognized, refusal
+from batch_assets.models.runtimes.torch_runtime import PT2, TORCHSCRIPT, TorchRuntime
 
 Archive = Mapping[str, bytes]
 """The entries of a vetted file by their names within its one folder."""
@@ -42,8 +43,6 @@ _PT2_NEEDED = {"archive_format", "archive_version", "byteorder", "models/model.j
 """Without these torch reads the file as one of an earlier layout, whose tensors are pickles."""
 
 _LEFT_OUT = ("data/sample_inputs/", "extra/")
-
-_CALLED = {"pt2": "a .pt2 file of torch.export", "torchscript": "a TorchScript file", "safetensors": "a safetensors file"}
 
 _OPERATOR = re.compile(
     r"torch\.ops\.(aten|prims)\.\w+\.\w+"
@@ -105,12 +104,12 @@ def vetted_pt2(data: bytes, name: str) -> Archive:
         entries = _entries(data)
         strange = [entry for entry in entries if not _PT2_ENTRY.fullmatch(entry)]
         if strange or not entries.keys() >= _PT2_NEEDED:
-            raise UnsafeModel(_refusal(data, name, "pt2", strange=strange))
+            raise UnsafeModel(_refusal(data, name, PT2, strange=strange))
         for kind in ("weights", "constants"):
             _require_plain_tensors(entries, kind, name)
         _require_known_program(json.loads(entries["models/model.json"]), name)
     except _UNREADABLE as error:
-        raise UnsafeModel(_refusal(data, name, "pt2", error)) from error
+        raise UnsafeModel(_refusal(data, name, PT2, error)) from error
     kept = {entry: content for entry, content in entries.items() if not entry.startswith(_LEFT_OUT)}
     return {**kept, "data/sample_inputs/model.pt": b""}
 
@@ -123,11 +122,11 @@ def vetted_script(data: bytes, name: str) -> Archive:
     try:
         entries = _entries(data)
         if not any(entry.startswith("code/") for entry in entries):
-            raise UnsafeModel(_refusal(data, name, "torchscript"))
+            raise UnsafeModel(_refusal(data, name, TORCHSCRIPT))
         pickles = [content for entry, content in entries.items() if entry.endswith((".pkl", "debug_pkl"))]
         foreign = [one for content in pickles for one in _globals(content) if not _LOADABLE.fullmatch(one)]
     except _UNREADABLE as error:
-        raise UnsafeModel(_refusal(data, name, "torchscript", error)) from error
+        raise UnsafeModel(_refusal(data, name, TORCHSCRIPT, error)) from error
     if foreign:
         raise UnsafeModel(f"{name} holds a pickle that names {foreign[0]}: it may not be loaded.")
     effects = [found for entry, code in entries.items() if entry.endswith(".py") and (found := _EFFECTS.search(code))]
@@ -150,29 +149,14 @@ def packed(archive: Archive) -> io.BytesIO:
     return buffer
 
 
-def not_this_format(data: bytes, name: str, form: str, reason: str) -> str:
-    """The sentence about a file that is not of the format that its card names; `reason` is how that showed."""
+def _refusal(data: bytes, name: str, runtime: TorchRuntime, error: Exception | None = None, strange: Sequence[str] = ()) -> str:
     found = recognized(data)
-    if found is not None and found.format != form:
-        return f"{name} is {found.kind}, not {_CALLED[form]}: {found.advice}."
-    return (
-        f"{name} is not {_CALLED[form]}, or a damaged one ({in_short(reason) or 'it lacks what one holds'}): export it again."
-    )
-
-
-def in_short(text: str) -> str:
-    """A message of somebody else's, for use within a sentence."""
-    return " ".join(text.split()).rstrip(".")[:200]
-
-
-def _refusal(data: bytes, name: str, form: str, error: Exception | None = None, strange: Sequence[str] = ()) -> str:
-    found = recognized(data)
-    if strange and (found is None or found.format == form):
+    if strange and (found is None or found.model_file == runtime.model_file):
         return f"{name} holds {in_short(strange[0])}, which a program of torch.export does not: it may not be loaded."
     named = (
         f"{type(error).__name__}: {error}" if isinstance(error, LookupError | TypeError | AttributeError) else str(error or "")
     )
-    return not_this_format(data, name, form, named)
+    return refusal(data, name, runtime, named)
 
 
 def _entries(data: bytes) -> Archive:
@@ -192,7 +176,9 @@ def _require_plain_tensors(archive: Archive, kind: str, name: str) -> None:
     """Refuse tensors that are pickles, or lie in no entry of their kind."""
     for tensor, payload in json.loads(archive[f"data/{kind}/model_{kind}_config.json"])["config"].items():
         if payload["use_pickle"]:
-            raise UnsafeModel(f"{name} holds pickled objects; export it with batch_assets.models.predictor.export_model.")
+            raise UnsafeModel(
+                f"{name} holds pickled objects; export it with batch_assets.models.runtimes.pytorch.export.export_model."
+            )
         _require_name(tensor, name, _PATH)
         _ = archive[f"data/{kind}/{payload['path_name']}"]
 

@@ -19,9 +19,10 @@ from safetensors.torch import save
 
 from batch_assets.errors import ModelChanged, ModelMisfit, UnsafeModel
 from batch_assets.models.card import Card
-from batch_assets.models.formats import PT2, TORCHSCRIPT, ModelFormat, safetensors_of
-from batch_assets.models.predictor import export_model, load_program
-from batch_assets_tests.models.test_program import Convolved
+from batch_assets.models.runtimes.pytorch.export import export_model
+from batch_assets.models.runtimes.pytorch.formats import safetensors_of
+from batch_assets.models.runtimes.torch_runtime import PT2, TORCHSCRIPT, TorchRuntime
+from batch_assets_tests.models.runtimes.pytorch.test_program import Convolved
 from batch_assets_tests.net import Net, seeded
 from batch_assets_tests.others import Keeping
 from batch_assets_tests.small import Small, Working, rows
@@ -63,13 +64,13 @@ class TestOneNet:
             (save(Convolved().state_dict()), safetensors_of(f"{Convolved.__module__}:Convolved")),
             (scripted(Convolved()), TORCHSCRIPT),
         )
-        one, *others = [next(iter(load_program(data, "model", form=form).forward([(features,)]))) for data, form in files]
+        one, *others = [next(iter(runtime.load(data, "model").forward([(features,)]))) for data, runtime in files]
         for other in others:
             np.testing.assert_array_equal(one, other)
 
     def test_threads_do_not_share_what_a_network_keeps_while_it_runs(self) -> None:
         batches = np.random.default_rng(0).standard_normal((2_000, 3, 512)).astype(np.float32)
-        program = load_program(save(Keeping().state_dict()), "model", form=safetensors_of(f"{Keeping.__module__}:Keeping"))
+        program = safetensors_of(f"{Keeping.__module__}:Keeping").load(save(Keeping().state_dict()), "model")
         expected = list(program.forward([(batch,) for batch in batches]))
         with ThreadPoolExecutor(4) as pool:
             found = pool.map(lambda batch: next(program.forward([(batch,)])), batches)
@@ -82,11 +83,11 @@ class TestOneNet:
 
 
 class TestCard:
-    def test_the_card_of_a_pt2_is_what_it_was_before_there_were_others(self, small: Small) -> None:
+    def test_the_card_of_a_pt2_says_nothing_of_a_module(self, small: Small) -> None:
         written = small.storage.read("models/small/v1/card.json")
-        assert b'"format"' not in written
+        assert json.loads(written)["runtime"] == {"kind": "torch", "format": "pt2"}
         assert b'"module' not in written
-        assert Card.model_validate_json(written).form == PT2
+        assert Card.model_validate_json(written).runtime == PT2
 
     @pytest.mark.parametrize(
         "said",
@@ -103,7 +104,7 @@ class TestCard:
     )
     def test_what_does_not_go_together_is_refused(self, small: Small, said: dict[str, str]) -> None:
         with pytest.raises(ValidationError):
-            Card.model_validate({**small.model.card.model_dump(), **said})
+            Card.model_validate({**small.model.card.model_dump(), "runtime": {"kind": "torch", **said}})
 
 
 class Payload:
@@ -139,22 +140,22 @@ class TestPickles:
         assert not path.exists()
 
     @pytest.fixture(params=["pt2", "safetensors", "torchscript"])
-    def form(self, request: pytest.FixtureRequest) -> ModelFormat:
+    def runtime(self, request: pytest.FixtureRequest) -> TorchRuntime:
         return {"pt2": PT2, "torchscript": TORCHSCRIPT, "safetensors": safetensors_of(IN_THIS_REPOSITORY)}[request.param]
 
     def test_the_payload_would_run(self, tmp_path: Path) -> None:
         pickle.loads(pickle.dumps(Payload(tmp_path / "ran")))
         assert (tmp_path / "ran").exists()
 
-    def test_a_bare_pickle(self, witness: Path, form: ModelFormat) -> None:
+    def test_a_bare_pickle(self, witness: Path, runtime: TorchRuntime) -> None:
         with pytest.raises(UnsafeModel):
-            load_program(pickle.dumps(Payload(witness)), "model", form=form)
+            runtime.load(pickle.dumps(Payload(witness)), "model")
 
-    def test_what_torch_saves(self, witness: Path, form: ModelFormat) -> None:
+    def test_what_torch_saves(self, witness: Path, runtime: TorchRuntime) -> None:
         buffer = io.BytesIO()
         torch.save({"weights": Payload(witness)}, buffer)
         with pytest.raises(UnsafeModel):
-            load_program(buffer.getvalue(), "model", form=form)
+            runtime.load(buffer.getvalue(), "model")
 
     @pytest.mark.parametrize("code", ["__import__('pathlib').Path({!r}).touch()", "(lambda: 0)()", "Symbol('a b').x", "[0][0]"])
     def test_an_expression_that_is_no_arithmetic(self, witness: Path, small: Small, code: str) -> None:
@@ -163,7 +164,7 @@ class TestPickles:
         evil = json.dumps(code.format(str(witness))).encode()
         bad = rewritten(program, lambda name, data: re.sub(rb'"Symbol[^"]*"', lambda _: evil, data) if "json" in name else data)
         with pytest.raises(UnsafeModel, match="holds the expression"):
-            load_program(bad, "model", form=PT2)
+            PT2.load(bad, "model")
 
     def test_an_older_layout_beside_ours(self, witness: Path, small: Small) -> None:
         """Without `archive_version` torch takes the older one, whose tensors are pickles."""
@@ -171,13 +172,13 @@ class TestPickles:
         extra = {"version": b"8.1", "serialized_exported_program.json": b"{}", "serialized_state_dict.pt": payload}
         bad = rewritten(small.storage.read(small.model.path), lambda _, data: data, extra, without="archive_version")
         with pytest.raises(UnsafeModel):
-            load_program(bad, "model", form=PT2)
+            PT2.load(bad, "model")
 
     @pytest.mark.parametrize("name", ["archive/data/aotinductor/model.so", "archive/extra.pt", "archive/models/other.json"])
     def test_an_entry_of_another_kind(self, small: Small, name: str) -> None:
         bad = rewritten(small.storage.read(small.model.path), lambda _, data: data, {name: b""})
         with pytest.raises(UnsafeModel, match="may not be loaded"):
-            load_program(bad, "model", form=PT2)
+            PT2.load(bad, "model")
 
     @pytest.mark.filterwarnings("ignore:Duplicate name")
     def test_an_entry_twice_or_in_a_second_folder(self, small: Small) -> None:
@@ -185,9 +186,9 @@ class TestPickles:
         program, script = small.storage.read(small.model.path), scripted(seeded())
         for name in ("archive/archive_format", "zz/archive_format"):
             with pytest.raises(UnsafeModel, match="several folders, or an entry twice"):
-                load_program(rewritten(program, lambda _, data: data, {name: b"pt2"}), "model", form=PT2)
+                PT2.load(rewritten(program, lambda _, data: data, {name: b"pt2"}), "model")
         with pytest.raises(UnsafeModel, match="several folders, or an entry twice"):
-            load_program(rewritten(script, lambda _, data: data, {"zz/code/x.py": b""}), "model", form=TORCHSCRIPT)
+            TORCHSCRIPT.load(rewritten(script, lambda _, data: data, {"zz/code/x.py": b""}), "model")
 
     @pytest.mark.parametrize("protocol", [2, 5])
     @pytest.mark.parametrize("place", ["data.pkl", "constants.pkl", ".debug_pkl"])
@@ -195,7 +196,7 @@ class TestPickles:
         payload = pickle.dumps(Payload(witness), protocol=protocol)
         bad = rewritten(scripted(seeded()), lambda name, data: payload if name.endswith(place) else data)
         with pytest.raises(UnsafeModel, match="model holds a pickle that names"):
-            load_program(bad, "model", form=TORCHSCRIPT)
+            TORCHSCRIPT.load(bad, "model")
 
     def test_a_script_that_writes_a_file(self, tmp_path: Path) -> None:
         class Writing(torch.nn.Module):
@@ -204,12 +205,12 @@ class TestPickles:
                 return features.sum(dim=1)
 
         with pytest.raises(UnsafeModel, match="calls save"):
-            load_program(scripted(Writing()), "model", form=TORCHSCRIPT)
+            TORCHSCRIPT.load(scripted(Writing()), "model")
 
     @pytest.mark.parametrize("data", [b"", b"no archive", b"PK\x05\x06" + bytes(18)])
-    def test_no_model_at_all(self, form: ModelFormat, data: bytes) -> None:
+    def test_no_model_at_all(self, runtime: TorchRuntime, data: bytes) -> None:
         with pytest.raises(UnsafeModel):
-            load_program(data, "model", form=form)
+            runtime.load(data, "model")
 
 
 class TestModules:
@@ -226,18 +227,19 @@ class TestModules:
 
     def test_another_source_than_the_approved_one_is_refused(self, place: Path, small: Small) -> None:
         (place / "mine_a.py").write_text(self.SOURCE)
-        form = safetensors_of("mine_a:make")
-        model = small.register("v2", save(torch.nn.Linear(3, 1).state_dict()), form)
+        runtime = safetensors_of("mine_a:make")
+        model = small.register("v2", save(torch.nn.Linear(3, 1).state_dict()), runtime)
         (place / "mine_a.py").write_text(self.SOURCE.replace("Linear(3, 1)", "Linear(3, 1).neg()"))
         changed = hashlib.sha256((place / "mine_a.py").read_bytes()).hexdigest()
         data = small.storage.read(model.path)
-        with pytest.raises(ModelChanged, match=f"small v2.*mine_a:make.*{form.module_sha256}.*{changed}"):
-            load_program(data, "small v2", form=model.card.form)
+        with pytest.raises(ModelChanged, match=f"small v2.*mine_a:make.*{runtime.module_sha256}.*{changed}"):
+            model.card.runtime.load(data, "small v2")
 
     def test_a_source_that_is_not_approved_is_not_imported(self, place: Path) -> None:
         (place / "mine_b.py").write_text("open('it-ran', 'w')")
+        runtime = TorchRuntime(format="safetensors", module="mine_b:make", module_sha256="0" * 64)
         with pytest.raises(ModelChanged):
-            load_program(save({"a": torch.zeros(1)}), "model", form=ModelFormat("safetensors", "mine_b:make", "0" * 64))
+            runtime.load(save({"a": torch.zeros(1)}), "model")
         assert "mine_b" not in sys.modules
 
     @pytest.mark.parametrize(
@@ -260,13 +262,13 @@ class TestModules:
             "def needs(width): return Linear(width, 1)\ndef number(): return 1\ndef wide(): return Linear(4, 1)\n"
         )
         with pytest.raises(ModelMisfit, match=message):
-            load_program(save(torch.nn.Linear(3, 1).state_dict()), "model", form=safetensors_of(factory))
+            safetensors_of(factory).load(save(torch.nn.Linear(3, 1).state_dict()), "model")
 
     def test_weights_must_be_all_of_them_and_no_others(self) -> None:
         weights = Net().state_dict()
         for wrong in ({**weights, "other": torch.zeros(1)}, {"first.weight": weights["first.weight"]}):
             with pytest.raises(ModelMisfit, match="weights of model are not those"):
-                load_program(save(wrong), "model", form=safetensors_of(IN_THIS_REPOSITORY))
+                safetensors_of(IN_THIS_REPOSITORY).load(save(wrong), "model")
 
 
 class Writing(torch.nn.Module):
@@ -317,9 +319,9 @@ MISFITS = [
 
 
 class TestMisfits:
-    def refused(self, small: Small, data: bytes, form: ModelFormat, message: str) -> None:
+    def refused(self, small: Small, data: bytes, runtime: TorchRuntime, message: str) -> None:
         with pytest.raises(ModelMisfit, match=message):
-            small.register("v8", data, form)
+            small.register("v8", data, runtime)
         assert small.registry.versions("small") == ["v1"]
 
     @pytest.mark.parametrize(("make", "message"), [*MISFITS, (Drawn, "loaded again")])

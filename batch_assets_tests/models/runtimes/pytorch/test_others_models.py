@@ -22,9 +22,10 @@ from torch import nn
 from batch_assets.errors import BatchAssetsError
 from batch_assets.features.contract import FeatureContract
 from batch_assets.models.card import Card
-from batch_assets.models.formats import PT2, safetensors_of
 from batch_assets.models.permitted import permitted_rows
-from batch_assets.models.predictor import export_model, load_program
+from batch_assets.models.runtimes.pytorch.export import export_model
+from batch_assets.models.runtimes.pytorch.formats import safetensors_of
+from batch_assets.models.runtimes.torch_runtime import PT2
 from batch_assets.models.trial import check_model
 from batch_assets.scoring.forward import ForwardPass
 from batch_assets.scoring.heads.classifier import Returns
@@ -313,7 +314,7 @@ def served(other: Other, model: bytes, rows: pa.Table, card: Card) -> np.ndarray
     """What a night serves for rows."""
     staged = Staging(other.contract, len(rows)).fill(rows)
     assert staged.faults == ()
-    run = ForwardPass(load_program(model, other.name, form=card.form), card.head.width, 1_024, 0.01)
+    run = ForwardPass(card.runtime.load(model, other.name), card.head.width, 1_024, 0.01)
     passed = run(staged, np.ones(len(rows), dtype=bool), "chunk")
     assert passed.raised == {}
     return card.head.score_of(passed.logits)
@@ -358,15 +359,13 @@ def _wrong(other: Other) -> str:
     module = other.make().eval()
     said = {"per_class": True} if other.per_class else {}
     try:
-        form = safetensors_of(other.factory) if other.factory else PT2
+        runtime = safetensors_of(other.factory) if other.factory else PT2
         model = (
             save({name: values.clone() for name, values in module.state_dict().items()})
             if other.factory
             else export_model(module, other.contract)
         )
-        card = card_of(model, other.contract, other.returns, other.classes, **said).model_copy(
-            update={"format": form.name, "module": form.module, "module_sha256": form.module_sha256}
-        )
+        card = card_of(model, other.contract, other.returns, other.classes, **said).model_copy(update={"runtime": runtime})
         check_model(model, card, other.name)
     except BatchAssetsError as error:
         return "" if other.refused and re.search(other.refused, str(error)) else str(error)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from batch_assets.models.vetting import Archive
+from batch_assets.models.runtimes.pytorch.vetting import Archive
 
 if TYPE_CHECKING:
     import torch

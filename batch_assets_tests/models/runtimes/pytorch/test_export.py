@@ -6,7 +6,8 @@ import torch
 
 from batch_assets.errors import ModelMisfit
 from batch_assets.features.contract import FeatureContract
-from batch_assets.models.predictor import export_model, load_program
+from batch_assets.models.runtimes.pytorch.export import export_model
+from batch_assets.models.runtimes.torch_runtime import PT2
 
 
 def lists(longest: int, other: int | None = None) -> FeatureContract:
@@ -61,7 +62,7 @@ class Squeezed(torch.nn.Module):
 @pytest.mark.parametrize(("longest", "widths"), [(50, [16, 32, 50]), (16, [16]), (10, [10])])
 def test_lists_of_every_width_that_a_night_pads_to(longest: int, widths: list[int]) -> None:
     model = Bag().eval()
-    program = load_program(export_model(model, lists(longest)), "m")
+    program = PT2.load(export_model(model, lists(longest)), "m")
     for width in widths:
         items = np.random.default_rng(0).integers(0, 10, (width, 64))
         expected = model(torch.from_numpy(items.T)).detach().numpy().T
@@ -69,7 +70,7 @@ def test_lists_of_every_width_that_a_night_pads_to(longest: int, widths: list[in
 
 
 def test_lists_that_belong_together() -> None:
-    program = load_program(export_model(Weighed(), lists(50, 50)), "m")
+    program = PT2.load(export_model(Weighed(), lists(50, 50)), "m")
     items = np.random.default_rng(0).integers(0, 10, (32, 64))
     expected = Weighed()(torch.from_numpy(items.T), torch.from_numpy(items.T)).detach().numpy()
     np.testing.assert_allclose(next(iter(program.forward([(items, items)])))[0], expected, rtol=1e-5, atol=1e-5)
@@ -77,7 +78,7 @@ def test_lists_that_belong_together() -> None:
 
 def test_a_module_that_needs_more_than_one_row() -> None:
     x = np.random.default_rng(0).standard_normal((3, 192)).astype(np.float32)
-    (found,) = load_program(export_model(Squeezed(), 3), "m").forward([(x,)])
+    (found,) = PT2.load(export_model(Squeezed(), 3), "m").forward([(x,)])
     np.testing.assert_allclose(found[0], Squeezed()(torch.from_numpy(x.T)).detach().numpy(), atol=1e-6)
 
 
@@ -103,7 +104,7 @@ class FirstAndOthers(AnyNumber):
 def test_inputs_without_names(module: torch.nn.Module) -> None:
     items, more = np.random.default_rng(0).integers(0, 10, (2, 32, 64))
     expected = Weighed()(torch.from_numpy(items.T), torch.from_numpy(more.T)).detach().numpy()
-    (found,) = load_program(export_model(module, lists(50, 50)), "m").forward([(items, more)])
+    (found,) = PT2.load(export_model(module, lists(50, 50)), "m").forward([(items, more)])
     np.testing.assert_allclose(found[0], expected, rtol=1e-5, atol=1e-5)
 
 

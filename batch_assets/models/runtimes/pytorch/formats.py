@@ -1,10 +1,4 @@
-"""In which formats a model file may be, and how each becomes a program without trusting a pickle.
-
-- `pt2`: an exported program of torch.export, weights and graph in one file. What to use.
-- `safetensors`: weights only; the code is an importable module of the installation, whose source is compared with the one that
-  was approved before it is imported. Modules that it imports in turn are not covered: keep what decides values in one file.
-- `torchscript`: for old models. Torch does not develop it any more.
-"""
+"""How a file of each format becomes a program without trusting a pickle."""
 
 import copy
 import hashlib
@@ -14,46 +8,38 @@ import re
 import threading
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from batch_assets.errors import ModelChanged, ModelMisfit, UnsafeModel
-from batch_assets.models.device import on_cuda
-from batch_assets.models.program import read_program
-from batch_assets.models.vetting import Archive, not_this_format, packed, vetted_pt2, vetted_script
+from batch_assets.models.recognition import refusal
+from batch_assets.models.runtimes.pytorch.device import on_cuda
+from batch_assets.models.runtimes.pytorch.program import read_program
+from batch_assets.models.runtimes.pytorch.vetting import Archive, packed, vetted_pt2, vetted_script
+from batch_assets.models.runtimes.torch_runtime import FACTORY_PATTERN, TORCHSCRIPT, TorchRuntime
 from batch_assets.scoring.settings import Device
 
 if TYPE_CHECKING:
     import torch
 
-FormatName = Literal["pt2", "safetensors", "torchscript"]
 
-MODEL_FILES: dict[FormatName, str] = {"pt2": "model.pt2", "safetensors": "model.safetensors", "torchscript": "model.ts"}
-"""How the file of a version is called."""
-
-FACTORY_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*$"
-
-
-@dataclass(frozen=True)
-class ModelFormat:
-    """How a model file is read; `module` is `package.file:factory`, its sha256 that of the source file."""
-
-    name: FormatName = "pt2"
-    module: str | None = None
-    module_sha256: str | None = None
-
-
-PT2 = ModelFormat()
-TORCHSCRIPT = ModelFormat("torchscript")
-
-
-def safetensors_of(module: str) -> ModelFormat:
+def safetensors_of(module: str) -> TorchRuntime:
     """Weights for the network that a factory makes, `package.file:factory`, as its source is now. Raises ModelMisfit."""
-    return ModelFormat("safetensors", module, _sha256_of(_source(module, "The card"), "The card"))
+    sha256 = _sha256_of(_source(module, "The card"), "The card")
+    return TorchRuntime(format="safetensors", module=module, module_sha256=sha256)
 
 
-def read_model(data: bytes, name: str, device: Device, form: ModelFormat) -> Callable[..., "tuple[torch.Tensor]"]:
+def vet(data: bytes, name: str, runtime: TorchRuntime) -> None:
+    """Raises UnsafeModel if loading a file would execute a pickle, or it is no file of this format."""
+    if runtime.format == "pt2":
+        vetted_pt2(data, name)
+    elif runtime.format == "torchscript":
+        vetted_script(data, name)
+    else:
+        _weights(data, name, runtime)
+
+
+def read_model(data: bytes, name: str, device: Device, runtime: TorchRuntime) -> Callable[..., "tuple[torch.Tensor]"]:
     """The program in a file: takes the model's inputs, gives a tuple of its one output. `name` is for messages.
 
     Raises:
@@ -61,17 +47,17 @@ def read_model(data: bytes, name: str, device: Device, form: ModelFormat) -> Cal
         ModelChanged: the source of its module is not the one that was approved.
         ModelMisfit: its module cannot be imported, or the weights are not those of the module's network.
     """
-    if form.name == "safetensors":
-        return _safetensors(data, name, device, form)
-    if form.name == "torchscript":
+    if runtime.format == "safetensors":
+        return _safetensors(data, name, device, runtime)
+    if runtime.format == "torchscript":
         return _torchscript(data, name, device)
     archive = vetted_pt2(data, name)
     return read_program(archive, device) or by_torch_export(archive, device)
 
 
-def read_reference(data: bytes, name: str, form: ModelFormat) -> Callable[..., "tuple[torch.Tensor]"]:
+def read_reference(data: bytes, name: str, runtime: TorchRuntime) -> Callable[..., "tuple[torch.Tensor]"]:
     """A second program from a file that `read_model` took, to compare with: torch's own reading of a `.pt2`."""
-    return by_torch_export(vetted_pt2(data, name), "cpu") if form.name == "pt2" else read_model(data, name, "cpu", form)
+    return by_torch_export(vetted_pt2(data, name), "cpu") if runtime.format == "pt2" else read_model(data, name, "cpu", runtime)
 
 
 def by_torch_export(archive: Archive, device: Device) -> Any:
@@ -103,20 +89,25 @@ class _Single(threading.local):
         return (self._own(*inputs),)
 
 
-def _safetensors(data: bytes, name: str, device: Device, form: ModelFormat) -> _Single:
-    import torch
+def _weights(data: bytes, name: str, runtime: TorchRuntime) -> "dict[str, torch.Tensor]":
     from safetensors import SafetensorError
     from safetensors.torch import load
 
     try:
-        weights = load(data)
+        return load(data)
     except SafetensorError as error:
-        raise UnsafeModel(not_this_format(data, name, "safetensors", str(error))) from error
-    factory = form.module or ""
+        raise UnsafeModel(refusal(data, name, runtime, str(error))) from error
+
+
+def _safetensors(data: bytes, name: str, device: Device, runtime: TorchRuntime) -> _Single:
+    import torch
+
+    weights = _weights(data, name, runtime)
+    factory = runtime.module or ""
     found = _sha256_of(_source(factory, name), name)
-    if found != form.module_sha256:
+    if found != runtime.module_sha256:
         raise ModelChanged(
-            f"{name} was approved with the source of {factory} of sha256 {form.module_sha256}, here it has {found}: install "
+            f"{name} was approved with the source of {factory} of sha256 {runtime.module_sha256}, here it has {found}: install "
             "the one that was approved, or register the model with this one as another version."
         )
     network = _made_by(factory, name)
@@ -183,7 +174,7 @@ def _torchscript(data: bytes, name: str, device: Device) -> _Single:
         try:
             network = torch.jit.load(packed(archive), map_location=device)  # type: ignore[no-untyped-call]
         except RuntimeError as error:
-            raise UnsafeModel(not_this_format(data, name, "torchscript", str(error))) from error
+            raise UnsafeModel(refusal(data, name, TORCHSCRIPT, str(error))) from error
     for weights in network.parameters():
         weights.requires_grad_(False)
     return _Single(network.eval())

@@ -10,21 +10,24 @@ import pytest
 import torch
 
 from batch_assets.errors import ModelChanged, UnsafeModel
-from batch_assets.models.formats import by_torch_export
-from batch_assets.models.predictor import PredictorLoader, TorchPredictor
-from batch_assets.models.vetting import vetted_pt2
+from batch_assets.models.predictor import PredictorLoader
+from batch_assets.models.runtimes.pytorch.formats import by_torch_export
+from batch_assets.models.runtimes.pytorch.predictor import TorchPredictor
+from batch_assets.models.runtimes.pytorch.vetting import vetted_pt2
+from batch_assets.models.runtimes.torch_runtime import PT2
+from batch_assets.scoring.forward import Predictor
 from batch_assets.storage import LocalStorage
 
 FEATURES = np.random.default_rng(0).standard_normal((3, 1_024)).astype(np.float32)
 
 
-def load(folder: Path, model: bytes) -> TorchPredictor:
+def load(folder: Path, model: bytes) -> Predictor:
     path = folder / f"{hashlib.sha256(model).hexdigest()}.pt2"
     path.write_bytes(model)
-    return PredictorLoader(LocalStorage(str(folder)), path.name, hashlib.sha256(model).hexdigest())()
+    return PredictorLoader(LocalStorage(str(folder)), path.name, hashlib.sha256(model).hexdigest(), PT2)()
 
 
-def logits(predictor: TorchPredictor, features: np.ndarray, batch_rows: int = 128) -> np.ndarray:
+def logits(predictor: Predictor, features: np.ndarray, batch_rows: int = 128) -> np.ndarray:
     batches = ((features[:, start : start + batch_rows],) for start in range(0, features.shape[1], batch_rows))
     return np.concatenate(list(predictor.forward(batches)), axis=1)[0]
 
@@ -36,7 +39,7 @@ def test_the_same_model_exported_from_two_folders_gives_the_same_bytes(tmp_path:
         (folder / "export.py").write_text(
             "import sys, hashlib\n"
             "import torch\n"
-            "from batch_assets.models.predictor import export_model\n"
+            "from batch_assets.models.runtimes.pytorch.export import export_model\n"
             "class Net(torch.nn.Module):\n"
             "    def __init__(self):\n"
             "        super().__init__()\n"
@@ -79,7 +82,7 @@ def test_a_row_has_the_same_bits_wherever_it_stands(tmp_path: Path, model_bytes:
 def test_other_bytes_are_not_loaded(tmp_path: Path, model_bytes: bytes) -> None:
     (tmp_path / "model.pt2").write_bytes(model_bytes)
     with pytest.raises(ModelChanged, match="approved was 0000"):
-        PredictorLoader(LocalStorage(str(tmp_path)), "model.pt2", "0" * 64)()
+        PredictorLoader(LocalStorage(str(tmp_path)), "model.pt2", "0" * 64, PT2)()
 
 
 class TestPickles:

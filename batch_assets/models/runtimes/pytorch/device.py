@@ -20,13 +20,6 @@ if TYPE_CHECKING:
 Outputs = Callable[["list[torch.Tensor]"], "torch.Tensor"]
 
 
-def is_here(device: str) -> bool:
-    """Whether this machine has a device."""
-    import torch
-
-    return device == "cpu" or torch.cuda.is_available()
-
-
 def autocast(device: Device, precision: Precision) -> AbstractContextManager[Any]:
     """The context in which a program computes in a precision."""
     import torch

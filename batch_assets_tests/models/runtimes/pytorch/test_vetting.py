@@ -17,12 +17,13 @@ from safetensors.torch import save
 
 from batch_assets.errors import BatchAssetsError, UnsafeModel
 from batch_assets.models.card import Card
-from batch_assets.models.formats import PT2, TORCHSCRIPT, ModelFormat, safetensors_of
-from batch_assets.models.predictor import export_model
+from batch_assets.models.runtimes.pytorch.export import export_model
+from batch_assets.models.runtimes.pytorch.formats import safetensors_of
+from batch_assets.models.runtimes.pytorch.vetting import vetted_pt2
+from batch_assets.models.runtimes.torch_runtime import PT2, TORCHSCRIPT, TorchRuntime
 from batch_assets.models.sandbox import Limits
 from batch_assets.models.trial import check_model
-from batch_assets.models.vetting import vetted_pt2
-from batch_assets_tests.models.test_formats import IN_THIS_REPOSITORY, Payload, rewritten, scripted
+from batch_assets_tests.models.runtimes.pytorch.test_formats import IN_THIS_REPOSITORY, Payload, rewritten, scripted
 from batch_assets_tests.net import seeded
 from batch_assets_tests.small import Small, sandbox
 
@@ -79,9 +80,9 @@ def edited(model: bytes, entry: str, change: Callable[[Any], None]) -> bytes:
     return rewritten(model, replace)
 
 
-def refused(small: Small, data: bytes, message: str = "small v7", form: ModelFormat = PT2) -> str:
+def refused(small: Small, data: bytes, message: str = "small v7", runtime: TorchRuntime = PT2) -> str:
     with pytest.raises(UnsafeModel, match=message) as caught:
-        small.register("v7", data, form)
+        small.register("v7", data, runtime)
     said = str(caught.value)
     assert small.registry.versions("small") == ["v1"]
     assert said.startswith("small v7 ")
@@ -321,7 +322,7 @@ class TestDamaged:
             "torchscript": (scripted(seeded()), TORCHSCRIPT),
         }[form]
         for end in (1, 10, len(data) // 2, len(data) - 1):
-            refused(small, data[:end], form=read)
+            refused(small, data[:end], runtime=read)
 
 
 def outcomes(files: list[bytes], card: Card) -> list[str]:
