@@ -155,7 +155,7 @@ def _freeze(storage: LocalStorage, rows: int, poison: dict[int, str], chunk_rows
         (scratch / "snapshot").mkdir()
         first, *others = _batches(rows, poison)
         reader = pa.RecordBatchReader.from_batches(first.schema, iter([first, *others]))
-        snapshot = write_snapshot(scratch / "snapshot", reader, "user", min(chunk_rows, 1 << 14))
+        snapshot = write_snapshot(scratch / "snapshot", reader, ["user"], min(chunk_rows, 1 << 14))
         folder = snapshot_folder("poison", DAY, snapshot.digest)
         storage.adopt(scratch / "snapshot", folder)
     made_up = Provenance(day=date.fromisoformat(DAY), timezone="UTC", settings_sha256=sha256_of("made up"), tables=())

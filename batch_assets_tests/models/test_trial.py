@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from batch_assets.scoring.postprocess import Returns
 from torch.nn import functional
 
 from batch_assets.errors import ModelMisfit
@@ -20,6 +19,7 @@ from batch_assets.models.runtimes.pytorch.export import export_model
 from batch_assets.models.runtimes.pytorch.predictor import TorchPredictor
 from batch_assets.models.runtimes.torch_runtime import PT2
 from batch_assets.models.trial import Trial, check_model
+from batch_assets.scoring.heads.classifier import Returns
 from batch_assets_tests.small import Small, head_of
 
 THREE = [{"name": name} for name in ("x", "y", "z")]

@@ -159,7 +159,7 @@ class SourceBehaviour:
         (tmp_path / "snapshot").mkdir()
         source = self.placed(table, [rows_of(DAY, keys)])
         with pytest.raises(BadKeys, match=sentence) as told, source.read(DAY.isoformat(), ["user"], spill) as read:
-            write_snapshot(tmp_path / "snapshot", read.rows, "user", 100)
+            write_snapshot(tmp_path / "snapshot", read.rows, ["user"], 100)
         assert "\n" not in str(told.value)
         assert f" of {table}/" in str(told.value)
 

@@ -140,7 +140,7 @@ class TestKeys:
             pytest.raises(BadKeys, match=rf"query\.sql for 2024-03-10: The key {sentence}"),
             source.read("2024-03-10", ["user"], tmp_path) as found,
         ):
-            write_snapshot(tmp_path / "snapshot", found.rows, "user", 100)
+            write_snapshot(tmp_path / "snapshot", found.rows, ["user"], 100)
 
     @pytest.mark.parametrize(
         ("values", "kind", "value"),

@@ -122,7 +122,7 @@ class TestDays:
             pytest.raises(BadKeys, match=r"It is in row 1 of .*0\.parquet \(table rows\) and row 3 of"),
             ParquetSource(path=str(table), day="day").read(DAY, ["user"], tmp_path) as read,
         ):
-            write_snapshot(tmp_path / "snapshot", read.rows, "user", 100)
+            write_snapshot(tmp_path / "snapshot", read.rows, ["user"], 100)
 
     def test_a_bad_key_of_several_columns_is_found_by_all_of_them(self, table: Path, tmp_path: Path) -> None:
         write(table / "0.parquet", [7, 7, 8], item=["a", "b", "b"])
