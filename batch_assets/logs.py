@@ -2,7 +2,7 @@
 
 Manifests, verdicts, accepted runs, aliases and the live release are each a folder of entries 000001.json, 000002.json, …;
 the highest integer is in force. A move creates the next number exclusively, so of two that move at once one has to look
-again and decide again.
+again and decide again: that is `update`. Only who must be told that another one came first takes `append`.
 
 Three things tell that history is not what was written. Each entry carries the sha256 of the one before it. Each entry, once
 it is there, is witnessed beside the log: an empty file whose name is its number and sha256. And an entry names the newest
