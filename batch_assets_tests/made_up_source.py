@@ -28,6 +28,7 @@ class MadeUpSource(Source):
 
     kind: Literal["made_up"] = "made_up"
     count: int
+    unreadable: int = 0
 
     @override
     def table_names(self) -> tuple[str, ...]:
@@ -37,7 +38,13 @@ class MadeUpSource(Source):
     @contextmanager
     def read(self, day: str, keys: Sequence[str], spill: Path, timezone: str = "UTC") -> Iterator[Read]:
         table = rows_of(day, self.count).sort_by([(key, "ascending") for key in keys])
-        dice = SourceTable(name="dice", path="made up", rows=len(table), told=("thrown every day",))
+        dice = SourceTable(
+            name="dice",
+            path="made up",
+            rows=len(table) + self.unreadable,
+            unreadable=self.unreadable,
+            told=("thrown every day",),
+        )
         settings = sha256_of(self.model_dump_json())
         provenance = Provenance(day=date.fromisoformat(day), timezone=timezone, settings_sha256=settings, tables=(dice,))
         yield Read(pa.RecordBatchReader.from_batches(table.schema, table.to_batches(max_chunksize=100)), provenance)

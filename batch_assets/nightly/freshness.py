@@ -82,6 +82,8 @@ def _table_rows(config: PipelineConfig, storage: Storage, loads: Loads) -> list[
             newest=table.newest_until_day,
             rows=table.rows_of_day or 0,
             before=counted.get((table.name, table.event_date), {}),
+            all_rows=table.rows,
+            unreadable=table.unreadable,
         )
         for table in loads.tonight.tables
     ]

@@ -38,6 +38,9 @@ class SourceSettings(BaseModel):
         ge=0,
         le=1,
     )
+    max_unreadable: float = Field(
+        0.001, description="Share of a table's rows that could not be read above which a night blocks.", ge=0, le=1
+    )
     not_daily: tuple[str, ...] = Field(
         (), description="Tables that need not have rows of every day: what is closed on Sundays, a list that seldom grows."
     )
@@ -45,9 +48,10 @@ class SourceSettings(BaseModel):
 
 @dataclass(frozen=True)
 class TableRows:
-    """What is known of one table's dates: rows of the partition's day, and those of good days before, by partition.
+    """What is known of one table: rows of the partition's day, and those of good days before, by partition.
 
-    `event_date` is the column that was counted by, "" if none is named; then nothing else is known.
+    `event_date` is the column that was counted by, "" if none is named; then nothing else is known of its days. Of `all_rows`
+    that it has, `unreadable` could not be read.
     """
 
     name: str
@@ -55,6 +59,8 @@ class TableRows:
     newest: date | None = None
     rows: int = 0
     before: Mapping[str, int] | None = None
+    all_rows: int = 0
+    unreadable: int = 0
 
 
 @dataclass(frozen=True)
@@ -98,7 +104,7 @@ def judge_sources(
     *,
     allow_unchanged: bool,
 ) -> CheckOutcome:
-    """`sources`: every table has rows of the day, about as many as usual, and the features are not those of a day before.
+    """`sources`: every table has rows of the day, as many as usual, and could be read; the features are not those of before.
 
     Args:
         partition: the day.
@@ -109,6 +115,7 @@ def judge_sources(
     """
     judged = [_judge(date.fromisoformat(partition), table, settings) for table in tables]
     findings = [one.finding for one in sorted(judged, key=lambda one: one.weight) if one.finding]
+    findings += [_unreadable(table, settings) for table in tables if table.unreadable]
     if changed is not None and changed.unchanged and not allow_unchanged:
         said = f"these are the features of {changed.since} again: the source was not updated"
         findings.insert(0, Finding(kind="unchanged", message=said))
@@ -154,6 +161,15 @@ def _judge(day: date, table: TableRows, settings: SourceSettings) -> _Judged:
         return _Judged(table, usual, days, Finding(subject=table.name, kind="thin", message=said, severity="warn"))
     wanted = f"at least {math.ceil(least):,} rows are wanted on a {day:%A}"
     return _Judged(table, usual, days, Finding(subject=table.name, kind="thin", message=f"{thin}; {wanted}: {_AGAIN}"))
+
+
+def _unreadable(table: TableRows, settings: SourceSettings) -> Finding:
+    share = table.unreadable / table.all_rows
+    said = f"{table.name} has {table.unreadable:,} rows of {table.all_rows:,} that could not be read ({share:.3%})"
+    if share <= settings.max_unreadable:
+        return Finding(subject=table.name, kind="unreadable", message=said, severity="warn")
+    wanted = f"at most {settings.max_unreadable:.2%} may be: {_AGAIN}"
+    return Finding(subject=table.name, kind="unreadable", message=f"{said}, {wanted}")
 
 
 def _usual(day: date, before: Mapping[str, int]) -> tuple[float | None, tuple[str, ...]]:

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from batch_assets.config import PipelineConfig
-from batch_assets.errors import NoPrediction, SourceError
+from batch_assets.errors import BatchAssetsError, NoPrediction, SourceError
 from batch_assets.features.provenance import read_provenance
 from batch_assets.nightly.freeze import freeze, frozen
 from batch_assets.nightly.judge import judge_features
@@ -51,6 +51,15 @@ def test_one_of_another_package(small: Small, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(NoPrediction):
         reader.lookup(501)
     reader.close()
+
+
+def test_rows_that_it_could_not_read_block(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    made_up_source.install(monkeypatch)
+    from_source(small, kind="made_up", count=500, unreadable=500)
+    with pytest.raises(
+        BatchAssetsError, match=r"dice has 500 rows of 1,000 that could not be read \(50\.000%\), at most 0\.10% may be"
+    ):
+        small.night()
 
 
 def test_one_that_is_not_installed_is_told_of(small: Small) -> None:

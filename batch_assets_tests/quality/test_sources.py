@@ -1,6 +1,7 @@
 """What is judged of a day's rows and of features that nobody changed, from plain numbers."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import date, timedelta
 
 import pytest
@@ -30,6 +31,29 @@ def judge(
 
 def newest_days(count: int) -> dict[str, int]:
     return dict(list(STEADY.items())[-count:])
+
+
+class TestRowsThatCouldNotBeRead:
+    @pytest.mark.parametrize(("unreadable", "severity"), [(1, "warn"), (10, "warn"), (11, "error")])
+    def test_are_told_of_and_block_if_they_are_too_many(self, unreadable: int, severity: str) -> None:
+        outcome = judge(replace(table(990), all_rows=10_000, unreadable=unreadable))
+        (finding,) = outcome.findings
+        assert (finding.subject, finding.kind, finding.severity) == ("visits", "unreadable", severity)
+        assert outcome.severity == severity
+        assert f"visits has {unreadable} rows of 10,000 that could not be read" in outcome.message
+
+    def test_how_many_may_be_is_a_setting(self) -> None:
+        rows = replace(table(990), all_rows=100, unreadable=5)
+        assert judge(rows).message == (
+            "visits has 5 rows of 100 that could not be read (5.000%), at most 0.10% may be: "
+            "when its load is complete, run the day again with --refresh"
+        )
+        assert not judge(rows, max_unreadable=0.05).blocks
+
+    def test_are_told_of_where_nobody_watches_its_days_too(self) -> None:
+        outcome = judge(TableRows("visits", all_rows=2, unreadable=1))
+        assert [finding.kind for finding in outcome.findings] == ["unwatched", "unreadable"]
+        assert outcome.blocks
 
 
 class TestADaysRows:
