@@ -20,7 +20,7 @@ attributes:
       key: {name: user, dtype: int64}
       columns: [{name: x}]
   model: {name: nightly}
-  answers: {kind: value}
+  answers: {kind: binary, labels: [no, yes]}
 """
 
 
