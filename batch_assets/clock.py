@@ -38,6 +38,11 @@ def today(now: datetime, zone: str) -> date:
     return now.astimezone(ZoneInfo(zone)).date()
 
 
+def days_ago(day: str, count: int) -> str:
+    """The day, YYYY-MM-DD, that is so many days before another."""
+    return (date.fromisoformat(day) - timedelta(days=count)).isoformat()
+
+
 def end_of(day: date, zone: str) -> datetime:
     """The moment at which a day is over, in UTC."""
     return _moment(day + timedelta(days=1), time(), zone)

@@ -20,8 +20,8 @@ SETTINGS = {"quality": {"drift": {"trailing_days": 2}, "changes": {"compare_days
 
 def judged(small: Small, day: str) -> Verdict:
     freeze(small.config, small.storage, day, small.progress)
-    score(small.config, small.storage, day, small.model, LocalEngine(1), small.progress)
-    return judge(small.config, small.storage, day, small.model)
+    score(small.opened(day), LocalEngine(1), small.progress)
+    return judge(small.opened(day))
 
 
 def night(small: Small, day: str) -> Published:

@@ -27,8 +27,9 @@ from batch_assets.models.sandbox import LIMITS, Limits, Sandbox
 from batch_assets.models.trial import check_model
 from batch_assets.nightly.freeze import freeze
 from batch_assets.nightly.judge import judge
+from batch_assets.nightly.night import Night
 from batch_assets.nightly.publish import Published, publish
-from batch_assets.nightly.score import Run, plan_run, score, scoring_task
+from batch_assets.nightly.score import score
 from batch_assets.proof.keys import prove
 from batch_assets.runs.commit import ChunkCommit, read_commits
 from batch_assets.runs.evidence import Proof
@@ -171,13 +172,17 @@ class Small:
             training={},
         )
 
+    def opened(self, day: str = DAY, model: ModelVersion | None = None) -> Night:
+        """The night of a day by the approved version, or by another."""
+        return Night.open(self.config, self.storage, day, model or self.model)
+
     def night(self, day: str = DAY, model: ModelVersion | None = None) -> Published:
         """A whole night without Dagster: freeze, score, judge, publish. Raises what they raise."""
         model = model or self.model
         freeze(self.config, self.storage, day, self.progress)
-        score(self.config, self.storage, day, model, LocalEngine(1), self.progress)
-        judge(self.config, self.storage, day, model)
-        return publish(self.config, self.storage, day, model, self.progress)
+        scored = score(self.opened(day, model), LocalEngine(1), self.progress)
+        judge(scored.night, scored.manifest)
+        return publish(scored.night, self.progress)
 
     def swept(self, batch_rows: int) -> Sweep:
         """What a sweep might have found."""
@@ -222,8 +227,8 @@ class Working:
     def __init__(self, small: Small) -> None:
         freeze(small.config, small.storage, DAY, small.progress)
         self.small = small
-        self.run: Run = plan_run(small.config, small.storage, DAY, small.model)
-        self.task = scoring_task(small.config, small.storage, self.run)
+        self.run: Night = small.opened(DAY)
+        self.task = self.run.task()
 
     def score_all(self) -> dict[int, ChunkCommit]:
         with LocalEngine(1).open(self.task, self.small.progress.say) as workers:

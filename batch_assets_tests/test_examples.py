@@ -14,7 +14,7 @@ import yaml
 
 from batch_assets.config import PipelineConfig
 from batch_assets.nightly.freeze import freeze
-from batch_assets.nightly.judge import judge_features
+from batch_assets.nightly.judge_features import judge_features
 from batch_assets.nightly.verdict import Verdict
 from batch_assets.storage import LocalStorage
 from batch_assets_tests.conftest import PROJECT

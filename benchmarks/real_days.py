@@ -32,7 +32,9 @@ from batch_assets.engines.local_engine import LocalEngine
 from batch_assets.models.card import read_card
 from batch_assets.models.registry import Registry
 from batch_assets.nightly.freeze import freeze
-from batch_assets.nightly.judge import judge, judge_features
+from batch_assets.nightly.judge import judge
+from batch_assets.nightly.judge_features import judge_features
+from batch_assets.nightly.night import Night
 from batch_assets.nightly.publish import publish
 from batch_assets.nightly.score import score
 from batch_assets.nightly.verdict import Verdict
@@ -89,7 +91,7 @@ class Nights:
             self.blocked.append(day)
             print(f"{day}  BLOCKED    {'; '.join(said)}")
         else:
-            publish(self.config, self.storage, day, Registry(self.storage).resolve(self.config.model), Silent())
+            publish(Night.open(self.config, self.storage, day, Registry(self.storage).resolve(self.config.model)), Silent())
             print(f"{day}  published  {'warned: ' + ', '.join(warned) if warned else ''}")
         return verdict
 
@@ -99,8 +101,8 @@ class Nights:
         frozen = freeze(self.config, self.storage, day, progress, refresh=refresh)
         verdict = judge_features(self.config, self.storage, frozen, day)
         if verdict.good:
-            score(self.config, self.storage, day, model, LocalEngine(2), progress)
-            verdict = judge(self.config, self.storage, day, model)
+            score(Night.open(self.config, self.storage, day, model), LocalEngine(2), progress)
+            verdict = judge(Night.open(self.config, self.storage, day, model))
         return verdict
 
     def summary(self, days: list[str], seconds: float) -> None:

@@ -59,7 +59,7 @@ def _run(
     with open_instance() as instance:
         launched = materialize(config, day, instance, progress, model=model, engine=engine, refresh=refresh)
     return {
-        **summarize(config, storage(), day, model, began),
+        **summarize(launched.night, launched.matches, began),
         "seconds": launched.seconds,
         "resumed_chunks": launched.resumed_chunks,
         "dagster_run_id": launched.dagster_run_id,
@@ -151,7 +151,6 @@ def _show_range(console: Console, found: dict[str, Any]) -> None:
 def _run_range(
     name: str, first: str, last: str, engine: "EngineName | None", refresh: bool, as_of: bool, progress: TerminalProgress
 ) -> dict[str, Any]:
-    from batch_assets.nightly.judge import finished_run
     from batch_assets.orchestration.catalog import pipeline
     from batch_assets.orchestration.launch import materialize_days, open_instance
     from batch_assets.serving.release import current_log
@@ -166,7 +165,7 @@ def _run_range(
     with open_instance() as instance:
         for done in materialize_days(config, models, instance, progress, engine=engine, refresh=refresh):
             chosen = used.get(done.day)
-            manifest = finished_run(config, root, done.day, chosen)[1] if done.launched and chosen else None
+            manifest = done.launched.night.manifest() if done.launched else None
             progress.say(f"{done.day}: {done.error or 'published'}")
             found.append(
                 {

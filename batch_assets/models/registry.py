@@ -162,7 +162,7 @@ class Registry:
         card_bytes, card = self._card(name, version)
         folder = _folder(name, version)
         try:
-            model = self.storage.read(f"{folder}/{card.model_file}")
+            sha256 = self.storage.sha256(f"{folder}/{card.model_file}")
         except NotFound:
             gone = self.retirement(name, version)
             raise NoSuchModel(
@@ -170,7 +170,6 @@ class Registry:
                 if gone
                 else f"{folder}/{card.model_file} is missing under {self.storage.location}: restore it from a copy."
             ) from None
-        sha256 = hashlib.sha256(model).hexdigest()
         if sha256 != card.model_sha256:
             raise ModelChanged(
                 f"{folder}/{card.model_file} has sha256 {sha256}, its card says {card.model_sha256}: the file was changed."

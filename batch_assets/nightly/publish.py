@@ -13,16 +13,16 @@ from batch_assets.digest import hash_keys
 from batch_assets.errors import CommitBroken, NotPublishable, ServingError, Withdrawn
 from batch_assets.features.keys import identity, in_order
 from batch_assets.logs import LogEntry, NumberedLog
-from batch_assets.models.registry import ModelVersion
 from batch_assets.nightly.accepted import accepted_log
-from batch_assets.nightly.judge import finished_run, judge
+from batch_assets.nightly.judge import judge
+from batch_assets.nightly.night import Night
 from batch_assets.nightly.progress import Progress
 from batch_assets.nightly.score import BYTES_PER_ROW, SPARE_BYTES
 from batch_assets.nightly.verdict import read_verdict
 from batch_assets.quality.outcome import CheckOutcome
 from batch_assets.records import RecordType
 from batch_assets.runs.commit import read_committed
-from batch_assets.runs.manifest import Manifest, ManifestFile, manifest_log
+from batch_assets.runs.manifest import Manifest, ManifestFile
 from batch_assets.serving.release import (
     Live,
     build_release,
@@ -51,8 +51,8 @@ class Published:
         return self.live == self.release.name
 
 
-def publish(config: PipelineConfig, storage: Storage, day: str, model: ModelVersion, progress: Progress) -> Published:
-    """Publish the run of a day by a model.
+def publish(night: Night, progress: Progress) -> Published:
+    """Publish a finished night.
 
     Raises:
         NotFound: the run is not finished.
@@ -62,18 +62,19 @@ def publish(config: PipelineConfig, storage: Storage, day: str, model: ModelVers
         ReleaseBroken: what was built is not what the manifest says; readers still see what was live.
     """
     started = time.perf_counter()
-    run, manifest = finished_run(config, storage, day, model)
-    if read_verdict(storage, run.folder) is None:
-        raise NotPublishable(f"Run {run.run_id} of {config.name} {day} was not judged: materialize predictions again.")
-    verdict = judge(config, storage, day, model)  # what was said before, unless it would be compared with something else now
+    config, storage, day, model = night.config, night.storage, night.day, night.model
+    manifest = night.manifest()
+    if read_verdict(storage, night.folder) is None:
+        raise NotPublishable(f"{night.name} was not judged: materialize predictions again.")
+    verdict = judge(night, manifest)  # what was said before, unless it would be compared with something else now
     if not verdict.good:
         reasons = "; ".join(f"{outcome.name}: {outcome.message}" for outcome in verdict.blocking)
-        raise NotPublishable(f"Run {run.run_id} of {config.name} {day} is not published, its verdict blocks: {reasons}")
+        raise NotPublishable(f"{night.name} is not published, its verdict blocks: {reasons}")
     require_space(storage, manifest.scored * BYTES_PER_ROW + SPARE_BYTES, f"Publishing {manifest.scored:,} rows")
     record, contract = model.card.head.record, config.features.contract
     if contract.item is not None:
         raise NotPublishable(
-            f"Run {run.run_id} of {config.name} {day} has a row for each {contract.item.name} of a key, and no store answers "
+            f"{night.name} has a row for each {contract.item.name} of a key, and no store answers "
             "keys with several rows: read its predictions files."
         )
     release = build_release(
@@ -86,7 +87,7 @@ def publish(config: PipelineConfig, storage: Storage, day: str, model: ModelVers
     )
     model.require_in_force()
     require_day(storage, config.name, day)
-    seen: list[NumberedLog[Any]] = [manifest_log(storage, run.folder), accepted_log(storage, config.name, day), *model.logs]
+    seen: list[NumberedLog[Any]] = [night.log(), accepted_log(storage, config.name, day), *model.logs]
     live = go_live(storage, release, model.approval, model.withdrawn(), seen)
     try:
         model.require_in_force()
@@ -97,9 +98,10 @@ def publish(config: PipelineConfig, storage: Storage, day: str, model: ModelVers
     return Published(release, live.body.release, time.perf_counter() - started, warnings)
 
 
-def published_matches(config: PipelineConfig, storage: Storage, day: str, model: ModelVersion) -> CheckOutcome:
-    """`published_matches`: a day's release, read back now, is what its manifest says, and something as new is live."""
-    run, manifest = finished_run(config, storage, day, model)
+def published_matches(night: Night) -> CheckOutcome:
+    """`published_matches`: a night's release, read back now, is what its manifest says, and something as new is live."""
+    config, storage, day, model = night.config, night.storage, night.day, night.model
+    manifest = night.manifest()
     entry = require_day(storage, config.name, day)
     live = entry.body.release if entry else "nothing"
     try:
@@ -107,7 +109,7 @@ def published_matches(config: PipelineConfig, storage: Storage, day: str, model:
         live_release(storage, config.name)
         same, message = True, f"{release.rows:,} records of {manifest.scored:,}, digests are equal; live is {live}."
     except ServingError as error:
-        same, message = False, f"Run {run.run_id}: {error}"
+        same, message = False, f"Run {night.run_id}: {error}"
     newest = entry is not None and entry.body.partition >= day
     return CheckOutcome(
         name="published_matches", asset="serving_table", passed=same and newest, severity="error", message=message

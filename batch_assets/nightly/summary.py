@@ -4,10 +4,9 @@ from typing import Any
 
 from batch_assets.config import PipelineConfig
 from batch_assets.errors import NotFound
-from batch_assets.models.registry import ModelVersion
-from batch_assets.nightly.judge import finished_run
-from batch_assets.nightly.publish import published_matches
+from batch_assets.nightly.night import Night
 from batch_assets.nightly.verdict import read_verdict
+from batch_assets.quality.outcome import CheckOutcome
 from batch_assets.runs.commit import read_committed
 from batch_assets.runs.manifest import Manifest
 from batch_assets.serving.reader import Reader
@@ -15,26 +14,29 @@ from batch_assets.serving.release import current_log, read_release, release_name
 from batch_assets.storage import Storage
 
 
-def summarize(config: PipelineConfig, storage: Storage, day: str, model: ModelVersion, began: str) -> dict[str, Any]:
-    """A published partition in plain values: counts, model, checks, digest, release and one look-up in it.
+def summarize(night: Night, matches: CheckOutcome, began: str) -> dict[str, Any]:
+    """A published night in plain values: counts, model, checks, digest, release and one look-up in it.
 
-    A check that was judged before `began` (UTC, ISO 8601) and was kept says when.
+    Args:
+        night: what was published.
+        matches: what `published_matches` found.
+        began: when it began (UTC, ISO 8601): a check that was judged before and was kept says when.
     """
-    run, manifest = finished_run(config, storage, day, model)
-    verdict = read_verdict(storage, run.folder)
+    config, storage, model = night.config, night.storage, night.model
+    manifest, verdict = night.manifest(), read_verdict(storage, night.folder)
     if verdict is None:
-        raise NotFound(f"Run {run.run_id} of {config.name} {day} was not judged.")
-    outcomes = [*verdict.outcomes, published_matches(config, storage, day, model)]
+        raise NotFound(f"{night.name} was not judged.")
+    outcomes = [*verdict.outcomes, matches]
     live = current_log(storage, config.name).latest()
     release = release_name(manifest)
     return {
         "pipeline": config.name,
-        "partition": day,
+        "partition": night.day,
         "input_rows": manifest.rows,
         "scored_rows": manifest.scored,
         "excluded_rows": manifest.excluded,
         "dead_letter_rows": manifest.dead_lettered,
-        "run_id": run.run_id,
+        "run_id": night.run_id,
         "model": {"name": model.name, "version": model.version, "sha256": manifest.model.sha256},
         "checks": [outcome.as_mapping(began) for outcome in outcomes],
         "digest": manifest.values.hex(),

@@ -5,6 +5,7 @@ long as its subject would be compared with the same; it is appended only when it
 little and history stays readable.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,9 @@ from batch_assets.errors import LostRace, NotFound, OverrideInvalid
 from batch_assets.logs import Change, LogEntry, NumberedLog
 from batch_assets.quality.outcome import Asset, CheckOutcome, Finding, Override, none_blocks
 from batch_assets.storage import Storage
+
+OLDEST = 28
+"""How many days an override may hold."""
 
 Decision = tuple[str, Finding]
 """A check's name and one of its findings, which somebody overrode."""
@@ -210,3 +214,14 @@ def _with(outcome: CheckOutcome, overrides: Iterable[Override | None]) -> CheckO
 
 def _undecided(finding: Finding) -> Finding:
     return finding.model_copy(update={"override": None})
+
+
+def judged_now(outcomes: Iterable[CheckOutcome]) -> tuple[CheckOutcome, ...]:
+    """Outcomes that say that they were judged now."""
+    now = utc_now().isoformat(timespec="milliseconds")
+    return tuple(one.model_copy(update={"judged": now}) for one in outcomes)
+
+
+def basis_of(*texts: str) -> str:
+    """A digest of what decides a verdict."""
+    return hashlib.sha256("".join(texts).encode()).hexdigest()

@@ -15,8 +15,8 @@ from batch_assets.features.snapshot import SnapshotReader, read_snapshot
 from batch_assets.histogram import Histogram
 from batch_assets.logs import LogEntry
 from batch_assets.models.registry import Registry
+from batch_assets.nightly.night import Night
 from batch_assets.nightly.progress import Progress
-from batch_assets.nightly.score import Run, plan_run, scoring_task
 from batch_assets.operations.recorded import newest_run
 from batch_assets.proof.keys import prove_replays
 from batch_assets.proof.replay import Replay, Replayed, dead_letters, replay_chunk
@@ -58,8 +58,8 @@ def finished(config: PipelineConfig, storage: Storage, registry: Registry, day: 
         NotFound: no such run is finished.
     """
     if run_id is None:
-        planned = plan_run(config, storage, day, registry.resolve(config.model))
-        run_id = planned.run_id if read_manifest(storage, planned.folder) else newest_run(storage, config.name, day)
+        night = Night.open(config, storage, day, registry.resolve(config.model))
+        run_id = night.run_id if read_manifest(storage, night.folder) else newest_run(storage, config.name, day)
     manifest = read_manifest(storage, run_folder(config.name, day, run_id)) if run_id else None
     if manifest is None:
         raise NotFound(f"No run{' ' + run_id if run_id else ''} of {config.name} {day} is finished.")
@@ -119,10 +119,10 @@ def replay(
     if entry is None:
         raise NotFound(f"{folder} is not finished.")
     manifest = entry.body
-    run = _own_run(config, storage, registry, manifest)
-    task = scoring_task(config, storage, run)
+    night = _own_night(config, storage, registry, manifest)
+    task = night.task()
     task = replace(task, settings=task.settings.model_copy(update={"max_failed": 1.0}))
-    chunks = {f"{chunk.name}": chunk for chunk in run.plan}
+    chunks = {f"{chunk.name}": chunk for chunk in night.plan}
     replays, still = [], Counter[str]()
     for name, table in _tables(storage, manifest, config.features.contract.identity):
         rows = [row["row"] for row in table.to_pylist() if row["reason"] != KILLED_WORKER]
@@ -137,22 +137,22 @@ def replay(
                 progress.at("replaying", sum(len(each.still_dead) + each.scored for each in found), total)
     finally:  # what one chunk raises does not undo what others have done
         if any(one.scored for one in found):
-            run.model.require_unchanged()
+            night.model.require_unchanged()
             _add(config, storage, entry, [one for one in found if one.scored])
     still.update(why for one in found for why in one.still_dead.values())
     return Outcome(manifest.run_id, total, sum(one.scored for one in found), dict((+still).most_common()))
 
 
-def _own_run(config: PipelineConfig, storage: Storage, registry: Registry, manifest: Manifest) -> Run:
-    """The run as its own model and today's settings and features make it, which must be the run itself."""
+def _own_night(config: PipelineConfig, storage: Storage, registry: Registry, manifest: Manifest) -> Night:
+    """The night as its own model and today's settings and features make it, whose run must be the run itself."""
     model = registry.version(manifest.model.name, manifest.model.version)
-    run = plan_run(config, storage, manifest.partition, model)
-    if run.run_id != manifest.run_id:
+    night = Night.open(config, storage, manifest.partition, model)
+    if night.run_id != manifest.run_id:
         raise NewRunNeeded(
             f"Run {manifest.run_id} of {config.name} {manifest.partition} cannot be gone on with: features, model or settings "
             f"are others now, which needs a new run: `batch-assets run {config.name} --partition {manifest.partition}`."
         )
-    return run
+    return night
 
 
 def _add(config: PipelineConfig, storage: Storage, entry: LogEntry[Manifest], found: list[Replayed]) -> None:

@@ -15,9 +15,10 @@ from batch_assets.features.snapshot import current_log
 from batch_assets.models.registry import ModelVersion, Registry
 from batch_assets.nightly.accepted import accepted_run
 from batch_assets.nightly.freeze import Frozen, frozen
-from batch_assets.nightly.judge import OLDEST, features_verdict, finished_run, judge, judge_features, run_verdict
-from batch_assets.nightly.score import Run
-from batch_assets.nightly.verdict import Decision, Recorded, override, recorded_verdict
+from batch_assets.nightly.judge import judge, run_verdict
+from batch_assets.nightly.judge_features import features_verdict, judge_features
+from batch_assets.nightly.night import Night
+from batch_assets.nightly.verdict import OLDEST, Decision, Recorded, override, recorded_verdict
 from batch_assets.operations.recorded import newest_run
 from batch_assets.quality.outcome import CheckOutcome
 from batch_assets.runs.commit import run_folder
@@ -97,7 +98,7 @@ def verdict_of(
     stale = features_verdict(config, storage, current, day, features.verdict).basis != features.verdict.basis
     found = DayVerdict(config.name, day, current.snapshot.digest, features, None, "features")
     model = _usable(config, registry)
-    run, manifest = _made_of(config, storage, day, current, model, of_any_version)
+    night, manifest = _made_of(config, storage, day, current, model, of_any_version)
     if manifest is None:
         notes = _of_other_snapshots(config, storage, registry, day)
         return replace(found, notes=(*notes, *([_STALE] if stale else [])))
@@ -106,10 +107,10 @@ def verdict_of(
     if judged is None:
         pending = f"{config.name} {day}: {name} is finished, but was not judged yet: materialize predictions again."
         return replace(found, pending=pending)
-    if run is not None and not stale:
-        now = run_verdict(config, storage, run, manifest, features.verdict, judged.verdict)
+    if night is not None and not stale:
+        now = run_verdict(night, manifest, features.verdict, judged.verdict)
         stale = now.basis != judged.verdict.basis
-    notes = [] if run else ["The version that is approved now has not scored these features yet."]
+    notes = [] if night else ["The version that is approved now has not scored these features yet."]
     return replace(found, run=judged, subject=name, notes=(*notes, *([_STALE] if stale else [])))
 
 
@@ -126,11 +127,12 @@ def _usable(config: PipelineConfig, registry: Registry) -> ModelVersion | None:
 
 def _made_of(
     config: PipelineConfig, storage: Storage, day: str, current: Frozen, model: ModelVersion | None, of_any_version: bool
-) -> tuple[Run | None, Manifest | None]:
+) -> tuple[Night | None, Manifest | None]:
     """The finished run of a snapshot by the approved version, or else the one that was finished last, without its plan."""
     if model is not None:
         try:
-            return finished_run(config, storage, day, model)
+            night = Night.open(config, storage, day, model)
+            return night, night.manifest()
         except NotFound:
             pass
     run_id = newest_run(storage, config.name, day, current.snapshot.digest) if of_any_version else None
@@ -158,7 +160,7 @@ def look_again(config: PipelineConfig, storage: Storage, registry: Registry, day
     judge_features(config, storage, frozen(config, storage, day), day)
     if model := _usable(config, registry):
         with suppress(NotFound):  # it has not scored this snapshot
-            judge(config, storage, day, model)
+            judge(Night.open(config, storage, day, model))
     now = verdict_of(config, storage, registry, day, of_any_version=False)
     if now.snapshot != seen.snapshot or set(now.blocking) - set(seen.blocking):
         raise OverrideInvalid(f"{config.name} {day} is blocked by something else than before: look at its verdict again.")
@@ -203,7 +205,7 @@ def override_day(
     if not seen.features.verdict.good:
         passed += override(storage, seen.features, "user_features", by=by, why=why, until=last)
     if seen.run and (model := _usable(config, registry)):
-        judge(config, storage, day, model)
+        judge(Night.open(config, storage, day, model))
     return passed
 
 

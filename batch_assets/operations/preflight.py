@@ -15,10 +15,11 @@ from batch_assets.errors import ContractBroken, PreflightFailed
 from batch_assets.histogram import Histogram
 from batch_assets.models.registry import ModelVersion
 from batch_assets.nightly.accepted import last_throughputs
-from batch_assets.nightly.freeze import Frozen, frozen_for_a_look
-from batch_assets.nightly.judge import decided_for, features_verdict, known_runs, trailing_runs
+from batch_assets.nightly.freeze import frozen_for_a_look
+from batch_assets.nightly.judge import decided_for, known_runs, trailing_runs
+from batch_assets.nightly.judge_features import features_verdict
+from batch_assets.nightly.night import Night
 from batch_assets.nightly.progress import Progress
-from batch_assets.nightly.score import Run, plan_run
 from batch_assets.nightly.shift import compared, expected_shift, model_before
 from batch_assets.nightly.verdict import read_verdict
 from batch_assets.operations.sample import Sampled, places, score_sample
@@ -85,30 +86,30 @@ def preflight(config: PipelineConfig, storage: Storage, day: str, model: ModelVe
         SnapshotChanged, ModelChanged: a file is not what was recorded.
     """
     with frozen_for_a_look(config, storage, day, progress) as snapshot:
-        return _look(config, storage, snapshot, plan_run(config, storage, day, model, snapshot))
+        return _look(Night.open(config, storage, day, model, snapshot))
 
 
-def _look(config: PipelineConfig, storage: Storage, snapshot: Frozen, run: Run) -> Preflight:
-    day, model, rows = run.day, run.model, snapshot.snapshot.rows
+def _look(night: Night) -> Preflight:
+    config, storage, day, model, snapshot = night.config, night.storage, night.day, night.model, night.frozen
+    rows = snapshot.snapshot.rows
     found = Preflight(pipeline=config.name, partition=day, version=model.version, rows=rows)
     judged = features_verdict(config, storage, snapshot, day, read_verdict(snapshot.storage, snapshot.folder))
     reasons = [f"{one.name}: {one.message}" for one in judged.blocking]
-    drawn = places(run)
+    drawn = places(night)
     try:
-        sample = score_sample(config, snapshot.storage, run, drawn)
+        sample = score_sample(night, drawn)
     except ContractBroken as error:
         return found.model_copy(update={"reasons": (*reasons, str(error))})
     previous = model_before(config, model)
     if previous and config.features.contract.changes(previous.card.contract):
         previous = None  # it cannot score these features
-    old_run = plan_run(config, storage, day, previous, snapshot) if previous else None
-    old = score_sample(config, snapshot.storage, old_run, drawn) if old_run else None
+    old = score_sample(Night.open(config, storage, day, previous, snapshot), drawn) if previous else None
     dead = share(sample.dead, len(sample.scores) - sample.excluded)
     minutes = _minutes(rows, last_throughputs(storage, config.name), sample, old)
     price = config.engine.price
-    drift, against_trailing = _drift(config, storage, run, sample)
+    drift, against_trailing = _drift(night, sample)
     shift, against_previous = _shift(config, model, previous, sample, old, day)
-    passed = decided_for(config, storage, run)
+    passed = decided_for(night)
     reasons += _of_rows(config, sample, dead)
     reasons += against_trailing if "drift" not in passed else []
     reasons += against_previous if "previous_model" not in passed else []
@@ -120,7 +121,7 @@ def _look(config: PipelineConfig, storage: Storage, snapshot: Frozen, run: Run) 
             "drift": drift,
             "shift": shift,
             "minutes": minutes,
-            "memory": _memory(run),
+            "memory": _memory(night),
             "cost": minutes.times(price.per_hour / 60) if minutes and price else None,
             "currency": price.currency if price else "",
             "reasons": tuple(reasons),
@@ -138,11 +139,11 @@ def _of_rows(config: PipelineConfig, sample: Sampled, dead: Interval) -> list[st
     return reasons
 
 
-def _drift(config: PipelineConfig, storage: Storage, run: Run, sample: Sampled) -> tuple[dict[str, Interval], list[str]]:
+def _drift(night: Night, sample: Sampled) -> tuple[dict[str, Interval], list[str]]:
     """The distance of the sample's scores to the day that the gate will compare them with."""
-    trailing = {day: one.histogram for day, one in trailing_runs(config, storage, run).items()}
-    scores, edges, quality = sample.scored, run.model.card.baseline.edges, config.quality
-    near = nearest_scores(run.day, Histogram.of(scores, edges), trailing, quality.drift, quality.changes.compare_days)
+    trailing = {day: one.histogram for day, one in trailing_runs(night).items()}
+    scores, edges, quality = sample.scored, night.model.card.baseline.edges, night.config.quality
+    near = nearest_scores(night.day, Histogram.of(scores, edges), trailing, quality.drift, quality.changes.compare_days)
     if near is None:
         return {}, []
     expected = trailing[near[0]]
@@ -151,7 +152,7 @@ def _drift(config: PipelineConfig, storage: Storage, run: Run, sample: Sampled) 
         return lambda taken: _value(expected, Histogram.of(scores[taken], expected.edges), measure)
 
     found = {measure: resampled(measured(measure), len(scores)) for measure in _MEASURES}
-    few = known_runs(config, storage, run) < quality.min_days
+    few = known_runs(night) < quality.min_days
     return found, [] if few else _reached(found, near[1], quality.drift.block)
 
 
@@ -200,9 +201,9 @@ def _minutes(rows: int, throughputs: list[tuple[int, float]], sample: Sampled, o
     return Interval(value=sum(seconds) / len(seconds) / 60, low=min(seconds) / 60, high=max(seconds) * slower / 60)
 
 
-def _memory(run: Run) -> Interval:
+def _memory(night: Night) -> Interval:
     """What this process has with the model in it, and with the largest chunk as table and matrix beside it, read ahead once."""
     now = float(psutil.Process().memory_info().rss)
-    width = 4 * (len(run.model.card.contract.columns) + 2)
-    chunk = float(max((one.rows for one in run.plan), default=0) * width)
+    width = 4 * (len(night.model.card.contract.columns) + 2)
+    chunk = float(max((one.rows for one in night.plan), default=0) * width)
     return Interval(value=now + 2 * chunk, low=now, high=now + 4 * chunk)

@@ -8,7 +8,7 @@ from batch_assets.errors import ModelChanged, NoPrediction, ProofFailed
 from batch_assets.features.keys import Said, in_words, parts, plain
 from batch_assets.models.registry import ModelVersion, Registry
 from batch_assets.nightly.freeze import Frozen
-from batch_assets.nightly.score import Run, scoring_task
+from batch_assets.nightly.night import Night
 from batch_assets.operations.recorded import RecordedKey, recorded_key, recorded_run
 from batch_assets.proof.audit import Sample, bound, score_again
 from batch_assets.records import Records
@@ -68,7 +68,7 @@ def replay(config: PipelineConfig, storage: Storage, registry: Registry, key: Sa
             f"{model.name} {model.version} has digest {model.digest}, run {manifest.run_id} was scored by "
             f"{manifest.model.digest}: its files were changed, restore them from a copy."
         )
-    scorer = scoring_task(config, storage, _recorded_run(storage, manifest, model, found)).open()
+    scorer = _recorded_night(config, storage, manifest, model, found).task().open()
     environment = found.commit.environment if found.name == f"{found.chunk.name}.parquet" else None
     sample = Sample(found.chunk, (found.row - found.chunk.start,), environment or {}, found.commit.batch_rows)
     again, recorded = score_again(scorer, sample), model.card.head.record.from_table(found.line)
@@ -101,22 +101,25 @@ def replay(config: PipelineConfig, storage: Storage, registry: Registry, key: Sa
     )
 
 
-def _recorded_run(storage: Storage, manifest: Manifest, model: ModelVersion, found: RecordedKey) -> Run:
-    """The run as it was, as far as that decides one row's values; nothing of it is taken from today's settings."""
+def _recorded_night(
+    config: PipelineConfig, storage: Storage, manifest: Manifest, model: ModelVersion, found: RecordedKey
+) -> Night:
+    """The night as it was, as far as that decides one row's values; nothing of it is taken from today's settings."""
     environment = found.commit.environment
     recorded = {"device": environment.get("device", "cpu"), "precision": environment.get("precision", "float32")}
     if not model.card.runtime.has(recorded["device"]):
         recorded = {"device": "cpu", "precision": "float32" if recorded["precision"] == "tf32" else recorded["precision"]}
     settings = {**recorded, "batch_size": found.commit.batch_rows, "chunk_rows": found.chunk.rows, "max_failed": 1.0}
     snapshot = Frozen(found.snapshot, storage, manifest.snapshot_folder, reused=True, seconds={})
-    return Run(
-        manifest.run_id,
-        manifest.folder,
+    return Night(
+        config,
+        storage,
         manifest.partition,
         snapshot,
         model,
         ScoringSettings.model_validate(settings),
         (found.chunk,),
+        manifest.run_id,
     )
 
 

@@ -13,7 +13,7 @@ from batch_assets.models.approvals import Approval, undone
 from batch_assets.models.registry import ModelVersion, Registry, Retirement
 from batch_assets.nightly.accepted import accepted_run, last_throughputs
 from batch_assets.nightly.freeze import frozen
-from batch_assets.nightly.score import plan_run
+from batch_assets.nightly.night import Night
 from batch_assets.nightly.shift import compared
 from batch_assets.nightly.verdict import read_verdict
 from batch_assets.operations.sample import places, score_sample
@@ -132,8 +132,8 @@ def plan_rollout(config: PipelineConfig, storage: Storage, registry: Registry, v
         except BatchAssetsError as error:
             not_measured = str(error)
             if days and not isinstance(error, SnapshotChanged):
-                run = plan_run(config, storage, days[-1], model)
-                score_sample(config, storage, run, places(run))  # what is wrong with the new version refuses it
+                night = Night.open(config, storage, days[-1], model)
+                score_sample(night, places(night))  # what is wrong with the new version refuses it
     throughputs = last_throughputs(storage, config.name)
     hours = (
         rows * sum(seconds for _, seconds in throughputs) / sum(done for done, _ in throughputs) / 3600 if throughputs else None
@@ -177,9 +177,9 @@ def require_fit(configs: Iterable[PipelineConfig], registry: Registry) -> None:
 
 def measure_shift(config: PipelineConfig, storage: Storage, day: str, old: ModelVersion, new: ModelVersion) -> Shift | None:
     """Score a random sample of a day's snapshot with two versions, here and now; None if the day has no rows to score."""
-    runs = [plan_run(config, storage, day, model) for model in (old, new)]
-    drawn = places(runs[0])
-    before, after = (score_sample(config, storage, run, drawn).scores for run in runs)
+    nights = [Night.open(config, storage, day, model) for model in (old, new)]
+    drawn = places(nights[0])
+    before, after = (score_sample(night, drawn).scores for night in nights)
     found = compared(before, after, day, old.version)
     return found.shift if found else None
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 from batch_assets.config import PipelineConfig
 from batch_assets.features.snapshot import SnapshotReader
 from batch_assets.nightly.freeze import frozen
-from batch_assets.nightly.score import Run, scoring_task
+from batch_assets.nightly.night import Night
 from batch_assets.proof.audit import Drawn, draw
 from batch_assets.runs.chunks import plan_chunks
 from batch_assets.storage import Storage
@@ -41,9 +41,9 @@ class Sampled:
         return self.scores[np.isfinite(self.scores)]
 
 
-def places(run: Run) -> Drawn:
-    """Random rows of the run's snapshot."""
-    return draw(run.frozen.snapshot, run.plan, GROUPS, ROWS)
+def places(night: Night) -> Drawn:
+    """Random rows of the night's snapshot."""
+    return draw(night.frozen.snapshot, night.plan, GROUPS, ROWS)
 
 
 def rows_of_day(config: PipelineConfig, storage: Storage, day: str) -> pa.Table:
@@ -67,14 +67,15 @@ def rows_of_day(config: PipelineConfig, storage: Storage, day: str) -> pa.Table:
     return pa.concat_tables(pieces) if pieces else reader.rows(0, 0, 0, contract.names)
 
 
-def score_sample(config: PipelineConfig, storage: Storage, run: Run, sample: Drawn) -> Sampled:
-    """Score sampled rows with the model of a run.
+def score_sample(night: Night, sample: Drawn) -> Sampled:
+    """Score sampled rows with the model of a night.
 
     Raises:
         ContractBroken: the model does not take the columns that are there.
     """
-    config.features.contract.require_same(run.model.card.contract, f"{run.model.name} {run.model.version}")
-    scorer = scoring_task(config, storage, run).open()
+    model = night.model
+    night.config.features.contract.require_same(model.card.contract, f"{model.name} {model.version}")
+    scorer = night.task().open()
     found, excluded, dead, seconds = [], 0, 0, 0.0
     for chunk, rows_of_chunk in sample:
         staged, rows = scorer.sampled(chunk, rows_of_chunk)

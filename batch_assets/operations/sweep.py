@@ -9,8 +9,8 @@ from batch_assets.errors import NotFound, OutOfMemory
 from batch_assets.features.snapshot import current_log, days_of, snapshot_folder
 from batch_assets.logs import Change
 from batch_assets.models.registry import ModelVersion
+from batch_assets.nightly.night import Night
 from batch_assets.nightly.progress import Progress
-from batch_assets.nightly.score import plan_run, scoring_task
 from batch_assets.quality.plots import plot_sweep
 from batch_assets.scoring.batch_size import Measured, Sweep, measure, pick, sweep_log
 from batch_assets.scoring.inputs import SHAPE
@@ -34,14 +34,14 @@ def sweep(
         NotFound: the day is not frozen, or has no rows.
         OutOfMemory: not a single row fits.
     """
-    run = plan_run(config, storage, day, model)
-    if not run.plan:
+    night = Night.open(config, storage, day, model)
+    if not night.plan:
         raise NotFound(f"{config.name} {day} has no rows to measure with.")
     workers = config.engine.workers or psutil.cpu_count() or 1
     limit = memory_limit or psutil.virtual_memory().available // workers
     measured: list[Measured] = []
     ended = ""
-    for found in measure(scoring_task(config, storage, run), run.plan[0], limit):
+    for found in measure(night.task(), night.plan[0], limit):
         if isinstance(found, str):
             ended = found
         else:
@@ -51,7 +51,7 @@ def sweep(
             )
     if not any(one.batch_rows % SHAPE == 0 for one in measured):
         raise OutOfMemory(f"No batch of {SHAPE} rows or more could be measured: {ended}.")
-    library, settings, sha256 = model.card.runtime.versioned(), run.settings, model.card.model_sha256
+    library, settings, sha256 = model.card.runtime.versioned(), night.settings, model.card.model_sha256
     result = Sweep(
         model_sha256=sha256,
         device=settings.device,

@@ -9,11 +9,12 @@ from batch_assets.clock import Clock, utc_now
 from batch_assets.config import PipelineConfig
 from batch_assets.errors import NotFound
 from batch_assets.nightly.freeze import frozen
-from batch_assets.nightly.judge import finished_run
+from batch_assets.nightly.night import Night
 from batch_assets.nightly.publish import published_matches
 from batch_assets.nightly.verdict import Verdict, read_verdict
 from batch_assets.orchestration import metadata
 from batch_assets.orchestration.assets import asset_key, partitions
+from batch_assets.orchestration.nights import Nights
 from batch_assets.orchestration.pins import pinned
 from batch_assets.orchestration.remembered import require_remembered
 from batch_assets.orchestration.resources import StorageRoot
@@ -22,7 +23,7 @@ from batch_assets.orchestration.sla import standing
 from batch_assets.quality.outcome import CheckOutcome
 from batch_assets.storage import Storage
 
-Outcomes = Callable[[dg.AssetCheckExecutionContext, StorageRoot], Iterator[CheckOutcome]]
+Outcomes = Callable[[dg.AssetCheckExecutionContext, StorageRoot, Nights], Iterator[CheckOutcome]]
 
 _OF_FEATURES = {
     "contract": "The columns are those that were agreed: names, order, types.",
@@ -58,19 +59,24 @@ def build_checks(config: PipelineConfig, clock: Clock = utc_now) -> list[dg.Asse
         require_remembered(config, context.instance, storage, context.partition_key)
         return storage
 
-    def of_features(context: dg.AssetCheckExecutionContext, root: StorageRoot) -> Iterator[CheckOutcome]:
+    def of_features(context: dg.AssetCheckExecutionContext, root: StorageRoot, _: Nights) -> Iterator[CheckOutcome]:
         storage = known(context, root)
         yield from _verdict(storage, frozen(config, storage, context.partition_key).folder).outcomes
 
-    def of_runs(context: dg.AssetCheckExecutionContext, root: StorageRoot) -> Iterator[CheckOutcome]:
-        storage = known(context, root)
-        run, _ = finished_run(config, storage, context.partition_key, pinned(context, config, root))
-        yield from _verdict(storage, run.folder).outcomes
+    def night(context: dg.AssetCheckExecutionContext, root: StorageRoot, nights: Nights) -> Night:
+        storage, model = known(context, root), pinned(context, config, root, nights)
+        return nights.night(config, storage, context.partition_key, model)
 
-    def of_release(context: dg.AssetCheckExecutionContext, root: StorageRoot) -> Iterator[CheckOutcome]:
-        yield published_matches(config, known(context, root), context.partition_key, pinned(context, config, root))
+    def of_runs(context: dg.AssetCheckExecutionContext, root: StorageRoot, nights: Nights) -> Iterator[CheckOutcome]:
+        finished = night(context, root, nights)
+        finished.manifest()
+        yield from _verdict(finished.storage, finished.folder).outcomes
 
-    def of_sla(context: dg.AssetCheckExecutionContext, root: StorageRoot) -> Iterator[CheckOutcome]:
+    def of_release(context: dg.AssetCheckExecutionContext, root: StorageRoot, nights: Nights) -> Iterator[CheckOutcome]:
+        found = nights.matches[config.name, context.partition_key] = published_matches(night(context, root, nights))
+        yield found
+
+    def of_sla(context: dg.AssetCheckExecutionContext, root: StorageRoot, _: Nights) -> Iterator[CheckOutcome]:
         day = date.fromisoformat(context.partition_key)
         yield standing(config, context.instance, root.storage(), day, clock()).outcome()
 
@@ -100,9 +106,13 @@ def _checks(
         ],
         can_subset=True,
     )
-    def checks(context: dg.AssetCheckExecutionContext, storage_root: StorageRoot) -> Iterator[dg.AssetCheckResult]:
+    def checks(
+        context: dg.AssetCheckExecutionContext,
+        batch_assets_root: StorageRoot,
+        batch_assets_nights: dg.ResourceParam[Nights],
+    ) -> Iterator[dg.AssetCheckResult]:
         asked, since = {key.name for key in context.selected_asset_check_keys}, began(context.instance, context.run.run_id)
-        for outcome in found(context, storage_root):
+        for outcome in found(context, batch_assets_root, batch_assets_nights):
             if outcome.name in asked:
                 asked.remove(outcome.name)
                 yield dg.AssetCheckResult(

@@ -1,4 +1,4 @@
-"""The three assets of a pipeline. A body reads its partition, calls one verb of `pipeline`, and says what happened."""
+"""The three assets of a pipeline. A body reads its partition, calls the verbs of `nightly`, and says what happened."""
 
 from datetime import timedelta
 from enum import StrEnum
@@ -10,13 +10,15 @@ from batch_assets.config import PipelineConfig
 from batch_assets.features.snapshot import current_log
 from batch_assets.nightly.accepted import accepted_log
 from batch_assets.nightly.freeze import freeze
-from batch_assets.nightly.judge import judge, judge_features
+from batch_assets.nightly.judge import judge
+from batch_assets.nightly.judge_features import judge_features
 from batch_assets.nightly.progress import Progress
 from batch_assets.nightly.publish import publish
-from batch_assets.nightly.score import batch_size_log, score
+from batch_assets.nightly.score import score
 from batch_assets.operations.preflight import preflight
 from batch_assets.orchestration import metadata
 from batch_assets.orchestration.liveness import POOL
+from batch_assets.orchestration.nights import Nights
 from batch_assets.orchestration.observe import ObservedProgress
 from batch_assets.orchestration.pins import pinned
 from batch_assets.orchestration.remembered import of_logs, require_remembered
@@ -74,14 +76,14 @@ def build_assets(pipeline: PipelineConfig) -> list[dg.AssetsDefinition]:
     def user_features(
         context: dg.AssetExecutionContext,
         config: FreezeOptions,
-        storage_root: StorageRoot,
-        progress: dg.ResourceParam[Progress],
+        batch_assets_root: StorageRoot,
+        batch_assets_progress: dg.ResourceParam[Progress],
     ) -> Result:
         """The day's features, computed from what was known by its end and frozen as a snapshot."""
-        storage, day = storage_root.storage(), context.partition_key
+        storage, day = batch_assets_root.storage(), context.partition_key
         require_remembered(pipeline, context.instance, storage, day)
         with lease(storage, day_folder(pipeline.name, day)):
-            frozen = freeze(pipeline, storage, day, progress, refresh=config.refresh)
+            frozen = freeze(pipeline, storage, day, batch_assets_progress, refresh=config.refresh)
             verdict = judge_features(pipeline, storage, frozen, day)
         shown = metadata.of_features(frozen, verdict, began(context.instance, context.run.run_id))
         return Result(
@@ -100,39 +102,46 @@ def build_assets(pipeline: PipelineConfig) -> list[dg.AssetsDefinition]:
     def predictions(
         context: dg.AssetExecutionContext,
         config: ScoreOptions,
-        storage_root: StorageRoot,
-        ray_cluster: RayCluster,
-        progress: dg.ResourceParam[Progress],
+        batch_assets_root: StorageRoot,
+        batch_assets_ray: RayCluster,
+        batch_assets_progress: dg.ResourceParam[Progress],
+        batch_assets_nights: dg.ResourceParam[Nights],
     ) -> Result:
         """Every user of the day, scored by one approved model and proven complete."""
-        storage, model, day = storage_root.storage(), pinned(context, pipeline, storage_root), context.partition_key
+        storage, nights, day = batch_assets_root.storage(), batch_assets_nights, context.partition_key
+        model, progress = pinned(context, pipeline, batch_assets_root, nights), batch_assets_progress
         require_remembered(pipeline, context.instance, storage, day)
-        engine = ray_cluster.engine(pipeline.engine, config.engine.value if config.engine else None)
+        engine = batch_assets_ray.engine(pipeline.engine, config.engine.value if config.engine else None)
         observing = ObservedProgress(progress, context, asset_key(pipeline, "predictions"))
         with lease(storage, day_folder(pipeline.name, day)):
             if pipeline.preflight:
                 found = preflight(pipeline, storage, day, model, progress)
                 found.require()
                 progress.say(found.sentence())
-            scored = score(pipeline, storage, day, model, engine, observing)
-            verdict = judge(pipeline, storage, day, model)
+            scored = score(nights.night(pipeline, storage, day, model), engine, observing)
+            nights.keep(scored.night)
+            verdict = judge(scored.night, scored.manifest)
         shown = metadata.of_predictions(scored, verdict, model, began(context.instance, context.run.run_id))
-        accepted, size = accepted_log(storage, pipeline.name, day), batch_size_log(pipeline, storage, day, model)
+        _, *others = scored.night.made_from()
         return Result(
-            metadata=shown | of_logs(storage, accepted, size, *model.logs),
+            metadata=shown | of_logs(storage, accepted_log(storage, pipeline.name, day), *others),
             data_version=dg.DataVersion(scored.manifest.run_id),
             tags=metadata.model_tags(scored.manifest.model),
         )
 
     @dg.asset(key_prefix=pipeline.name, partitions_def=days, group_name=pipeline.name, deps=[predictions], kinds={"lmdb"})
     def serving_table(
-        context: dg.AssetExecutionContext, storage_root: StorageRoot, progress: dg.ResourceParam[Progress]
+        context: dg.AssetExecutionContext,
+        batch_assets_root: StorageRoot,
+        batch_assets_progress: dg.ResourceParam[Progress],
+        batch_assets_nights: dg.ResourceParam[Nights],
     ) -> Result:
         """The day's predictions by key, published all at once if the verdict on them is good."""
-        storage, model, day = storage_root.storage(), pinned(context, pipeline, storage_root), context.partition_key
+        storage, nights, day = batch_assets_root.storage(), batch_assets_nights, context.partition_key
+        model = pinned(context, pipeline, batch_assets_root, nights)
         require_remembered(pipeline, context.instance, storage, day)
         with lease(storage, day_folder(pipeline.name, day)):
-            published = publish(pipeline, storage, day, model, progress)
+            published = publish(nights.night(pipeline, storage, day, model), batch_assets_progress)
         return Result(
             metadata=metadata.of_release(published) | of_logs(storage, live_log(storage, pipeline.name)),
             data_version=dg.DataVersion(published.release.run_id),

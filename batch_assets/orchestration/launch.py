@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,14 +19,18 @@ from batch_assets.config import PipelineConfig
 from batch_assets.engines.engine import EngineName
 from batch_assets.errors import BatchAssetsError, Blocked, ConfigError, RunFailed
 from batch_assets.models.registry import ModelVersion
+from batch_assets.nightly.night import Night
 from batch_assets.nightly.progress import Progress
+from batch_assets.nightly.publish import published_matches
 from batch_assets.orchestration.assets import asset_key
 from batch_assets.orchestration.component import definitions
 from batch_assets.orchestration.liveness import COMMAND_LINE, POOL, fail_dead_runs, process_tags, scoring_elsewhere
+from batch_assets.orchestration.nights import Nights
 from batch_assets.orchestration.resources import connected
 from batch_assets.orchestration.runs import blocking_findings, first_error
 from batch_assets.process import Process
 from batch_assets.project import find_project
+from batch_assets.quality.outcome import CheckOutcome
 from batch_assets.runs.commit import day_folder
 from batch_assets.storage import default_root, open_storage
 from batch_assets.storage.lease import lease
@@ -36,10 +40,14 @@ _LOOK_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Launched:
-    """A Dagster run that succeeded: its id, the version it used, seconds per asset, and chunks that were there before."""
+    """A Dagster run that succeeded: its id, its night, seconds per asset, and how many chunks were there before.
+
+    `matches` is what the check on its release found.
+    """
 
     dagster_run_id: str
-    model: ModelVersion
+    night: Night
+    matches: CheckOutcome
     seconds: dict[str, float]
     resumed_chunks: int
 
@@ -91,7 +99,7 @@ def materialize(
         KeyboardInterrupt: the run was interrupted; it is recorded as such, and the same call resumes it.
     """
     with _own_turn(instance, progress):
-        return _Launcher(config, instance, progress, engine, refresh).materialize(day, model)
+        return _Launcher(config, [model], instance, progress, engine, refresh).materialize(day, model)
 
 
 def materialize_days(
@@ -112,7 +120,8 @@ def materialize_days(
         KeyboardInterrupt: it was interrupted; the days that are done stay done.
     """
     with _own_turn(instance, progress), connected(config.engine, engine):
-        launcher = _Launcher(config, instance, progress, engine, refresh)
+        known = [model for model in models.values() if not isinstance(model, BatchAssetsError)]
+        launcher = _Launcher(config, known, instance, progress, engine, refresh)
         for day, model in models.items():
             if isinstance(model, BatchAssetsError):
                 yield Day(day, None, str(model))
@@ -191,11 +200,19 @@ class _Launcher:
     """Executes runs of one pipeline in this process."""
 
     def __init__(
-        self, config: PipelineConfig, instance: dg.DagsterInstance, progress: Progress, engine: EngineName | None, refresh: bool
+        self,
+        config: PipelineConfig,
+        models: Iterable[ModelVersion],
+        instance: dg.DagsterInstance,
+        progress: Progress,
+        engine: EngineName | None,
+        refresh: bool,
     ) -> None:
         self._config, self._instance, self._progress = config, instance, progress
         self._engine, self._refresh = engine, refresh
-        self._job = definitions(config, {"progress": progress}).resolve_job_def(config.name)
+        self._nights = Nights(*{model.approval: model for model in models}.values())
+        resources = {"batch_assets_progress": progress, "batch_assets_nights": self._nights}
+        self._job = definitions(config, resources).resolve_job_def(config.name)
 
     def materialize(self, day: str, model: ModelVersion) -> Launched:
         """One day; what goes wrong comes out as a sentence."""
@@ -210,7 +227,9 @@ class _Launcher:
         stages = {"features": "user_features", "scoring": "predictions", "publishing": "serving_table"}
         seconds = {name: _duration(steps.get(_op(config, asset))) for name, asset in stages.items()}
         seconds["total"] = round(time.perf_counter() - started, 3)
-        return Launched(result.run_id, model, seconds, _resumed(config, result))
+        night = self._nights.night(config, open_storage(default_root()), day, model)
+        matches = self._nights.matches.pop((config.name, day), None) or published_matches(night)
+        return Launched(result.run_id, night, matches, seconds, _resumed(config, result))
 
     def _execute(self, day: str, model: ModelVersion) -> dg.ExecuteInProcessResult:
         config, instance, run_id = self._config, self._instance, str(uuid.uuid4())

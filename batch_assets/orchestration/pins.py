@@ -14,6 +14,7 @@ from batch_assets.clock import end_of
 from batch_assets.config import PipelineConfig
 from batch_assets.errors import ConfigError
 from batch_assets.models.registry import ModelVersion
+from batch_assets.orchestration.nights import Nights
 from batch_assets.orchestration.resources import StorageRoot
 
 AS_OF = "batch_assets/as_of"
@@ -24,7 +25,10 @@ _BACKFILL = "dagster/backfill"
 
 
 def pinned(
-    context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext, config: PipelineConfig, root: StorageRoot
+    context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext,
+    config: PipelineConfig,
+    root: StorageRoot,
+    nights: Nights,
 ) -> ModelVersion:
     """The model version of this Dagster run, byte for byte the one that was approved.
 
@@ -36,7 +40,7 @@ def pinned(
     run = instance.get_run_by_id(run_id) or context.run
     approval = approval_tag(run, config.name)
     if approval is not None:
-        return registry.resolve(config.model, approval)
+        return nights.model(registry, config.model, approval)
     approval = _asked_for(run, config.name) or _of_backfill(instance, run, config.name)
     as_of = run.tags.get(AS_OF)
     if as_of not in (None, "day"):
@@ -45,7 +49,7 @@ def pinned(
         approval = (
             registry.approvals(config.model.name, config.model.alias).as_of(day_end(config, context.partition_key)).number
         )
-    model = registry.resolve(config.model, approval)
+    model = nights.model(registry, config.model, approval)
     instance.add_run_tags(run_id, pin_tags(config.name, model))
     return model
 

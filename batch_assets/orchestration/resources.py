@@ -18,6 +18,7 @@ from batch_assets.engines.local_engine import LocalEngine
 from batch_assets.engines.ray_engine import RayEngine
 from batch_assets.models.registry import Registry
 from batch_assets.orchestration.liveness import process_tags
+from batch_assets.orchestration.nights import opened_nights
 from batch_assets.storage import Storage, default_root, open_storage
 
 
@@ -122,5 +123,13 @@ def log_progress(context: dg.InitResourceContext) -> LogProgress:
 
 @cache
 def shared_resources() -> dict[str, Any]:
-    """The resources of all pipelines: the same objects for each, as Dagster asks of definitions that it merges."""
-    return {"storage_root": StorageRoot(), "ray_cluster": RayCluster(), "progress": log_progress}
+    """The resources of all pipelines: the same objects for each, as Dagster asks of definitions that it merges.
+
+    Their names are ours, so that they do not meet those of a project's own.
+    """
+    return {
+        "batch_assets_root": StorageRoot(),
+        "batch_assets_ray": RayCluster(),
+        "batch_assets_progress": log_progress,
+        "batch_assets_nights": opened_nights,
+    }

@@ -67,8 +67,10 @@ def build_pruning(config: PipelineConfig) -> list[dg.ScheduleDefinition]:
         return []
 
     @dg.op(name=f"{config.name}_prune_op")
-    def prune_op(context: dg.OpExecutionContext, storage_root: StorageRoot, progress: dg.ResourceParam[Progress]) -> None:
-        found = prune(config, storage_root.storage(), None, False, progress)
+    def prune_op(
+        context: dg.OpExecutionContext, batch_assets_root: StorageRoot, batch_assets_progress: dg.ResourceParam[Progress]
+    ) -> None:
+        found = prune(config, batch_assets_root.storage(), None, False, batch_assets_progress)
         context.add_output_metadata({name: count for name, count in found.counts.items() if count})
 
     @dg.job(name=pruning_job(config), description="Removes what nothing live and no recent day needs.")

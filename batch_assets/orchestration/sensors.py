@@ -30,8 +30,8 @@ def build_rollout_sensor(config: PipelineConfig, clock: Clock = utc_now) -> dg.S
         minimum_interval_seconds=15,
         default_status=dg.DefaultSensorStatus.RUNNING,
     )
-    def approved_model(context: dg.SensorEvaluationContext, storage_root: StorageRoot) -> dg.SensorResult:
-        storage, registry = storage_root.storage(), storage_root.registry()
+    def approved_model(context: dg.SensorEvaluationContext, batch_assets_root: StorageRoot) -> dg.SensorResult:
+        storage, registry = batch_assets_root.storage(), batch_assets_root.registry()
         require_remembered(config, context.instance, storage, None)  # nothing is rolled out on a history that was cut
         registry.follow(config.model)
         latest = registry.approvals(config.model.name, config.model.alias).latest()

@@ -47,8 +47,8 @@ def build_sla_sensors(config: PipelineConfig, clock: Clock = utc_now) -> list[dg
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=f"Is yesterday published by {config.sla.published_by}?",
     )
-    def sla(context: dg.SensorEvaluationContext, storage_root: StorageRoot) -> dg.SensorResult | dg.SkipReason:
-        return look(config, context, storage_root.storage(), clock())
+    def sla(context: dg.SensorEvaluationContext, batch_assets_root: StorageRoot) -> dg.SensorResult | dg.SkipReason:
+        return look(config, context, batch_assets_root.storage(), clock())
 
     return [sla]
 

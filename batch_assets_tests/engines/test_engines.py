@@ -10,7 +10,8 @@ from batch_assets.engines.local_engine import LocalEngine
 from batch_assets.engines.ray_engine import RayEngine
 from batch_assets.errors import ModelChanged, SnapshotChanged
 from batch_assets.nightly.freeze import freeze
-from batch_assets.nightly.score import plan_run, score, scoring_task
+from batch_assets.nightly.night import Night
+from batch_assets.nightly.score import score
 from batch_assets.operations.dead_letters import replay
 from batch_assets.scoring.scorer import Scorer
 from batch_assets_tests.small import DAY, Small, rows, with_values
@@ -37,7 +38,7 @@ class EngineBehaviour:
         for scorer in (LocalEngine(), engine):
             small = make_small()
             freeze(small.config, small.storage, DAY, small.progress)
-            manifest = score(small.config, small.storage, DAY, small.model, scorer, small.progress).manifest
+            manifest = score(small.opened(DAY), scorer, small.progress).manifest
             manifests.append(manifest)
             tables.append(table_of(small, manifest.folder, [file.name for file in manifest.files]))
         assert manifests[0].run_id == manifests[1].run_id
@@ -47,21 +48,21 @@ class EngineBehaviour:
 
     def test_it_scores_what_is_missing_and_nothing_else(self, engine: Engine, small: Small) -> None:
         freeze(small.config, small.storage, DAY, small.progress)
-        run = plan_run(small.config, small.storage, DAY, small.model)
-        score(small.config, small.storage, DAY, small.model, engine, small.progress)
+        run = small.opened(DAY)
+        score(small.opened(DAY), engine, small.progress)
         folder = small.storage.local_path(run.folder)
         kept = {path: path.stat() for path in folder.glob("chunk-*.parquet")}
         for log in ("_manifest", "_witness"):
             shutil.rmtree(folder / log)
         (folder / "chunk-00002.parquet").unlink()
-        resumed = score(small.config, small.storage, DAY, small.model, engine, small.progress)
+        resumed = score(small.opened(DAY), engine, small.progress)
         assert resumed.resumed_chunks == len(run.plan) - 1
         for path, before in kept.items():
             assert path.name == "chunk-00002.parquet" or path.stat().st_mtime_ns == before.st_mtime_ns
 
     def test_progress_ends_at_all_rows(self, engine: Engine, small: Small) -> None:
         freeze(small.config, small.storage, DAY, small.progress)
-        score(small.config, small.storage, DAY, small.model, engine, small.progress)
+        score(small.opened(DAY), engine, small.progress)
         done = [done for stage, done, total in small.progress.seen if stage == "scoring" and total == 2_000]
         assert (done[0], done[-1], len(done)) == (0, 2_000, 9)
         assert done == sorted(done)
@@ -72,13 +73,13 @@ class EngineBehaviour:
         path = small.storage.local_path(model.path)
         path.write_bytes(path.read_bytes()[:-1] + b"x")
         with pytest.raises(ModelChanged, match="the file was changed") as raised:
-            score(small.config, small.storage, DAY, model, engine, small.progress)
+            score(Night.open(small.config, small.storage, DAY, model), engine, small.progress)
         assert "Traceback" not in str(raised.value)
 
     def test_input_that_changes_under_it_is_noticed(self, engine: Engine, small: Small) -> None:
         freeze(small.config, small.storage, DAY, small.progress)
-        run = plan_run(small.config, small.storage, DAY, small.model)
-        task = scoring_task(small.config, small.storage, run)
+        run = small.opened(DAY)
+        task = run.task()
         path = small.storage.local_path(f"{run.frozen.folder}/part-00000.parquet")
         path.write_bytes(path.read_bytes()[:-1])
         with pytest.raises(SnapshotChanged), engine.open(task, small.progress.say) as workers:
@@ -87,7 +88,7 @@ class EngineBehaviour:
 
     def test_the_workers_time_is_accounted_for(self, engine: Engine, small: Small) -> None:
         freeze(small.config, small.storage, DAY, small.progress)
-        work = score(small.config, small.storage, DAY, small.model, engine, small.progress).manifest.work
+        work = score(small.opened(DAY), engine, small.progress).manifest.work
         assert {"start-up", "read", "convert", "forward", "postprocess", "write", "waiting"} <= set(work.seconds)
         assert work.accounted == pytest.approx(1.0, abs=0.05)
         assert work.lifetimes == pytest.approx(work.wall_seconds * work.workers, rel=0.05)
@@ -95,21 +96,21 @@ class EngineBehaviour:
     def test_a_lower_precision_is_compared_where_the_rows_are_scored(self, engine: Engine, make_small: Make) -> None:
         small = make_small(scoring={"chunk_rows": 256, "batch_size": 64, "precision": "bfloat16"})
         freeze(small.config, small.storage, DAY, small.progress)
-        manifest = score(small.config, small.storage, DAY, small.model, engine, small.progress).manifest
+        manifest = score(small.opened(DAY), engine, small.progress).manifest
         assert manifest.agreement is not None
         assert manifest.environments[0]["precision"] == "bfloat16"
 
     def test_dead_letters_are_replayed(self, engine: Engine, make_small: Make) -> None:
         small = make_small(with_values(rows(600), "x", {3: None}))
         freeze(small.config, small.storage, DAY, small.progress)
-        manifest = score(small.config, small.storage, DAY, small.model, engine, small.progress).manifest
+        manifest = score(small.opened(DAY), engine, small.progress).manifest
         outcome = replay(small.config, small.storage, small.registry, manifest.folder, engine, small.progress)
         assert (outcome.replayed, outcome.scored) == (1, 0)
 
     def test_nothing_to_do_is_done_at_once(self, engine: Engine, small: Small) -> None:
         freeze(small.config, small.storage, DAY, small.progress)
-        run = plan_run(small.config, small.storage, DAY, small.model)
-        with engine.open(scoring_task(small.config, small.storage, run), small.progress.say) as workers:
+        run = small.opened(DAY)
+        with engine.open(run.task(), small.progress.say) as workers:
             assert list(workers.map(Scorer.score, [])) == []
 
 
@@ -139,14 +140,16 @@ class TestRayEngine(EngineBehaviour):
 
         engine = RayEngine()
         freeze(small.config, small.storage, DAY, small.progress)
-        score(small.config, small.storage, DAY, small.model, engine, small.progress)
+        score(small.opened(DAY), engine, small.progress)
         engine.close()
         assert ray.is_initialized()
 
     def test_more_workers_than_cpus_do_not_wait_for_each_other(self, shared_ray: None, small: Small) -> None:
         freeze(small.config, small.storage, DAY, small.progress)
         manifest = score(
-            small.config, small.storage, DAY, small.model, RayEngine(settings=EngineSettings(workers=5)), small.progress
+            small.opened(DAY),
+            RayEngine(settings=EngineSettings(workers=5)),
+            small.progress,
         ).manifest
         assert manifest.scored == 2_000
 
@@ -176,7 +179,7 @@ class TestRayConnection:
         ray.shutdown()
         engine = RayEngine(settings=EngineSettings(workers=1))
         freeze(small.config, small.storage, DAY, small.progress)
-        score(small.config, small.storage, DAY, small.model, engine, small.progress)
+        score(small.opened(DAY), engine, small.progress)
         assert ray.is_initialized()
         engine.close()
         assert not ray.is_initialized()

@@ -17,6 +17,7 @@ from batch_assets.models.predictor import export_model, predict_scores
 from batch_assets.models.registry import ModelVersion
 from batch_assets.nightly.freeze import freeze
 from batch_assets.nightly.judge import judge
+from batch_assets.nightly.night import Night
 from batch_assets.nightly.publish import publish, published_matches
 from batch_assets.nightly.score import score
 from batch_assets.operations.explain import explain
@@ -88,7 +89,7 @@ class TestValue:
         answer = Reader.live(spend.storage, "small").lookup(7)
         assert list(answer.record) == ["user", "value", "decile", "model_version", "partition"]
         assert answer.record["value"] == pytest.approx(float(expected[6]), rel=1e-6)
-        assert published_matches(spend.config, spend.storage, DAY, spend.model).passed
+        assert published_matches(spend.opened(DAY)).passed
         explained = explain(spend.config, spend.storage, spend.registry, "7", DAY)
         assert explained.prediction == {name: answer.record[name] for name in ("value", "decile")}
         again = replay(spend.config, spend.storage, spend.registry, "7", DAY)
@@ -102,8 +103,8 @@ class TestValue:
         spend.replace_rows(moved.set_column(1, "x", pa.array(moved["x"].to_numpy() * -1 + 2, pa.float32())))
         model = spend.model
         freeze(spend.config, spend.storage, DAY, spend.progress)
-        score(spend.config, spend.storage, DAY, model, LocalEngine(1), spend.progress)
-        verdict = judge(spend.config, spend.storage, DAY, model)
+        score(Night.open(spend.config, spend.storage, DAY, model), LocalEngine(1), spend.progress)
+        verdict = judge(Night.open(spend.config, spend.storage, DAY, model))
         named = {outcome.name: outcome for outcome in verdict.outcomes}
         assert not named["drift"].passed
         assert not named["ranks"].passed
@@ -146,6 +147,6 @@ class TestAnswers:
         stranger = replace(spend.registry.version("small", "v3"), alias=before.alias, approval=before.approval)
         freeze(spend.config, spend.storage, DAY, spend.progress)
         with pytest.raises(ModelMisfit, match="v3 does not answer"):
-            score(spend.config, spend.storage, DAY, stranger, LocalEngine(1), spend.progress)
+            score(Night.open(spend.config, spend.storage, DAY, stranger), LocalEngine(1), spend.progress)
         with pytest.raises(NotFound, match="is not scored by small v3 yet"):
-            publish(spend.config, spend.storage, DAY, stranger, spend.progress)
+            publish(Night.open(spend.config, spend.storage, DAY, stranger), spend.progress)

@@ -12,7 +12,7 @@ from batch_assets.config import PipelineConfig
 from batch_assets.errors import BatchAssetsError, NoPrediction, SourceError
 from batch_assets.features.provenance import read_provenance
 from batch_assets.nightly.freeze import freeze, frozen
-from batch_assets.nightly.judge import judge_features
+from batch_assets.nightly.judge_features import judge_features
 from batch_assets.serving.reader import Reader
 from batch_assets_tests import made_up_source
 from batch_assets_tests.small import DAY, Small

@@ -13,7 +13,9 @@ from batch_assets.demo import train as training
 from batch_assets.engines.local_engine import LocalEngine
 from batch_assets.models.registry import Registry
 from batch_assets.nightly.freeze import freeze
-from batch_assets.nightly.judge import judge, judge_features
+from batch_assets.nightly.judge import judge
+from batch_assets.nightly.judge_features import judge_features
+from batch_assets.nightly.night import Night
 from batch_assets.nightly.score import score
 from batch_assets.nightly.verdict import Verdict
 from batch_assets.operations.preflight import preflight
@@ -47,8 +49,8 @@ def judged(small: Small, day: date, table: pa.Table) -> Verdict:
     """A day with such rows, up to its verdict."""
     small.replace_rows(table)
     freeze(small.config, small.storage, day.isoformat(), small.progress)
-    score(small.config, small.storage, day.isoformat(), small.model, LocalEngine(1), small.progress)
-    return judge(small.config, small.storage, day.isoformat(), small.model)
+    score(Night.open(small.config, small.storage, day.isoformat(), small.model), LocalEngine(1), small.progress)
+    return judge(Night.open(small.config, small.storage, day.isoformat(), small.model))
 
 
 def said(verdict: Verdict) -> dict[str, str]:

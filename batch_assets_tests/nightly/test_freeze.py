@@ -20,7 +20,7 @@ from batch_assets.features.provenance import read_provenance
 from batch_assets.features.snapshot import Snapshot, days_of
 from batch_assets.nightly import freeze as freezing
 from batch_assets.nightly.freeze import freeze, frozen
-from batch_assets.nightly.score import plan_run
+from batch_assets.nightly.night import Night
 from batch_assets.sources import session
 from batch_assets_tests.small import DAY, Small, rows
 
@@ -161,14 +161,14 @@ class TestTimeZone:
 
     def test_it_decides_a_run(self, small: Small) -> None:
         freeze(small.config, small.storage, DAY, small.progress)
-        run = plan_run(small.config, small.storage, DAY, small.model)
+        run = small.opened(DAY)
         elsewhere = _with(small.config, zone="Europe/Berlin")
         with pytest.raises(SnapshotChanged, match=r"a day in UTC, and partitions\.timezone is Europe/Berlin now.*--refresh"):
-            plan_run(elsewhere, small.storage, DAY, small.model)
+            Night.open(elsewhere, small.storage, DAY, small.model)
         with pytest.raises(SnapshotChanged, match="--refresh"):
             freeze(elsewhere, small.storage, DAY, small.progress)
         freeze(elsewhere, small.storage, DAY, small.progress, refresh=True)
-        assert plan_run(elsewhere, small.storage, DAY, small.model).run_id != run.run_id
+        assert Night.open(elsewhere, small.storage, DAY, small.model).run_id != run.run_id
 
 
 def _with(config: PipelineConfig, *, zone: str = "UTC", tables: dict[str, Any] | None = None) -> PipelineConfig:

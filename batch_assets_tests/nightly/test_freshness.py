@@ -10,7 +10,7 @@ import pytest
 from batch_assets.features.snapshot import write_snapshot
 from batch_assets.nightly.changed_rows import changed_rows
 from batch_assets.nightly.freeze import Frozen, freeze
-from batch_assets.nightly.judge import judge_features
+from batch_assets.nightly.judge_features import judge_features
 from batch_assets.nightly.verdict import Verdict, override, recorded_verdict, verdict_log
 from batch_assets.quality.sources import ChangedRows
 from batch_assets.storage import LocalStorage

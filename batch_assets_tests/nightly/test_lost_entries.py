@@ -18,8 +18,9 @@ from batch_assets.models.registry import Registry, Retirement
 from batch_assets.nightly.accepted import accepted_log
 from batch_assets.nightly.freeze import freeze, frozen
 from batch_assets.nightly.judge import judge
+from batch_assets.nightly.night import Night, batch_size_log
 from batch_assets.nightly.publish import publish, published_matches
-from batch_assets.nightly.score import batch_size_log, plan_run, score
+from batch_assets.nightly.score import score
 from batch_assets.nightly.verdict import verdict_log
 from batch_assets.operations.explain import explain
 from batch_assets.runs.manifest import manifest_log
@@ -69,19 +70,19 @@ def night(finished: Small, tmp_path: Path) -> Small:
 
 
 def scoring(small: Small) -> Any:
-    return score(small.config, small.storage, DAY, small.model, LocalEngine(1), small.progress)
+    return score(small.opened(DAY), LocalEngine(1), small.progress)
 
 
 def judging(small: Small) -> Any:
-    return judge(small.config, small.storage, DAY, small.model)
+    return judge(small.opened(DAY))
 
 
 def folder(small: Small) -> str:
-    return plan_run(small.config, small.storage, DAY, small.model).folder
+    return small.opened(DAY).folder
 
 
 def snapshot(small: Small) -> str:
-    return plan_run(small.config, small.storage, DAY, small.model).frozen.folder
+    return small.opened(DAY).frozen.folder
 
 
 WHAT_RESTS_ON: dict[str, tuple[Callable[[Small], NumberedLog[Any]], Callable[[Small], Any]]] = {
@@ -98,7 +99,7 @@ WHAT_RESTS_ON: dict[str, tuple[Callable[[Small], NumberedLog[Any]], Callable[[Sm
     "manifest": (lambda one: manifest_log(one.storage, folder(one)), scoring),
     "verdict on a run": (
         lambda one: verdict_log(one.storage, folder(one)),
-        lambda one: publish(one.config, one.storage, DAY, one.model, one.progress),
+        lambda one: publish(Night.open(one.config, one.storage, DAY, one.model), one.progress),
     ),
     "accepted run": (lambda one: accepted_log(one.storage, "small", DAY), judging),
     "live release": (lambda one: live_log(one.storage, "small"), lambda one: Reader.live(one.storage, "small")),
@@ -209,7 +210,7 @@ class TestWhoeverWasMadeFromIt:
         assert published.is_live
         delete_newest(log, vouched=True)
         with pytest.raises(LostEntry, match=r"_manifest/000002\.json under .*, from which .*/_verdict/000002\.json was made"):
-            publish(small.config, small.storage, DAY, small.model, small.progress)
+            publish(small.opened(DAY), small.progress)
 
     def test_what_is_live_knows_the_accepted_run(self, make_small: Make) -> None:
         small = make_small(rows(300))
@@ -218,4 +219,4 @@ class TestWhoeverWasMadeFromIt:
         with pytest.raises(
             LostEntry, match=r"predictions/date=.*/_current/000001\.json under .*, from which .*serving/_current"
         ):
-            published_matches(small.config, small.storage, DAY, small.model)
+            published_matches(small.opened(DAY))

@@ -23,9 +23,11 @@ from batch_assets.errors import (
 )
 from batch_assets.nightly.accepted import accepted_log
 from batch_assets.nightly.freeze import freeze
-from batch_assets.nightly.judge import judge, judge_features
+from batch_assets.nightly.judge import judge
+from batch_assets.nightly.judge_features import judge_features
+from batch_assets.nightly.night import Night
 from batch_assets.nightly.publish import publish
-from batch_assets.nightly.score import Scored, plan_run, score
+from batch_assets.nightly.score import Scored, score
 from batch_assets.nightly.verdict import Verdict, read_verdict, verdict_log
 from batch_assets.scoring.scorer import ScoringTask
 from batch_assets.serving.release import current_log
@@ -37,12 +39,12 @@ Make = Callable[..., Small]
 
 def scored(small: Small, day: str = DAY) -> Scored:
     freeze(small.config, small.storage, day, small.progress)
-    return score(small.config, small.storage, day, small.model, LocalEngine(), small.progress)
+    return score(small.opened(day), LocalEngine(), small.progress)
 
 
 def judged(small: Small, day: str = DAY) -> Verdict:
     scored(small, day)
-    return judge(small.config, small.storage, day, small.model)
+    return judge(small.opened(day))
 
 
 def committed_files(small: Small) -> list[str]:
@@ -101,12 +103,12 @@ class TestRunId:
         runs = []
         for small in (make_small(), make_small()):
             freeze(small.config, small.storage, DAY, small.progress)
-            runs.append(plan_run(small.config, small.storage, DAY, small.model).run_id)
+            runs.append(small.opened(DAY).run_id)
         assert runs[0] == runs[1]
 
     def test_whatever_decides_the_result_is_in_it(self, small: Small) -> None:
         freeze(small.config, small.storage, DAY, small.progress)
-        ids = [plan_run(small.config, small.storage, DAY, small.model).run_id]
+        ids = [small.opened(DAY).run_id]
         scoring = {"chunk_rows": 256, "batch_size": 64}
         for change in (
             {"chunk_rows": 512},
@@ -114,26 +116,26 @@ class TestRunId:
             {"exclude": [{"reason": "r", "column": "x", "op": "<", "value": 0}]},
         ):
             reconfigure(small, scoring={**scoring, **change})
-            ids.append(plan_run(small.config, small.storage, DAY, small.model).run_id)
+            ids.append(small.opened(DAY).run_id)
         reconfigure(small, scoring=scoring)
         small.register("v2", small_model([2.0, 2.0, 2.0]))
-        ids.append(plan_run(small.config, small.storage, DAY, small.model).run_id)
+        ids.append(small.opened(DAY).run_id)
         small.replace_rows(rows(2_000, seed=2))
         freeze(small.config, small.storage, DAY, small.progress, refresh=True)
-        ids.append(plan_run(small.config, small.storage, DAY, small.model).run_id)
+        ids.append(small.opened(DAY).run_id)
         assert len(set(ids)) == len(ids)
 
     def test_where_it_runs_and_how_it_is_judged_is_not(self, small: Small) -> None:
         freeze(small.config, small.storage, DAY, small.progress)
-        before = plan_run(small.config, small.storage, DAY, small.model).run_id
+        before = small.opened(DAY).run_id
         reconfigure(small, engine={"kind": "local"}, quality={"completeness": {"min_output_ratio": 0.5}})
-        assert plan_run(small.config, small.storage, DAY, small.model).run_id == before
+        assert small.opened(DAY).run_id == before
 
 
 class TestScore:
     def test_features_must_be_frozen_first(self, small: Small) -> None:
         with pytest.raises(NotFound, match="materialize user_features first"):
-            score(small.config, small.storage, DAY, small.model, LocalEngine(), small.progress)
+            score(small.opened(DAY), LocalEngine(), small.progress)
 
     def test_a_finished_run_is_not_scored_again(self, small: Small) -> None:
         first = scored(small)
@@ -150,7 +152,7 @@ class TestScore:
         query.write_text("SELECT user, x, why, z FROM rows WHERE $partition IS NOT NULL")
         freeze(small.config, small.storage, DAY, small.progress)
         with pytest.raises(ContractBroken, match="y seems to be renamed to why"):
-            score(small.config, small.storage, DAY, small.model, LocalEngine(), small.progress)
+            score(small.opened(DAY), LocalEngine(), small.progress)
         assert committed_files(small) == []
 
     def test_too_little_space_is_said_before_scoring(self, small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,19 +160,19 @@ class TestScore:
         freeze(small.config, small.storage, DAY, small.progress)
         monkeypatch.setattr(LocalStorage, "free_bytes", lambda self: 1_000_000)
         with pytest.raises(StorageFull, match="only 1 MB are free"):
-            score(small.config, small.storage, DAY, small.model, LocalEngine(), small.progress)
+            score(small.opened(DAY), LocalEngine(), small.progress)
         assert committed_files(small) == []
 
     def test_a_manifest_whose_files_are_gone_is_not_believed(self, small: Small) -> None:
         manifest = scored(small).manifest
         small.storage.local_path(f"{manifest.folder}/chunk-00003.parquet").unlink()
         with pytest.raises(CommitBroken, match=r"chunk-00003\.parquet is missing"):
-            judge(small.config, small.storage, DAY, small.model)
+            judge(small.opened(DAY))
         again = scored(small)
         assert (again.resumed_chunks, again.manifest.values) == (7, manifest.values)
         assert again.manifest.scored_here == 256
         assert any("chunk-00003.parquet is missing" in line for line in small.progress.said)
-        assert judge(small.config, small.storage, DAY, small.model).good
+        assert judge(small.opened(DAY)).good
 
     def test_an_engine_that_loses_a_chunk_is_found_out(self, small: Small) -> None:
         class Forgetful:
@@ -183,7 +185,7 @@ class TestScore:
 
         freeze(small.config, small.storage, DAY, small.progress)
         with pytest.raises(ProofFailed, match="chunk-00007"):
-            score(small.config, small.storage, DAY, small.model, Forgetful(), small.progress)
+            score(small.opened(DAY), Forgetful(), small.progress)
 
     def test_a_crash_between_chunks_resumes(self, small: Small) -> None:
         def crash(stage: str, done: int, total: int | None) -> None:
@@ -199,7 +201,7 @@ class TestScore:
             crashing = Quiet()
             crashing.at = crash  # type: ignore[method-assign]
             with pytest.raises(RuntimeError):
-                score(small.config, small.storage, DAY, small.model, LocalEngine(1), crashing)
+                score(small.opened(DAY), LocalEngine(1), crashing)
         committed = len(list(folder.glob("chunk-*.parquet")))
         resumed = scored(small)
         assert resumed.resumed_chunks == committed >= 4
@@ -208,23 +210,23 @@ class TestScore:
     def test_an_empty_partition_is_good_where_that_was_said(self, make_small: Make) -> None:
         small = make_small(rows(0), quality={"completeness": {"allow_empty": True}})
         scored(small)
-        assert judge(small.config, small.storage, DAY, small.model).good
-        published = publish(small.config, small.storage, DAY, small.model, small.progress)
+        assert judge(small.opened(DAY)).good
+        published = publish(small.opened(DAY), small.progress)
         assert (published.release.rows, published.is_live) == (0, True)
 
     def test_an_empty_partition_is_a_run_that_blocks(self, make_small: Make) -> None:
         small = make_small(rows(0))
         assert scored(small).manifest.rows == 0
-        verdict = judge(small.config, small.storage, DAY, small.model)
+        verdict = judge(small.opened(DAY))
         assert verdict.outcome("complete").blocks
         with pytest.raises(NotPublishable, match="complete: The partition has no rows"):
-            publish(small.config, small.storage, DAY, small.model, small.progress)
+            publish(small.opened(DAY), small.progress)
 
 
 class TestPresence:
     def test_who_scores_the_same_run_is_told(self, small: Small) -> None:
         freeze(small.config, small.storage, DAY, small.progress)
-        run = plan_run(small.config, small.storage, DAY, small.model)
+        run = small.opened(DAY)
         small.storage.create(f"{run.folder}/_active/other.json", b'{"host": "elsewhere", "pid": 77, "started": 0.0}')
         scored(small)
         assert any("host elsewhere, pid 77" in line for line in small.progress.said)
@@ -256,8 +258,8 @@ class TestJudge:
 
     def test_judging_again_adds_nothing(self, small: Small) -> None:
         verdict = judged(small)
-        run = plan_run(small.config, small.storage, DAY, small.model)
-        assert judge(small.config, small.storage, DAY, small.model) == verdict
+        run = small.opened(DAY)
+        assert judge(small.opened(DAY)) == verdict
         assert verdict_log(small.storage, run.folder).numbers() == [1]
         assert accepted_log(small.storage, "small", DAY).numbers() == [1]
 
@@ -282,14 +284,14 @@ class TestJudge:
 
     def test_shifted_scores_block_and_leave_everything_as_it_was(self, small: Small) -> None:
         judged(small, "2024-03-09")
-        publish(small.config, small.storage, "2024-03-09", small.model, small.progress)
+        publish(small.opened("2024-03-09"), small.progress)
         table = rows(2_000)
         small.replace_rows(table.set_column(1, "x", pa.array(table["x"].to_numpy() + np.float32(2))))
         verdict = judged(small, DAY)
         assert verdict.outcome("drift").blocks
         assert accepted_log(small.storage, "small", DAY).latest() is None
         with pytest.raises(NotPublishable, match="drift: PSI"):
-            publish(small.config, small.storage, DAY, small.model, small.progress)
+            publish(small.opened(DAY), small.progress)
         live = current_log(small.storage, "small").latest()
         assert live is not None
         assert live.body.partition == "2024-03-09"
@@ -300,17 +302,17 @@ class TestJudge:
         table = rows(2_000)
         small.replace_rows(table.set_column(1, "x", pa.array(table["x"].to_numpy() + np.float32(2))))
         judged(small, "2024-03-09")
-        verdict = judge(small.config, small.storage, DAY, small.model)
+        verdict = judge(small.opened(DAY))
         assert verdict.outcome("drift").blocks
         accepted = accepted_log(small.storage, "small", DAY).latest()
         assert accepted is not None
         assert (accepted.body.root.run_id, accepted.body.root.withdrawn) == (None, verdict.subject)
-        again = judge(small.config, small.storage, "2024-03-11", small.model)
+        again = judge(small.opened("2024-03-11"))
         assert verdict.subject not in again.compared_with
 
     def test_a_damaged_earlier_day_does_not_stop_the_night(self, small: Small) -> None:
         judged(small, "2024-03-09")
-        earlier = plan_run(small.config, small.storage, "2024-03-09", small.model)
+        earlier = small.opened("2024-03-09")
         small.storage.local_path(f"{earlier.folder}/chunk-00000.parquet").unlink()
         assert judged(small).compared_with == (earlier.run_id,)
 
@@ -340,7 +342,7 @@ class TestJudge:
         judged(small)
         second = small.register("v2", small_model([1.0, -0.5, 0.3]))
         newer = judged(small)
-        judge(small.config, small.storage, DAY, first)
+        judge(Night.open(small.config, small.storage, DAY, first))
         accepted = accepted_log(small.storage, "small", DAY).latest()
         assert accepted is not None
         assert (accepted.body.root.run_id, accepted.body.root.approval) == (newer.subject, second.approval)

@@ -14,7 +14,7 @@ from batch_assets.errors import BadKeys, ContractBroken, NoPrediction, NotPublis
 from batch_assets.nightly.freeze import freeze
 from batch_assets.nightly.judge import judge
 from batch_assets.nightly.publish import publish, published_matches
-from batch_assets.nightly.score import plan_run, score
+from batch_assets.nightly.score import score
 from batch_assets.operations.dead_letters import list_dead_letters, show_dead_letter
 from batch_assets.operations.dead_letters import replay as replay_dead
 from batch_assets.operations.explain import explain
@@ -57,8 +57,8 @@ def by_country(seed: int = 1) -> pa.Table:
 def finished(small: Small) -> Manifest:
     """Frozen, scored and judged, by chunks of 256 rows."""
     freeze(small.config, small.storage, DAY, small.progress)
-    manifest = score(small.config, small.storage, DAY, small.model, LocalEngine(1), small.progress).manifest
-    assert judge(small.config, small.storage, DAY, small.model).good
+    manifest = score(small.opened(DAY), LocalEngine(1), small.progress).manifest
+    assert judge(small.opened(DAY)).good
     return manifest
 
 
@@ -104,8 +104,8 @@ class TestTwoColumns:
 
     def test_it_is_served_by_both(self, small: Small) -> None:
         finished(small)
-        published = publish(small.config, small.storage, DAY, small.model, small.progress)
-        assert published_matches(small.config, small.storage, DAY, small.model).passed
+        published = publish(small.opened(DAY), small.progress)
+        assert published_matches(small.opened(DAY)).passed
         assert published.release.rows == 1_200
         reader = Reader.live(small.storage, "small")
         assert reader.lookup(17, "fr").record["country"] == "fr"
@@ -151,7 +151,7 @@ class TestDays:
         days = pa.array(np.arange(300, dtype=np.int32)).cast(pa.date32())
         small = pipeline(make_small, table.set_column(0, "day", days), {"key": {"name": "day", "dtype": "date"}})
         finished(small)
-        publish(small.config, small.storage, DAY, small.model, small.progress)
+        publish(small.opened(DAY), small.progress)
         answer = Reader.live(small.storage, "small").lookup("1970-02-01")
         assert (answer.key, answer.record["day"]) == ("1970-02-01", "1970-02-01")
         assert explain(small.config, small.storage, small.registry, "1970-02-01", DAY).key == "1970-02-01"
@@ -188,7 +188,7 @@ class TestItems:
         small = pipeline(make_small, candidates(50, 20), ABOUT)
         finished(small)
         with pytest.raises(NotPublishable, match="has a row for each item of a key, and no store answers"):
-            publish(small.config, small.storage, DAY, small.model, small.progress)
+            publish(small.opened(DAY), small.progress)
 
 
 CARRY = [{"name": "segment", "dtype": "string"}, {"name": "seen", "dtype": "timestamp[us]"}]
@@ -212,7 +212,7 @@ class TestCarried:
 
     def test_no_gate_and_no_release_knows_them(self, small: Small) -> None:
         finished(small)
-        publish(small.config, small.storage, DAY, small.model, small.progress)
+        publish(small.opened(DAY), small.progress)
         assert "segment" not in Reader.live(small.storage, "small").lookup(3).record
 
     def test_one_that_was_changed_is_found_by_the_audit(self, small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,13 +227,13 @@ class TestCarried:
         monkeypatch.setattr(audit, "read_committed", other)
         freeze(small.config, small.storage, DAY, small.progress)
         with pytest.raises(ProofFailed, match=r"carries another segment for user \d+ than the snapshot has"):
-            score(small.config, small.storage, DAY, small.model, LocalEngine(1), small.progress)
+            score(small.opened(DAY), LocalEngine(1), small.progress)
 
     def test_one_of_another_type_is_refused(self, small: Small) -> None:
         table = pq.read_table(small.source)
         small.replace_rows(table.set_column(4, "segment", pa.array(range(600))))
         freeze(small.config, small.storage, DAY, small.progress)
         with pytest.raises(ContractBroken, match="segment is int64 instead of string"):
-            score(small.config, small.storage, DAY, small.model, LocalEngine(1), small.progress)
-        manifest = latest_manifest(small.storage, plan_run(small.config, small.storage, DAY, small.model).folder)
+            score(small.opened(DAY), LocalEngine(1), small.progress)
+        manifest = latest_manifest(small.storage, small.opened(DAY).folder)
         assert manifest is None

@@ -12,7 +12,9 @@ from batch_assets.errors import NotFound, NotPublishable, OverrideInvalid
 from batch_assets.nightly import shift
 from batch_assets.nightly.accepted import accepted_run
 from batch_assets.nightly.freeze import freeze
-from batch_assets.nightly.judge import finished_run, judge, judge_features
+from batch_assets.nightly.judge import judge
+from batch_assets.nightly.judge_features import judge_features
+from batch_assets.nightly.night import Night
 from batch_assets.nightly.publish import publish
 from batch_assets.nightly.score import score
 from batch_assets.nightly.shift import between_runs
@@ -31,8 +33,8 @@ BEFORE, AFTER = "2024-03-09", "2024-03-11"
 
 def judged(small: Small, day: str = DAY) -> Verdict:
     freeze(small.config, small.storage, day, small.progress)
-    score(small.config, small.storage, day, small.model, LocalEngine(1), small.progress)
-    return judge(small.config, small.storage, day, small.model)
+    score(small.opened(day), LocalEngine(1), small.progress)
+    return judge(small.opened(day))
 
 
 def shifted(by: float) -> pa.Table:
@@ -99,17 +101,17 @@ class TestReading:
 class TestOverriding:
     def test_what_is_overridden_is_accepted_and_published(self, blocked: Small) -> None:
         with pytest.raises(NotPublishable):
-            publish(blocked.config, blocked.storage, DAY, blocked.model, blocked.progress)
+            publish(Night.open(blocked.config, blocked.storage, DAY, blocked.model), blocked.progress)
         decide(blocked)
         accepted = accepted_run(blocked.storage, "small", DAY, ())
         assert accepted is not None
-        published = publish(blocked.config, blocked.storage, DAY, blocked.model, blocked.progress)
+        published = publish(Night.open(blocked.config, blocked.storage, DAY, blocked.model), blocked.progress)
         assert published.is_live
         assert {"drift", "feature_drift"} <= {warning.name for warning in published.warnings}
 
     def test_it_is_audited_and_shows_in_explain(self, blocked: Small) -> None:
         decide(blocked)
-        publish(blocked.config, blocked.storage, DAY, blocked.model, blocked.progress)
+        publish(Night.open(blocked.config, blocked.storage, DAY, blocked.model), blocked.progress)
         found = explain(blocked.config, blocked.storage, blocked.registry, "42").as_mapping()
         drift = next(check for check in found["checks"] if check["name"] == "drift")
         assert (drift["passed"], drift["override"]["by"], drift["override"]["why"]) == (False, "Ann", "a campaign began")
@@ -129,7 +131,7 @@ class TestOverriding:
         blocked.replace_rows(shifted(-2))
         earlier = Small.night(blocked, "2024-03-05")
         assert earlier
-        verdict = judge(blocked.config, blocked.storage, DAY, blocked.model)
+        verdict = judge(Night.open(blocked.config, blocked.storage, DAY, blocked.model))
         assert verdict.outcome("drift").blocks
         assert verdict.outcome("drift").override is None
         assert accepted_run(blocked.storage, "small", DAY, ()) is None
@@ -211,7 +213,7 @@ class TestAnotherModel:
 
     def test_that_is_judged_twice_is_compared_with_the_same_run(self, small: Small) -> None:
         first = self.rolled_out(small, [1.05, -0.5, 0.25], told=False)
-        assert judge(small.config, small.storage, DAY, small.model) == first
+        assert judge(small.opened(DAY)) == first
 
 
 class TestBetweenRuns:
@@ -221,7 +223,7 @@ class TestBetweenRuns:
         small.night(BEFORE)
         small.replace_rows(table)
         judged(small)
-        before, after = (finished_run(small.config, small.storage, day, small.model)[1] for day in (BEFORE, DAY))
+        before, after = (small.opened(day).manifest() for day in (BEFORE, DAY))
         found = between_runs(small.storage, before, after, "user")
         assert found is not None
         return found.shift

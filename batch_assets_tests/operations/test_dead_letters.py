@@ -10,6 +10,7 @@ from batch_assets.errors import NewRunNeeded, NoPrediction, NotFound, ProofFaile
 from batch_assets.nightly import score as score_module
 from batch_assets.nightly.freeze import freeze
 from batch_assets.nightly.judge import judge
+from batch_assets.nightly.night import Night
 from batch_assets.nightly.publish import publish
 from batch_assets.nightly.score import score
 from batch_assets.operations.dead_letters import (
@@ -42,7 +43,7 @@ def broken(make_small: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         score_module, "PredictorLoader", lambda *args: Faulty(real(*args), "the library is broken", POISON, str(flag))
     )
     freeze(small.config, small.storage, DAY, small.progress)
-    manifest = score(small.config, small.storage, DAY, small.model, LocalEngine(), small.progress).manifest
+    manifest = score(small.opened(DAY), LocalEngine(), small.progress).manifest
     return small, manifest, flag
 
 
@@ -109,11 +110,11 @@ def test_the_run_is_then_what_it_would_have_been_without_the_fault(
         with_values(with_values(rows(2_000), "x", {5: POISON, 700: POISON, 10: None}), "y", {1_500: float("nan")})
     )
     freeze(healthy.config, healthy.storage, DAY, healthy.progress)
-    expected = score(healthy.config, healthy.storage, DAY, healthy.model, LocalEngine(), healthy.progress).manifest
+    expected = score(Night.open(healthy.config, healthy.storage, DAY, healthy.model), LocalEngine(), healthy.progress).manifest
     assert following.values == expected.values
     assert following.histogram == expected.histogram
-    assert judge(small.config, small.storage, DAY, small.model).good
-    publish(small.config, small.storage, DAY, small.model, small.progress)
+    assert judge(small.opened(DAY)).good
+    publish(small.opened(DAY), small.progress)
     reader = Reader.live(small.storage, "small")
     assert reader.lookup(701).record["probability"] == 1.0
     reader.close()
@@ -121,14 +122,14 @@ def test_the_run_is_then_what_it_would_have_been_without_the_fault(
 
 def test_a_published_run_is_published_again_with_the_replayed_rows(broken: tuple[Small, Manifest, Path]) -> None:
     small, manifest, flag = broken
-    judge(small.config, small.storage, DAY, small.model)
-    first = publish(small.config, small.storage, DAY, small.model, small.progress).release
+    judge(small.opened(DAY))
+    first = publish(small.opened(DAY), small.progress).release
     file = small.storage.local_path(f"{first.folder}/{first.built['folder']}/data.mdb")
     before = file.stat()
     flag.unlink()
     replayed(small, manifest)
-    judge(small.config, small.storage, DAY, small.model)
-    published = publish(small.config, small.storage, DAY, small.model, small.progress)
+    judge(small.opened(DAY))
+    published = publish(small.opened(DAY), small.progress)
     assert (published.release.rows, published.is_live) == (1_998, True)
     assert published.release.name == f"{first.name}.2", "beside what was live, not in its place"
     assert (file.stat().st_ino, file.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
@@ -199,7 +200,7 @@ def test_lost_chunks_are_scored_again_and_replays_stay(broken: tuple[Small, Mani
     replayed(small, manifest)
     following = finished(small.config, small.storage, small.registry, DAY)
     small.storage.local_path(f"{manifest.folder}/chunk-00003.parquet").unlink()
-    again = score(small.config, small.storage, DAY, small.model, LocalEngine(), small.progress).manifest
+    again = score(small.opened(DAY), LocalEngine(), small.progress).manifest
     assert (again.values, again.scored, again.dead_lettered) == (following.values, 1_998, 2)
     assert again.labels == following.labels
 

@@ -11,9 +11,10 @@ from batch_assets.engines.local_engine import LocalEngine
 from batch_assets.errors import NotFound, NotPublishable, OverrideInvalid
 from batch_assets.nightly.accepted import accepted_run
 from batch_assets.nightly.freeze import freeze
-from batch_assets.nightly.judge import judge, judge_features
+from batch_assets.nightly.judge import judge
+from batch_assets.nightly.judge_features import judge_features
 from batch_assets.nightly.publish import publish
-from batch_assets.nightly.score import plan_run, score
+from batch_assets.nightly.score import score
 from batch_assets.nightly.verdict import Decision, Verdict, read_verdict, verdict_log
 from batch_assets.operations.decide import look_again, override_day, verdict_of
 from batch_assets.quality.outcome import CheckOutcome
@@ -48,8 +49,8 @@ def frozen(small: Small, day: str, source: pa.Table | None = None, *, refresh: b
 def scored(small: Small, day: str, source: pa.Table | None = None, *, refresh: bool = False) -> Verdict:
     """The verdict on a day's run."""
     frozen(small, day, source, refresh=refresh)
-    score(small.config, small.storage, day, small.model, LocalEngine(1), small.progress)
-    return judge(small.config, small.storage, day, small.model)
+    score(small.opened(day), LocalEngine(1), small.progress)
+    return judge(small.opened(day))
 
 
 def decide(small: Small, day: str, until: str | None = None) -> tuple[Decision, ...]:
@@ -107,7 +108,7 @@ class TestTheDaysSnapshot:
 
     def test_a_finished_run_that_was_not_judged_is_not_good(self, good: Small) -> None:
         frozen(good, FAULTY, table(seed=3))
-        score(good.config, good.storage, FAULTY, good.model, LocalEngine(1), good.progress)
+        score(good.opened(FAULTY), LocalEngine(1), good.progress)
         found = shown(good, FAULTY)
         assert not found["good"]
         assert "is finished, but was not judged yet" in found["error"]
@@ -132,7 +133,7 @@ class TestTheDaysSnapshot:
             small.replace_rows(table(seed=number))
             small.night(day)
         with pytest.raises(NotPublishable, match="x is about 100 times"):
-            publish(small.config, small.storage, FAULTY, small.model, small.progress)
+            publish(small.opened(FAULTY), small.progress)
         assert accepted_run(small.storage, "small", FAULTY, ()) is None
 
 
@@ -140,11 +141,11 @@ class TestFromARefreshToItsPublication:
     def test_the_whole_way(self, good: Small) -> None:
         """Published, made again in another unit, looked at, overridden, scored, overridden, published."""
         first = scored(good, FAULTY, table(seed=3)).subject
-        live = publish(good.config, good.storage, FAULTY, good.model, good.progress).release.run_id
+        live = publish(good.opened(FAULTY), good.progress).release.run_id
         assert live == first
         frozen(good, FAULTY, table(seed=4, x=100), refresh=True)
         with pytest.raises(NotFound, match="not scored by"):
-            publish(good.config, good.storage, FAULTY, good.model, good.progress)
+            publish(good.opened(FAULTY), good.progress)
 
         passed = decide(good, FAULTY)
         assert {(check, finding.subject) for check, finding in passed} == {("changes", "x"), ("feature_drift", "x")}
@@ -157,7 +158,7 @@ class TestFromARefreshToItsPublication:
         second = scored(good, FAULTY)
         assert set(names(second)) == {"drift"}, "scores are another decision"
         with pytest.raises(NotPublishable):
-            publish(good.config, good.storage, FAULTY, good.model, good.progress)
+            publish(good.opened(FAULTY), good.progress)
         assert [(check, finding.kind) for check, finding in decide(good, FAULTY)] == [("drift", "drift")]
         accepted = accepted_run(good.storage, "small", FAULTY, ())
         assert accepted is not None
@@ -290,7 +291,7 @@ class TestUntil:
             assert changes.override is not None
             assert (changes.override.day, changes.override.until) == (FAULTY, LATER)
             assert f"Overridden for {FAULTY} until {LATER} by Ann" in changes.explained()
-            assert publish(good.config, good.storage, day, good.model, good.progress).is_live
+            assert publish(good.opened(day), good.progress).is_live
         assert names(scored(good, AFTER, table(seed=7, x=100))) == {
             "changes": ["x"],
             "feature_drift": ["x"],
@@ -336,14 +337,14 @@ class TestKept:
 
     def test_in_the_same_world_nothing_is_judged_again(self, good: Small, monkeypatch: pytest.MonkeyPatch) -> None:
         first = scored(good, FAULTY, table(seed=3))
-        log = verdict_log(good.storage, plan_run(good.config, good.storage, FAULTY, good.model).folder)
+        log = verdict_log(good.storage, good.opened(FAULTY).folder)
 
         def never(*_: object, **__: object) -> CheckOutcome:
             raise AssertionError("it is judged again")
 
         for name in ("judge_profile", "judge_drift"):
             monkeypatch.setattr(f"batch_assets.nightly.judge.{name}", never)
-        assert judge(good.config, good.storage, FAULTY, good.model) == first
+        assert judge(good.opened(FAULTY)) == first
         assert log.numbers() == [1]
 
     def test_days_that_came_since_are_compared_with(self, small: Small) -> None:

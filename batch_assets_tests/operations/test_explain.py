@@ -145,7 +145,7 @@ class TestADay:
 
     def test_a_day_without_an_accepted_run_has_its_newest_and_says_so(self, small: Small) -> None:
         freeze(small.config, small.storage, DAY, small.progress)
-        manifest = score(small.config, small.storage, DAY, small.model, LocalEngine(), small.progress).manifest
+        manifest = score(small.opened(DAY), LocalEngine(), small.progress).manifest
         found = explained(small, 1, DAY)
         assert (found.run_id, found.chosen, found.checks) == (manifest.run_id, "newest finished, not accepted", ())
         assert found.approval is not None
@@ -203,8 +203,8 @@ class TestAKeyThatWasNotScored:
         assert found.prediction is not None
         assert found.prediction["probability"] == 1.0
         assert (found.release.is_live, found.release.matches) == (True, False), "it was published before the replay"
-        judge(small.config, small.storage, DAY, small.model)
-        publish(small.config, small.storage, DAY, small.model, small.progress)
+        judge(small.opened(DAY))
+        publish(small.opened(DAY), small.progress)
         assert explained(small, 6).release.matches
 
     def test_a_damaged_release_is_no_hindrance(self, small: Small) -> None:

@@ -17,8 +17,7 @@ from batch_assets.errors import NotPublishable, PreflightFailed
 from batch_assets.features.snapshot import days_of
 from batch_assets.models.registry import Registry
 from batch_assets.nightly.freeze import freeze
-from batch_assets.nightly.judge import judge_features
-from batch_assets.nightly.score import plan_run
+from batch_assets.nightly.judge_features import judge_features
 from batch_assets.nightly.summary import summarize
 from batch_assets.operations.decide import look_again, override_day, verdict_of
 from batch_assets.operations.explain import explain
@@ -183,7 +182,7 @@ def test_as_the_first_step_it_stops_a_bad_model_before_a_chunk_is_scored(make_sm
         failed = instance.get_run_by_id(run(location, instance, DAY))
         assert failed is not None
         assert not failed.is_success
-        folder = plan_run(small.config, small.storage, DAY, small.model).folder
+        folder = small.opened(DAY).folder
         assert small.storage.names(folder) == {}
 
 
@@ -251,7 +250,7 @@ class TestItLeavesNothingBehind:
         with dg.instance_for_test() as instance:
             small.register("v2", small_model([1.05, -0.5, 0.25]))
             context = dg.build_sensor_context(
-                instance=instance, resources={"storage_root": StorageRoot(root=small.storage.root)}
+                instance=instance, resources={"batch_assets_root": StorageRoot(root=small.storage.root)}
             )
             result: Any = build_rollout_sensor(small.config)(context)
         assert [request.partition_key for request in result.run_requests] == [BEFORE]

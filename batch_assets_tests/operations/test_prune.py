@@ -20,6 +20,7 @@ from batch_assets.models.registry import Registry
 from batch_assets.nightly.accepted import accepted_log
 from batch_assets.nightly.freeze import freeze
 from batch_assets.nightly.judge import judge
+from batch_assets.nightly.night import Night
 from batch_assets.nightly.score import score
 from batch_assets.nightly.verdict import Verdict
 from batch_assets.operations.explain import explain
@@ -131,7 +132,7 @@ class TestAfterwards:
         expected = probability(four_days.storage, 7)
         pruned(four_days)
         with pytest.raises(NotFound, match="not kept any more: materialize user_features"):
-            score(four_days.config, four_days.storage, day, four_days.model, LocalEngine(1), four_days.progress)
+            score(four_days.opened(day), LocalEngine(1), four_days.progress)
         four_days.progress.said.clear()
         published = night(four_days, day)
         assert any("are computed again" in line for line in four_days.progress.said)
@@ -164,8 +165,8 @@ class TestAfterwards:
         later = judged(four_days, DAYS[0])
         pruned(four_days)
         freeze(four_days.config, four_days.storage, DAYS[0], four_days.progress)
-        score(four_days.config, four_days.storage, DAYS[0], first, LocalEngine(1), four_days.progress)
-        verdict = judge(four_days.config, four_days.storage, DAYS[0], first)
+        score(Night.open(four_days.config, four_days.storage, DAYS[0], first), LocalEngine(1), four_days.progress)
+        verdict = judge(Night.open(four_days.config, four_days.storage, DAYS[0], first))
         latest = accepted_log(four_days.storage, "small", DAYS[0]).latest()
         assert latest is not None
         assert later.subject != verdict.subject == latest.body.root.run_id
@@ -253,7 +254,7 @@ class TestKeptDays:
             with_values(rows(300), "x", {5: None, 280: None}), quality={"completeness": {"min_output_ratio": 0.5}}
         )
         freeze(small.config, small.storage, DAYS[0], small.progress)
-        manifest = score(small.config, small.storage, DAYS[0], small.model, LocalEngine(1), small.progress).manifest
+        manifest = score(small.opened(DAYS[0]), LocalEngine(1), small.progress).manifest
         return small, manifest.folder
 
     def test_rejects_that_no_footer_names_are_removed(self, one_day: tuple[Small, str]) -> None:
@@ -291,7 +292,7 @@ class TestKeptDays:
             shutil.rmtree(small.storage.local_path(f"{folder}/{logs}"))
         small.storage.local_path(f"{folder}/chunk-00001.parquet").unlink()
         assert pruned(small).counts == {"rejects files": 1}
-        scored = score(small.config, small.storage, DAYS[0], small.model, LocalEngine(1), small.progress)
+        scored = score(small.opened(DAYS[0]), LocalEngine(1), small.progress)
         assert scored.resumed_chunks == 1
 
     def test_what_writers_left_is_removed_after_a_day(self, one_day: tuple[Small, str]) -> None:

@@ -27,7 +27,7 @@ POISON = 77.0
 
 def scored(small: Small) -> Manifest:
     freeze(small.config, small.storage, DAY, small.progress)
-    return score(small.config, small.storage, DAY, small.model, LocalEngine(), small.progress).manifest
+    return score(small.opened(DAY), LocalEngine(), small.progress).manifest
 
 
 def replayed(small: Small, key: int | str, day: str | None = DAY) -> Replayed:

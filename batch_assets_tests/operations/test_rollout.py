@@ -14,8 +14,10 @@ from batch_assets.logs import LogEntry
 from batch_assets.models.registry import ModelVersion
 from batch_assets.nightly.accepted import accept, accepted_run
 from batch_assets.nightly.freeze import freeze, frozen
-from batch_assets.nightly.judge import judge, judge_features
-from batch_assets.nightly.score import plan_run, score
+from batch_assets.nightly.judge import judge
+from batch_assets.nightly.judge_features import judge_features
+from batch_assets.nightly.night import Night
+from batch_assets.nightly.score import score
 from batch_assets.nightly.verdict import read_verdict, verdict_log
 from batch_assets.operations.rollout import approve, expected, outstanding, plan_rollout, require_fit
 from batch_assets.quality.outcome import CheckOutcome
@@ -236,14 +238,14 @@ class TestRollBack:
         assert accepted is not None
         assert accepted.approval == 1
         small.night("2024-03-11")
-        run = plan_run(small.config, small.storage, "2024-03-11", small.model)
+        run = small.opened("2024-03-11")
         verdict = read_verdict(small.storage, run.folder)
         assert verdict is not None
         assert verdict.compared_with == (accepted.run_id,)
 
     def test_judging_a_withdrawn_run_again_does_not_accept_it(self, rolled_back: tuple[Small, ModelVersion]) -> None:
         small, pinned = rolled_back
-        judge(small.config, small.storage, DAY, pinned)
+        judge(Night.open(small.config, small.storage, DAY, pinned))
         accepted = accepted_run(small.storage, "small", DAY, small.model.withdrawn())
         assert accepted is not None
         assert accepted.approval == 1
@@ -283,7 +285,7 @@ class TestRollBack:
         config = PipelineConfig.model_validate(strict)
         verdict = judge(config, small.storage, DAY, small.registry.resolve(config.model, 1))
         bad = verdict.model_copy(update={"outcomes": tuple(_failed(one) for one in verdict.outcomes)})
-        manifest = latest_manifest(small.storage, plan_run(config, small.storage, DAY, small.model).folder)
+        manifest = latest_manifest(small.storage, Night.open(config, small.storage, DAY, small.model).folder)
         assert manifest is not None
         accept(small.storage, manifest, 1, bad, small.model.withdrawn())
         assert accepted_run(small.storage, "small", DAY, small.model.withdrawn()) is None
@@ -323,8 +325,8 @@ class TestBytesThatChange:
         monkeypatch.setattr(Scorer, "score", and_change)
         before = hashlib.sha256(path.read_bytes()).hexdigest()
         with pytest.raises(ModelChanged, match=rf"has sha256 \w+, its card says {before}"):
-            score(small.config, small.storage, DAY, model, LocalEngine(1), Quiet())
-        assert latest_manifest(small.storage, plan_run(small.config, small.storage, DAY, model).folder) is None
+            score(Night.open(small.config, small.storage, DAY, model), LocalEngine(1), Quiet())
+        assert latest_manifest(small.storage, Night.open(small.config, small.storage, DAY, model).folder) is None
 
     def test_a_version_replaced_whole_in_mid_run_is_noticed_too(self, small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
         """File and card fit each other, but they are not what the run began with."""
@@ -343,11 +345,11 @@ class TestBytesThatChange:
         monkeypatch.setattr(type(small), "model", property(lambda _: model))
         assert card.model_sha256 != hashlib.sha256(other).hexdigest()
         with pytest.raises(ModelChanged, match=rf"has digest \w+ now, {model.digest} when the run began"):
-            score(small.config, small.storage, DAY, model, LocalEngine(1), Quiet())
+            score(Night.open(small.config, small.storage, DAY, model), LocalEngine(1), Quiet())
 
     def test_an_approval_records_itself_in_the_manifest(self, small: Small) -> None:
         small.night()
-        manifest = latest_manifest(small.storage, plan_run(small.config, small.storage, DAY, small.model).folder)
+        manifest = latest_manifest(small.storage, small.opened(DAY).folder)
         assert manifest is not None
         assert (manifest.model.version, manifest.approval) == ("v1", 1)
 

@@ -18,7 +18,7 @@ def changed(small: Small, **settings: Any) -> PipelineConfig:
 
 def repository(small: Small, resources: Mapping[str, object] | None = None, **settings: Any) -> dg.RepositoryDefinition:
     """The code location of a small pipeline with other resources and settings."""
-    resources = {"storage_root": StorageRoot(root=small.storage.root), **(resources or {})}
+    resources = {"batch_assets_root": StorageRoot(root=small.storage.root), **(resources or {})}
     return definitions(changed(small, **settings), resources).get_repository_def()
 
 

@@ -194,7 +194,7 @@ def test_who_works_on_a_day_is_announced_all_the_time(small: Small) -> None:
     """So that `prune` leaves it alone, also while nothing is scored."""
     progress = Looking(small)
     with dg.DagsterInstance.ephemeral() as instance:
-        run(repository(small, {"progress": dg.ResourceDefinition.hardcoded_resource(progress)}), instance, DAY)
+        run(repository(small, {"batch_assets_progress": dg.ResourceDefinition.hardcoded_resource(progress)}), instance, DAY)
     assert progress.found == {"freezing features": 1, "scoring": 1, "publishing": 1}
     assert at_work(small.storage, day_folder("small", DAY)) == []
 

@@ -50,7 +50,7 @@ class Nights:
         return "; ".join(step_failures(self.instance, run_id))
 
     def tick(self) -> None:
-        resources = {"storage_root": StorageRoot(root=self.small.storage.root)}
+        resources = {"batch_assets_root": StorageRoot(root=self.small.storage.root)}
         with dg.build_sensor_context(self.instance, resources=resources, repository_def=self.location) as context:
             self.location.get_sensor_def("small_approved_model").evaluate_tick(context)
 
@@ -94,7 +94,7 @@ def test_a_check_that_is_run_by_itself_looks_too(nights: Nights) -> None:
     job = dg.Definitions(
         asset_checks=[check],
         jobs=[dg.define_asset_job("by_hand", selection=dg.AssetSelection.checks(check))],
-        resources={"storage_root": StorageRoot(root=nights.small.storage.root)},
+        resources={"batch_assets_root": StorageRoot(root=nights.small.storage.root)},
     ).resolve_job_def("by_hand")
     done = job.execute_in_process(instance=nights.instance, tags={"dagster/partition": DAY}, raise_on_error=False)
     assert not done.success

@@ -31,7 +31,7 @@ class Rollout:
         context = dg.build_sensor_context(
             instance=self.instance,
             cursor=self.cursor,
-            resources={"storage_root": StorageRoot(root=self.small.storage.root)},
+            resources={"batch_assets_root": StorageRoot(root=self.small.storage.root)},
         )
         result: Any = self.sensor(context)
         if not forget_cursor:

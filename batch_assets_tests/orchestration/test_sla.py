@@ -54,7 +54,7 @@ class Mornings:
     def tick(self, now: datetime) -> list[tuple[str, str]]:
         """Who is told what at a time: kind and day. As Dagster's daemon does, evaluations are recorded on the instance."""
         self.now = now
-        resources = {"storage_root": StorageRoot(root=self.small.storage.root)}
+        resources = {"batch_assets_root": StorageRoot(root=self.small.storage.root)}
         with dg.build_sensor_context(self.instance, self.cursor, resources=resources) as context:
             tick = self._sensor.evaluate_tick(context)
         self.cursor = tick.cursor or self.cursor
@@ -333,7 +333,7 @@ class TestTheCheck:
         job = dg.Definitions(
             asset_checks=[check],
             jobs=[dg.define_asset_job("by_hand", selection=dg.AssetSelection.checks(check))],
-            resources={"storage_root": StorageRoot(root=mornings.small.storage.root)},
+            resources={"batch_assets_root": StorageRoot(root=mornings.small.storage.root)},
         ).resolve_job_def("by_hand")
         (evaluation,) = job.execute_in_process(instance=instance, tags={"dagster/partition": day}).get_asset_check_evaluations()
         assert (evaluation.passed, evaluation.partition, evaluation.metadata["observed"].value) == (True, day, -25.0)

@@ -42,7 +42,7 @@ def audited(working: Working, groups: int, count: int) -> list[str]:
 
 def test_what_was_committed_is_found_again_bit_for_bit(small: Small) -> None:
     freeze(small.config, small.storage, DAY, small.progress)
-    found = score(small.config, small.storage, DAY, small.model, LocalEngine(), small.progress).manifest.audit
+    found = score(small.opened(DAY), LocalEngine(), small.progress).manifest.audit
     assert (found.row_groups, found.rows, found.bit_equal) == (8, 320, 320)
     assert found.detects[ONE_IN_A_HUNDRED] == pytest.approx(1 - np.prod(1 - 20 / np.arange(2_000, 1_680, -1)), abs=1e-6)
 
@@ -54,7 +54,7 @@ def test_as_many_rows_are_looked_at_however_few_or_small_the_row_groups_are(
     """A night of one row group had 40 of its rows looked at, which found one wrong row in a hundred with 0.33."""
     small = make_small(scoring={"chunk_rows": chunk_rows, "batch_size": 64})
     freeze(small.config, small.storage, DAY, small.progress)
-    found = score(small.config, small.storage, DAY, small.model, LocalEngine(), small.progress).manifest.audit
+    found = score(small.opened(DAY), LocalEngine(), small.progress).manifest.audit
     assert (found.row_groups, found.rows) == (groups, 320)
     assert found.detects[ONE_IN_A_HUNDRED] > 0.96
 
@@ -62,7 +62,7 @@ def test_as_many_rows_are_looked_at_however_few_or_small_the_row_groups_are(
 def test_of_a_small_night_every_row_is_looked_at(make_small: Make) -> None:
     small = make_small(rows(300))
     freeze(small.config, small.storage, DAY, small.progress)
-    found = score(small.config, small.storage, DAY, small.model, LocalEngine(), small.progress).manifest.audit
+    found = score(small.opened(DAY), LocalEngine(), small.progress).manifest.audit
     assert (found.rows, found.detects[ONE_IN_A_HUNDRED]) == (300, 1.0)
 
 
@@ -72,9 +72,9 @@ def test_rows_that_a_rule_excludes_are_no_second_look(make_small: Make, above: f
     rule = {"reason": "test", "column": "x", "op": "<", "value": above}
     small = make_small(rows(20_000), scoring={"chunk_rows": 20_000, "batch_size": 64, "exclude": [rule]})
     freeze(small.config, small.storage, DAY, small.progress)
-    manifest = score(small.config, small.storage, DAY, small.model, LocalEngine(), small.progress).manifest
+    manifest = score(small.opened(DAY), LocalEngine(), small.progress).manifest
     assert min(299, manifest.scored) <= manifest.audit.rows <= 500
-    outcome = judge(small.config, small.storage, DAY, small.model).outcome("audit")
+    outcome = judge(small.opened(DAY)).outcome("audit")
     assert outcome.passed
     assert outcome.observed == manifest.audit.detects[ONE_IN_A_HUNDRED]
 
@@ -97,7 +97,7 @@ def test_the_run_is_not_finished_then(make_small: Make, monkeypatch: pytest.Monk
     everything = {"audit_groups": 8, "audit_rows": 256}
     small.config = small.config.model_copy(update={"scoring": small.config.scoring.model_copy(update=everything)})
     with pytest.raises(ProofFailed, match=r"The audit of .* chunk-00005 says"):
-        score(small.config, small.storage, DAY, small.model, LocalEngine(), small.progress)
+        score(small.opened(DAY), LocalEngine(), small.progress)
     assert not (working.path(0).parent / "_manifest").exists()
 
 

@@ -26,9 +26,11 @@ from batch_assets.features.contract import FeatureContract
 from batch_assets.models.registry import Registry
 from batch_assets.models.runtimes.pytorch.export import export_model
 from batch_assets.nightly.freeze import freeze
-from batch_assets.nightly.judge import judge, judge_features
+from batch_assets.nightly.judge import judge
+from batch_assets.nightly.judge_features import judge_features
+from batch_assets.nightly.night import Night
 from batch_assets.nightly.publish import publish, published_matches
-from batch_assets.nightly.score import plan_run, score
+from batch_assets.nightly.score import score
 from batch_assets.orchestration.catalog import pipeline
 from batch_assets.serving.release import current_log
 from batch_assets.sources.duckdb_source import DuckdbSource
@@ -62,17 +64,17 @@ class World:
         if verdict.blocking:
             raise NotPublishable("; ".join(f"{one.name}: {one.message}" for one in verdict.blocking))
         model = self.registry.resolve(self.config.model)
-        score(self.config, self.storage, NIGHT, model, engine or LocalEngine(1), progress)
-        judge(self.config, self.storage, NIGHT, model)
-        publish(self.config, self.storage, NIGHT, model, progress)
+        score(Night.open(self.config, self.storage, NIGHT, model), engine or LocalEngine(1), progress)
+        judge(Night.open(self.config, self.storage, NIGHT, model))
+        publish(Night.open(self.config, self.storage, NIGHT, model), progress)
 
     def scored(self) -> Path:
         """The night up to its verdict; returns the folder of the run."""
         progress, model = Quiet(), self.registry.resolve(self.config.model)
         judge_features(self.config, self.storage, freeze(self.config, self.storage, NIGHT, progress), NIGHT)
-        score(self.config, self.storage, NIGHT, model, LocalEngine(1), progress)
-        judge(self.config, self.storage, NIGHT, model)
-        return self.storage.local_path(plan_run(self.config, self.storage, NIGHT, model).folder)
+        score(Night.open(self.config, self.storage, NIGHT, model), LocalEngine(1), progress)
+        judge(Night.open(self.config, self.storage, NIGHT, model))
+        return self.storage.local_path(Night.open(self.config, self.storage, NIGHT, model).folder)
 
     def approve(self, module: torch.nn.Module) -> None:
         """Another version is approved, whose approver confirmed its outputs and was told nothing of its scores."""
@@ -487,7 +489,7 @@ def test_predictions_that_are_damaged_before_they_are_published(world: World, da
         data = other.read_bytes()
         one.write_bytes(data[: one.stat().st_size].ljust(one.stat().st_size, b"\0"))
     with pytest.raises(BatchAssetsError, match="chunk-00003"):
-        publish(world.config, world.storage, NIGHT, world.registry.resolve(world.config.model), Quiet())
+        publish(Night.open(world.config, world.storage, NIGHT, world.registry.resolve(world.config.model)), Quiet())
 
 
 def test_a_value_that_was_changed_before_it_is_published(world: World) -> None:
@@ -506,7 +508,7 @@ def test_a_value_that_was_changed_before_it_is_published(world: World) -> None:
     with path.open("ab") as file:
         file.truncate(max(size, path.stat().st_size))
     with pytest.raises(BatchAssetsError, match="chunk-00003"):
-        publish(world.config, world.storage, NIGHT, world.registry.resolve(world.config.model), Quiet())
+        publish(Night.open(world.config, world.storage, NIGHT, world.registry.resolve(world.config.model)), Quiet())
 
 
 def test_a_release_that_was_damaged_after_it_went_live(world: World) -> None:
@@ -519,7 +521,7 @@ def test_a_release_that_was_damaged_after_it_went_live(world: World) -> None:
     middle = len(data) // 2
     data[middle : middle + 4_096] = bytes(4_096)
     table.write_bytes(data)
-    outcome = published_matches(world.config, world.storage, NIGHT, world.registry.resolve(world.config.model))
+    outcome = published_matches(Night.open(world.config, world.storage, NIGHT, world.registry.resolve(world.config.model)))
     assert outcome.blocks
 
 

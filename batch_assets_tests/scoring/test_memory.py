@@ -15,7 +15,7 @@ from batch_assets.errors import OutOfMemory
 from batch_assets.models.runtimes.pytorch.export import export_model
 from batch_assets.nightly.freeze import freeze
 from batch_assets.nightly.judge import judge
-from batch_assets.nightly.score import plan_run, score
+from batch_assets.nightly.score import score
 from batch_assets.operations.sweep import newest_frozen_day, sweep
 from batch_assets.scoring.batch_size import Measured, pick, resolved, sweep_log
 from batch_assets.scoring.forward import ForwardPass
@@ -164,7 +164,7 @@ class TestSweep:
         assert found.sweep.batch_rows == pick(found.sweep.measured, 1_200_000_000)
         assert wide.storage.read(found.picture).startswith(b"\x89PNG")
         card = wide.model.card
-        assert plan_run(wide.config, wide.storage, DAY, wide.model).settings.batch_size == found.sweep.batch_rows
+        assert wide.opened(DAY).settings.batch_size == found.sweep.batch_rows
         log = sweep_log(wide.storage, card.model_sha256, wide.config.scoring, found.sweep.library)
         assert (
             resolved(wide.storage, wide.config.scoring, card.model_sha256, found.sweep.library).batch_size
@@ -176,16 +176,16 @@ class TestSweep:
         """A sweep between two steps of a night, or before a resume, does not make another run of it."""
         small = make_small(scoring={"chunk_rows": 256})
         freeze(small.config, small.storage, DAY, small.progress)
-        run = score(small.config, small.storage, DAY, small.model, LocalEngine(), small.progress).manifest.run_id
+        run = score(small.opened(DAY), LocalEngine(), small.progress).manifest.run_id
         log = sweep_log(
             small.storage, small.model.card.model_sha256, small.config.scoring, small.model.card.runtime.versioned()
         )
         log.append(small.swept(64), after=0, why="test")
-        assert plan_run(small.config, small.storage, DAY, small.model).run_id == run
-        assert judge(small.config, small.storage, DAY, small.model).subject == run
+        assert small.opened(DAY).run_id == run
+        assert judge(small.opened(DAY)).subject == run
         later = "2024-03-11"
         freeze(small.config, small.storage, later, small.progress)
-        assert plan_run(small.config, small.storage, later, small.model).settings.batch_size == 64
+        assert small.opened(later).settings.batch_size == 64
 
     def test_a_size_that_was_set_is_used_whatever_was_found(self, small: Small) -> None:
         assert resolved(small.storage, small.config.scoring, "0" * 64, "2.0").batch_size == 64

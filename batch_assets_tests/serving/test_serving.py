@@ -11,8 +11,9 @@ from batch_assets.engines.local_engine import LocalEngine
 from batch_assets.errors import CommitBroken, NoPrediction, NotPublishable, ReleaseBroken, ReleaseBusy
 from batch_assets.nightly.freeze import freeze
 from batch_assets.nightly.judge import judge
+from batch_assets.nightly.night import Night
 from batch_assets.nightly.publish import Published, publish, published_matches
-from batch_assets.nightly.score import plan_run, score
+from batch_assets.nightly.score import score
 from batch_assets.serving.lmdb_store import LmdbStore
 from batch_assets.serving.reader import Reader
 from batch_assets.serving.release import current_log
@@ -80,7 +81,7 @@ class TestRelease:
         new, old = small.night("2024-03-10"), small.night("2024-03-09")
         assert (new.is_live, old.is_live) == (True, False)
         assert Reader.live(small.storage, "small").lookup(1).record["partition"] == "2024-03-10"
-        assert published_matches(small.config, small.storage, "2024-03-09", small.model).passed
+        assert published_matches(small.opened("2024-03-09")).passed
 
     def test_the_same_day_by_a_later_approval_replaces_it(self, small: Small) -> None:
         first_model = small.model
@@ -88,7 +89,7 @@ class TestRelease:
         small.register("v2", small_model([0.9, -0.5, 0.25]))
         second = small.night()
         assert second.is_live
-        again = publish(small.config, small.storage, DAY, first_model, small.progress)
+        again = publish(Night.open(small.config, small.storage, DAY, first_model), small.progress)
         assert (again.release.name, again.is_live) == (first.release.name, False)
 
     def test_publishing_again_changes_nothing(self, small: Small) -> None:
@@ -100,8 +101,8 @@ class TestRelease:
     def test_a_record_that_differs_is_never_shown(self, small: Small) -> None:
         """A predictions file is replaced after the manifest was written, by one of the same size with two values swapped."""
         freeze(small.config, small.storage, DAY, small.progress)
-        manifest = score(small.config, small.storage, DAY, small.model, LocalEngine(), small.progress).manifest
-        judge(small.config, small.storage, DAY, small.model)
+        manifest = score(small.opened(DAY), LocalEngine(), small.progress).manifest
+        judge(small.opened(DAY))
         path = small.storage.local_path(f"{manifest.folder}/{manifest.files[0].name}")
         data = bytearray(path.read_bytes())
         first, second = pq.read_table(path)["probability"].to_numpy()[:2]
@@ -110,7 +111,7 @@ class TestRelease:
         data[place : place + 4], data[other : other + 4] = second.tobytes(), first.tobytes()
         path.write_bytes(data)
         with pytest.raises(CommitBroken, match=r"chunk-00000\.parquet holds other values"):
-            publish(small.config, small.storage, DAY, small.model, small.progress)
+            publish(small.opened(DAY), small.progress)
         assert current_log(small.storage, "small").latest() is None
         path.unlink()
         assert small.night().is_live, "the way out that the message names"
@@ -118,24 +119,24 @@ class TestRelease:
     def test_a_damaged_release_is_noticed_by_its_check(self, small: Small) -> None:
         published = small.night()
         data_file(small, published).write_bytes(b"")
-        assert published_matches(small.config, small.storage, DAY, small.model).blocks
+        assert published_matches(small.opened(DAY)).blocks
         with pytest.raises(ReleaseBroken, match="publish it again"):
             Reader.live(small.storage, "small")
         small.night()
-        assert published_matches(small.config, small.storage, DAY, small.model).passed, "publishing again replaces it"
+        assert published_matches(small.opened(DAY)).passed, "publishing again replaces it"
 
     @pytest.mark.parametrize("file", ["_release.json", "data.mdb"])
     def test_a_release_that_lost_a_file_is_replaced(self, small: Small, file: str) -> None:
         published = small.night()
         (data_file(small, published) if file == "data.mdb" else description(small, published)).unlink()
-        assert published_matches(small.config, small.storage, DAY, small.model).blocks
+        assert published_matches(small.opened(DAY)).blocks
         small.night()
-        assert published_matches(small.config, small.storage, DAY, small.model).passed
+        assert published_matches(small.opened(DAY)).passed
 
     def test_a_damaged_release_stays_until_another_is_ready(self, small: Small) -> None:
         """One record is damaged and so is a predictions file: the other keys are still answered."""
         published = small.night()
-        folder = plan_run(small.config, small.storage, DAY, small.model).folder
+        folder = small.opened(DAY).folder
         chunk = small.storage.local_path(f"{folder}/chunk-00001.parquet")
         value = pq.ParquetFile(chunk).read()["probability"].to_numpy()[:1].tobytes()
         for path in (data_file(small, published), chunk):
@@ -144,7 +145,7 @@ class TestRelease:
             data[data.index(value)] ^= 1
             path.write_bytes(data)
         with pytest.raises(CommitBroken, match="chunk-00001"):
-            publish(small.config, small.storage, DAY, small.model, small.progress)
+            publish(small.opened(DAY), small.progress)
         assert Reader.live(small.storage, "small").lookup(1).record["user"] == 1
 
     def test_a_release_with_a_damaged_page_is_noticed_and_replaced(self, small: Small) -> None:
@@ -154,9 +155,9 @@ class TestRelease:
         for place in range(8_192, len(data)):
             data[place] ^= 0x5A
         path.write_bytes(data)
-        assert published_matches(small.config, small.storage, DAY, small.model).blocks
+        assert published_matches(small.opened(DAY)).blocks
         small.night()
-        assert published_matches(small.config, small.storage, DAY, small.model).passed
+        assert published_matches(small.opened(DAY)).passed
 
     def test_readers_never_see_a_mixture(self, make_small: Make) -> None:
         """While days with other scores are published in turn, the look-ups of one reader all come from one of them."""
@@ -166,7 +167,7 @@ class TestRelease:
         def publish_day(day: str) -> None:
             small.replace_rows(rows(300, seed=int(day[-2:])))
             published = small.night(day)
-            folder = plan_run(small.config, small.storage, day, small.model).folder
+            folder = small.opened(day).folder
             table = pq.read_table(small.storage.local_path(f"{folder}/chunk-00000.parquet"))
             expected[published.release.partition] = table["probability"].to_pylist()[:3]
 
@@ -200,9 +201,9 @@ class TestRelease:
         path = data_file(small, published)
         before = path.stat().st_ino
         reader = Reader.live(small.storage, "small")
-        assert "open in this process already" in published_matches(small.config, small.storage, DAY, small.model).message
+        assert "open in this process already" in published_matches(small.opened(DAY)).message
         with pytest.raises(ReleaseBusy):
-            publish(small.config, small.storage, DAY, small.model, small.progress)
+            publish(small.opened(DAY), small.progress)
         reader.close()
         assert small.night().is_live
         assert path.stat().st_ino == before
@@ -213,7 +214,7 @@ class TestRelease:
         path.write_text(path.read_text().replace('"no"', '"maybe"'))
         with pytest.raises(ReleaseBroken, match="not the one that went live"):
             Reader.live(small.storage, "small")
-        assert published_matches(small.config, small.storage, DAY, small.model).blocks
+        assert published_matches(small.opened(DAY)).blocks
         small.night()
         assert Reader.live(small.storage, "small").lookup(1).record["label"] in ("no", "yes")
 
@@ -237,14 +238,14 @@ class TestRelease:
         data = bytearray(path.read_bytes())
         data[np.random.default_rng(seed).integers(len(data))] ^= 1 << (seed % 8)
         path.write_bytes(data)
-        published_matches(small.config, small.storage, DAY, small.model)
+        published_matches(small.opened(DAY))
         small.night()
-        assert published_matches(small.config, small.storage, DAY, small.model).passed
+        assert published_matches(small.opened(DAY)).passed
 
 
 def test_what_was_not_judged_is_not_published(small: Small) -> None:
     freeze(small.config, small.storage, DAY, small.progress)
-    score(small.config, small.storage, DAY, small.model, LocalEngine(), small.progress)
+    score(small.opened(DAY), LocalEngine(), small.progress)
     with pytest.raises(NotPublishable, match="not judged"):
-        publish(small.config, small.storage, DAY, small.model, small.progress)
+        publish(small.opened(DAY), small.progress)
     assert current_log(small.storage, "small").latest() is None
