@@ -28,11 +28,11 @@ class SourceFile(BaseModel):
 class SourceTable(BaseModel):
     """What was read as one table; each source says of it what it knows.
 
-    `path` is where it lies, as its source calls that: a file, a folder, a glob. `rows` are all that are there, and
-    `unreadable` how many of them could not be read, which count as input that was not scored. `told` are
-    phrases: widened types, columns that some files do not have. Of a table with an `event_date`, the column that says when a
-    row happened, `newest` is the newest date in what was read, `newest_until_day` the newest one that is not after the
-    partition's day, and `rows_of_day` how many rows have that day; a table without one says nothing of its dates.
+    `path` is where it lies, as its source calls that: a file, a folder, a glob. `rows` are all that are there, `unreadable` how
+    many of them could not be read, which count as input that was not scored. `told` are phrases: widened types, columns that
+    some files do not have. Of a table with an `event_date`, the column that says when a row happened, `newest` is the newest
+    date in what was read, `newest_until_day` the newest one that is not after the partition's day, and `rows_of_day` how many
+    rows have that day; a table without one says nothing of its dates.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -18,11 +18,13 @@ from batch_assets.sources.source import Read, Source
 from batch_assets.sources.tables import quoted, quoted_name
 
 TABLE = "rows"
-"""What its one table is called, in messages and in `quality.sources.not_daily`."""
+"""What the one table is called."""
 
 
 class ParquetSource(Source):
     """A table of Parquet files, of which the rows of the partition's day are taken.
+
+    It is called `rows` in messages and in `quality.sources.not_daily`, and its `day` is what the check calls its event_date.
 
     Example:
         Folders like features/day=2026-01-31/, written every night::
