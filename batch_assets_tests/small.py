@@ -190,7 +190,7 @@ class Small:
             model_sha256=self.model.card.model_sha256,
             device=self.config.scoring.device,
             precision=self.config.scoring.precision,
-            torch=torch.__version__,
+            library=self.model.card.runtime.versioned(),
             memory_limit=1 << 30,
             measured=(),
             ended="",

@@ -13,8 +13,9 @@ import torch
 from batch_assets.engines.local_engine import LocalEngine
 from batch_assets.errors import ModelMisfit, NotFound
 from batch_assets.histogram import Histogram
-from batch_assets.models.predictor import export_model, predict_scores
+from batch_assets.models.predictor import predict_scores
 from batch_assets.models.registry import ModelVersion
+from batch_assets.models.runtimes.pytorch.export import export_model
 from batch_assets.nightly.freeze import freeze
 from batch_assets.nightly.judge import judge
 from batch_assets.nightly.night import Night
@@ -62,7 +63,7 @@ def registered(small: Small, head: Head, module: torch.nn.Module, version: str =
 def predict_values(model: bytes, features: np.ndarray) -> Any:
     from batch_assets.models.predictor import outputs_of
 
-    return outputs_of(model, features)
+    return outputs_of(model, [features])
 
 
 @pytest.fixture

@@ -224,7 +224,7 @@ class TestBetweenRuns:
         small.replace_rows(table)
         judged(small)
         before, after = (small.opened(day).manifest() for day in (BEFORE, DAY))
-        found = between_runs(small.storage, before, after, "user")
+        found = between_runs(small.storage, before, after, ["user"])
         assert found is not None
         return found.shift
 

@@ -7,7 +7,7 @@ import pytest
 
 from batch_assets.engines.local_engine import LocalEngine
 from batch_assets.errors import NewRunNeeded, NoPrediction, NotFound, ProofFailed
-from batch_assets.nightly import score as score_module
+from batch_assets.nightly import night as night_module
 from batch_assets.nightly.freeze import freeze
 from batch_assets.nightly.judge import judge
 from batch_assets.nightly.night import Night
@@ -38,9 +38,9 @@ def broken(make_small: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     table = with_values(with_values(rows(2_000), "x", {5: POISON, 700: POISON, 10: None}), "y", {1_500: float("nan")})
     small, flag = make_small(table), tmp_path / "library is broken"
     flag.touch()
-    real = score_module.PredictorLoader
+    real = night_module.PredictorLoader
     monkeypatch.setattr(
-        score_module, "PredictorLoader", lambda *args: Faulty(real(*args), "the library is broken", POISON, str(flag))
+        night_module, "PredictorLoader", lambda *args: Faulty(real(*args), "the library is broken", POISON, str(flag))
     )
     freeze(small.config, small.storage, DAY, small.progress)
     manifest = score(small.opened(DAY), LocalEngine(), small.progress).manifest
@@ -191,7 +191,7 @@ def test_a_replay_of_rows_that_were_no_dead_letters_is_refused(broken: tuple[Sma
     name = "chunk-00000.replay-001.parquet"
     small.storage.create(f"{manifest.folder}/{name}", small.storage.read(f"{manifest.folder}/{file.name}"))
     with pytest.raises(ProofFailed, match=r"chunk-00000 .* doubled or were no dead letters"):
-        prove_replays(small.storage, manifest.folder, "user", file.chunk, file.rejects, [name])
+        prove_replays(small.storage, manifest.folder, ["user"], file.chunk, file.rejects, [name])
 
 
 def test_lost_chunks_are_scored_again_and_replays_stay(broken: tuple[Small, Manifest, Path]) -> None:

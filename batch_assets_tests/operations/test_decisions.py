@@ -342,8 +342,8 @@ class TestKept:
         def never(*_: object, **__: object) -> CheckOutcome:
             raise AssertionError("it is judged again")
 
-        for name in ("judge_profile", "judge_drift"):
-            monkeypatch.setattr(f"batch_assets.nightly.judge.{name}", never)
+        for name in ("judge_features.judge_profile", "judge.judge_drift"):
+            monkeypatch.setattr(f"batch_assets.nightly.{name}", never)
         assert judge(good.opened(FAULTY)) == first
         assert log.numbers() == [1]
 

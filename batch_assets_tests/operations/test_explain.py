@@ -13,7 +13,7 @@ import pytest
 from batch_assets.engines.local_engine import LocalEngine
 from batch_assets.errors import NoPrediction, NotFound, SnapshotChanged
 from batch_assets.features.snapshot import SnapshotReader, write_snapshot
-from batch_assets.nightly import score as score_module
+from batch_assets.nightly import night as night_module
 from batch_assets.nightly.freeze import freeze
 from batch_assets.nightly.judge import judge
 from batch_assets.nightly.publish import publish
@@ -177,9 +177,9 @@ class TestAKeyThatWasNotScored:
         table = with_values(with_values(rows(2_000), "x", {5: POISON, 10: None}), "z", {20: -99.0})
         small, flag = make_small(table, **EXCLUDE), tmp_path / "library is broken"
         flag.touch()
-        real = score_module.PredictorLoader
+        real = night_module.PredictorLoader
         monkeypatch.setattr(
-            score_module, "PredictorLoader", lambda *args: Faulty(real(*args), "the library is broken", POISON, str(flag))
+            night_module, "PredictorLoader", lambda *args: Faulty(real(*args), "the library is broken", POISON, str(flag))
         )
         small.night()
         return small, flag

@@ -18,6 +18,7 @@ from batch_assets.features.snapshot import days_of
 from batch_assets.models.registry import Registry
 from batch_assets.nightly.freeze import freeze
 from batch_assets.nightly.judge_features import judge_features
+from batch_assets.nightly.publish import published_matches
 from batch_assets.nightly.summary import summarize
 from batch_assets.operations.decide import look_again, override_day, verdict_of
 from batch_assets.operations.explain import explain
@@ -264,7 +265,8 @@ def test_whoever_only_looks_changes_nothing(small: Small) -> None:
     small.replace_rows(rows(2_000, seed=9))
     before = tree(small)
     verdict_of(small.config, small.storage, small.registry, DAY).as_mapping()
-    summarize(small.config, small.storage, DAY, small.model, "")
+    night = small.opened(DAY)
+    summarize(night, published_matches(night), "")
     explain(small.config, small.storage, small.registry, "42")
     replay(small.config, small.storage, small.registry, "42")
     assert plan_rollout(small.config, small.storage, small.registry, "v2").shift is not None

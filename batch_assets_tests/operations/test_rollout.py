@@ -283,7 +283,7 @@ class TestRollBack:
         small, _ = rolled_back
         strict = small.config.model_dump() | {"quality": {"completeness": {"min_output_ratio": 1.0}}}
         config = PipelineConfig.model_validate(strict)
-        verdict = judge(config, small.storage, DAY, small.registry.resolve(config.model, 1))
+        verdict = judge(Night.open(config, small.storage, DAY, small.registry.resolve(config.model, 1)))
         bad = verdict.model_copy(update={"outcomes": tuple(_failed(one) for one in verdict.outcomes)})
         manifest = latest_manifest(small.storage, Night.open(config, small.storage, DAY, small.model).folder)
         assert manifest is not None
