@@ -9,6 +9,7 @@ import pytest
 
 from batch_assets.errors import ConfigError, Withdrawn
 from batch_assets.orchestration.component import ScoringPipeline
+from batch_assets.orchestration.nights import Nights
 from batch_assets.orchestration.pins import AS_OF, approval_tag, day_end, pinned
 from batch_assets.orchestration.resources import StorageRoot, shared_resources
 from batch_assets.orchestration.sensors import build_rollout_sensor, will_be_tried_again
@@ -186,13 +187,13 @@ class TestPins:
 
         @dg.op(config_schema=dg.Noneable(dict), out=dg.Out(dg.Nothing))
         def small__predictions(context: dg.OpExecutionContext) -> None:
-            used.append(pinned(context, small.config, root).version)  # type: ignore[arg-type]
+            used.append(pinned(context, small.config, root, Nights()).version)  # type: ignore[arg-type]
             if len(small.registry.approvals("small", "batch").history()) == 1:
                 small.register("v2", small_model(TURNED))
 
         @dg.op(ins={"after": dg.In(dg.Nothing)})
         def small__serving_table(context: dg.OpExecutionContext) -> None:
-            used.append(pinned(context, small.config, root).version)  # type: ignore[arg-type]
+            used.append(pinned(context, small.config, root, Nights()).version)  # type: ignore[arg-type]
 
         @dg.job(name="small", partitions_def=days, config={"ops": {"small__predictions": {"config": run.pop("config", {})}}})
         def job() -> None:

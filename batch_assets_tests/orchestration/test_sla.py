@@ -14,6 +14,7 @@ from batch_assets.nightly.throughput import Estimate
 from batch_assets.orchestration import metadata
 from batch_assets.orchestration.asset_checks import build_checks
 from batch_assets.orchestration.assets import asset_key, partitions
+from batch_assets.orchestration.nights import opened_nights
 from batch_assets.orchestration.resources import StorageRoot
 from batch_assets.orchestration.sla import build_sla_sensors, expected
 from batch_assets.serving.release import Live, current_log
@@ -333,7 +334,10 @@ class TestTheCheck:
         job = dg.Definitions(
             asset_checks=[check],
             jobs=[dg.define_asset_job("by_hand", selection=dg.AssetSelection.checks(check))],
-            resources={"batch_assets_root": StorageRoot(root=mornings.small.storage.root)},
+            resources={
+                "batch_assets_root": StorageRoot(root=mornings.small.storage.root),
+                "batch_assets_nights": opened_nights,
+            },
         ).resolve_job_def("by_hand")
         (evaluation,) = job.execute_in_process(instance=instance, tags={"dagster/partition": day}).get_asset_check_evaluations()
         assert (evaluation.passed, evaluation.partition, evaluation.metadata["observed"].value) == (True, day, -25.0)
