@@ -74,7 +74,7 @@ class NightlySettings(BaseModel):
 
 
 class FeatureSettings(BaseModel):
-    """Stage 1: where rows come from and what they must look like."""
+    """Where rows come from and what they must look like."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

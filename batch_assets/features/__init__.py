@@ -1,1 +1,1 @@
-"""Stage 1: where rows come from."""
+"""What is frozen: the contract, keys, a snapshot with its profile, and what was read for it."""

@@ -21,7 +21,7 @@ from batch_assets.storage import Storage
 class Replayed:
     """A recorded prediction and the same once more.
 
-    `bound` is by how much the probabilities may differ: 0 where device, capability, precision, library and batch shape are
+    `bound` is by how much the scores may differ: 0 where device, capability, precision, library and batch shape are
     those of the commit. `recorded_environment` is None for a row that a replay of dead letters scored: it was not recorded.
     """
 

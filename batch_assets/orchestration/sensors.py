@@ -1,4 +1,4 @@
-"""What starts by itself: the roll-out of an approval, and the burial of runs whose process died."""
+"""What starts by itself: the roll-out of an approval, and the end of runs whose process died."""
 
 from datetime import datetime
 

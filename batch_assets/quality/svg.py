@@ -1,6 +1,6 @@
 """Just enough SVG for the pictures that every night draws.
 
-Importing a plotting library and laying out its figures takes longer than judging the night; see ARCHITECTURE.md.
+Importing a plotting library and laying out its figures takes longer than judging the night; see docs/decisions/gates.md.
 """
 
 import math

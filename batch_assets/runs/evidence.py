@@ -33,8 +33,8 @@ class Audit(BaseModel):
 class Agreement(BaseModel):
     """How a precision's scores compare with float32's on the same rows.
 
-    `largest_difference` is of the probability; `rank_agreement` is Spearman's rank correlation; `same_label` is the share
-    of rows with the same label.
+    `largest_difference` is of the score, in the unit that its head says (`Head.spread`); `rank_agreement` is Spearman's rank
+    correlation; `same_label` is the share of rows with the same label.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

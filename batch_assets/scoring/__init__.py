@@ -1,1 +1,1 @@
-"""Stage 2: the part that must be fast and exact."""
+"""A chunk through the model, from frozen rows to records: the part that must be fast and exact."""

@@ -24,7 +24,7 @@ class Predictor(Protocol):
         """Part of every commit."""
 
     def forward(self, batches: Iterable[tuple[Array, ...]]) -> Iterator[Logits]:
-        """Batches, each the model's inputs of shape (width, rows), to logits of shape (logits, rows), in order.
+        """Batches, each the model's inputs of shape (width, rows), to outputs of shape (values, rows), in order.
 
         It may look ahead by one batch to overlap copies with work.
         """
@@ -41,7 +41,7 @@ class Predictor(Protocol):
 
 @dataclass(frozen=True)
 class Passed:
-    """What became of a chunk's rows: logits of shape (logits, rows) and what the model raised on which row.
+    """What became of a chunk's rows: outputs of shape (values, rows) and what the model raised on which row.
 
     `smallest` is the batch size in the end, in rows: the setting, or less if that did not fit; `calls` counts the passes.
     """

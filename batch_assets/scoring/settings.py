@@ -46,7 +46,10 @@ class ScoringSettings(BaseModel):
     device: Device = Field("cpu", description="Where the model runs; cuda takes one GPU per worker.")
     precision: Precision = Field("float32", description="A lower one must agree with float32 on a sample first.")
     max_difference: float = Field(
-        0.01, description="By how much a probability may differ from float32's in a lower precision.", gt=0, le=1
+        0.01,
+        description="By how much a score may differ from float32's in a lower precision; of numbers, in standard deviations.",
+        gt=0,
+        le=1,
     )
     min_rank_agreement: float = Field(
         0.999, description="Rank correlation (Spearman) with float32's scores that a lower precision must reach.", ge=0, le=1

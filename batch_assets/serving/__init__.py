@@ -1,1 +1,1 @@
-"""Stage 3: where predictions are looked up."""
+"""Where predictions are looked up: stores, the releases in them, and readers."""
