@@ -31,7 +31,7 @@ _NAMESPACE = "batch-assets"
 _PATIENCE_SECONDS = 120
 _IDLE_SECONDS = 5.0
 _TICK_SECONDS = 1.0
-_FEW_KILLERS = 5
+_FEW_CRASHING = 5
 """Rows of a chunk that may always kill: a share of a small chunk is less than one row."""
 
 _DEATHS = 2
@@ -65,7 +65,7 @@ class Crew(Workers):
         self._task, self._settings, self._notice, self._connect = task, settings, notice, connect
         self._hands: list[_Hand] = []
         self._deaths: Counter[str] = Counter()
-        self._stillborn = 0
+        self._lost_while_loading = 0
         self._seconds: dict[str, float] = {}
         self._lifetimes: list[float] = []
         self._owner = Owner(Process.current(), uuid.uuid4().hex)
@@ -87,7 +87,7 @@ class Crew(Workers):
                 try:
                     yield from self._settled(hand, reference)
                 except _Lost:
-                    for item in self._bury(hand):
+                    for item in self._taken_out(hand):
                         (alone if self._deaths[item.name] >= _DEATHS else waiting).append(item)  # type: ignore[arg-type]
             for hand in self._hands:
                 while waiting and hand.ready is None and len(hand.items) < _IN_HAND:
@@ -208,17 +208,17 @@ class Crew(Workers):
             del hand.items[reference]
             yield result
 
-    def _bury(self, hand: _Hand) -> list[Named]:
+    def _taken_out(self, hand: _Hand) -> list[Named]:
         """Take a lost worker out; returns what it had in hand. Raises EngineError when something was tried too often."""
         lost = list(hand.items.values())
         self._hands.remove(hand)
         self._lose(time.time() - self._opened)
         _end(hand)
         if hand.ready is not None:
-            self._stillborn += 1
-            if self._stillborn >= self._settings.max_attempts:
+            self._lost_while_loading += 1
+            if self._lost_while_loading >= self._settings.max_attempts:
                 raise EngineError(
-                    f"{self._stillborn} workers were lost before they had loaded the model: is there enough memory for it?"
+                    f"{self._lost_while_loading} workers were lost before they had loaded the model: is there enough memory for it?"
                 )
         for item in lost:
             self._deaths[item.name] += 1
@@ -303,7 +303,7 @@ class Crew(Workers):
                 crashing = (*crashing, row)
                 self._deaths[item.name] -= 1  # this death is explained
                 self._notice(f"Row {row} of {item.name} kills or hangs the worker that scores it; it is dead-lettered.")
-                allowed = max(_FEW_KILLERS, int(getattr(item, "rows", 0) * self._task.settings.max_failed))
+                allowed = max(_FEW_CRASHING, int(getattr(item, "rows", 0) * self._task.settings.max_failed))
                 if len(crashing) > allowed:
                     raise EngineError(f"More than {allowed} rows of {item.name} kill the worker that scores them.")
             elif self._deaths[item.name] >= self._settings.max_attempts:

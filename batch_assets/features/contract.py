@@ -29,10 +29,7 @@ def _is_none(value: object) -> bool:
 
 
 class Column(BaseModel):
-    """One feature: its name, type, meaning, permitted values, and which of the model's inputs it is a part of.
-
-    A contract that says nothing of units and of since when has the fingerprint that it had before there were such.
-    """
+    """One feature: its name, type, meaning, permitted values, and which of the model's inputs it is a part of."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

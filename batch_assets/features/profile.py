@@ -107,7 +107,7 @@ def read_profile(storage: Storage, folder: str) -> pa.Table:
     except (NotFound, OSError, pa.ArrowException) as error:
         raise SnapshotChanged(f"{path} cannot be read; freeze the partition again with --refresh.") from error
     if profile.column_names != _SCHEMA.names:
-        raise SnapshotChanged(f"{path} is of an earlier release; freeze the partition again with --refresh.")
+        raise SnapshotChanged(f"{path} has other columns than a profile; freeze the partition again with --refresh.")
     return profile
 
 

@@ -72,7 +72,7 @@ def build_assets(pipeline: PipelineConfig) -> list[dg.AssetsDefinition]:
     """user_features -> predictions -> serving_table."""
     days = partitions(pipeline)
 
-    @dg.asset(key_prefix=pipeline.name, partitions_def=days, group_name=pipeline.name, kinds={"duckdb", "parquet"})
+    @dg.asset(key_prefix=pipeline.name, partitions_def=days, group_name=pipeline.name, kinds={pipeline.features.source.kind})
     def user_features(
         context: dg.AssetExecutionContext,
         config: FreezeOptions,
@@ -97,7 +97,7 @@ def build_assets(pipeline: PipelineConfig) -> list[dg.AssetsDefinition]:
         group_name=pipeline.name,
         deps=[user_features],
         pool=POOL,
-        kinds={"ray"},
+        kinds={pipeline.engine.kind},
     )
     def predictions(
         context: dg.AssetExecutionContext,
@@ -129,7 +129,9 @@ def build_assets(pipeline: PipelineConfig) -> list[dg.AssetsDefinition]:
             tags=metadata.model_tags(scored.manifest.model),
         )
 
-    @dg.asset(key_prefix=pipeline.name, partitions_def=days, group_name=pipeline.name, deps=[predictions], kinds={"lmdb"})
+    @dg.asset(
+        key_prefix=pipeline.name, partitions_def=days, group_name=pipeline.name, deps=[predictions], kinds={pipeline.store.kind}
+    )
     def serving_table(
         context: dg.AssetExecutionContext,
         batch_assets_root: StorageRoot,

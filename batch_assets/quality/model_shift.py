@@ -20,7 +20,7 @@ class Shift(BaseModel):
     """How far the scores of two model versions, or of two days, are apart.
 
     `top_decile_overlap` is the share of the old highest tenth that is in the new one; `rank_correlation` is Spearman's; both
-    are of the `rows` whose key is in both. Approvals of earlier releases of this program recorded neither `ks` nor `js`.
+    are of the `rows` whose key is in both.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -29,8 +29,8 @@ class Shift(BaseModel):
     against: str
     rows: int
     psi: float
-    ks: float | None = None
-    js: float | None = None
+    ks: float
+    js: float
     top_decile_overlap: float
     rank_correlation: float
 
@@ -54,7 +54,7 @@ def judge_model_shift(
     if found is None or shift is None:
         message = "not_compared: no earlier version's run of this day, or of one of the days before, is accepted."
         return CheckOutcome(name="previous_model", asset="predictions", passed=True, severity="info", message=message)
-    foreseen = {name: getattr(expected, name) or 0.0 if expected else 0.0 for name in MEASURES}
+    foreseen = {name: getattr(expected, name) if expected else 0.0 for name in MEASURES}
     level = Levels(**{name: max(getattr(settings.model_block, name), _AGAIN * foreseen[name]) for name in MEASURES})
     reached = level.reached(found)
     least = (

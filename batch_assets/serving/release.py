@@ -193,7 +193,10 @@ def go_live(
         return Change(body, f"run {release.run_id} was accepted", seen)
 
     step_back(storage, release.pipeline, withdrawn)
-    return log.update(decide)
+    live = log.update(decide)
+    if live.body.release == release.name:
+        release.store.publish(storage, release, live.number)
+    return live
 
 
 def step_back(storage: Storage, pipeline: str, withdrawn: Collection[int]) -> LogEntry[Live] | None:
@@ -202,7 +205,12 @@ def step_back(storage: Storage, pipeline: str, withdrawn: Collection[int]) -> Lo
     Returns the entry that is in force then, or None if nothing was ever published.
     """
     log = current_log(storage, pipeline)
-    return log.update(lambda latest: _stepped_back(log, pipeline, latest, withdrawn))
+    before = log.latest()
+    live = log.update(lambda latest: _stepped_back(log, pipeline, latest, withdrawn))
+    if live is not None and live != before:
+        release = named_release(storage, pipeline, live)
+        release.store.publish(storage, release, live.number)
+    return live
 
 
 def _stepped_back(
