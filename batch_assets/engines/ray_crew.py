@@ -218,7 +218,8 @@ class Crew(Workers):
             self._lost_while_loading += 1
             if self._lost_while_loading >= self._settings.max_attempts:
                 raise EngineError(
-                    f"{self._lost_while_loading} workers were lost before they had loaded the model: is there enough memory for it?"
+                    f"{self._lost_while_loading} workers were lost before they had loaded the model: is there enough memory "
+                    "for it?"
                 )
         for item in lost:
             self._deaths[item.name] += 1

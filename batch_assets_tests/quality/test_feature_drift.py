@@ -146,7 +146,7 @@ class TestAnotherModel:
         return judge_model_shift(found, shift, expected, DriftSettings(), self.edges)
 
     @staticmethod
-    def shift(psi: float, rank: float, ks: float | None = None, js: float | None = None) -> Shift:
+    def shift(psi: float, rank: float, ks: float = 0.0, js: float = 0.0) -> Shift:
         return Shift(
             partition="2024-03-10",
             against="v1",
