@@ -11,10 +11,10 @@ import pytest
 from batch_assets.engines.local_engine import LocalEngine
 from batch_assets.errors import ModelChanged, NoPrediction, NoSuchModel, ProofFailed, SnapshotChanged
 from batch_assets.models import predictor
+from batch_assets.models.runtimes.torch_runtime import TorchRuntime
 from batch_assets.nightly import score as score_module
 from batch_assets.nightly.freeze import freeze
 from batch_assets.nightly.score import score
-from batch_assets.operations import replay as replay_module
 from batch_assets.operations.dead_letters import replay as replay_dead_letters
 from batch_assets.operations.replay import Replayed, replay
 from batch_assets.runs.manifest import Manifest
@@ -125,7 +125,7 @@ class TestElsewhere:
     def test_a_device_that_is_not_here_is_replaced(self, small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
         scored(small)
         asked: list[str] = []
-        monkeypatch.setattr(replay_module, "is_here", lambda device: asked.append(device))
+        monkeypatch.setattr(TorchRuntime, "has", lambda _, device: asked.append(device))
         assert replayed(small, 42).bit_equal
         assert asked == ["cpu"]
 
