@@ -21,6 +21,7 @@ from batch_assets.histogram import Histogram
 from batch_assets.models.card import Card
 from batch_assets.models.registry import Registry
 from batch_assets.models.runtimes.pytorch.export import export_model
+from batch_assets.models.runtimes.torch_runtime import PT2
 from batch_assets.nightly.score import score
 from batch_assets.operations.dead_letters import list_dead_letters
 from batch_assets.scoring.heads.classifier import Binary
@@ -121,6 +122,7 @@ def _night(root: Path, rows: int, poison: dict[int, str], chunk_rows: int, engin
     card = Card(
         description="made up",
         model_sha256=hashlib.sha256(model).hexdigest(),
+        runtime=PT2,
         contract=config.features.contract,
         head=Binary(returns="logits", labels=("no", "yes"), decile_edges=tuple(n / 10 for n in range(1, 10))),
         baseline_partition=DAY,
