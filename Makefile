@@ -8,10 +8,10 @@ export DAGSTER_HOME ?= $(CURDIR)/.dagster_home
 export BATCH_ASSETS_ROOT ?= $(CURDIR)/data
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo ui test test-fast bench check
+.PHONY: help install demo ui test test-fast wheel-test bench check
 
 help: ## Show what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
 install: $(STAMP) ## Build the virtual environment in .venv
 
@@ -32,6 +32,9 @@ test: install ## Run every test
 
 test-fast: install ## Run the tests that need no whole night and no process of their own
 	@$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "not process and not night"
+
+wheel-test: install ## Install the wheel as somebody else would, first without torch, and walk through it (a quarter of an hour)
+	@$(BIN)/python -m batch_assets_tests.wheel
 
 bench: install ## Compare with Ray Data, Spark and the limit of the hardware (about ten minutes; see BENCHMARKS.md)
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'

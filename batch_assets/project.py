@@ -11,6 +11,9 @@ from batch_assets.errors import ConfigError
 PROJECT = "BATCH_ASSETS_PROJECT"
 """The environment variable that names the folder of a project; the command's option `--project` sets it."""
 
+_SETTINGS = Path(__file__).with_name("dagster.yaml")
+"""What Dagster's daemon does with runs: killed ones are tried again, and one scores at a time."""
+
 
 @dataclass(frozen=True)
 class Project:
@@ -21,7 +24,7 @@ class Project:
     defs: Path
 
     def dagster_home(self) -> Path:
-        """The folder that DAGSTER_HOME names, or the project's own, which is made if it is not there.
+        """The folder that DAGSTER_HOME names, or the project's own; one that is made here has settings that fit nights.
 
         Raises:
             ConfigError: DAGSTER_HOME names no folder.
@@ -31,7 +34,9 @@ class Project:
                 raise ConfigError(f"DAGSTER_HOME names {named}, which is not a folder.")
             return Path(named).absolute()
         home = self.root / ".dagster_home"
-        home.mkdir(exist_ok=True)
+        if not home.exists():
+            home.mkdir(exist_ok=True)
+            home.joinpath(_SETTINGS.name).write_bytes(_SETTINGS.read_bytes())
         return home
 
 

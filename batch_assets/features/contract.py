@@ -118,7 +118,7 @@ class FeatureContract(BaseModel):
     carry: tuple[Carried, ...] = Field((), description="Columns that go from the snapshot to the predictions untouched.")
     strict: bool = Field(True, description="Whether a column that the contract does not name is an error.")
 
-    @field_validator("key", mode="before")
+    @field_validator("key", mode="before", json_schema_input_type=Key | tuple[Key, ...])
     @classmethod
     def _one_or_several(cls, said: Any) -> Any:
         return [said] if isinstance(said, dict | Key) else said

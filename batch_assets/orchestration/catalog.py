@@ -113,21 +113,26 @@ def _read(file: Path, root: Path) -> list[PipelineConfig]:
             if not said.keys() <= {"type", "attributes", "post_processing", "requirements"}:
                 raise ValueError(f"{file} uses more of Dagster than is known here.")
             attributes = PipelineConfig.model_validate(said.get("attributes"))
-            found.append(PipelineConfig.model_validate(_rendered(as_said(attributes), root)))
+            found.append(PipelineConfig.model_validate(_rendered(as_said(attributes), places(root, file.parent))))
         elif said["type"].startswith(f"{TYPE.partition('.')[0]}."):
             raise ValueError(f"{file} is of a type that is none of ours.")
     return found
 
 
-def _rendered(value: Any, root: Path) -> Any:
+def places(root: Path, folder: Path) -> dict[str, str]:
+    """What `context` is in a template: the folder of the project, and that of the very defs.yaml."""
+    return {"project_root": str(root.resolve()), "path": str(folder.resolve())}
+
+
+def _rendered(value: Any, context: dict[str, str]) -> Any:
     """A value whose texts are rendered as Dagster's templates are."""
     if isinstance(value, dict):
-        return {name: _rendered(one, root) for name, one in value.items()}
+        return {name: _rendered(one, context) for name, one in value.items()}
     if isinstance(value, list):
-        return [_rendered(one, root) for one in value]
+        return [_rendered(one, context) for one in value]
     if not isinstance(value, str) or not value:
         return value
-    rendered = NativeTemplate(value).render(env=_Environment(), context={"project_root": str(root.resolve())})
+    rendered = NativeTemplate(value).render(env=_Environment(), context=context)
     if isinstance(rendered, jinja2.Undefined):
         raise jinja2.UndefinedError(f"{value} is not defined.")
     return rendered

@@ -10,7 +10,7 @@ from typing import ClassVar
 from typing_extensions import override
 
 from batch_assets.errors import ReleaseBroken
-from batch_assets.serving.store import Batch, Batches, Release, Store, Table
+from batch_assets.serving.store import Batch, Batches, Release, Store, Table, in_order
 from batch_assets.storage import Storage
 
 
@@ -21,7 +21,7 @@ class FileStore(Store):
 
     @abstractmethod
     def write(self, folder: Path, release: Release, batches: Batches) -> None:
-        """Write the file, durably, into a local folder. Raises ReleaseBroken."""
+        """Write the file into a local folder, made durable afterwards; keys come in order. Raises ReleaseBroken."""
 
     @abstractmethod
     def read(self, folder: Path, release: Release) -> Iterator[Batch]:
@@ -37,7 +37,7 @@ class FileStore(Store):
         with storage.scratch() as scratch:
             new = scratch / f"{self.kind}-{uuid.uuid4().hex[:12]}"
             new.mkdir()
-            self.write(new, release, batches)
+            self.write(new, release, in_order(batches))
             with (new / self.file).open("rb") as written:
                 sha256 = hashlib.file_digest(written, "sha256").hexdigest()
             size = (new / self.file).stat().st_size

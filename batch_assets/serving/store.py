@@ -3,19 +3,25 @@
 A release states its own rows and digest; what a store holds is verified against them, read back through `scan`. Which release
 readers see is one entry of `serving/_current`; a store with a pointer of its own follows it in `publish`.
 
-A store of a package of your own, which keeps each release as one Parquet file beside its description:
+A store of a package of your own, which keeps each release as one file, says how that is written, read and asked (see
+`serving.file_store`); one that keeps releases on a server inherits `Store` itself:
 
-    class ParquetStore(Store):
-        kind: Literal["parquet"] = "parquet"
+    class Shelf(FileStore):
+        kind: Literal["shelf"] = "shelf"
+        file: ClassVar[str] = "release.parquet"
 
-        def build(self, storage: Storage, release: Release, batches: Batches) -> dict[str, str]:
+        def write(self, folder: Path, release: Release, batches: Batches) -> None:
             ...
 
-        def scan(self, storage: Storage, release: Release) -> Iterator[Batch]:
+        def read(self, folder: Path, release: Release) -> Iterator[Batch]:
             ...
 
-        def open(self, storage: Storage, release: Release) -> Table:
+        def table(self, folder: Path, release: Release) -> Table:
             ...
+
+`release.record.empty().columns()` are the columns of its records, `Records.columns` and `RecordType.from_table` go there and
+back. An entry point in the group `batch_assets.stores` adds it: `shelf = "their_package:Shelf"`, and a pipeline says
+`store: {kind: shelf}`.
 """
 
 import hashlib
@@ -26,9 +32,11 @@ from typing import Annotated, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict
 
 from batch_assets.digest import Digest
+from batch_assets.errors import ReleaseBroken
 from batch_assets.features.keys import Key
 from batch_assets.ports import Adapter, Port
 from batch_assets.records import Records, RecordType
@@ -95,6 +103,18 @@ class Store(Adapter):
 
     def drop(self, storage: Storage, release: "Release") -> None:
         """Remove what was built of a release; nobody is asked who reads it."""
+
+
+def in_order(batches: Batches) -> Iterator[Batch]:
+    """The batches as they come. Raises ReleaseBroken at a key that does not come after the one before it."""
+    last = None
+    for keys, records in batches:
+        if len(keys):
+            ascending = pc.all(pc.greater(keys[1:], keys[:-1]), min_count=0).as_py()
+            if not ascending or (last is not None and not pc.greater(keys[0], last).as_py()):
+                raise ReleaseBroken("The release cannot be built: its keys are doubled or out of order.")
+            last = keys[-1]
+        yield keys, records
 
 
 STORES: Port[Store] = Port("store", "batch_assets.stores", {"lmdb": "batch_assets.serving.lmdb_store:LmdbStore"})
