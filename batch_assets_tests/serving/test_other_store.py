@@ -61,7 +61,7 @@ def test_nights_of_it_are_published_looked_up_and_pruned(make_small: Callable[..
     small = make_small(store={"kind": "shelf", "group_rows": 500}, **SETTINGS)
     for day in DAYS:
         assert night(small, day).is_live
-    assert published_matches(small.config, small.storage, DAYS[-1], small.model).passed
+    assert published_matches(small.opened(DAYS[-1])).passed
     reader = Reader.live(small.storage, "small")
     assert reader.lookup("42").record == {"user": 42, **reader.lookup(42).record}
     assert reader.lookup(42).record["partition"] == DAYS[-1]
