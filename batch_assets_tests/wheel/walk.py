@@ -39,7 +39,9 @@ def look(project: DgProject, say: Say) -> None:
     say("dg check defs: " + project.do("dg check defs").strip().splitlines()[-1])
     found = _json(project, "dg list defs --json")
     assert len(found["assets"]) == 3
-    assert {one["name"] for one in found["resources"]} == {"storage_root", "ray_cluster", "progress"}
+    assert {one["name"] for one in found["resources"]} == {
+        f"batch_assets_{name}" for name in ("nights", "progress", "ray", "root")
+    }
     assert "churn_dead_runs" in {one["name"] for one in found["sensors"]}
     say("dg list defs: " + ", ".join(f"{len(many)} {kind}" for kind, many in found.items() if many))
 
