@@ -13,6 +13,7 @@ from batch_assets.engines.local_engine import LocalEngine
 from batch_assets.models.registry import Registry
 from batch_assets.nightly.freeze import freeze
 from batch_assets.nightly.judge import judge
+from batch_assets.nightly.night import Night
 from batch_assets.nightly.publish import publish
 from batch_assets.nightly.score import score
 from batch_assets.orchestration.catalog import pipeline
@@ -30,9 +31,9 @@ def good_days(root: Path, days: Iterable[str]) -> None:
     model = Registry(storage).resolve(config.model)
     for day in days:
         freeze(config, storage, day, Quiet())
-        score(config, storage, day, model, LocalEngine(2), Quiet())
-        judge(config, storage, day, model)
-        publish(config, storage, day, model, Quiet())
+        score(Night.open(config, storage, day, model), LocalEngine(2), Quiet())
+        judge(Night.open(config, storage, day, model))
+        publish(Night.open(config, storage, day, model), Quiet())
 
 
 def freeze_in_cents(root: Path, day: str, folder: Path) -> None:

@@ -22,6 +22,7 @@ from batch_assets.models.card import Card
 from batch_assets.models.registry import Registry
 from batch_assets.models.runtimes.pytorch.export import export_model
 from batch_assets.models.runtimes.torch_runtime import PT2
+from batch_assets.nightly.night import Night
 from batch_assets.nightly.score import score
 from batch_assets.operations.dead_letters import list_dead_letters
 from batch_assets.scoring.heads.classifier import Binary
@@ -70,7 +71,7 @@ class Taste(torch.nn.Module):
 
 
 @dataclass(frozen=True)
-class Night:
+class Left:
     """What one run left: (key, probability bits) of what was scored, and the dead letters."""
 
     keys: np.ndarray
@@ -105,7 +106,7 @@ def compare(folder: Path, rows: int, poison: int, chunk_rows: int, engine: Engin
     }
 
 
-def _night(root: Path, rows: int, poison: dict[int, str], chunk_rows: int, engine: Engine) -> Night:
+def _night(root: Path, rows: int, poison: dict[int, str], chunk_rows: int, engine: Engine) -> Left:
     storage, registry = LocalStorage(str(root)), Registry(LocalStorage(str(root)))
     config = PipelineConfig.model_validate(
         {
@@ -132,7 +133,7 @@ def _night(root: Path, rows: int, poison: dict[int, str], chunk_rows: int, engin
     )
     registry.register("taste", "v1", card, model)
     registry.approve("taste", "batch", "v1", why="made up", by="the test")
-    manifest = score(config, storage, DAY, registry.resolve(config.model), engine, Quiet()).manifest
+    manifest = score(Night.open(config, storage, DAY, registry.resolve(config.model)), engine, Quiet()).manifest
     assert (manifest.scored + manifest.dead_lettered, manifest.dead_lettered) == (rows, len(poison))
     table = pa.concat_tables(
         [
@@ -144,7 +145,7 @@ def _night(root: Path, rows: int, poison: dict[int, str], chunk_rows: int, engin
         (int(letter.key), letter.reason, letter.error, _place(letter.file, letter.row))
         for letter in list_dead_letters(config, storage, manifest)
     ]
-    return Night(table["user"].to_numpy(), bits(table["probability"].to_numpy()), dead, manifest.proof.rows)
+    return Left(table["user"].to_numpy(), bits(table["probability"].to_numpy()), dead, manifest.proof.rows)
 
 
 def _place(file: str, row: int) -> int:

@@ -177,6 +177,7 @@ def _run(workload: Workload, engine: str, at: int) -> dict[str, object]:
     from batch_assets.engines.local_engine import LocalEngine
     from batch_assets.engines.ray_engine import RayEngine
     from batch_assets.models.registry import Registry
+    from batch_assets.nightly.night import Night
     from batch_assets.nightly.score import score
 
     config, storage = workload.config, workload.storage
@@ -185,7 +186,8 @@ def _run(workload: Workload, engine: str, at: int) -> dict[str, object]:
     ray, heard = RayEngine(), _Heard()
     close = _lose_a_node(workload, at) if engine == "node" else ray.close
     try:
-        scored = score(config, storage, DAY, model, LocalEngine() if engine == "local" else ray, heard)
+        night = Night.open(config, storage, DAY, model)
+        scored = score(night, LocalEngine() if engine == "local" else ray, heard)
     finally:
         close()
     return {

@@ -142,11 +142,12 @@ class _Silent:
 
 def _ours(workload: Workload, engine: Any) -> dict[str, Any]:
     from batch_assets.models.registry import Registry
+    from batch_assets.nightly.night import Night
     from batch_assets.nightly.score import score
 
     config, storage = workload.config, workload.storage
     model = Registry(storage).resolve(config.model)
-    scored = score(config, storage, DAY, model, engine, _Silent())
+    scored = score(Night.open(config, storage, DAY, model), engine, _Silent())
     manifest = scored.manifest
     return {
         "rows": manifest.rows,

@@ -17,6 +17,7 @@ from batch_assets.quality.columns import Column, columns_of
 from batch_assets.quality.comparable import while_few_are_known
 from batch_assets.quality.expectations import judge_data, judge_profile
 from batch_assets.quality.feature_drift import judge_feature_drift
+from batch_assets.quality.gates import GATES
 from batch_assets.quality.outcome import CheckOutcome, Finding
 from batch_assets.quality.sources import SOURCES
 from batch_assets.storage import Storage
@@ -59,9 +60,7 @@ def _judge_columns(
 ) -> Verdict:
     quality, contract = config.quality, config.features.contract
     differences = check_contract(config, frozen)
-    agreed = CheckOutcome(
-        name="contract",
-        asset="user_features",
+    agreed = GATES["contract"].outcome(
         passed=not differences,
         severity="error",
         observed=float(len(differences)),

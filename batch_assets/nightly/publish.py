@@ -19,6 +19,7 @@ from batch_assets.nightly.night import Night
 from batch_assets.nightly.progress import Progress
 from batch_assets.nightly.score import BYTES_PER_ROW, SPARE_BYTES
 from batch_assets.nightly.verdict import read_verdict
+from batch_assets.quality.gates import GATES
 from batch_assets.quality.outcome import CheckOutcome
 from batch_assets.records import RecordType
 from batch_assets.runs.commit import read_committed
@@ -111,9 +112,7 @@ def published_matches(night: Night) -> CheckOutcome:
     except ServingError as error:
         same, message = False, f"Run {night.run_id}: {error}"
     newest = entry is not None and entry.body.partition >= day
-    return CheckOutcome(
-        name="published_matches", asset="serving_table", passed=same and newest, severity="error", message=message
-    )
+    return GATES["published_matches"].outcome(passed=same and newest, severity="error", message=message)
 
 
 def require_day(storage: Storage, pipeline: str, day: str) -> LogEntry[Live] | None:

@@ -15,10 +15,9 @@ from batch_assets.errors import ModelError
 from batch_assets.features.keys import identity, in_order
 from batch_assets.histogram import Histogram
 from batch_assets.models.registry import ModelVersion
-from batch_assets.proof.agreement import spearman
-from batch_assets.quality.distance import Distance
 from batch_assets.quality.drift import between
 from batch_assets.quality.model_shift import Shift
+from batch_assets.quality.statistics import Distance, spearman
 from batch_assets.runs.commit import read_committed
 from batch_assets.runs.manifest import Manifest, ManifestFile
 from batch_assets.storage import Storage

@@ -23,10 +23,9 @@ from batch_assets.nightly.progress import Progress
 from batch_assets.nightly.shift import compared, expected_shift, model_before
 from batch_assets.nightly.verdict import read_verdict
 from batch_assets.operations.sample import Sampled, places, score_sample
-from batch_assets.quality.distance import Distance
 from batch_assets.quality.drift import Levels, between, nearest_scores
-from batch_assets.quality.interval import Interval, resampled, share
 from batch_assets.quality.model_shift import judge_model_shift
+from batch_assets.quality.statistics import Distance, Interval, resampled, share
 from batch_assets.storage import Storage
 
 _MEASURES = ("psi", "ks", "js")

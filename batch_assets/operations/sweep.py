@@ -11,7 +11,7 @@ from batch_assets.logs import Change
 from batch_assets.models.registry import ModelVersion
 from batch_assets.nightly.night import Night
 from batch_assets.nightly.progress import Progress
-from batch_assets.quality.plots import plot_sweep
+from batch_assets.pictures.plots import plot_sweep
 from batch_assets.scoring.batch_size import Measured, Sweep, measure, pick, sweep_log
 from batch_assets.scoring.inputs import SHAPE
 from batch_assets.storage import Storage

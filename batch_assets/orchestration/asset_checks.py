@@ -1,6 +1,6 @@
 """The checks of a pipeline. Each one shows what a verdict says; none of them judges anything itself."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from datetime import date
 
 import dagster as dg
@@ -20,34 +20,11 @@ from batch_assets.orchestration.remembered import require_remembered
 from batch_assets.orchestration.resources import StorageRoot
 from batch_assets.orchestration.runs import began
 from batch_assets.orchestration.sla import standing
+from batch_assets.quality.gates import GATES, Gate, gates_of
 from batch_assets.quality.outcome import CheckOutcome
 from batch_assets.storage import Storage
 
 Outcomes = Callable[[dg.AssetCheckExecutionContext, StorageRoot, Nights], Iterator[CheckOutcome]]
-
-_OF_FEATURES = {
-    "contract": "The columns are those that were agreed: names, order, types.",
-    "sources": "Every table has rows of the day, about as many as are usual, and the features are not those of an earlier day.",
-    "expectations": "great-expectations on the column profile: rows, missing values, permitted ranges, the team's own.",
-    "changes": "Nothing is suddenly otherwise than on comparable good days: rows, units, filled columns, missing values.",
-    "feature_drift": "PSI, KS and Jensen-Shannon of each feature against the nearest comparable good day before.",
-}
-_FULL_SCAN = {"full_scan": "great-expectations on every row."}
-_OF_RUNS = {
-    "complete": "Every row is accounted for, by proof, and enough of them were scored.",
-    "dead_letters": "Few enough rows could not be scored; it only warns.",
-    "one_model": "Every chunk was scored by the approved version and program.",
-    "audit": "Some rows were scored again, alone, and are what is about to be published.",
-    "scores": "Scores are finite and not all the same, and not all rows have one label.",
-    "drift": "PSI, KS and Jensen-Shannon against the nearest comparable day that the same model scored.",
-    "ranks": "By and large, keys rank as on the newest accepted day that the same model scored.",
-    "previous_model": "The same against the version before, beyond what its approval was told to expect.",
-    "baseline": "The same against the model card's baseline; it only warns.",
-    "feature_baseline": "The features against the model card's baseline; it only warns.",
-}
-_WARNING_ONLY = ("dead_letters", "baseline", "feature_baseline", "sla")
-_OF_RELEASE = {"published_matches": "The release holds what the manifest says."}
-_OF_SLA = {"sla": "The day, or a newer one, went live by the deadline of its SLA."}
 
 
 def build_checks(config: PipelineConfig, clock: Clock = utc_now) -> list[dg.AssetChecksDefinition]:
@@ -80,29 +57,29 @@ def build_checks(config: PipelineConfig, clock: Clock = utc_now) -> list[dg.Asse
         day = date.fromisoformat(context.partition_key)
         yield standing(config, context.instance, root.storage(), day, clock()).outcome()
 
-    features = {**_OF_FEATURES, **(_FULL_SCAN if config.quality.expectations.full_scan else {})}
+    features = gates_of("user_features", *(() if config.quality.expectations.full_scan else ("full_scan",)))
     return [
-        _checks("features", config, "user_features", features, of_features),
-        _checks("run", config, "predictions", _OF_RUNS, of_runs),
-        _checks("release", config, "serving_table", _OF_RELEASE, of_release),
-        *([_checks("sla", config, "serving_table", _OF_SLA, of_sla)] if config.sla else []),
+        _checks("features", config, features, of_features),
+        _checks("run", config, gates_of("predictions"), of_runs),
+        _checks("release", config, [GATES["published_matches"]], of_release),
+        *([_checks("sla", config, [GATES["sla"]], of_sla)] if config.sla else []),
     ]
 
 
-def _checks(
-    subject: str, config: PipelineConfig, asset: str, described: Mapping[str, str], found: Outcomes
-) -> dg.AssetChecksDefinition:
+def _checks(subject: str, config: PipelineConfig, gates: Sequence[Gate], found: Outcomes) -> dg.AssetChecksDefinition:
+    asset = gates[0].asset
+
     @dg.multi_asset_check(
         name=f"{config.name}__{subject}_is_good",
         specs=[
             dg.AssetCheckSpec(
-                name,
+                gate.name,
                 asset=asset_key(config, asset),
-                description=description,
-                blocking=name not in _WARNING_ONLY,
+                description=gate.description,
+                blocking=gate.blocks,
                 partitions_def=partitions(config),
             )
-            for name, description in described.items()
+            for gate in gates
         ],
         can_subset=True,
     )

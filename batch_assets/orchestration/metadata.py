@@ -12,8 +12,8 @@ from batch_assets.nightly.publish import Published
 from batch_assets.nightly.score import Scored
 from batch_assets.nightly.throughput import Estimate
 from batch_assets.nightly.verdict import Verdict
+from batch_assets.pictures.plots import plot_scores, plot_shares, plot_work
 from batch_assets.quality.outcome import CheckOutcome
-from batch_assets.quality.plots import plot_scores, plot_shares, plot_work
 from batch_assets.runs.bottleneck import STAGES
 from batch_assets.runs.manifest import Manifest, ModelPin
 

@@ -1,8 +1,8 @@
 """Whether a lower precision may be used: a sample scored in both must agree within the stated bounds."""
 
 import numpy as np
-import numpy.typing as npt
 
+from batch_assets.quality.statistics import spearman
 from batch_assets.runs.chunks import Chunk
 from batch_assets.runs.evidence import Agreement
 from batch_assets.scoring.forward import ForwardPass
@@ -40,18 +40,3 @@ def agreement(scorer: Scorer, chunk: Chunk) -> Agreement:
         rank_agreement=spearman(a, b),
         same_label=float(min(same, default=1.0)),
     )
-
-
-def spearman(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float:
-    """Spearman's rank correlation of samples of shape (rows,), ties sharing their mean rank; 1 if there is nothing to rank."""
-    ranks = [_ranks(values) for values in (a, b)]
-    deviations = [rank - rank.mean() for rank in ranks] if len(a) else ranks
-    scale = float(np.sqrt((deviations[0] ** 2).sum() * (deviations[1] ** 2).sum()))
-    return float((deviations[0] * deviations[1]).sum() / scale) if scale else 1.0
-
-
-def _ranks(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    middles: npt.NDArray[np.float64] = ends - (counts - 1) / 2
-    return middles[which]

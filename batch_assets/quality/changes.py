@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from batch_assets.quality.columns import Column
 from batch_assets.quality.comparable import comparable, same_weekday
+from batch_assets.quality.gates import GATES
 from batch_assets.quality.guess import guessed, in_words
 from batch_assets.quality.outcome import FEWER_ROWS, MORE_ROWS, CheckOutcome, Finding
 
@@ -65,9 +66,7 @@ def judge_changes(
         unusual: of those days, the ones whose number of rows is not compared with.
     """
     if not before or not today:
-        return CheckOutcome(
-            name="changes", asset="user_features", passed=True, severity="info", message="not_compared: no earlier good day."
-        )
+        return GATES["changes"].outcome(passed=True, severity="info", message="not_compared: no earlier good day.")
     rows, counts = _rows(today), {other: _rows(columns) for other, columns in before.items() if other not in unusual}
     usual = _usual(day, counts, settings) or [rows]
     nearest = min(usual, key=lambda one: abs(math.log((rows + 1) / (one + 1))))
@@ -75,9 +74,7 @@ def judge_changes(
     for name, column in today.items():
         like = comparable(day, _known(name, before), partial(_apart, settings), settings.compare_days)
         findings += _of_column(column, like, settings, partial(_guess, name, today, before))
-    return CheckOutcome(
-        name="changes",
-        asset="user_features",
+    return GATES["changes"].outcome(
         passed=not findings,
         severity="error",
         observed=float(len(findings)),

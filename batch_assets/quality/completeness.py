@@ -4,6 +4,7 @@ from collections.abc import Collection
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from batch_assets.quality.gates import GATES
 from batch_assets.quality.outcome import UNSCORED_ROWS, CheckOutcome, Finding
 
 _SURE = 0.95
@@ -39,9 +40,7 @@ def judge_completeness(
     else:
         passed = ratio >= settings.min_output_ratio
         message = f"{counts}; output ratio {ratio:.4f}, at least {settings.min_output_ratio} wanted."
-    return CheckOutcome(
-        name="complete",
-        asset="predictions",
+    return GATES["complete"].outcome(
         passed=passed,
         severity="error",
         observed=ratio,
@@ -54,9 +53,7 @@ def judge_completeness(
 def judge_dead_letters(*, rows: int, dead_lettered: int, settings: CompletenessSettings) -> CheckOutcome:
     """`dead_letters`: few enough rows could not be scored. It warns; whether too few were scored, `complete` says."""
     share = dead_lettered / rows if rows else 0.0
-    return CheckOutcome(
-        name="dead_letters",
-        asset="predictions",
+    return GATES["dead_letters"].outcome(
         passed=share <= settings.max_dead_letters,
         severity="warn",
         observed=share,
@@ -70,9 +67,7 @@ def judge_one_model(found: Collection[tuple[str, str]], version: str, sha256: st
     """`one_model`: every chunk was scored by the one version and program that was approved, as (version, sha256) found."""
     others = sorted(set(found) - {(version, sha256)})
     wrong = ", ".join(f"{other} (sha256 {digest[:16]})" for other, digest in others)
-    return CheckOutcome(
-        name="one_model",
-        asset="predictions",
+    return GATES["one_model"].outcome(
         passed=not others,
         severity="error",
         observed=float(len(set(found) | {(version, sha256)})),
@@ -92,9 +87,7 @@ def judge_audit(*, scored: int, audited: int, bit_equal: int, detects: float) ->
     passed = detects >= _SURE or not scored
     found = f"{audited:,} rows scored again, {bit_equal:,} of them bit-equal, the others within the stated bound; one wrong row"
     found += f" in a hundred is found with probability {detects:.4f}"
-    return CheckOutcome(
-        name="audit",
-        asset="predictions",
+    return GATES["audit"].outcome(
         passed=passed,
         severity="error" if passed or not audited else "warn",
         observed=detects if scored else None,

@@ -10,8 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from batch_assets.histogram import Histogram
 from batch_assets.quality.comparable import comparable
-from batch_assets.quality.distance import Distance, distance
+from batch_assets.quality.gates import GATES
 from batch_assets.quality.outcome import CheckOutcome, Severity, Shares
+from batch_assets.quality.statistics import Distance, distance
 
 T = TypeVar("T")
 
@@ -104,7 +105,7 @@ def judge_scores(actual: Histogram, labels: Mapping[str, int], threshold: float 
         passed, message = True, f"{actual.total:,} finite scores from {actual.minimum:.4f} to {actual.maximum:.4f}."
     else:
         passed, message = True, "There are no scores."
-    return CheckOutcome(name="scores", asset="predictions", passed=passed, severity=severity, message=message)
+    return GATES["scores"].outcome(passed=passed, severity=severity, message=message)
 
 
 def nearest_of(
@@ -150,9 +151,7 @@ def judge_drift(
     near = nearest_scores(day, actual, trailing, settings, newest)
     if near is None:
         unwatched, reach = bool(left_out and not trailing), f"accepted day of the {settings.trailing_days} days before"
-        return CheckOutcome(
-            name="drift",
-            asset="predictions",
+        return GATES["drift"].outcome(
             passed=not unwatched,
             severity="warn" if unwatched else "info",
             threshold=settings.block.psi,
@@ -163,9 +162,7 @@ def judge_drift(
     other, found = near
     blocking, warning = settings.block.reached(found), settings.warn.reached(found)
     level = settings.block if blocking else settings.warn
-    return CheckOutcome(
-        name="drift",
-        asset="predictions",
+    return GATES["drift"].outcome(
         passed=not warning,
         severity="warn" if warning and not blocking else "error",
         observed=found.psi.value,
@@ -185,14 +182,10 @@ def named(day: str) -> str:
 def judge_baseline(actual: Histogram, baseline: Histogram, partition: str, settings: DriftSettings) -> CheckOutcome:
     """`baseline`: the distance to the model card; it warns that the population is not the one that the model knew."""
     if not actual.total:
-        return CheckOutcome(
-            name="baseline", asset="predictions", passed=True, severity="info", message="not_compared: there are no scores."
-        )
+        return GATES["baseline"].outcome(passed=True, severity="info", message="not_compared: there are no scores.")
     found, level = between(baseline, actual), settings.baseline_warn
     reached = level.reached(found)
-    return CheckOutcome(
-        name="baseline",
-        asset="predictions",
+    return GATES["baseline"].outcome(
         passed=not reached,
         severity="warn",
         observed=found.psi.value,

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from batch_assets.features.contract import Column, FeatureContract
 from batch_assets.features.keys import in_words
 from batch_assets.histogram import FLOAT_BINS, float_edges
+from batch_assets.quality.gates import GATES
 from batch_assets.quality.outcome import CheckOutcome, Finding, Severity
 
 _A_VALUE = 1e-12
@@ -123,9 +124,7 @@ def judge_data(
 def _outcome(name: str, results: Sequence[_Result], held: str, table: str = "") -> CheckOutcome:
     failed = sorted((result for result in results if not result.passed), key=lambda result: result.severity != "error")
     severity: Severity = "error" if not failed or failed[0].severity == "error" else "warn"
-    return CheckOutcome(
-        name=name,
-        asset="user_features",
+    return GATES[name].outcome(
         passed=not failed,
         severity=severity,
         observed=float(len(failed)),

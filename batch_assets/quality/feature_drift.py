@@ -8,10 +8,10 @@ from functools import partial
 
 from batch_assets.histogram import float_edges
 from batch_assets.quality.columns import Column
-from batch_assets.quality.distance import Distance, distance
 from batch_assets.quality.drift import DriftSettings, Levels, figures_of, named, nearest_of, shares_of, told
 from batch_assets.quality.guess import guessed
 from batch_assets.quality.outcome import Asset, CheckOutcome, Finding
+from batch_assets.quality.statistics import Distance, distance
 
 Columns = Mapping[str, Column]
 

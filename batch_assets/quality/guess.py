@@ -14,7 +14,7 @@ import numpy as np
 
 from batch_assets.histogram import FLOAT_BINS, float_edges
 from batch_assets.quality.columns import Column
-from batch_assets.quality.distance import Counts, Measure, distance, equal_parts
+from batch_assets.quality.statistics import Counts, Measure, distance, equal_parts
 
 _LIKE = 0.05
 """The Kolmogorov-Smirnov distance up to which an explanation leaves next to nothing."""

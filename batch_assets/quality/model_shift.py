@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from batch_assets.quality.distance import Distance
 from batch_assets.quality.drift import MEASURES, DriftSettings, Levels, figures_of, reached_in_words, shares_of, told
+from batch_assets.quality.gates import GATES
 from batch_assets.quality.outcome import CheckOutcome
+from batch_assets.quality.statistics import Distance
 
 _AGAIN, _RANKS = 1.5, 0.1
 """How much farther than expected a new version's scores may be, and by how much the rank correlation may be lower."""
@@ -53,7 +54,7 @@ def judge_model_shift(
     """
     if found is None or shift is None:
         message = "not_compared: no earlier version's run of this day, or of one of the days before, is accepted."
-        return CheckOutcome(name="previous_model", asset="predictions", passed=True, severity="info", message=message)
+        return GATES["previous_model"].outcome(passed=True, severity="info", message=message)
     foreseen = {name: getattr(expected, name) if expected else 0.0 for name in MEASURES}
     level = Levels(**{name: max(getattr(settings.model_block, name), _AGAIN * foreseen[name]) for name in MEASURES})
     reached = level.reached(found)
@@ -70,9 +71,7 @@ def judge_model_shift(
         message += reached_in_words(reached, level, "blocks")
     if reached or reorders:
         message += ", which the approval was not told to expect"
-    return CheckOutcome(
-        name="previous_model",
-        asset="predictions",
+    return GATES["previous_model"].outcome(
         passed=not reached and not reorders,
         severity="error",
         observed=found.psi.value,
@@ -94,11 +93,9 @@ def judge_ranks(shift: Shift | None, settings: DriftSettings) -> CheckOutcome:
     """
     if shift is None or shift.rows < _ENOUGH:
         message = "not_compared: no accepted day before has enough of the same keys."
-        return CheckOutcome(name="ranks", asset="predictions", passed=True, severity="info", message=message)
+        return GATES["ranks"].outcome(passed=True, severity="info", message=message)
     least, overlap = settings.day_rank_correlation, shift.top_decile_overlap
-    return CheckOutcome(
-        name="ranks",
-        asset="predictions",
+    return GATES["ranks"].outcome(
         passed=shift.rank_correlation >= least,
         severity="error",
         observed=shift.rank_correlation,

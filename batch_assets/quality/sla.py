@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo
 from pydantic import BaseModel, ConfigDict, Field
 
 from batch_assets.clock import TimeOfDay, TimeZone, end_of, next_at
+from batch_assets.quality.gates import GATES
 from batch_assets.quality.outcome import CheckOutcome, Severity
 
 
@@ -60,9 +61,7 @@ class Sla:
     def outcome(self) -> CheckOutcome:
         """`sla`: what is observed is by how many minutes the (expected) publication is after the deadline."""
         state, moment = self.state, self.published or self.eta_high
-        return CheckOutcome(
-            name="sla",
-            asset="serving_table",
+        return GATES["sla"].outcome(
             passed=state in _PASSED,
             severity=_SEVERITIES.get(state, "warn"),
             observed=round((moment - self.deadline).total_seconds() / 60, 1) if moment else None,

@@ -12,6 +12,7 @@ from statistics import median
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from batch_assets.quality.gates import GATES
 from batch_assets.quality.outcome import CheckOutcome, Finding, Shares
 
 SOURCES = "sources"
@@ -123,9 +124,7 @@ def judge_sources(
     ratios = [one.ratio for one in judged if one.ratio is not None]
     watched = [one for one in judged if one.table.event_date]
     shown = min(watched, key=lambda one: (one.weight, one.ratio if one.ratio is not None else 1.0), default=None)
-    return CheckOutcome(
-        name=SOURCES,
-        asset="user_features",
+    return GATES[SOURCES].outcome(
         passed=not findings,
         severity="warn" if findings and not blocks else "error" if findings or watched or changed else "info",
         observed=round(min(ratios), 6) if ratios else None,

@@ -159,10 +159,7 @@ class TestRayEngine(EngineBehaviour):
 
         freeze(small.config, small.storage, DAY, small.progress)
         score(
-            small.config,
-            small.storage,
-            DAY,
-            small.model,
+            small.opened(DAY),
             RayEngine(settings=EngineSettings(workers=2, keep_seconds=0)),
             small.progress,
         )

@@ -145,8 +145,8 @@ class TestFirstDays:
         model, found = Registry(storage).resolve(config.model), {}
         for day in (date(1997, 1, 1) + timedelta(days=number) for number in range(20)):
             freeze(config, storage, day.isoformat(), progress)
-            score(config, storage, day.isoformat(), model, LocalEngine(1), progress)
-            verdict = judge(config, storage, day.isoformat(), model)
+            score(Night.open(config, storage, day.isoformat(), model), LocalEngine(1), progress)
+            verdict = judge(Night.open(config, storage, day.isoformat(), model))
             assert verdict.good, said(verdict)
             found[day.day] = said(verdict)
         young = {day for day, messages in found.items() if any("It would block, but only" in one for one in messages.values())}

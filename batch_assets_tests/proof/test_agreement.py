@@ -10,7 +10,7 @@ from batch_assets.engines.local_engine import LocalEngine
 from batch_assets.errors import PrecisionRejected
 from batch_assets.nightly.freeze import freeze
 from batch_assets.nightly.score import score
-from batch_assets.proof.agreement import spearman
+from batch_assets.quality.statistics import spearman
 from batch_assets_tests.small import DAY, Small, rows, with_values
 
 Make = Callable[..., Small]

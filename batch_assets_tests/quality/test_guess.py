@@ -8,10 +8,10 @@ import pytest
 
 from batch_assets.quality.changes import ChangeSettings, judge_changes
 from batch_assets.quality.columns import Column
-from batch_assets.quality.distance import distance
 from batch_assets.quality.drift import DriftSettings
 from batch_assets.quality.feature_drift import judge_feature_drift
 from batch_assets.quality.guess import guessed
+from batch_assets.quality.statistics import distance
 from batch_assets_tests.quality.nights import DAY, profiled
 
 ROWS = 6_000

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from batch_assets.quality.interval import resampled, share
+from batch_assets.quality.statistics import resampled, share
 
 
 @pytest.mark.parametrize("truth", [0.001, 0.02, 0.5])

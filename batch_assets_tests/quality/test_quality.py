@@ -11,6 +11,8 @@ import pytest
 
 from batch_assets.features.contract import Column, FeatureContract
 from batch_assets.histogram import Histogram
+from batch_assets.pictures.plots import plot_scores, plot_shares, plot_work
+from batch_assets.pictures.svg import ticks
 from batch_assets.quality.completeness import (
     CompletenessSettings,
     judge_audit,
@@ -28,8 +30,6 @@ from batch_assets.quality.drift import (
 )
 from batch_assets.quality.expectations import ExpectationSettings, judge_data, judge_profile
 from batch_assets.quality.outcome import CheckOutcome, Shares, none_blocks
-from batch_assets.quality.plots import plot_scores, plot_shares, plot_work
-from batch_assets.quality.svg import ticks
 
 DAY = "2024-01-04"
 EDGES = tuple(np.linspace(0.01, 0.99, 99).tolist())

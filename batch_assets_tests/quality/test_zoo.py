@@ -95,9 +95,9 @@ def good_week(trained_root: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     model = Registry(storage).resolve(config.model)
     for day in WEEK:
         freeze(config, storage, day, progress)
-        score(config, storage, day, model, LocalEngine(1), progress)
-        judge(config, storage, day, model)
-        publish(config, storage, day, model, progress)
+        score(Night.open(config, storage, day, model), LocalEngine(1), progress)
+        judge(Night.open(config, storage, day, model))
+        publish(Night.open(config, storage, day, model), progress)
     for day in (NIGHT, "1998-05-31", *WEEK):
         shelf = LocalStorage(str(root.parent / "shelf"))
         frozen = freeze(config, shelf, day, progress)

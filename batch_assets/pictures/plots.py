@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from batch_assets.histogram import Histogram
+from batch_assets.pictures.svg import INK, Point, Svg, ticks
 from batch_assets.quality.outcome import Shares
-from batch_assets.quality.svg import INK, Point, Svg, ticks
 
 _EXPECTED, _OBSERVED = "#9a9fa6", "#2f81f7"
 _WIDTH, _HEIGHT = 760, 270

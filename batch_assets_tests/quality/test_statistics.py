@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.spatial.distance import jensenshannon
 
-from batch_assets.quality.distance import distance
+from batch_assets.quality.statistics import distance
 
 COUNTS = st.lists(st.integers(0, 1_000), min_size=100, max_size=100).filter(any)
 

@@ -1,21 +1,26 @@
-"""How far are two distributions apart, and how far would chance alone bring them?
+"""The statistics that gates and operations judge by: distances of distributions, ranks, and bounds of what was sampled.
 
-All three measures are taken from histograms over the same bins, which were filled while the data was read anyway. Each comes
-with its noise: what two samples of these sizes from one and the same distribution exceed only once in a thousand times.
-A small day is therefore not taken for a changed one.
+A distance is taken from histograms over the same bins, which were filled while the data was read anyway. It comes with its
+noise: what two samples of these sizes from one and the same distribution exceed only once in a thousand times. A small day is
+therefore not taken for a changed one. Bounds hold in about 19 of 20 cases.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict
 
 Counts = npt.NDArray[np.int64]
 
 _GROUPS = 10
 _CHANCE = 0.001
 """How often chance alone exceeds the noise of a look."""
+
+_Z = 1.96
+_RESAMPLES = 200
 
 
 @dataclass(frozen=True)
@@ -106,3 +111,49 @@ def _most_frequent(expected: Counts) -> npt.NDArray[np.int64]:
     most = np.argsort(-expected, kind="stable")[: groups[0]]
     groups[most] = np.arange(len(most))
     return groups
+
+
+def spearman(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float:
+    """Spearman's rank correlation of samples of shape (rows,), ties sharing their mean rank; 1 if there is nothing to rank."""
+    ranks = [_ranks(values) for values in (a, b)]
+    deviations = [rank - rank.mean() for rank in ranks] if len(a) else ranks
+    scale = float(np.sqrt((deviations[0] ** 2).sum() * (deviations[1] ** 2).sum()))
+    return float((deviations[0] * deviations[1]).sum() / scale) if scale else 1.0
+
+
+def _ranks(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    middles: npt.NDArray[np.float64] = ends - (counts - 1) / 2
+    return middles[which]
+
+
+class Interval(BaseModel):
+    """A measured value and its bounds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    value: float
+    low: float
+    high: float
+
+    def times(self, factor: float) -> "Interval":
+        """The same in another unit."""
+        return Interval(value=self.value * factor, low=self.low * factor, high=self.high * factor)
+
+
+def share(count: int, of: int) -> Interval:
+    """A share and its bounds by E. B. Wilson, "Probable Inference" (1927), which hold for small counts, too."""
+    if not of:
+        return Interval(value=0.0, low=0.0, high=1.0)
+    p, z = count / of, _Z * _Z / of
+    middle, half = p + z / 2, _Z * math.sqrt(p * (1 - p) / of + z / 4 / of)
+    return Interval(value=p, low=max(0.0, (middle - half) / (1 + z)), high=min(1.0, (middle + half) / (1 + z)))
+
+
+def resampled(statistic: Callable[[npt.NDArray[np.intp]], float], rows: int, seed: int = 0) -> Interval:
+    """A statistic of `rows` rows and its bounds by the bootstrap (B. Efron, 1979): it is given places of rows, some doubled."""
+    random = np.random.default_rng(seed)
+    found = [statistic(random.integers(0, rows, rows)) for _ in range(_RESAMPLES)]
+    low, high = np.quantile(found, (0.025, 0.975))
+    return Interval(value=statistic(np.arange(rows)), low=float(low), high=float(high))
