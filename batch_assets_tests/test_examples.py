@@ -23,6 +23,7 @@ from batch_assets_tests.small import Quiet
 pytestmark = pytest.mark.process
 
 FLIGHTS = PROJECT / "docs" / "examples" / "flights"
+SPEND = FLIGHTS.parent / "spend"
 GOOD = [f"2013-02-{day:02d}" for day in range(7, 15)]
 NIGHT = "2013-02-15"
 
@@ -36,18 +37,17 @@ def flights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_flights_are_walked_through(tmp_path: Path) -> None:
-    """As the README of the example says, but for one day instead of sixty, and by a model of a few days."""
+def walked(folder: Path, example: Path, shorter: dict[str, str]) -> dict[str, str]:
+    """What each command of an example's README prints, by its last word, in a copy of the project; some of it made shorter."""
     for name in ("batch_assets", "docs"):
-        shutil.copytree(PROJECT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(PROJECT / "pyproject.toml", tmp_path)
-    (tmp_path / ".dagster_home").mkdir()
-    shutil.copy(PROJECT / ".dagster_home" / "dagster.yaml", tmp_path / ".dagster_home")
-    (tmp_path / ".venv").symlink_to(Path(sys.executable).parent.parent)
+        shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(PROJECT / "pyproject.toml", folder)
+    (folder / ".dagster_home").mkdir()
+    shutil.copy(PROJECT / ".dagster_home" / "dagster.yaml", folder / ".dagster_home")
+    (folder / ".venv").symlink_to(Path(sys.executable).parent.parent)
     environment = {name: value for name, value in os.environ.items() if name not in ("DAGSTER_HOME", "BATCH_ASSETS_ROOT")}
-    environment["PYTHONPATH"] = str(tmp_path)
-    (commands,) = re.findall(r"^```\n(mkdir .*?)^```", (FLIGHTS / "README.md").read_text(), flags=re.DOTALL | re.MULTILINE)
-    shorter = {"2013-03-01": "2013-01-01", "flights/train.py": "flights/train.py --first 2013-03-25"}
+    environment["PYTHONPATH"] = str(folder)
+    (commands,) = re.findall(r"^```\n(mkdir .*?)^```", (example / "README.md").read_text(), flags=re.DOTALL | re.MULTILINE)
     for one, other in shorter.items():
         assert one in commands
         commands = commands.replace(one, other)
@@ -55,12 +55,32 @@ def test_the_flights_are_walked_through(tmp_path: Path) -> None:
     for line in commands.strip().splitlines():
         if " pip " in line:
             continue  # the tests have it
-        done = subprocess.run(shlex.split(line), cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(shlex.split(line), cwd=folder, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, line + done.stderr
         outputs[line.split()[-1]] = done.stdout
+        outputs[line.split()[1]] = done.stdout
+    return outputs
+
+
+def test_the_flights_are_walked_through(tmp_path: Path) -> None:
+    """As the README of the example says, but for one day instead of sixty, and by a model of a few days."""
+    shorter = {"2013-03-01": "2013-01-01", "flights/train.py": "flights/train.py --first 2013-03-25"}
+    outputs = walked(tmp_path, FLIGHTS, shorter)
     assert re.search(r"AUC on 2013-04-06: 0\.[67]", outputs["2013-03-25"])
     assert "published" in outputs["2013-01-01"]
     assert "N14228" in outputs["N14228"]
+
+
+def test_what_customers_spend_is_walked_through(tmp_path: Path) -> None:
+    """A regression from YAML to an answer that can be explained: drift, audit and replay are of numbers, not of classes."""
+    outputs = walked(tmp_path, SPEND, {"--from 1998-06-28": "--from 1998-06-29"})
+    assert re.search(r"'mean': 3\.05.*'top_decile_share': 0\.[67]", outputs["docs/examples/spend/train.py"])
+    assert outputs["run"].count("published") == 2
+    for check in ("audit .* pass .* 320 rows scored again", "drift .* pass .* PSI", "ranks .* pass .* 23,570 keys"):
+        assert re.search(check, outputs["verdict"]), outputs["verdict"]
+    assert re.search(r"customer_id +42\s+value +0\.\d+\s+decile +\d", outputs["lookup"])
+    assert re.search(r"prediction +value 0\.\d+, decile \d", outputs["explain"])
+    assert "Equal bit for bit" in outputs["replay"]
 
 
 class Loads:
