@@ -36,6 +36,8 @@ MEMORY_SHARE = 0.8
 _SECONDS = 0.2
 _REPEATS = 3
 _SLOW_SECONDS = 2.0
+_LONGEST_SECONDS = 5.0
+"""A batch that takes longer is the last one that is measured: trees need so little memory that there would be no end."""
 
 
 class Measured(BaseModel):
@@ -110,7 +112,7 @@ def pick(measured: Sequence[Measured], memory_limit: int) -> int:
 
 
 def measure(task: "ScoringTask", chunk: Chunk, memory_limit: int) -> Iterator[Measured | str]:
-    """Measure batches of 1, 2, 4, … rows of a chunk until the memory limit is met; ends with a sentence that says why.
+    """Measure batches of 1, 2, 4, … rows of a chunk until memory or patience ends; the last is a sentence that says which.
 
     Args:
         task: what to load; nothing is written.
@@ -161,6 +163,9 @@ def _measure(task: "ScoringTask", chunk: Chunk, memory_limit: int, sender: Conne
                 sender.send(f"the model raises on {size:,} rows ({type(error).__name__}: {first_line(error)})")
                 raise
             sender.send(Measured(batch_rows=size, rows_per_s=rate, memory=predictor.peak_memory()))
+            if size >= SHAPE and size > rate * _LONGEST_SECONDS:
+                sender.send(f"{size:,} rows take more than {_LONGEST_SECONDS:g} s")
+                return
             size *= 2
 
 

@@ -133,15 +133,15 @@ def _require_sound(tree: Mapping[str, str], features: int, number: int) -> None:
     """
 
     def numbers(name: str) -> npt.NDArray[np.int64]:
-        return np.array(tree.get(name, "").split(), dtype=np.float64).astype(np.int64)
+        return np.array(tree.get(name, "").split(), dtype=np.int64)
 
     leaves, kinds, split = int(tree["num_leaves"]), numbers("decision_type"), numbers("split_feature")
     children = np.stack([numbers("left_child"), numbers("right_child")])
     nodes = np.arange(leaves - 1)
-    edges, sets = numbers("cat_boundaries"), numbers("threshold")[kinds & _CATEGORICAL > 0]
+    edges, sets = numbers("cat_boundaries"), np.array(tree["threshold"].split(), dtype=float)[kinds & _CATEGORICAL > 0]
     if not (
         len(kinds) == len(split) == len(nodes) == children.shape[1]
-        and len(numbers("leaf_value")) == leaves
+        and len(tree["leaf_value"].split()) == leaves
         and ((children > nodes) & (children < len(nodes)) | (children < 0) & (children >= -leaves)).all()
         and all(((one >= 0) & (one < features)).all() for one in (split, numbers("leaf_features")))
         and ((sets >= 0) & (sets < len(edges) - 1)).all()

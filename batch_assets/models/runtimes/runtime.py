@@ -71,7 +71,7 @@ class Runtime(Adapter):
 
         Raises:
             UnsafeModel: it is damaged, is of another kind, or would do more than compute.
-            MissingExtra: the library is not installed.
+            MissingExtra: what it is looked at with is not installed.
         """
 
     @abstractmethod
