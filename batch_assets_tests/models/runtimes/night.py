@@ -23,10 +23,12 @@ from batch_assets.models.registry import Registry
 from batch_assets.models.runtimes.runtime import RUNTIMES
 from batch_assets.nightly.freeze import freeze
 from batch_assets.nightly.judge import judge
+from batch_assets.nightly.night import Night
 from batch_assets.nightly.publish import publish
 from batch_assets.nightly.score import score
 from batch_assets.operations.replay import replay
 from batch_assets.operations.sweep import sweep
+from batch_assets.scoring.heads.classifier import Binary
 from batch_assets.serving.reader import Reader
 from batch_assets.storage import LocalStorage
 
@@ -87,23 +89,26 @@ def main(kind: str, folder: Path) -> None:
             "name": "night",
             "partitions": {"start": "2024-01-01", "end": "2024-12-31"},
             "features": {
-                "source": {"query": str(folder / "query.sql"), "tables": {"rows": str(folder / "rows.parquet")}},
+                "source": {
+                    "kind": "duckdb",
+                    "query": str(folder / "query.sql"),
+                    "tables": {"rows": str(folder / "rows.parquet")},
+                },
                 "contract": {
                     "key": {"name": "user", "dtype": "int64"},
                     "columns": [{"name": name} for name in NAMES],
                 },
             },
             "model": {"name": "night"},
+            "answers": {"kind": "binary", "labels": ["no", "yes"]},
             "scoring": {"chunk_rows": 512},
         }
     )
     storage, progress = LocalStorage(str(folder / "root")), Progress()
     model, predict = MODELS[kind](features, labels)
     said: dict[str, Any] = {
-        "returns": "probabilities",
+        "head": Binary(returns="probabilities", labels=("no", "yes")),
         "partition": "2024-01-31",
-        "labels": ("no", "yes"),
-        "threshold": 0.5,
         "description": "made up",
         "metrics": {},
         "training": {},
@@ -115,9 +120,10 @@ def main(kind: str, folder: Path) -> None:
     found = registry.resolve(config.model)
     freeze(config, storage, DAY, progress)
     swept = sweep(config, storage, DAY, found, progress, memory_limit=500_000_000).sweep
-    manifest = score(config, storage, DAY, found, LocalEngine(), progress).manifest
-    judge(config, storage, DAY, found)
-    publish(config, storage, DAY, found, progress)
+    scored = score(Night.open(config, storage, DAY, found), LocalEngine(), progress)
+    manifest = scored.manifest
+    judge(scored.night, manifest)
+    publish(scored.night, progress)
     reader = Reader.live(storage, "night")
     served = np.array([reader.lookup(key).record["probability"] for key in range(ROWS)], dtype=np.float32)
     reader.close()
