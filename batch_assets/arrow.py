@@ -1,16 +1,16 @@
 """Between numpy and Arrow, over the same memory.
 
-`pa.array` and `to_numpy` import pandas to see whether they were given, or should give, something of it. A worker that
-starts has no time for that.
+`pa.array`, `pa.scalar` and `to_numpy` import pandas to see whether they were given, or should give, something of it. Neither
+a worker that starts nor a look-up has time for that.
 """
 
 from collections.abc import Sequence
+from datetime import date
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 
 def as_arrow(values: npt.NDArray[Any]) -> pa.Array:
@@ -26,6 +26,15 @@ def as_text(values: Sequence[str]) -> pa.StringArray:
     encoded = [value.encode() for value in values]
     offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int32)
     return pa.StringArray.from_buffers(len(encoded), pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded)))
+
+
+def as_column(value: int | str | date, kind: pa.DataType) -> pa.Array:
+    """One whole number, day or text, shape (1,). Raises OverflowError if the number does not fit into its type."""
+    if isinstance(value, str):
+        return as_text([value])
+    number = (value - date(1970, 1, 1)).days if isinstance(value, date) else value
+    signed = not pa.types.is_unsigned_integer(kind)
+    return pa.Array.from_buffers(kind, 1, [None, pa.py_buffer(number.to_bytes(kind.bit_width // 8, "little", signed=signed))])
 
 
 def as_numpy(array: "pa.Array | pa.ChunkedArray") -> npt.NDArray[Any]:
@@ -48,6 +57,8 @@ def _numpy_type(dtype: pa.DataType) -> Any:
 
 def differ(one: pa.Array, other: pa.Array) -> npt.NDArray[np.bool_]:
     """Where two columns of numbers, text or lists of them differ, shape (rows,); a missing value is like a missing one."""
+    import pyarrow.compute as pc
+
     if pa.types.is_list(one.type) or pa.types.is_large_list(one.type) or pa.types.is_fixed_size_list(one.type):
         lengths = [_numpy(pc.list_value_length(lists).fill_null(-1)) for lists in (one, other)]
         found: npt.NDArray[np.bool_] = lengths[0] != lengths[1]

@@ -11,7 +11,6 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from batch_assets.arrow import as_arrow, as_numpy, as_text
@@ -83,6 +82,8 @@ class RecordType(BaseModel):
 
     def from_table(self, table: pa.Table) -> "Records":
         """The records in the columns of a table, as `Records.columns` made them."""
+        import pyarrow.compute as pc
+
         found = {}
         for field in self.fields:
             column = table.column(field.name)

@@ -1,4 +1,4 @@
-"""`demo`, `run` and `lookup`: a day from its features to an answer."""
+"""`demo` and `run`: a day from its features to what is published."""
 
 from functools import cache
 from importlib.util import find_spec
@@ -210,30 +210,3 @@ def run(
         if partition:
             return _run(pipeline, partition, engine, refresh, as_of, progress)
         return _run_range(pipeline, str(first), str(last), engine, refresh, as_of, progress)
-
-
-def _show_pairs(console: Console, found: dict[str, Any]) -> None:
-    table = Table(show_header=False, box=None)
-    table.add_column(style="dim")
-    table.add_column()
-    for section in ("record", "lineage"):
-        for name, value in found[section].items():
-            table.add_row(name, escape(shown(value)))
-    console.print(table, soft_wrap=True)
-
-
-@click.command(context_settings={"ignore_unknown_options": True})
-@click.argument("pipeline")
-@click.argument("key", nargs=-1, required=True)
-@verb(_show_pairs)
-def lookup(pipeline: str, key: tuple[str, ...]) -> dict[str, Any]:
-    """Print the live prediction for KEY of PIPELINE, with its lineage."""
-    from batch_assets.orchestration.catalog import pipeline as known
-    from batch_assets.serving.reader import Reader
-
-    reader = Reader.live(storage(), known(pipeline).name)
-    try:
-        answer = reader.lookup(*key)
-    finally:
-        reader.close()
-    return {"key": answer.key, "record": answer.record, "lineage": answer.lineage}

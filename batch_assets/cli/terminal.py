@@ -15,8 +15,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from batch_assets.cli.apart import INTERRUPTED, Answer, apart
 from batch_assets.errors import BatchAssetsError
@@ -24,10 +22,13 @@ from batch_assets.nightly.throughput import Throughput, in_words
 from batch_assets.storage import Storage, default_models, default_root, open_storage
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import TaskID
+
     from batch_assets.models.registry import Registry
 
 Verb = Callable[..., dict[str, Any]]
-Show = Callable[[Console, dict[str, Any]], None]
+Show = Callable[["Console", dict[str, Any]], None]
 
 RESUMES = "what is committed stays, the same command resumes."
 
@@ -53,6 +54,8 @@ def verb(show: Show, *, uses_ray: bool = False) -> Callable[[Verb], Callable[...
                 if as_json:
                     print(json.dumps(_finite(found), allow_nan=False), file=stdout)
                 else:
+                    from rich.console import Console
+
                     show(Console(file=stdout, highlight=False, width=None if stdout.isatty() else 140), found)
                 if found.get("error"):
                     raise click.ClickException(found["error"])
@@ -116,6 +119,9 @@ class TerminalProgress:
     """Tells a person at a terminal: sentences as they come, and a bar for each stage."""
 
     def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
         self._console = Console(stderr=True, highlight=False, markup=False)
         columns = (
             TextColumn("{task.description}"),

@@ -12,10 +12,9 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field
 
-from batch_assets.arrow import as_numpy
+from batch_assets.arrow import as_column, as_numpy
 from batch_assets.errors import BadKeys
 
 LONGEST_KEY = 511
@@ -77,6 +76,8 @@ def identity(table: pa.Table, names: Sequence[str]) -> pa.Array:
     columns = [_whole(table.column(name)) for name in names]
     if len(columns) == 1:
         return columns[0]
+    import pyarrow.compute as pc
+
     parts = [_as_bytes(column) for column in columns]
     return pc.binary_join_element_wise(*parts, pa.scalar(b"", pa.binary()))
 
@@ -85,8 +86,8 @@ def identity_of(values: Sequence[KeyValue], types: Sequence[pa.DataType]) -> pa.
     """The identity of one row, shape (1,), from the values of its columns; None if they do not fit into their types."""
     names = [str(number) for number in range(len(types))]
     try:
-        columns = [pa.array([value], kind) for value, kind in zip(values, types, strict=True)]
-    except (pa.ArrowInvalid, OverflowError):
+        columns = [as_column(value, kind) for value, kind in zip(values, types, strict=True)]
+    except OverflowError:
         return None
     return identity(pa.table(columns, names=names), names)
 
@@ -109,6 +110,8 @@ def plain(values: Sequence[object]) -> object:
 
 def require_ascending(table: pa.Table, names: Sequence[str], previous: "pa.Scalar | None") -> pa.Array:
     """The identities of rows that come after one with the identity `previous`. Raises BadKeys unless they ascend."""
+    import pyarrow.compute as pc
+
     for name in names:
         _require_type(_whole(table.column(name)), name, table, names)
     found, spoken = identity(table, names), names[0] if len(names) == 1 else f"({', '.join(names)})"
@@ -134,6 +137,8 @@ def require_ascending(table: pa.Table, names: Sequence[str], previous: "pa.Scala
 
 def _require_type(column: pa.Array, name: str, table: pa.Table, names: Sequence[str]) -> None:
     """Raises BadKeys if a column of a key has nulls, or is nothing that a key can be."""
+    import pyarrow.compute as pc
+
     kind = column.type
     if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_date32(kind)):
         raise BadKeys(f"The key {name} is {kind}; a key must be an integer, text or a date.")
@@ -168,6 +173,8 @@ def _whole(column: "pa.ChunkedArray") -> pa.Array:
 def _as_bytes(column: pa.Array) -> pa.Array:
     """A column as bytes that order and end as it does."""
     if pa.types.is_string(column.type):
+        import pyarrow.compute as pc
+
         escaped = pc.replace_substring(column.cast(pa.binary()), b"\0", b"\0\xff")
         return pc.binary_join_element_wise(escaped, pa.scalar(b"\0\x01", pa.binary()), pa.scalar(b"", pa.binary()))
     numbers = column.cast(pa.int32()) if pa.types.is_date32(column.type) else column

@@ -13,18 +13,8 @@ from batch_assets.runs.bottleneck import WorkTime
 from batch_assets.runs.chunks import Chunk
 from batch_assets.runs.commit import ChunkCommit, RejectsFile
 from batch_assets.runs.evidence import Agreement, Audit, Proof
+from batch_assets.runs.model_pin import ModelPin as ModelPin
 from batch_assets.storage import Storage
-
-
-class ModelPin(BaseModel):
-    """The one version that scored the run: its files' digest and the sha256 of its program."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    version: str
-    digest: str
-    sha256: str
 
 
 class ManifestFile(BaseModel):

@@ -6,6 +6,7 @@ UTF-8); a value is the bytes of the record and a CRC.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import date
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import lmdb
 
 _SIGN = np.uint64(1 << 63)
+_EPOCH = date(1970, 1, 1)
 _ROWS_AT_ONCE = 1 << 17
 _ADDRESS_SPACE = 1 << 38
 """The largest a file may grow, in bytes; it is address space, not disk."""
@@ -80,13 +82,12 @@ class LmdbTable:
 
     def __init__(self, folder: Path, release: Release) -> None:
         self._folder, self._dtype = folder, release.record.dtype
-        self._key_type = pa.int64() if pa.types.is_integer(release.key_type) else release.key_type
         with _told(folder) as lmdb_open:
             self._environment = lmdb_open()
 
     def get(self, key: Any) -> npt.NDArray[np.void] | None:
         """One key's record, or None. Raises ReleaseBroken."""
-        encoded = _encoded(pa.array([key], self._key_type))[0]
+        encoded = _encoded_one(key)
         if not 1 <= len(encoded) <= LONGEST_KEY:
             return None
         with _told(self._folder), self._environment.begin() as transaction:
@@ -130,6 +131,14 @@ def _checked(key: bytes, value: bytes, width: int, folder: Path) -> bytes:
     if crc32(record, crc32(key)).to_bytes(4, "little") != check:
         raise ReleaseBroken(f"The release in {folder} has a damaged record; publish the partition again.")
     return record
+
+
+def _encoded_one(key: Any) -> bytes:
+    """One key, as `_encoded` has it."""
+    if isinstance(key, bytes | str):
+        return key if isinstance(key, bytes) else key.encode()
+    number = (key - _EPOCH).days if isinstance(key, date) else key
+    return int(number + (1 << 63)).to_bytes(8, "big")
 
 
 def _encoded(keys: pa.Array) -> list[bytes]:

@@ -8,7 +8,7 @@ does not replace what is live.
 import re
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -17,14 +17,16 @@ from batch_assets.errors import AlreadyExists, NotFound, ReleaseBroken
 from batch_assets.features.keys import Key
 from batch_assets.logs import Change, LogEntry, NumberedLog
 from batch_assets.records import RecordType
-from batch_assets.runs.manifest import Manifest
 from batch_assets.serving.store import Batches, Release, Store, release_folder
 from batch_assets.storage import Storage
+
+if TYPE_CHECKING:
+    from batch_assets.runs.manifest import Manifest
 
 _DOCUMENT = "_release.json"
 
 
-def release_name(manifest: Manifest) -> str:
+def release_name(manifest: "Manifest") -> str:
     """A finished run has one release, and another when dead letters were replayed: what is live is not replaced in place."""
     replays = manifest.replays
     return f"{manifest.partition}-{manifest.run_id}{f'.{replays}' if replays else ''}"
@@ -86,7 +88,12 @@ def named_release(storage: Storage, pipeline: str, entry: LogEntry[Live]) -> Rel
 
 
 def build_release(
-    storage: Storage, store: Store, manifest: Manifest, key: tuple[Key, ...], record: RecordType, batches: Callable[[], Batches]
+    storage: Storage,
+    store: Store,
+    manifest: "Manifest",
+    key: tuple[Key, ...],
+    record: RecordType,
+    batches: Callable[[], Batches],
 ) -> Release:
     """Build a run's release beside the live one and read it back before it takes its place.
 
@@ -127,7 +134,7 @@ def build_release(
     return release
 
 
-def require_release(storage: Storage, manifest: Manifest, key: tuple[Key, ...], record: RecordType, store: Store) -> Release:
+def require_release(storage: Storage, manifest: "Manifest", key: tuple[Key, ...], record: RecordType, store: Store) -> Release:
     """A run's release, if description and records, read back one by one, are what the manifest says.
 
     Raises:
@@ -141,7 +148,7 @@ def require_release(storage: Storage, manifest: Manifest, key: tuple[Key, ...], 
     return release
 
 
-def derived(manifest: Manifest, key: tuple[Key, ...], record: RecordType, store: Store) -> Release:
+def derived(manifest: "Manifest", key: tuple[Key, ...], record: RecordType, store: Store) -> Release:
     """What a run's release must say of itself, before it is built: its rows and their digest are those of the run."""
     return Release(
         name=release_name(manifest),

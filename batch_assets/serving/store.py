@@ -32,7 +32,6 @@ from typing import Annotated, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict
 
 from batch_assets.digest import Digest
@@ -40,7 +39,7 @@ from batch_assets.errors import ReleaseBroken
 from batch_assets.features.keys import Key
 from batch_assets.ports import Adapter, Port
 from batch_assets.records import Records, RecordType
-from batch_assets.runs.manifest import ModelPin
+from batch_assets.runs.model_pin import ModelPin
 from batch_assets.storage import Storage
 
 Batch = tuple[pa.Array, Records]
@@ -107,6 +106,8 @@ class Store(Adapter):
 
 def in_order(batches: Batches) -> Iterator[Batch]:
     """The batches as they come. Raises ReleaseBroken at a key that does not come after the one before it."""
+    import pyarrow.compute as pc
+
     last = None
     for keys, records in batches:
         if len(keys):
