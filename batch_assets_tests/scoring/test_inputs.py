@@ -138,6 +138,42 @@ def test_what_is_nullable_is_permitted() -> None:
     assert staged(rows).faults == ()
 
 
+def test_an_input_of_float64_keeps_every_digit() -> None:
+    """Single values, nulls and lists; whole numbers beyond 2**24 too, which float32 would round."""
+    contract = FeatureContract.model_validate(
+        {
+            "key": {"name": "user", "dtype": "int64"},
+            "columns": [
+                {"name": "x", "dtype": "float64"},
+                {"name": "n", "dtype": "int64"},
+                {"name": "maybe", "dtype": "float64", "nullable": True},
+                {"name": "vector", "dtype": "float64", "length": 2},
+                {"name": "seen", "dtype": "float64", "length": "variable", "input": "history"},
+            ],
+            "inputs": [{"name": "features", "dtype": "float64"}, {"name": "history", "dtype": "float64"}],
+        }
+    )
+    digits, whole = 1 + 1e-12, 2**24 + 1
+    rows = pa.table(
+        {
+            "x": pa.array([digits, None, 1e300, np.inf, digits]),
+            "n": [whole] * 5,
+            "maybe": pa.array([digits, None, np.nan, digits, digits]),
+            "vector": pa.FixedSizeListArray.from_arrays(pa.array([digits] * 10), 2),
+            "seen": pa.array([[digits], [digits], [digits], [digits], [digits, np.nan]]),
+        }
+    )
+    staged = Staging(contract, 5).fill(rows)
+    features, (_, history) = staged.matrices["features"], staged.arrays(staged.batches(np.ones(5, dtype=bool), 64)[0])
+    assert features.dtype == history.dtype == np.float64
+    assert features[:, 0].tolist() == [digits, whole, digits, digits, digits]
+    assert np.isnan(features[2, 1:3]).all()
+    assert features[0, 2] == 1e300
+    assert history[0, 0] == digits
+    told = {phrase: np.flatnonzero(mask).tolist() for phrase, mask in staged.faults}
+    assert told == {"missing or non-finite feature: x": [1, 3], "missing or non-finite feature: seen": [4]}
+
+
 def test_a_hole_in_a_list_of_whole_numbers_is_told() -> None:
     contract = FeatureContract.model_validate(
         {
