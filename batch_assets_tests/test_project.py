@@ -73,6 +73,9 @@ def test_what_it_keeps_lies_in_it(root: Path, monkeypatch: pytest.MonkeyPatch) -
     assert default_root() == str(root / "data")
     assert find_project().dagster_home() == root / ".dagster_home"
     assert (root / ".dagster_home").is_dir()
+    assert "run_retries" in (root / ".dagster_home" / "dagster.yaml").read_text()
+    (root / ".dagster_home" / "dagster.yaml").write_text("")
+    assert find_project().dagster_home().joinpath("dagster.yaml").read_text() == "", "what somebody changed stays"
     monkeypatch.setenv("DAGSTER_HOME", str(root / "nowhere"))
     with pytest.raises(ConfigError, match=r"DAGSTER_HOME names .*/nowhere, which is not a folder"):
         find_project().dagster_home()

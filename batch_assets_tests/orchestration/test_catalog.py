@@ -107,6 +107,7 @@ def test_another_file_that_cannot_be_used_is_in_nobodys_way(project: Path, caplo
             '{kind: duckdb, query: "{{ context.project_root }}/query.sql", tables: {t: /data/t.parquet}}',
             '{kind: parquet, path: "{{ context.project_root }}/features", day: day, columns: [user, x]}',
         ),
+        YAML.replace("context.project_root", "context.path"),
         f"type: dagster.DefsFolderComponent\n---\n{YAML}",
         f"{YAML}---\n{YAML.replace('name: nightly', 'name: weekly', 1)}",
         f"{YAML}post_processing:\n  assets:\n    - {{target: '*', attributes: {{group_name: other}}}}\n",
@@ -118,6 +119,7 @@ def test_it_reads_what_dagster_reads(project: Path, text: str, monkeypatch: pyte
     write(project, "one", text)
     found = catalog.pipelines()
     assert found
+    assert "context.path" not in text or found["nightly"].features.source.query == f"{project}/one/query.sql"
     assert list(found.values()) == catalog._loaded_by_dagster()
 
 
