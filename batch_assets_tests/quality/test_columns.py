@@ -34,6 +34,6 @@ def test_what_is_allowed_where_nobody_says_otherwise() -> None:
         "compare_days": 7, "min_rows": 0.9, "max_rows": 1.5, "max_missing_rise": 0.05, "max_factor": 4.0,
         "allow_unchanged": False,
     }  # fmt: skip
-    assert SourceSettings().model_dump() == {"min_day_rows": 0.58, "not_daily": ()}
+    assert SourceSettings().model_dump() == {"min_day_rows": 0.58, "max_unreadable": 0.001, "not_daily": ()}
     assert CompletenessSettings().model_dump() == {"min_output_ratio": 0.99, "max_dead_letters": 0.001, "allow_empty": False}
     assert ExpectationSettings().model_dump() == {"max_missing": 0.01, "own": (), "full_scan": False}
