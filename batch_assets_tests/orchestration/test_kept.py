@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from batch_assets.nightly.publish import published_matches
 from batch_assets.nightly.summary import summarize
 from batch_assets.orchestration.alerting import of_failure
 from batch_assets_tests.orchestration.location import repository, run
@@ -76,8 +77,9 @@ def test_a_day_that_is_compared_with_others_now_is_judged_now(small: Small, inst
 
 def test_the_command_lines_summary_says_it_too(small: Small) -> None:
     small.night()
-    judged = [check["judged"] for check in summarize(small.config, small.storage, DAY, small.model, "")["checks"]]
-    later = summarize(small.config, small.storage, DAY, small.model, "9999")
+    night = small.opened(DAY)
+    judged = [check["judged"] for check in summarize(night, published_matches(night), "")["checks"]]
+    later = summarize(night, published_matches(night), "9999")
     assert all(judged[:-1])
     assert kept({check["name"]: check["message"] for check in later["checks"]}) == {
         check["name"] for check in later["checks"] if check["name"] != "published_matches"

@@ -14,6 +14,7 @@ from batch_assets.features.snapshot import current_log
 from batch_assets.logs import NumberedLog
 from batch_assets.nightly.accepted import accepted_log
 from batch_assets.orchestration.asset_checks import build_checks
+from batch_assets.orchestration.nights import opened_nights
 from batch_assets.orchestration.resources import StorageRoot
 from batch_assets.orchestration.runs import step_failures
 from batch_assets.serving.release import current_log as live_log
@@ -94,7 +95,10 @@ def test_a_check_that_is_run_by_itself_looks_too(nights: Nights) -> None:
     job = dg.Definitions(
         asset_checks=[check],
         jobs=[dg.define_asset_job("by_hand", selection=dg.AssetSelection.checks(check))],
-        resources={"batch_assets_root": StorageRoot(root=nights.small.storage.root)},
+        resources={
+            "batch_assets_root": StorageRoot(root=nights.small.storage.root),
+            "batch_assets_nights": opened_nights,
+        },
     ).resolve_job_def("by_hand")
     done = job.execute_in_process(instance=nights.instance, tags={"dagster/partition": DAY}, raise_on_error=False)
     assert not done.success
