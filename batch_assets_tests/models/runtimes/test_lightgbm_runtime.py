@@ -11,14 +11,16 @@ import pytest
 from batch_assets.errors import ConfigError, ModelMisfit, UnsafeModel
 from batch_assets.features.contract import FeatureContract
 from batch_assets.models.card import make_card
-from batch_assets.models.predictor import predict_probabilities
+from batch_assets.models.predictor import predict_scores
 from batch_assets.models.runtimes.lightgbm_runtime import LightgbmRuntime
 from batch_assets.models.trial import check_model
 from batch_assets.scoring.forward import ForwardPass
+from batch_assets.scoring.heads.classifier import Binary
 from batch_assets.scoring.inputs import Staging
 from batch_assets_tests.models.test_trial import card_of, contract_of
 from batch_assets_tests.small import Small
 
+HEAD = Binary(returns="probabilities", labels=("no", "yes"))
 RUNTIME = LightgbmRuntime()
 RANDOM = np.random.default_rng(5)
 FEATURES = RANDOM.standard_normal((2_000, 3)).astype(np.float32)
@@ -82,16 +84,16 @@ class TestScores:
         run = ForwardPass(RUNTIME.load(text(booster), "m"), 1, 1_024, 0.01)
         passed = run(staged, np.ones(len(wide), dtype=bool), "chunk")
         assert np.array_equal(passed.logits[0], expected)
-        found = predict_probabilities(text(booster), wide, returns="probabilities", runtime=RUNTIME, floats="float64")
+        found = predict_scores(text(booster), wide, HEAD, runtime=RUNTIME, floats="float64")
         assert np.array_equal(found, expected)
-        narrow = predict_probabilities(text(booster), wide, returns="probabilities", runtime=RUNTIME)
+        narrow = predict_scores(text(booster), wide, HEAD, runtime=RUNTIME)
         assert not np.array_equal(narrow, expected)
-        said: dict[str, Any] = {"partition": "2024-01-31", "labels": ("no", "yes"), "threshold": 0.5, "metrics": {}}
+        said: dict[str, Any] = {"partition": "2024-01-31", "metrics": {}}
         card = make_card(
             text(booster),
             contract,
             wide,
-            returns="probabilities",
+            head=HEAD,
             description="made up",
             training={},
             runtime=RUNTIME,
