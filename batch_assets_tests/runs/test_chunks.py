@@ -9,7 +9,7 @@ from batch_assets.runs.chunks import plan_chunks
 def snapshot(files: list[list[int]]) -> Snapshot:
     return Snapshot(
         digest="d",
-        key="k",
+        key=("k",),
         schema_text="",
         files=tuple(
             SnapshotFile(
