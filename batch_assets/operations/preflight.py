@@ -23,12 +23,10 @@ from batch_assets.nightly.progress import Progress
 from batch_assets.nightly.shift import compared, expected_shift, model_before
 from batch_assets.nightly.verdict import read_verdict
 from batch_assets.operations.sample import Sampled, places, score_sample
-from batch_assets.quality.drift import Levels, between, nearest_scores
+from batch_assets.quality.drift import MEASURES, Levels, between, nearest_scores
 from batch_assets.quality.model_shift import judge_model_shift
 from batch_assets.quality.statistics import Distance, Interval, resampled, share
 from batch_assets.storage import Storage
-
-_MEASURES = ("psi", "ks", "js")
 
 
 class Preflight(BaseModel):
@@ -146,11 +144,7 @@ def _drift(night: Night, sample: Sampled) -> tuple[dict[str, Interval], list[str
     if near is None:
         return {}, []
     expected = trailing[near[0]]
-
-    def measured(measure: str) -> Callable[[npt.NDArray[np.intp]], float]:
-        return lambda taken: _value(expected, Histogram.of(scores[taken], expected.edges), measure)
-
-    found = {measure: resampled(measured(measure), len(scores)) for measure in _MEASURES}
+    found = _bounds(lambda taken: between(expected, Histogram.of(scores[taken], expected.edges)), len(scores))
     few = known_runs(night) < quality.min_days
     return found, [] if few else _reached(found, near[1], quality.drift.block)
 
@@ -169,17 +163,18 @@ def _shift(
         return {}, []
     both = np.isfinite(old.scores) & np.isfinite(sample.scores)
     before, after, edges = old.scores[both], sample.scores[both], found.edges
-
-    def measured(measure: str) -> Callable[[npt.NDArray[np.intp]], float]:
-        return lambda taken: _value(Histogram.of(before[taken], edges), Histogram.of(after[taken], edges), measure)
-
-    bounds = {measure: resampled(measured(measure), len(before)) for measure in _MEASURES}
+    bounds = _bounds(lambda taken: between(*(Histogram.of(one[taken], edges) for one in (before, after))), len(before))
     outcome = judge_model_shift(found.distance, found.shift, expected_shift(config, model), config.quality.drift, edges)
     return bounds, [f"previous_model: {outcome.message}"] if outcome.blocks else []
 
 
-def _value(expected: Histogram, observed: Histogram, measure: str) -> float:
-    return float(getattr(between(expected, observed), measure).value)
+def _bounds(apart: Callable[[npt.NDArray[np.intp]], Distance], rows: int) -> dict[str, Interval]:
+    """Each measure of a distance that is taken from some of `rows` rows, by name."""
+
+    def bounds(measure: str) -> Interval:
+        return resampled(lambda taken: float(getattr(apart(taken), measure).value), rows)
+
+    return {measure: bounds(measure) for measure in MEASURES}
 
 
 def _reached(found: dict[str, Interval], sampled: Distance, levels: Levels) -> list[str]:

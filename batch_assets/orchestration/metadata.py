@@ -13,6 +13,7 @@ from batch_assets.nightly.score import Scored
 from batch_assets.nightly.throughput import Estimate
 from batch_assets.nightly.verdict import Verdict
 from batch_assets.pictures.plots import plot_scores, plot_shares, plot_work
+from batch_assets.quality.drift import MEASURES
 from batch_assets.quality.outcome import CheckOutcome
 from batch_assets.runs.bottleneck import STAGES
 from batch_assets.runs.manifest import Manifest, ModelPin
@@ -145,8 +146,7 @@ def _rate(rows: int, seconds: float) -> Any:
 
 def _distances(to: str, outcome: CheckOutcome) -> Metadata:
     """PSI, KS and Jensen-Shannon as numbers, which Dagster plots; else why there are none."""
-    names = ("psi", "ks", "js")
-    return {f"{name}_{to}": outcome.figures[name] for name in names} if outcome.figures else {f"psi_{to}": outcome.message}
+    return {f"{name}_{to}": outcome.figures[name] for name in MEASURES} if outcome.figures else {f"psi_{to}": outcome.message}
 
 
 def _observed(outcome: CheckOutcome) -> Any:
