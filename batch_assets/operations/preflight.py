@@ -7,14 +7,13 @@ from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 from pydantic import BaseModel, ConfigDict
 
 from batch_assets.config import PipelineConfig
 from batch_assets.errors import ContractBroken, PreflightFailed
 from batch_assets.histogram import Histogram
 from batch_assets.models.registry import ModelVersion
-from batch_assets.nightly.accepted import last_throughputs
+from batch_assets.nightly.estimates import last_runs, memory, minutes_between
 from batch_assets.nightly.freeze import frozen_for_a_look
 from batch_assets.nightly.judge import decided_for, known_runs, trailing_runs
 from batch_assets.nightly.judge_features import features_verdict
@@ -102,7 +101,8 @@ def _look(night: Night) -> Preflight:
         previous = None  # it cannot score these features
     old = score_sample(Night.open(config, storage, day, previous, snapshot), drawn) if previous else None
     dead = share(sample.dead, len(sample.scores) - sample.excluded)
-    minutes = _minutes(rows, last_throughputs(storage, config.name), sample, old)
+    slower = max(sample.seconds / old.seconds, 1.0) if old and old.seconds else 1.0
+    minutes = minutes_between(rows, last_runs(storage, config.name), slower)
     price = config.engine.price
     drift, against_trailing = _drift(night, sample)
     shift, against_previous = _shift(config, model, previous, sample, old, day)
@@ -118,8 +118,8 @@ def _look(night: Night) -> Preflight:
             "drift": drift,
             "shift": shift,
             "minutes": minutes,
-            "memory": _memory(night),
-            "cost": minutes.times(price.per_hour / 60) if minutes and price else None,
+            "memory": memory(night),
+            "cost": minutes.times(price.per_minute) if minutes and price else None,
             "currency": price.currency if price else "",
             "reasons": tuple(reasons),
         }
@@ -184,20 +184,3 @@ def _reached(found: dict[str, Interval], sampled: Distance, levels: Levels) -> l
         for name in levels.reached(sampled)
         if found[name].low >= getattr(levels, name)
     ]
-
-
-def _minutes(rows: int, throughputs: list[tuple[int, float]], sample: Sampled, old: Sampled | None) -> Interval | None:
-    """From the slowest and the fastest of the last runs; slower by as much as the new version's forward passes are."""
-    if not throughputs:
-        return None
-    slower = max(sample.seconds / old.seconds, 1.0) if old and old.seconds else 1.0
-    seconds = [rows * took / done for done, took in throughputs]
-    return Interval(value=sum(seconds) / len(seconds) / 60, low=min(seconds) / 60, high=max(seconds) * slower / 60)
-
-
-def _memory(night: Night) -> Interval:
-    """What this process has with the model in it, and with the largest chunk as table and matrix beside it, read ahead once."""
-    now = float(psutil.Process().memory_info().rss)
-    width = 4 * (len(night.model.card.contract.columns) + 2)
-    chunk = float(max((one.rows for one in night.plan), default=0) * width)
-    return Interval(value=now + 2 * chunk, low=now, high=now + 4 * chunk)
