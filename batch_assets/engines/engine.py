@@ -33,6 +33,11 @@ class Price(BaseModel):
     per_hour: float = Field(description="What all workers together cost in an hour.", gt=0)
     currency: str = Field("EUR", description="In which currency.")
 
+    @property
+    def per_minute(self) -> float:
+        """What they cost in a minute."""
+        return self.per_hour / 60
+
 
 class EngineSettings(BaseModel):
     """Where a pipeline is scored."""

@@ -5,15 +5,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, RootModel
 
-from batch_assets.features.snapshot import days_of
 from batch_assets.logs import Change, LogEntry, NumberedLog
 from batch_assets.nightly.verdict import Verdict
 from batch_assets.runs.commit import day_folder
 from batch_assets.runs.manifest import Manifest, latest_manifest
 from batch_assets.storage import Storage
-
-_LAST_RUNS = 3
-"""From how many runs before the throughput is taken."""
 
 
 class Accepted(BaseModel):
@@ -68,19 +64,6 @@ def _standing(storage: Storage, pipeline: str, day: str, withdrawn: Collection[i
             taken_back.add(body.withdrawn)
         if body.approval not in withdrawn and body.run_id not in taken_back:
             yield body if isinstance(body, Accepted) else None
-
-
-def last_throughputs(storage: Storage, pipeline: str) -> list[tuple[int, float]]:
-    """Rows and seconds of the newest accepted runs that scored something, newest first: how fast nights are."""
-    found: list[tuple[int, float]] = []
-    for day in reversed(days_of(storage, pipeline)):
-        accepted = accepted_run(storage, pipeline, day, ())
-        manifest = latest_manifest(storage, accepted.folder) if accepted else None
-        if manifest is not None and manifest.scored_here:
-            found.append((manifest.scored_here, manifest.wall_seconds))
-        if len(found) == _LAST_RUNS:
-            break
-    return found
 
 
 def _kept(storage: Storage, acceptance: Accepted | TakenBack) -> bool:

@@ -7,14 +7,13 @@ from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 from pydantic import BaseModel, ConfigDict
 
 from batch_assets.config import PipelineConfig
 from batch_assets.errors import ContractBroken, PreflightFailed
 from batch_assets.histogram import Histogram
 from batch_assets.models.registry import ModelVersion
-from batch_assets.nightly.accepted import last_throughputs
+from batch_assets.nightly.estimates import last_runs, memory, minutes_between
 from batch_assets.nightly.freeze import frozen_for_a_look
 from batch_assets.nightly.judge import decided_for, known_runs, trailing_runs
 from batch_assets.nightly.judge_features import features_verdict
@@ -23,12 +22,10 @@ from batch_assets.nightly.progress import Progress
 from batch_assets.nightly.shift import compared, expected_shift, model_before
 from batch_assets.nightly.verdict import read_verdict
 from batch_assets.operations.sample import Sampled, places, score_sample
-from batch_assets.quality.drift import Levels, between, nearest_scores
+from batch_assets.quality.drift import MEASURES, Levels, between, nearest_scores
 from batch_assets.quality.model_shift import judge_model_shift
 from batch_assets.quality.statistics import Distance, Interval, resampled, share
 from batch_assets.storage import Storage
-
-_MEASURES = ("psi", "ks", "js")
 
 
 class Preflight(BaseModel):
@@ -104,7 +101,8 @@ def _look(night: Night) -> Preflight:
         previous = None  # it cannot score these features
     old = score_sample(Night.open(config, storage, day, previous, snapshot), drawn) if previous else None
     dead = share(sample.dead, len(sample.scores) - sample.excluded)
-    minutes = _minutes(rows, last_throughputs(storage, config.name), sample, old)
+    slower = max(sample.seconds / old.seconds, 1.0) if old and old.seconds else 1.0
+    minutes = minutes_between(rows, last_runs(storage, config.name), slower)
     price = config.engine.price
     drift, against_trailing = _drift(night, sample)
     shift, against_previous = _shift(config, model, previous, sample, old, day)
@@ -120,8 +118,8 @@ def _look(night: Night) -> Preflight:
             "drift": drift,
             "shift": shift,
             "minutes": minutes,
-            "memory": _memory(night),
-            "cost": minutes.times(price.per_hour / 60) if minutes and price else None,
+            "memory": memory(night),
+            "cost": minutes.times(price.per_minute) if minutes and price else None,
             "currency": price.currency if price else "",
             "reasons": tuple(reasons),
         }
@@ -146,11 +144,7 @@ def _drift(night: Night, sample: Sampled) -> tuple[dict[str, Interval], list[str
     if near is None:
         return {}, []
     expected = trailing[near[0]]
-
-    def measured(measure: str) -> Callable[[npt.NDArray[np.intp]], float]:
-        return lambda taken: _value(expected, Histogram.of(scores[taken], expected.edges), measure)
-
-    found = {measure: resampled(measured(measure), len(scores)) for measure in _MEASURES}
+    found = _bounds(lambda taken: between(expected, Histogram.of(scores[taken], expected.edges)), len(scores))
     few = known_runs(night) < quality.min_days
     return found, [] if few else _reached(found, near[1], quality.drift.block)
 
@@ -169,17 +163,18 @@ def _shift(
         return {}, []
     both = np.isfinite(old.scores) & np.isfinite(sample.scores)
     before, after, edges = old.scores[both], sample.scores[both], found.edges
-
-    def measured(measure: str) -> Callable[[npt.NDArray[np.intp]], float]:
-        return lambda taken: _value(Histogram.of(before[taken], edges), Histogram.of(after[taken], edges), measure)
-
-    bounds = {measure: resampled(measured(measure), len(before)) for measure in _MEASURES}
+    bounds = _bounds(lambda taken: between(*(Histogram.of(one[taken], edges) for one in (before, after))), len(before))
     outcome = judge_model_shift(found.distance, found.shift, expected_shift(config, model), config.quality.drift, edges)
     return bounds, [f"previous_model: {outcome.message}"] if outcome.blocks else []
 
 
-def _value(expected: Histogram, observed: Histogram, measure: str) -> float:
-    return float(getattr(between(expected, observed), measure).value)
+def _bounds(apart: Callable[[npt.NDArray[np.intp]], Distance], rows: int) -> dict[str, Interval]:
+    """Each measure of a distance that is taken from some of `rows` rows, by name."""
+
+    def bounds(measure: str) -> Interval:
+        return resampled(lambda taken: float(getattr(apart(taken), measure).value), rows)
+
+    return {measure: bounds(measure) for measure in MEASURES}
 
 
 def _reached(found: dict[str, Interval], sampled: Distance, levels: Levels) -> list[str]:
@@ -189,20 +184,3 @@ def _reached(found: dict[str, Interval], sampled: Distance, levels: Levels) -> l
         for name in levels.reached(sampled)
         if found[name].low >= getattr(levels, name)
     ]
-
-
-def _minutes(rows: int, throughputs: list[tuple[int, float]], sample: Sampled, old: Sampled | None) -> Interval | None:
-    """From the slowest and the fastest of the last runs; slower by as much as the new version's forward passes are."""
-    if not throughputs:
-        return None
-    slower = max(sample.seconds / old.seconds, 1.0) if old and old.seconds else 1.0
-    seconds = [rows * took / done for done, took in throughputs]
-    return Interval(value=sum(seconds) / len(seconds) / 60, low=min(seconds) / 60, high=max(seconds) * slower / 60)
-
-
-def _memory(night: Night) -> Interval:
-    """What this process has with the model in it, and with the largest chunk as table and matrix beside it, read ahead once."""
-    now = float(psutil.Process().memory_info().rss)
-    width = 4 * (len(night.model.card.contract.columns) + 2)
-    chunk = float(max((one.rows for one in night.plan), default=0) * width)
-    return Interval(value=now + 2 * chunk, low=now, high=now + 4 * chunk)

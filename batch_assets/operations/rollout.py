@@ -11,7 +11,8 @@ from batch_assets.features.snapshot import current_log, days_of, snapshot_folder
 from batch_assets.logs import LogEntry
 from batch_assets.models.approvals import Approval, undone
 from batch_assets.models.registry import ModelVersion, Registry, Retirement
-from batch_assets.nightly.accepted import accepted_run, last_throughputs
+from batch_assets.nightly.accepted import accepted_run
+from batch_assets.nightly.estimates import last_runs, minutes
 from batch_assets.nightly.freeze import frozen
 from batch_assets.nightly.night import Night
 from batch_assets.nightly.shift import compared
@@ -134,17 +135,14 @@ def plan_rollout(config: PipelineConfig, storage: Storage, registry: Registry, v
             if days and not isinstance(error, SnapshotChanged):
                 night = Night.open(config, storage, days[-1], model)
                 score_sample(night, places(night))  # what is wrong with the new version refuses it
-    throughputs = last_throughputs(storage, config.name)
-    hours = (
-        rows * sum(seconds for _, seconds in throughputs) / sum(done for done, _ in throughputs) / 3600 if throughputs else None
-    )
+    takes = minutes(rows, last_runs(storage, config.name))
     price = config.engine.price
     return Plan(
         pipeline=config.name,
         days=days,
         rows=rows,
-        minutes=round(hours * 60, 3) if hours is not None else None,
-        cost=round(hours * price.per_hour, 4) if hours is not None and price else None,
+        minutes=round(takes, 3) if takes is not None else None,
+        cost=round(takes * price.per_minute, 4) if takes is not None and price else None,
         currency=price.currency if price else "",
         withdraws=tuple(undone(approvals.history(), version)),
         contract_changes=tuple(changes),

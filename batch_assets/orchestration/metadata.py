@@ -1,7 +1,7 @@
 """What Dagster's UI shows of a materialization and of a check: numbers are plotted over partitions, pictures are shown."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -13,6 +13,7 @@ from batch_assets.nightly.score import Scored
 from batch_assets.nightly.throughput import Estimate
 from batch_assets.nightly.verdict import Verdict
 from batch_assets.pictures.plots import plot_scores, plot_shares, plot_work
+from batch_assets.quality.drift import MEASURES
 from batch_assets.quality.outcome import CheckOutcome
 from batch_assets.runs.bottleneck import STAGES
 from batch_assets.runs.manifest import Manifest, ModelPin
@@ -21,6 +22,8 @@ Metadata = dict[str, Any]
 
 WARNING = "warning_"
 """In front of the name of a check whose finding did not block."""
+
+_LEAST_LEFT, _MOST_LEFT = "seconds_left_at_least", "seconds_left_at_most"
 
 
 def of_features(frozen: Frozen, verdict: Verdict, began: str) -> Metadata:
@@ -125,10 +128,17 @@ def of_progress(stage: str, done: int, total: int, estimate: Estimate | None) ->
     if estimate is not None:
         shown |= {
             "rows_per_s": round(estimate.rate, 1),
-            "seconds_left_at_least": round(estimate.low, 1),
-            "seconds_left_at_most": round(estimate.high, 1),
+            _LEAST_LEFT: round(estimate.low, 1),
+            _MOST_LEFT: round(estimate.high, 1),
         }
     return shown
+
+
+def seconds_left(progress: Mapping[str, dg.MetadataValue[Any]]) -> tuple[float, float] | None:
+    """At least and at most how many seconds a stage under way said that it takes; None if it said nothing of that."""
+    if _MOST_LEFT not in progress:
+        return None
+    return float(progress[_LEAST_LEFT].value), float(progress[_MOST_LEFT].value)
 
 
 def _precision(manifest: Manifest) -> str:
@@ -145,8 +155,7 @@ def _rate(rows: int, seconds: float) -> Any:
 
 def _distances(to: str, outcome: CheckOutcome) -> Metadata:
     """PSI, KS and Jensen-Shannon as numbers, which Dagster plots; else why there are none."""
-    names = ("psi", "ks", "js")
-    return {f"{name}_{to}": outcome.figures[name] for name in names} if outcome.figures else {f"psi_{to}": outcome.message}
+    return {f"{name}_{to}": outcome.figures[name] for name in MEASURES} if outcome.figures else {f"psi_{to}": outcome.message}
 
 
 def _observed(outcome: CheckOutcome) -> Any:

@@ -130,11 +130,9 @@ def _observed(
     of_day = dg.AssetRecordsFilter(asset_key=asset_key(config, "predictions"), asset_partitions=[day])
     for record in instance.fetch_observations(of_day, limit=1).records:
         observation = record.asset_observation
-        if observation is None or record.run_id not in running or "seconds_left_at_most" not in observation.metadata:
-            return None
+        left = metadata.seconds_left(observation.metadata) if observation and record.run_id in running else None
         at = datetime.fromtimestamp(record.timestamp, UTC)
-        low, high = (observation.metadata[f"seconds_left_at_{end}"].value for end in ("least", "most"))
-        return at + timedelta(seconds=float(low)), at + timedelta(seconds=float(high))  # type: ignore[arg-type]
+        return (at + timedelta(seconds=left[0]), at + timedelta(seconds=left[1])) if left else None
     return None
 
 

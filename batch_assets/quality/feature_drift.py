@@ -9,8 +9,9 @@ from functools import partial
 from batch_assets.histogram import float_edges
 from batch_assets.quality.columns import Column
 from batch_assets.quality.drift import DriftSettings, Levels, figures_of, named, nearest_of, shares_of, told
+from batch_assets.quality.gates import GATES, Gate
 from batch_assets.quality.guess import guessed
-from batch_assets.quality.outcome import Asset, CheckOutcome, Finding
+from batch_assets.quality.outcome import CheckOutcome, Finding
 from batch_assets.quality.statistics import Distance, distance
 
 Columns = Mapping[str, Column]
@@ -30,7 +31,7 @@ def judge_feature_drift(
         near = nearest_of(day, column, alike, partial(_distance, len(today)), settings.warn, newest)
         if near is not None:
             found[feature] = near
-    return _judge("feature_drift", "user_features", today, before, found, settings.warn, settings.block)
+    return _judge(GATES["feature_drift"], today, before, found, settings.warn, settings.block)
 
 
 def judge_feature_baseline(today: Columns, baseline: Columns, partition: str, settings: DriftSettings) -> CheckOutcome:
@@ -41,12 +42,11 @@ def judge_feature_baseline(today: Columns, baseline: Columns, partition: str, se
         if name in baseline and baseline[name].comparable(column)
     }
     level = settings.baseline_warn
-    return _judge("feature_baseline", "predictions", today, {partition: baseline}, found, level, None)
+    return _judge(GATES["feature_baseline"], today, {partition: baseline}, found, level, None)
 
 
 def _judge(
-    name: str,
-    asset: Asset,
+    gate: Gate,
     today: Columns,
     before: Mapping[str, Columns],
     found: Mapping[str, tuple[str, Distance]],
@@ -56,9 +56,7 @@ def _judge(
     """The outcome of distances by feature, each with the day that it was measured from."""
     last = block or warn
     if not found:
-        return CheckOutcome(
-            name=name,
-            asset=asset,
+        return gate.outcome(
             passed=True,
             severity="info",
             threshold=last.psi,
@@ -78,9 +76,7 @@ def _judge(
         for one in (blocking or warning)
         for then, far in [found[one]]
     )
-    return CheckOutcome(
-        name=name,
-        asset=asset,
+    return gate.outcome(
         passed=not blocking and not warning,
         severity="warn" if block is None or (warning and not blocking) else "error",
         observed=worst.psi.value,

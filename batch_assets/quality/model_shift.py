@@ -76,11 +76,7 @@ def judge_model_shift(
         severity="error",
         observed=found.psi.value,
         threshold=level.psi,
-        figures={
-            **figures_of(found),
-            "rank_correlation": shift.rank_correlation,
-            "top_decile_overlap": shift.top_decile_overlap,
-        },
+        figures=figures_of(found) | _ranks_of(shift),
         shares=shares_of(found, f"Scores of this version and of {shift.against}", np.asarray([np.nan, *edges])),
         message=f"{message}.",
     )

@@ -12,6 +12,7 @@ from statistics import median
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from batch_assets.quality.comparable import same_weekday
 from batch_assets.quality.gates import GATES
 from batch_assets.quality.outcome import CheckOutcome, Finding, Shares
 
@@ -155,7 +156,7 @@ def _judge(day: date, table: TableRows, settings: SourceSettings) -> _Judged:
     if usual is None or table.rows >= (least := min(settings.min_day_rows * usual, _by_chance(usual))):
         return _Judged(table, usual, days)
     thin = f"{table.name} has {table.rows:,} rows of {day}, {table.rows / usual:.0%} of the usual {usual:,.0f}"
-    if len(before) < ENOUGH_DAYS or not _same_weekday(day, before):
+    if len(before) < ENOUGH_DAYS or not same_weekday(day.isoformat(), before):
         said = f"{thin}, as far as {len(before)} good days can tell"
         return _Judged(table, usual, days, Finding(subject=table.name, kind="thin", message=said, severity="warn"))
     wanted = f"at least {math.ceil(least):,} rows are wanted on a {day:%A}"
@@ -180,16 +181,12 @@ def _usual(day: date, before: Mapping[str, int]) -> tuple[float | None, tuple[st
     newest = sorted(before)[-_NEWEST:]
     if not newest:
         return None, ()
-    same = _same_weekday(day, before)
+    same = tuple(reversed(same_weekday(day.isoformat(), before)))
     level = median(before[one] for one in newest)
     if len(same) > 1:
         whole = median(before.values())
         return median(before[one] for one in same) * (min(1.0, level / whole) if whole else 1.0), same
     return min([level, *(before[one] for one in same)]), tuple(newest)
-
-
-def _same_weekday(day: date, before: Mapping[str, int]) -> tuple[str, ...]:
-    return tuple(sorted(one for one in before if date.fromisoformat(one).weekday() == day.weekday()))
 
 
 def _by_chance(usual: float) -> float:

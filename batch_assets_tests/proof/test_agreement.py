@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 from pydantic import ValidationError
 
@@ -10,7 +9,6 @@ from batch_assets.engines.local_engine import LocalEngine
 from batch_assets.errors import PrecisionRejected
 from batch_assets.nightly.freeze import freeze
 from batch_assets.nightly.score import score
-from batch_assets.quality.statistics import spearman
 from batch_assets_tests.small import DAY, Small, rows, with_values
 
 Make = Callable[..., Small]
@@ -67,13 +65,3 @@ def test_float32_needs_no_agreement(make_small: Make) -> None:
 def test_tf32_is_for_gpus(make_small: Make) -> None:
     with pytest.raises(ValidationError, match="tf32 is a precision of GPUs"):
         make_small(scoring={"precision": "tf32"})
-
-
-def test_rank_agreement_is_spearmans() -> None:
-    random = np.random.default_rng(0)
-    a, noise = random.integers(0, 30, 500).astype(float), random.standard_normal(500)
-    from scipy.stats import spearmanr
-
-    for b in (a, -a, a + noise, noise):
-        assert spearman(a, b) == pytest.approx(spearmanr(a, b).statistic)
-    assert spearman(np.ones(5), np.ones(5)) == 1.0
