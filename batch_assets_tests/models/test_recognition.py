@@ -16,8 +16,8 @@ from safetensors.torch import save
 from batch_assets.errors import UnsafeModel
 from batch_assets.models.runtimes.pytorch.export import export_model
 from batch_assets.models.runtimes.pytorch.formats import safetensors_of
-from batch_assets.models.runtimes.torch_runtime import PT2, TORCHSCRIPT
-from batch_assets_tests.models.runtimes.pytorch.test_formats import IN_THIS_REPOSITORY, rewritten, scripted
+from batch_assets.models.runtimes.torch_runtime import PT2
+from batch_assets_tests.models.runtimes.pytorch.test_formats import IN_THIS_REPOSITORY, rewritten
 from batch_assets_tests.net import seeded
 from batch_assets_tests.small import Small, small_model
 
@@ -57,7 +57,7 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: saved(seeded().state_dict(), _use_new_zipfile_serialization=False),
         "a file of torch.save, which is a pickle",
     ),
-    "TorchScript": (lambda: scripted(seeded()), "a TorchScript file.*format: torchscript"),
+    "TorchScript": (lambda: zipped("m/code/x.py", "m/data.pkl"), "a TorchScript file.*export the torch.nn.Module itself"),
     "safetensors": (
         lambda: save(seeded().state_dict()),
         "a safetensors file, weights without code.*format: safetensors, module:",
@@ -98,8 +98,6 @@ def test_what_a_file_is_and_what_to_do(small: Small, kind: str) -> None:
 
 
 def test_a_good_file_under_another_format(small: Small) -> None:
-    with pytest.raises(UnsafeModel, match=r"small v7 is a \.pt2 file of torch\.export, not a TorchScript file: .*format: pt2"):
-        small.register("v7", small_model(), TORCHSCRIPT)
     with pytest.raises(UnsafeModel, match=r"small v7 is a \.pt2 file of torch\.export, not a safetensors file: .*format: pt2"):
         small.register("v7", small_model(), safetensors_of(IN_THIS_REPOSITORY))
 

@@ -74,7 +74,7 @@ class LightgbmRuntime(Runtime):
         return LightgbmPredictor(booster, lightgbm.basic.LightGBMError, self.version())
 
     @override
-    def check(self, reference: Predictor, contract: FeatureContract, name: str) -> tuple[str, ...]:
+    def check(self, reference: Predictor, contract: FeatureContract, name: str) -> None:
         trained = cast(LightgbmPredictor, reference).booster.feature_name()
         (given, *others), columns = contract.inputs, contract.columns
         width = contract.width_of(given.name)
@@ -93,7 +93,6 @@ class LightgbmRuntime(Runtime):
                     f"{name} was trained on {wrong[0]} where its contract has {wrong[1]}: let the columns of the contract have "
                     f"the names and the order in which it was trained, {', '.join(trained)}."
                 )
-        return ()
 
     def _vetted(self, data: bytes, name: str) -> str:
         """The text of a model whose sizes and places are right: LightGBM follows them without a look. Raises UnsafeModel."""

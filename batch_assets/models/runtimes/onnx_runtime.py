@@ -79,7 +79,7 @@ class OnnxRuntime(Runtime):
         return device == "cpu" or _CUDA in self.imported(f"The device {device}").get_available_providers()
 
     @override
-    def check(self, reference: Predictor, contract: FeatureContract, name: str) -> tuple[str, ...]:
+    def check(self, reference: Predictor, contract: FeatureContract, name: str) -> None:
         takes = cast(OnnxPredictor, reference).session.get_inputs()
         names, named = [one.name for one in takes], [one.name for one in contract.inputs]
         if len(names) != len(named) or (names != named and sorted(names) == sorted(named)):
@@ -99,7 +99,6 @@ class OnnxRuntime(Runtime):
                     f"{name} takes {one.shape[1]:,} numbers a row as {one.name}, and its contract has {width:,} in "
                     f"{given.name}: let the columns of the contract be those that the model was trained on."
                 )
-        return ()
 
     def _vetted(self, data: bytes, name: str) -> bytes:
         """The model as it was looked at, written anew: onnxruntime reads files of another layout, too. Raises UnsafeModel."""

@@ -120,8 +120,8 @@ class Runtime(Adapter):
         if not np.array_equal(ours, theirs, equal_nan=True):
             raise ModelMisfit(f"{name} gives other values when it is loaded again: keep all that it computes with in its file.")
 
-    def check(self, reference: Predictor, contract: FeatureContract, name: str) -> tuple[str, ...]:  # noqa: ARG002
-        """What only the runtime can see in a loaded file, before it is tried; gives what should be known, as sentences.
+    def check(self, reference: Predictor, contract: FeatureContract, name: str) -> None:
+        """What only the runtime can see in a loaded file, before it is tried.
 
         Args:
             reference: what `reference` gave.
@@ -131,7 +131,6 @@ class Runtime(Adapter):
         Raises:
             ModelMisfit: it does not take the contract's columns, or cannot give scores.
         """
-        return ()
 
     def seeded(self, seed: int) -> AbstractContextManager[None]:  # noqa: ARG002
         """Lets a model that draws random numbers draw the same ones in every block of one seed, if the library can."""

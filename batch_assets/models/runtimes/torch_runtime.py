@@ -1,9 +1,10 @@
-"""The runtime of torch: exported programs, weights with the code that they are of, and scripts of old.
+"""The runtime of torch: exported programs, and weights with the code that they are of.
 
 - `pt2`: an exported program of torch.export, weights and graph in one file. What to use.
 - `safetensors`: weights only; the code is an importable module of the installation, whose source is compared with the one that
   was approved before it is imported. Modules that it imports in turn are not covered: keep what decides values in one file.
-- `torchscript`: for old models. Torch does not develop it any more.
+
+TorchScript is not read: torch does not develop it any more, and it scores more slowly (benchmarks/model_reading.py).
 """
 
 from contextlib import AbstractContextManager
@@ -18,16 +19,15 @@ from batch_assets.models.runtimes.runtime import FileKind, Runtime
 from batch_assets.scoring.forward import Logits, Predictor
 from batch_assets.scoring.settings import Device, Precision
 
-FormatName = Literal["pt2", "safetensors", "torchscript"]
+FormatName = Literal["pt2", "safetensors"]
 
 FACTORY_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*$"
 
-_MODEL_FILES: dict[FormatName, str] = {"pt2": "model.pt2", "safetensors": "model.safetensors", "torchscript": "model.ts"}
+_MODEL_FILES: dict[FormatName, str] = {"pt2": "model.pt2", "safetensors": "model.safetensors"}
 
 _NOUNS: dict[FormatName, str] = {
     "pt2": "a .pt2 file of torch.export",
     "safetensors": "a safetensors file",
-    "torchscript": "a TorchScript file",
 }
 
 _PICKLED = "a file of torch.save, which is a pickle"
@@ -55,12 +55,7 @@ class TorchRuntime(Runtime):
             entry=r"models/model\.json",
             model_file=_MODEL_FILES["pt2"],
         ),
-        FileKind(
-            _NOUNS["torchscript"],
-            f"say so in the card (runtime: {{kind: torch, format: torchscript}}) or, better, {EXPORT}",
-            entry=r"code/",
-            model_file=_MODEL_FILES["torchscript"],
-        ),
+        FileKind("a TorchScript file, which torch does not develop any more", EXPORT, entry=r"code/"),
         FileKind(_PICKLED, WEIGHTS, entry=r"data\.pkl"),
         FileKind(_PICKLED, WEIGHTS, begins=rb"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19\."),
         FileKind(
@@ -133,16 +128,13 @@ class TorchRuntime(Runtime):
             super().require_same(ours, theirs, name)
 
     @override
-    def check(self, reference: Predictor, contract: FeatureContract, name: str) -> tuple[str, ...]:
+    def check(self, reference: Predictor, contract: FeatureContract, name: str) -> None:
         from batch_assets.models.runtimes.pytorch.checks import require_finite_weights, require_order
         from batch_assets.models.runtimes.pytorch.predictor import TorchPredictor
 
         program = cast(TorchPredictor, reference).program
         require_finite_weights(program, name)
         require_order(program, contract, name)
-        if self.format == "torchscript":
-            return (f"{name} is TorchScript, which torch does not develop any more: export it as .pt2.",)
-        return ()
 
     @override
     def seeded(self, seed: int) -> AbstractContextManager[None]:
@@ -152,4 +144,3 @@ class TorchRuntime(Runtime):
 
 
 PT2 = TorchRuntime()
-TORCHSCRIPT = TorchRuntime(format="torchscript")

@@ -38,7 +38,6 @@ def _archive(name: str) -> bytes:
 
 OTHERS = {
     "model.pt2": (_archive("m/models/model.json"), r"format: pt2"),
-    "model.ts": (_archive("m/code/x.py"), r"format: torchscript"),
     "model.safetensors": (b"\x02\0\0\0\0\0\0\0{}", r"format: safetensors"),
     "model.onnx": (b"\x08\x0a\x12\x07pytorch\x1a\x052.4.0:\xd8\x02", r"kind: onnx"),
     "model.lightgbm.txt": (b"tree\nversion=v4\nnum_class=1\n", r"kind: lightgbm"),

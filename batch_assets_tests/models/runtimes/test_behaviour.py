@@ -16,8 +16,8 @@ from batch_assets.models.runtimes.lightgbm_runtime import LightgbmRuntime
 from batch_assets.models.runtimes.onnx_runtime import OnnxRuntime
 from batch_assets.models.runtimes.pytorch.export import export_model
 from batch_assets.models.runtimes.pytorch.formats import safetensors_of
-from batch_assets.models.runtimes.torch_runtime import PT2, TORCHSCRIPT
-from batch_assets_tests.models.runtimes.pytorch.test_formats import IN_THIS_REPOSITORY, scripted
+from batch_assets.models.runtimes.torch_runtime import PT2
+from batch_assets_tests.models.runtimes.pytorch.test_formats import IN_THIS_REPOSITORY
 from batch_assets_tests.models.runtimes.runtime_behaviour import RuntimeBehaviour
 from batch_assets_tests.net import seeded
 
@@ -56,15 +56,6 @@ class TestSafetensors(RuntimeBehaviour):
     @override
     def made(cls) -> bytes:
         return save(seeded().state_dict())
-
-
-class TestTorchScript(RuntimeBehaviour):
-    runtime = TORCHSCRIPT
-
-    @classmethod
-    @override
-    def made(cls) -> bytes:
-        return scripted(seeded())
 
 
 class TestOnnxPipeline(RuntimeBehaviour):

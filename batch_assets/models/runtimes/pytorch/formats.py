@@ -6,7 +6,6 @@ import importlib
 import importlib.util
 import re
 import threading
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +14,8 @@ from batch_assets.errors import ModelChanged, ModelMisfit, UnsafeModel
 from batch_assets.models.recognition import refusal
 from batch_assets.models.runtimes.pytorch.device import on_cuda
 from batch_assets.models.runtimes.pytorch.program import read_program
-from batch_assets.models.runtimes.pytorch.vetting import Archive, packed, vetted_pt2, vetted_script
-from batch_assets.models.runtimes.torch_runtime import FACTORY_PATTERN, TORCHSCRIPT, TorchRuntime
+from batch_assets.models.runtimes.pytorch.vetting import Archive, packed, vetted_pt2
+from batch_assets.models.runtimes.torch_runtime import FACTORY_PATTERN, TorchRuntime
 from batch_assets.scoring.settings import Device
 
 if TYPE_CHECKING:
@@ -33,8 +32,6 @@ def vet(data: bytes, name: str, runtime: TorchRuntime) -> None:
     """Raises UnsafeModel if loading a file would execute a pickle, or it is no file of this format."""
     if runtime.format == "pt2":
         vetted_pt2(data, name)
-    elif runtime.format == "torchscript":
-        vetted_script(data, name)
     else:
         _weights(data, name, runtime)
 
@@ -49,8 +46,6 @@ def read_model(data: bytes, name: str, device: Device, runtime: TorchRuntime) ->
     """
     if runtime.format == "safetensors":
         return _safetensors(data, name, device, runtime)
-    if runtime.format == "torchscript":
-        return _torchscript(data, name, device)
     archive = vetted_pt2(data, name)
     return read_program(archive, device) or by_torch_export(archive, device)
 
@@ -155,26 +150,3 @@ def _made_by(factory: str, name: str) -> Any:
             return make()
     except (ImportError, TypeError, ValueError, RuntimeError, AttributeError, OSError) as error:
         raise ModelMisfit(f"{factory}, which {name} names, does not make a network without arguments: {error}.") from error
-
-
-def _torchscript(data: bytes, name: str, device: Device) -> _Single:
-    """Load with torch.jit.load.
-
-    Its pickles are read by torch's C++ unpickler, which resolves names to the classes in the file and to a few torch types and
-    cannot call Python. Torch's documentation warns of it all the same ("malicious pickle data which will execute arbitrary
-    code"), and of the program itself, which may call every operator that torch has registered. So the pickles are looked
-    through before torch sees them, and files whose code could write or map a file are refused. It still is a program: approve
-    only what you trust.
-    """
-    import torch
-
-    archive = vetted_script(data, name)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # said at registration
-        try:
-            network = torch.jit.load(packed(archive), map_location=device)  # type: ignore[no-untyped-call]
-        except RuntimeError as error:
-            raise UnsafeModel(refusal(data, name, TORCHSCRIPT, str(error))) from error
-    for weights in network.parameters():
-        weights.requires_grad_(False)
-    return _Single(network.eval())

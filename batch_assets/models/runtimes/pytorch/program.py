@@ -3,7 +3,7 @@
 A `.pt2` file is a zip of a graph as JSON (torch's `_export/serde/schema.py`) and of raw tensors. Most models are a
 straight line of `aten` calls on tensors and plain values; those are read here and run as they stand. A file with anything
 else in it is left to torch.export: `read_program` says so by returning None. So the file alone decides how it is read, in every
-night and every audit. Registration runs both and compares.
+night and every audit. Registration runs both and compares. `benchmarks/model_reading.py` says what it saves.
 """
 
 import json

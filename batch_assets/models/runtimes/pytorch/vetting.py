@@ -2,7 +2,7 @@
 
 Torch's readers unpickle, evaluate expressions, import modules that a file names, write names into Python source, and fall back
 to older layouts that unpickle more. So a file is taken only if all of it is known: one folder in the archive, no name twice, no
-entry of another kind, no pickle that names anything foreign, no operator but torch's own, no name that is more than a name, no
+entry of another kind, no operator but torch's own, no name that is more than a name, no
 expression but arithmetic. And what was looked at is all that torch gets: see `packed`.
 """
 
@@ -10,7 +10,6 @@ import ast
 import io
 import json
 import math
-import pickletools
 import re
 import zipfile
 import zlib
@@ -19,18 +18,10 @@ from typing import Any
 
 from batch_assets.errors import UnsafeModel
 from batch_assets.models.recognition import in_short, recognized, refusal
-from batch_assets.models.runtimes.torch_runtime import PT2, TORCHSCRIPT, TorchRuntime
+from batch_assets.models.runtimes.torch_runtime import PT2, TorchRuntime
 
 Archive = Mapping[str, bytes]
 """The entries of a vetted file by their names within its one folder."""
-
-_LOADABLE = re.compile(
-    r"__torch__(\.\S+)? \S+|torch\.jit\._pickle \w+|torch\._utils _rebuild_tensor_v2|torch \w+Storage|collections OrderedDict"
-)
-"""What a TorchScript file's pickles may name: classes whose code is in the file, tensors and containers."""
-
-_EFFECTS = re.compile(rb"\b(save|from_file)\b")
-"""The operators by which a TorchScript program can write or map a file."""
 
 _PT2_ENTRY = re.compile(
     r"models/model\.json|data/weights/(weight_\d+|model_weights_config\.json)"
@@ -85,7 +76,7 @@ _TREES = {None, "builtins.tuple", "builtins.list", "builtins.dict"}
 """Of which containers a program's inputs and outputs may be; torch imports what others name."""
 
 _INFLATION = 64 << 20
-"""By how many bytes a file may grow when it is unpacked: torch compresses the code of a script, and no tensors."""
+"""By how many bytes a file may grow when it is unpacked: torch compresses no tensors."""
 
 _UNREADABLE = (
     *(zipfile.BadZipFile, zlib.error, EOFError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError),
@@ -112,27 +103,6 @@ def vetted_pt2(data: bytes, name: str) -> Archive:
         raise UnsafeModel(_refusal(data, name, PT2, error)) from error
     kept = {entry: content for entry, content in entries.items() if not entry.startswith(_LEFT_OUT)}
     return {**kept, "data/sample_inputs/model.pt": b""}
-
-
-def vetted_script(data: bytes, name: str) -> Archive:
-    """The entries of a TorchScript file whose pickles name nothing foreign and whose code writes no file.
-
-    Raises UnsafeModel.
-    """
-    try:
-        entries = _entries(data)
-        if not any(entry.startswith("code/") for entry in entries):
-            raise UnsafeModel(_refusal(data, name, TORCHSCRIPT))
-        pickles = [content for entry, content in entries.items() if entry.endswith((".pkl", "debug_pkl"))]
-        foreign = [one for content in pickles for one in _globals(content) if not _LOADABLE.fullmatch(one)]
-    except _UNREADABLE as error:
-        raise UnsafeModel(_refusal(data, name, TORCHSCRIPT, error)) from error
-    if foreign:
-        raise UnsafeModel(f"{name} holds a pickle that names {foreign[0]}: it may not be loaded.")
-    effects = [found for entry, code in entries.items() if entry.endswith(".py") and (found := _EFFECTS.search(code))]
-    if effects:
-        raise UnsafeModel(f"{name} holds code that calls {effects[0][0].decode()}: it may not be loaded.")
-    return entries
 
 
 def packed(archive: Archive) -> io.BytesIO:
@@ -233,15 +203,6 @@ def _is_plain_tree(tree: Any) -> bool:
     keys = json.loads(tree["context"] or "null") or []
     plain = isinstance(keys, list) and all(isinstance(key, str) and _IDENTIFIER.fullmatch(key) for key in keys)
     return tree["type"] in _TREES and plain and all(_is_plain_tree(one) for one in tree["children_spec"])
-
-
-def _globals(pickled: bytes) -> Iterator[str]:
-    """What a pickle would import, as `module name`; one that computes names is refused by naming its operation."""
-    for operation, argument, _ in pickletools.genops(pickled):
-        if operation.name == "GLOBAL":
-            yield str(argument)
-        elif operation.name in ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"):
-            yield operation.name
 
 
 def _is_arithmetic(expression: str) -> bool:

@@ -4,7 +4,6 @@ import json
 import pickle
 import re
 import sys
-import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,21 +20,13 @@ from batch_assets.errors import ModelChanged, ModelMisfit, UnsafeModel
 from batch_assets.models.card import Card
 from batch_assets.models.runtimes.pytorch.export import export_model
 from batch_assets.models.runtimes.pytorch.formats import safetensors_of
-from batch_assets.models.runtimes.torch_runtime import PT2, TORCHSCRIPT, TorchRuntime
+from batch_assets.models.runtimes.torch_runtime import PT2, TorchRuntime
 from batch_assets_tests.models.runtimes.pytorch.test_program import Convolved
 from batch_assets_tests.net import Net, seeded
 from batch_assets_tests.others import Keeping
 from batch_assets_tests.small import Small, Working, rows
 
 IN_THIS_REPOSITORY = "batch_assets_tests.net:Net"
-
-
-def scripted(module: torch.nn.Module) -> bytes:
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # that TorchScript is old is what these tests are about
-        torch.jit.save(torch.jit.script(module), buffer)
-    return buffer.getvalue()
 
 
 class TestOneNet:
@@ -45,24 +36,20 @@ class TestOneNet:
             pq.read_table(working.path(number), columns=["user", "probability"]).to_pydict() for number in working.score_all()
         ]
 
-    def test_three_formats_give_the_same_scores_bit_for_bit(self, make_small: Callable[..., Small]) -> None:
+    def test_two_formats_give_the_same_scores_bit_for_bit(self, make_small: Callable[..., Small]) -> None:
         net = seeded()
         small = make_small(rows(1_000))
         small.register("v2", export_model(net, 3))
         expected = self.scores(small)
         small.register("v3", save(net.state_dict()), safetensors_of(IN_THIS_REPOSITORY))
         assert self.scores(small) == expected
-        with pytest.warns(UserWarning, match=r"small v4 is TorchScript.*export it as \.pt2"):
-            small.register("v4", scripted(net), TORCHSCRIPT)
-        assert self.scores(small) == expected
         assert len(expected) == 4
 
-    def test_three_formats_give_the_same_bits_where_kernels_depend_on_gradients(self) -> None:
+    def test_two_formats_give_the_same_bits_where_kernels_depend_on_gradients(self) -> None:
         features = np.random.default_rng(0).standard_normal((6, 256)).astype(np.float32)
         files = (
             (export_model(Convolved(), 6), PT2),
             (save(Convolved().state_dict()), safetensors_of(f"{Convolved.__module__}:Convolved")),
-            (scripted(Convolved()), TORCHSCRIPT),
         )
         one, *others = [next(iter(runtime.load(data, "model").forward([(features,)]))) for data, runtime in files]
         for other in others:
@@ -139,9 +126,9 @@ class TestPickles:
         yield path
         assert not path.exists()
 
-    @pytest.fixture(params=["pt2", "safetensors", "torchscript"])
+    @pytest.fixture(params=["pt2", "safetensors"])
     def runtime(self, request: pytest.FixtureRequest) -> TorchRuntime:
-        return {"pt2": PT2, "torchscript": TORCHSCRIPT, "safetensors": safetensors_of(IN_THIS_REPOSITORY)}[request.param]
+        return {"pt2": PT2, "safetensors": safetensors_of(IN_THIS_REPOSITORY)}[request.param]
 
     def test_the_payload_would_run(self, tmp_path: Path) -> None:
         pickle.loads(pickle.dumps(Payload(tmp_path / "ran")))
@@ -183,29 +170,10 @@ class TestPickles:
     @pytest.mark.filterwarnings("ignore:Duplicate name")
     def test_an_entry_twice_or_in_a_second_folder(self, small: Small) -> None:
         """What was looked at would not be what torch reads."""
-        program, script = small.storage.read(small.model.path), scripted(seeded())
+        program = small.storage.read(small.model.path)
         for name in ("archive/archive_format", "zz/archive_format"):
             with pytest.raises(UnsafeModel, match="several folders, or an entry twice"):
                 PT2.load(rewritten(program, lambda _, data: data, {name: b"pt2"}), "model")
-        with pytest.raises(UnsafeModel, match="several folders, or an entry twice"):
-            TORCHSCRIPT.load(rewritten(script, lambda _, data: data, {"zz/code/x.py": b""}), "model")
-
-    @pytest.mark.parametrize("protocol", [2, 5])
-    @pytest.mark.parametrize("place", ["data.pkl", "constants.pkl", ".debug_pkl"])
-    def test_inside_a_script(self, witness: Path, place: str, protocol: int) -> None:
-        payload = pickle.dumps(Payload(witness), protocol=protocol)
-        bad = rewritten(scripted(seeded()), lambda name, data: payload if name.endswith(place) else data)
-        with pytest.raises(UnsafeModel, match="model holds a pickle that names"):
-            TORCHSCRIPT.load(bad, "model")
-
-    def test_a_script_that_writes_a_file(self, tmp_path: Path) -> None:
-        class Writing(torch.nn.Module):
-            def forward(self, features: torch.Tensor) -> torch.Tensor:
-                torch.save(features, "it-ran")
-                return features.sum(dim=1)
-
-        with pytest.raises(UnsafeModel, match="calls save"):
-            TORCHSCRIPT.load(scripted(Writing()), "model")
 
     @pytest.mark.parametrize("data", [b"", b"no archive", b"PK\x05\x06" + bytes(18)])
     def test_no_model_at_all(self, runtime: TorchRuntime, data: bytes) -> None:
@@ -327,7 +295,3 @@ class TestMisfits:
     @pytest.mark.parametrize(("make", "message"), [*MISFITS, (Drawn, "loaded again")])
     def test_weights_and_a_module(self, small: Small, make: Callable[[], torch.nn.Module], message: str) -> None:
         self.refused(small, save(make().state_dict()), safetensors_of(f"{__name__}:{make.__name__}"), message)
-
-    @pytest.mark.parametrize(("make", "message"), MISFITS)
-    def test_a_script(self, small: Small, make: Callable[[], torch.nn.Module], message: str) -> None:
-        self.refused(small, scripted(make()), TORCHSCRIPT, message)

@@ -20,10 +20,10 @@ from batch_assets.models.card import Card
 from batch_assets.models.runtimes.pytorch.export import export_model
 from batch_assets.models.runtimes.pytorch.formats import safetensors_of
 from batch_assets.models.runtimes.pytorch.vetting import vetted_pt2
-from batch_assets.models.runtimes.torch_runtime import PT2, TORCHSCRIPT, TorchRuntime
+from batch_assets.models.runtimes.torch_runtime import PT2, TorchRuntime
 from batch_assets.models.sandbox import Limits
 from batch_assets.models.trial import check_model
-from batch_assets_tests.models.runtimes.pytorch.test_formats import IN_THIS_REPOSITORY, Payload, rewritten, scripted
+from batch_assets_tests.models.runtimes.pytorch.test_formats import IN_THIS_REPOSITORY, Payload, rewritten
 from batch_assets_tests.net import seeded
 from batch_assets_tests.small import Small, sandbox
 
@@ -314,12 +314,11 @@ class TestDamaged:
         with pytest.raises(UnsafeModel, match=r"^m takes more than 3 s to be opened and tried"):
             sandbox().call("m", check_model, data, small.card(data), "m", limits=Limits(seconds=3))
 
-    @pytest.mark.parametrize("form", ["pt2", "safetensors", "torchscript"])
+    @pytest.mark.parametrize("form", ["pt2", "safetensors"])
     def test_a_file_that_was_cut(self, small: Small, good: bytes, form: str) -> None:
         data, read = {
             "pt2": (good, PT2),
             "safetensors": (save(seeded().state_dict()), safetensors_of(IN_THIS_REPOSITORY)),
-            "torchscript": (scripted(seeded()), TORCHSCRIPT),
         }[form]
         for end in (1, 10, len(data) // 2, len(data) - 1):
             refused(small, data[:end], runtime=read)
@@ -337,13 +336,12 @@ def outcomes(files: list[bytes], card: Card) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("form", ["pt2", "safetensors", "torchscript"])
+@pytest.mark.parametrize("form", ["pt2", "safetensors"])
 def test_three_hundred_damages_of_a_file(small: Small, good: bytes, form: str) -> None:
     """Bytes flipped, cut out, doubled and overwritten: a sentence each, or a model, which then has another sha256."""
     data, read = {
         "pt2": (good, PT2),
         "safetensors": (save(seeded().state_dict()), safetensors_of(IN_THIS_REPOSITORY)),
-        "torchscript": (scripted(seeded()), TORCHSCRIPT),
     }[form]
     random = np.random.default_rng(13)
     files = []
