@@ -67,10 +67,10 @@ class LeaseBehaviour:
 
     def test_the_second_sees_the_first(self, storage: Storage) -> None:
         with lease(storage, "x") as others:
-            assert others == []
+            assert others.alive == []
             announce(storage, FAR)
             with lease(storage, "x") as others:
-                assert others == [FAR]
+                assert others.alive == [FAR]
         assert files(storage) == [OTHER]
 
     def test_the_dead_are_swept_away(self, storage: Storage) -> None:
@@ -80,14 +80,16 @@ class LeaseBehaviour:
         for name, process in (("dead", dead), ("recycled", recycled)):
             announce(storage, process, f"x/_active/{name}.json")
         with lease(storage, "x") as others:
-            assert others == []
+            assert (others.alive, others.died) == ([], 2)
+        with lease(storage, "x") as others:
+            assert others.died == 0
         assert files(storage) == []
 
     @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"host": "x"}'])
     def test_a_file_that_nobody_can_read_is_swept_away(self, storage: Storage, damage: bytes) -> None:
         storage.create(OTHER, damage)
         with lease(storage, "x") as others:
-            assert others == []
+            assert others.alive == []
         assert files(storage) == []
 
     def test_a_worker_of_another_host_that_is_silent_is_dead_after_a_while(self, storage: Storage) -> None:
@@ -97,7 +99,7 @@ class LeaseBehaviour:
         self.age(storage, OTHER, 20)
         assert (at_work(storage, "x"), list(left_behind(storage, "x"))) == ([], [OTHER])
         with lease(storage, "x") as others:
-            assert others == []
+            assert others.alive == []
         assert files(storage) == []
 
     def test_one_that_renews_its_lease_is_not(self, storage: Storage) -> None:
@@ -115,7 +117,7 @@ class LeaseBehaviour:
 
     def test_who_is_announced_twice_is_one(self, storage: Storage) -> None:
         with lease(storage, "x"), lease(storage, "x") as others:
-            assert others == []
+            assert others.alive == []
             assert at_work(storage, "x") == [Process.current()]
         assert files(storage) == []
 

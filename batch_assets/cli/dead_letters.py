@@ -100,7 +100,7 @@ def _show_replay(console: Console, found: dict[str, Any]) -> None:
 @click.argument("pipeline")
 @_PARTITION
 @_RUN
-@click.option("--engine", type=click.Choice(["ray", "local"]), help="Where to score; by default as the pipeline says.")
+@click.option("--engine", type=click.Choice(["auto", "ray", "local"]), help="Where to score; by default as the pipeline says.")
 @verb(_show_replay, uses_ray=True)
 def replay_letters(pipeline: str, partition: str, run_id: str | None, engine: "EngineName | None") -> dict[str, Any]:
     """Score the dead letters of a day of PIPELINE again, with the run's own model and settings."""

@@ -30,6 +30,7 @@ def _show_run(console: Console, found: dict[str, Any]) -> None:
         f"+ {found['dead_letter_rows']:,} dead-lettered",
     )
     table.add_row("run", f"{found['run_id']}, {found['resumed_chunks']} chunks resumed")
+    table.add_row("engine", found["engine"])
     table.add_row("model", f"{model['name']} {model['version']}, sha256 {model['sha256'][:16]}…")
     for check in found["checks"]:
         table.add_row(f"check {check['name']}", f"{mark(check)}  {escape(check['message'])}")
@@ -191,7 +192,7 @@ def _run_range(
 @click.option("--from", "first", metavar="DAY", help="The first of several days, oldest first; with --to.")
 @click.option("--to", "last", metavar="DAY", help="The last of several days.")
 @click.option("--as-of", is_flag=True, help="Score each day with the version that was approved at its end, not with today's.")
-@click.option("--engine", type=click.Choice(["ray", "local"]), help="Where to score; by default as the pipeline says.")
+@click.option("--engine", type=click.Choice(["auto", "ray", "local"]), help="Where to score; by default as the pipeline says.")
 @click.option("--refresh", is_flag=True, help="Compute the features again although the day has a snapshot.")
 @verb(_show, uses_ray=True)
 def run(

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ def ui(host: str, port: int) -> None:
 
 
 def _open(host: str, port: int) -> dict[str, Any]:
-    """Keep the UI open, with its Ray, until it ends; gives its exit status."""
+    """Keep the UI open, with a Ray if a pipeline says that it scores there, until it ends; gives its exit status."""
     from batch_assets.operations.rollout import require_fit
     from batch_assets.orchestration.catalog import pipelines
     from batch_assets.orchestration.resources import shared_ray
@@ -50,8 +50,9 @@ def _open(host: str, port: int) -> dict[str, Any]:
     workspace = ["-w", "workspace.yaml"] if (project.root / "workspace.yaml").exists() else []
     program = [str(Path(sys.executable).parent / "dg"), "dev", *workspace, "--host", host, "--port", str(port)]
     home = project.dagster_home()
-    require_fit(pipelines().values(), registry())
-    with _only_one(home), shared_ray() as environment:
+    configs = pipelines().values()
+    require_fit(configs, registry())
+    with _only_one(home), shared_ray() if any(one.engine.kind == "ray" for one in configs) else nullcontext({}) as environment:
         environment = {**os.environ, **environment, "DAGSTER_HOME": str(home)}
         ready = ending_with_parent(signal.SIGINT)  # it would go on without a Ray to score on
         process = subprocess.Popen(program, env=environment, cwd=project.root, preexec_fn=ready)

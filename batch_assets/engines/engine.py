@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from batch_assets.scoring.scorer import Scorer, ScoringTask
 
-EngineName = Literal["ray", "local"]
+EngineName = Literal["auto", "ray", "local"]
 Notice = Callable[[str], None]
 
 
@@ -44,7 +44,11 @@ class EngineSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: EngineName = Field("ray", description="ray: actors of a Ray cluster. local: threads of this process.")
+    kind: EngineName = Field(
+        "auto",
+        description="ray: actors of a Ray cluster. local: threads of this process. auto: Ray where a cluster is named, where "
+        "the model runs on a GPU, where a process died at this run before, or where the rest takes long; else threads.",
+    )
     workers: int | None = Field(
         None, description="How many; by default one per CPU (or per GPU, if the model runs there).", ge=1
     )
@@ -62,12 +66,16 @@ class EngineSettings(BaseModel):
 
 @dataclass(frozen=True)
 class WorkTimes:
-    """Seconds of the workers by stage, summed, and of their lifetimes; `wall` is how long the engine was open."""
+    """Seconds of the workers by stage, summed, and of their lifetimes; `wall` is how long the engine was open.
+
+    `engine` says in words what they were.
+    """
 
     workers: int
     wall: float
     lifetimes: float
     seconds: dict[str, float]
+    engine: str
 
 
 class Workers(Protocol):
@@ -83,5 +91,8 @@ class Workers(Protocol):
 class Engine(Protocol):
     """Has workers somewhere."""
 
-    def open(self, task: ScoringTask, notice: Notice) -> AbstractContextManager[Workers]:
-        """A context manager: workers for a task. `notice` is told when one is lost or replaced."""
+    def open(self, task: ScoringTask, notice: Notice, *, died: bool = False) -> AbstractContextManager[Workers]:
+        """A context manager: workers for a task. `notice` is told when one is lost or replaced.
+
+        `died` says that a process died while it worked on this task before.
+        """

@@ -21,7 +21,7 @@ class LocalEngine(Engine):
 
     @override
     @contextmanager
-    def open(self, task: ScoringTask, notice: Notice) -> Iterator[Workers]:
+    def open(self, task: ScoringTask, notice: Notice, *, died: bool = False) -> Iterator[Workers]:
         yield _Threads(task, self._lanes)
 
 
@@ -56,4 +56,6 @@ class _Threads(Workers):
         wall = time.perf_counter() - self._opened
         seconds = self._scorer.timer.seconds() if self._scorer else {}
         before = max(0.0, wall - sum(seconds.values()))
-        return WorkTimes(1, wall, wall, {**seconds, "start-up": seconds.get("start-up", 0.0) + before})
+        return WorkTimes(
+            1, wall, wall, {**seconds, "start-up": seconds.get("start-up", 0.0) + before}, "threads of one process"
+        )

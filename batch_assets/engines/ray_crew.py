@@ -112,7 +112,8 @@ class Crew(Workers):
     def times(self) -> WorkTimes:
         for hand in self._hands:
             self._count(hand)
-        found = WorkTimes(len(self._lifetimes), time.time() - self._opened, sum(self._lifetimes), dict(self._seconds))
+        wall = time.time() - self._opened
+        found = WorkTimes(len(self._lifetimes), wall, sum(self._lifetimes), dict(self._seconds), "workers of Ray")
         self._seconds.clear()
         self._lifetimes.clear()
         return found

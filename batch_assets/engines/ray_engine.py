@@ -37,7 +37,7 @@ class RayEngine(Engine):
 
     @override
     @contextmanager
-    def open(self, task: ScoringTask, notice: Notice) -> Iterator[Workers]:
+    def open(self, task: ScoringTask, notice: Notice, *, died: bool = False) -> Iterator[Workers]:
         import ray
 
         crew = Crew(task, self._settings, notice, self.connect)

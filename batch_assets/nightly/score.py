@@ -80,7 +80,7 @@ def score(night: Night, engine: Engine, progress: Progress) -> Scored:
     config.answers.require(model.card.head, f"{model.name} {model.version}")
     task = night.task()
     with lease(storage, night.folder) as others:
-        for other in others:
+        for other in others.alive:
             progress.say(f"{run} is active elsewhere too ({other}); commits are shared, rows are not doubled.")
         commits = read_commits(storage, night.folder, night.plan, night.run_id)
         resumed = len(commits)
@@ -89,7 +89,7 @@ def score(night: Night, engine: Engine, progress: Progress) -> Scored:
         total = night.frozen.snapshot.rows
         require_space(storage, total * BYTES_PER_ROW + SPARE_BYTES, f"Scoring and publishing {total:,} rows")
         before = sum(commit.rows for commit in commits.values())
-        with engine.open(task, progress.say) as workers:
+        with engine.open(task, progress.say, died=others.died > 0) as workers:
             agreed = _agreement(workers, night)
             _score_rest(workers, night, commits, progress)
             scored = time.perf_counter()
@@ -102,6 +102,7 @@ def score(night: Night, engine: Engine, progress: Progress) -> Scored:
             wall_seconds=round(times.wall, 6),
             lifetimes=round(times.lifetimes, 6),
             seconds={stage: round(seconds, 6) for stage, seconds in times.seconds.items()},
+            engine=times.engine,
         )
         model.require_unchanged()
         done = Done(proof, audit, agreed, work, total - before, round(time.perf_counter() - started, 6), proof_seconds)

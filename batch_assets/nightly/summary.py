@@ -37,6 +37,7 @@ def summarize(night: Night, matches: CheckOutcome, began: str) -> dict[str, Any]
         "excluded_rows": manifest.excluded,
         "dead_letter_rows": manifest.dead_lettered,
         "run_id": night.run_id,
+        "engine": manifest.work.engine,
         "model": {"name": model.name, "version": model.version, "sha256": manifest.model.sha256},
         "checks": [outcome.as_mapping(began) for outcome in outcomes],
         "digest": manifest.values.hex(),

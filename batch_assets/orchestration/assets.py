@@ -34,6 +34,7 @@ Result = dg.MaterializeResult[None]
 class EngineKind(StrEnum):
     """Where to score."""
 
+    auto = "auto"
     ray = "ray"
     local = "local"
 
@@ -97,7 +98,7 @@ def build_assets(pipeline: PipelineConfig) -> list[dg.AssetsDefinition]:
         group_name=pipeline.name,
         deps=[user_features],
         pool=POOL,
-        kinds={pipeline.engine.kind},
+        kinds={"ray" if pipeline.engine.kind == "ray" else "python"},
     )
     def predictions(
         context: dg.AssetExecutionContext,

@@ -218,7 +218,7 @@ class _Launcher:
         """One day; what goes wrong comes out as a sentence."""
         started, config = time.perf_counter(), self._config
         with lease(open_storage(default_root()), day_folder(config.name, day)) as others:
-            for other in others:
+            for other in others.alive:
                 self._progress.say(
                     f"Another run of {config.name} {day} is active ({other}); they take turns or share the work."
                 )

@@ -13,6 +13,7 @@ import dagster as dg
 from pydantic import Field, PrivateAttr
 from typing_extensions import override
 
+from batch_assets.engines.auto_engine import AutoEngine
 from batch_assets.engines.engine import Engine, EngineName, EngineSettings
 from batch_assets.engines.local_engine import LocalEngine
 from batch_assets.engines.ray_engine import RayEngine
@@ -55,10 +56,11 @@ class RayCluster(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     def engine(self, settings: EngineSettings, kind: EngineName | None = None) -> Engine:
         """The engine that scores: the pipeline's own, unless the run asks for another."""
-        if (kind or settings.kind) == "local":
-            return LocalEngine(settings.workers)
-        self._engine = RayEngine(self.address or os.environ.get("RAY_ADDRESS"), settings)
-        return self._engine
+        chosen, local, address = kind or settings.kind, LocalEngine(settings.workers), self.address or _ray_address()
+        if chosen == "local":
+            return local
+        self._engine = RayEngine(address, settings)
+        return self._engine if chosen == "ray" else AutoEngine(local, self._engine, cluster=address is not None)
 
     def close(self) -> None:
         """End only what this object started."""
@@ -73,8 +75,9 @@ class RayCluster(dg.ConfigurableResource):  # type: ignore[type-arg]
 
 @contextmanager
 def connected(settings: EngineSettings, kind: EngineName | None = None) -> Iterator[None]:
-    """Keep Ray connected for several runs of this process, if they score there."""
-    engine = RayEngine(os.environ.get("RAY_ADDRESS"), settings) if (kind or settings.kind) == "ray" else None
+    """Keep Ray connected for several runs of this process, if it is known that they score there."""
+    chosen, address = kind or settings.kind, _ray_address()
+    engine = RayEngine(address, settings) if chosen == "ray" or (chosen == "auto" and address) else None
     try:
         if engine:
             engine.connect()
@@ -90,7 +93,7 @@ def shared_ray() -> Iterator[dict[str, str]]:
 
     One that RAY_ADDRESS names is left as it is.
     """
-    address = os.environ.get("RAY_ADDRESS")
+    address = _ray_address()
     if address:
         yield {"RAY_ADDRESS": address}
         return
@@ -99,6 +102,10 @@ def shared_ray() -> Iterator[dict[str, str]]:
         yield engine.connect()
     finally:
         engine.close()
+
+
+def _ray_address() -> str | None:
+    return os.environ.get("RAY_ADDRESS") or None
 
 
 class LogProgress:

@@ -23,7 +23,7 @@ class WorkTime(BaseModel):
     """Seconds of all workers by stage.
 
     Together they are the workers' lifetimes, but for what could not be seen; these are `wall_seconds` x `workers` unless
-    workers were replaced or let go early.
+    workers were replaced or let go early. `engine` says what they were, and why those.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -32,6 +32,7 @@ class WorkTime(BaseModel):
     wall_seconds: float = 0.0
     lifetimes: float = 0.0
     seconds: dict[str, float] = {}
+    engine: str = ""
 
     @property
     def accounted(self) -> float:

@@ -14,6 +14,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 
 from batch_assets.errors import NotFound, StorageError
 from batch_assets.process import Process
@@ -29,9 +30,17 @@ Pause = Callable[[threading.Event, float], bool]
 """Waits so many seconds, or until the event is set; says whether it is."""
 
 
+@dataclass(frozen=True)
+class Others:
+    """Who else is at work, and how many died at it since somebody last began."""
+
+    alive: list[Process]
+    died: int
+
+
 @contextmanager
-def lease(storage: Storage, folder: str, *, pause: Pause = threading.Event.wait) -> Iterator[list[Process]]:
-    """Announce this process in a folder's `_active` for the time of the block; gives the others that are alive."""
+def lease(storage: Storage, folder: str, *, pause: Pause = threading.Event.wait) -> Iterator[Others]:
+    """Announce this process in a folder's `_active` for the time of the block; gives the others."""
     me = Process.current()
     mine, content = f"{folder}/_active/{uuid.uuid4().hex[:12]}.json", json.dumps(me.as_mapping()).encode()
     storage.create(mine, content)
@@ -44,9 +53,10 @@ def lease(storage: Storage, folder: str, *, pause: Pause = threading.Event.wait)
 
     try:
         with renewed(renew, pause):
-            for path in left_behind(storage, folder):
+            dead = left_behind(storage, folder)
+            for path in dead:
                 storage.delete(path)
-            yield [process for process in at_work(storage, folder) if process != me]
+            yield Others([process for process in at_work(storage, folder) if process != me], len(dead))
     finally:
         storage.delete(mine)
 
