@@ -1,5 +1,8 @@
 """The code of networks whose weights are kept as safetensors; most of them cannot be exported for any number of rows."""
 
+import os
+import signal
+
 import torch
 
 
@@ -42,3 +45,16 @@ class Keeping(torch.nn.Module):
         self.hidden = torch.tanh(self.first(features))
         self.hidden = self.hidden + torch.tanh(self.hidden)
         return self.last(self.hidden)
+
+
+class Killing(torch.nn.Module):
+    """Ends its process at a row whose first feature is 77, as a fault in native code does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = torch.nn.Parameter(torch.tensor([1.0, -0.5, 0.25]))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        if bool((features[:, 0] == 77.0).any()):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return features @ self.weights

@@ -24,7 +24,7 @@ PIPELINE, DAY = "customer_propensity", "1998-06-30"
 RUN = ("run", PIPELINE, "--partition", DAY, "--json")
 FIELDS = {
     "pipeline", "partition", "input_rows", "scored_rows", "excluded_rows", "dead_letter_rows", "run_id", "model", "checks",
-    "digest", "release", "lookup", "seconds", "resumed_chunks",
+    "digest", "release", "lookup", "seconds", "resumed_chunks", "engine",
 }  # fmt: skip
 
 
@@ -110,11 +110,13 @@ class TestDemo:
         assert "0.85" in command.run("models", "list").stdout
 
 
-def test_the_local_engine_gives_the_same_run_and_the_same_bits(
-    undisturbed: tuple[Command, dict[str, Any]], command: Command
-) -> None:
-    found = answer(command, *RUN, "--engine", "local")
+def test_ray_gives_the_same_run_and_the_same_bits(undisturbed: tuple[Command, dict[str, Any]], command: Command) -> None:
+    found = answer(command, *RUN, "--engine", "ray")
     assert set(found) >= FIELDS
+    assert (undisturbed[1]["engine"], found["engine"]) == (
+        "threads of one process, because the work is short",
+        "workers of Ray",
+    )
     assert (found["run_id"], found["digest"]) == (undisturbed[1]["run_id"], undisturbed[1]["digest"])
     assert rows(command.root) == rows(undisturbed[0].root)
 

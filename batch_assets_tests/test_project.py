@@ -7,11 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save
 
 from batch_assets.errors import ConfigError
+from batch_assets.models.runtimes.pytorch.formats import safetensors_of
 from batch_assets.project import Project, find_project, project_here
 from batch_assets.storage import default_root
-from batch_assets_tests.small import Small, rows, small_model
+from batch_assets_tests.others import Killing
+from batch_assets_tests.small import Small, rows, small_model, with_values
 
 DG = '[tool.dg]\ndirectory_type = "project"\n[tool.dg.project]\nroot_module = "theirs"\n'
 
@@ -81,38 +84,76 @@ def test_what_it_keeps_lies_in_it(root: Path, monkeypatch: pytest.MonkeyPatch) -
         find_project().dagster_home()
 
 
+class Theirs:
+    """A project with pipelines like a small one, and the programs of its environment."""
+
+    def __init__(self, root: Path, small: Small, names: tuple[str, ...], **settings: object) -> None:
+        self.root = root
+        package = root / "src" / "theirs"
+        (package / "__init__.py").touch()
+        (package / "defs" / "__init__.py").touch()
+        (package / "definitions.py").write_text(
+            "from pathlib import Path\nimport dagster as dg\n@dg.definitions\ndef defs():\n"
+            "    return dg.load_from_defs_folder(path_within_project=Path(__file__).parent)\n"
+        )
+        said = small.config.model_dump(mode="json", exclude_unset=True) | settings
+        for name in names:
+            (package / "defs" / name).mkdir()
+            document = {"type": "batch_assets.ScoringPipeline", "attributes": said | {"name": name}}
+            (package / "defs" / name / "defs.yaml").write_text(json.dumps(document))
+
+    def tried(self, program: str, *arguments: str, folder: Path | None = None) -> "subprocess.CompletedProcess[str]":
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(self.root / "src"), *sys.path))}
+        command = [Path(sys.executable).with_name(program), *arguments]
+        return subprocess.run(command, cwd=folder or self.root, env=environment, capture_output=True, text=True, check=False)
+
+    def do(self, program: str, *arguments: str, folder: Path | None = None) -> str:
+        done = self.tried(program, *arguments, folder=folder)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def approved(self, small: Small, version: str) -> None:
+        """A version of the small pipeline is this project's approved one."""
+        model = small.registry.version("small", version)
+        (self.root / "card.json").write_bytes(small.registry.storage.read(f"models/small/{version}/card.json"))
+        (self.root / "model").write_bytes(small.registry.storage.read(model.path))
+        self.do("batch-assets", "models", "register", "small", version, "--model", "model", "--card", "card.json")
+        self.do("batch-assets", "models", "approve", "small", version, "--why", "first")
+
+
 @pytest.mark.process
 def test_a_night_of_two_pipelines_in_it(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """From the YAML to a look-up from another folder; Dagster sees both of them, with one set of resources."""
     small = Small(tmp_path_factory.mktemp("small"), rows(2_000), small_model())
-    (root / "src" / "theirs" / "__init__.py").touch()
-    (root / "src" / "theirs" / "defs" / "__init__.py").touch()
-    (root / "src" / "theirs" / "definitions.py").write_text(
-        "from pathlib import Path\nimport dagster as dg\n@dg.definitions\ndef defs():\n"
-        "    return dg.load_from_defs_folder(path_within_project=Path(__file__).parent)\n"
-    )
-    said = small.config.model_dump(mode="json", exclude_unset=True) | {"engine": {"kind": "local"}}
-    for name in ("small", "other"):
-        (root / "src" / "theirs" / "defs" / name).mkdir()
-        document = {"type": "batch_assets.ScoringPipeline", "attributes": said | {"name": name}}
-        (root / "src" / "theirs" / "defs" / name / "defs.yaml").write_text(json.dumps(document))
-    model = small.registry.storage.read("models/small/v1/model.pt2")
-    (root / "model.pt2").write_bytes(model)
-    (root / "card.json").write_bytes(small.registry.storage.read("models/small/v1/card.json"))
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(root / "src"), *sys.path))}
-
-    def do(program: str, *arguments: str, folder: Path = root) -> str:
-        command = [Path(sys.executable).with_name(program), *arguments]
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
+    theirs = Theirs(root, small, ("small", "other"))
+    do = theirs.do
     do("dg", "check", "defs")
     assert {"small", "other"} <= {job["name"] for job in json.loads(do("dg", "list", "defs", "--json"))["jobs"]}
-    do("batch-assets", "models", "register", "small", "v1", "--model", "model.pt2", "--card", "card.json")
-    do("batch-assets", "models", "approve", "small", "v1", "--why", "first")
+    theirs.approved(small, "v1")
     assert json.loads(do("batch-assets", "run", "small", "--partition", "2024-03-10", "--json"))["scored_rows"] == 2_000
     deep, elsewhere = root / "src", Path("/")
     found = json.loads(do("batch-assets", "lookup", "small", "7", "--json", folder=deep))
     assert found["record"]["model_version"] == "v1"
     assert found == json.loads(do("batch-assets", "--project", str(root), "lookup", "small", "7", "--json", folder=elsewhere))
+
+
+@pytest.mark.process
+def test_a_row_that_kills_the_night_is_found_by_the_same_command(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The process of the night dies; the command goes on with workers that may die, and without the row."""
+    small = Small(tmp_path_factory.mktemp("small"), with_values(rows(60), "x", {40: 77.0}), small_model())
+    small.register("v2", save(Killing().state_dict()), safetensors_of(f"{Killing.__module__}:Killing"))
+    few = {"completeness": {"min_output_ratio": 0.9}}
+    settings = {"scoring": {"chunk_rows": 16, "batch_size": 64, "max_failed": 0.1}, "quality": few}
+    theirs = Theirs(root, small, ("small",), **settings)
+    theirs.approved(small, "v2")
+    done = theirs.tried("batch-assets", "run", "small", "--partition", "2024-03-10", "--json")
+    assert "was ended by SIGKILL" in done.stderr
+    assert "It resumes now, once." in done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout)
+    assert (found["scored_rows"], found["dead_letter_rows"]) == (59, 1)
+    assert found["engine"] == "workers of Ray, because a process died while it scored this run"
+    (letter,) = json.loads(theirs.do("batch-assets", "dead-letters", "list", "small", "--partition", "2024-03-10", "--json"))[
+        "dead_letters"
+    ]
+    assert letter["key"] == 41

@@ -2,9 +2,10 @@
 
     python benchmarks/staying_workers.py [--days 8] [--rounds 3]
 
-The demo's last days are frozen once, then scored with `keep_seconds: 300` and with `keep_seconds: 0`, in turns, on one local
-Ray that is started before the clock. Seconds are those of a day's scoring, medians of all days but the first of a round. Not
-compared: GPUs, where a worker also loads CUDA and moves the model; clusters, where Ray starts a process on another host.
+The demo's last days are frozen once, then scored with `keep_seconds: 300` and with `keep_seconds: 0`, in turns, each on a
+local Ray of its own that is started before the clock. Seconds are those of a day's scoring, medians of all days but the first
+of a round. Not compared: GPUs, where a worker also loads CUDA and moves the model; clusters, where Ray starts a process on
+another host.
 """
 
 import argparse
@@ -53,18 +54,17 @@ def main() -> None:
         registry.approve(model.name, config.model.alias, model.version, why="benchmark", by="benchmark", after=0)
         for day in days:
             freeze(config, storage, day, silent)
-        ray = RayEngine()
-        ray.connect()
         for _ in range(options.rounds):
             for keep in (300.0, 0.0):
                 engine = RayEngine(settings=EngineSettings(keep_seconds=keep))
+                engine.connect()
                 shutil.rmtree(Path(folder, config.name, "predictions"), ignore_errors=True)
                 for number, day in enumerate(days):
                     started = time.perf_counter()
                     score(Night.open(config, storage, day, registry.resolve(config.model)), engine, silent)
                     if number:
                         seconds.setdefault(keep, []).append(time.perf_counter() - started)
-        ray.close()
+                engine.close()
     stayed, anew = (statistics.median(seconds[keep]) for keep in (300.0, 0.0))
     print(f"a day's scoring after the first: {stayed:.2f} s with workers that stay, {anew:.2f} s with new ones")
 

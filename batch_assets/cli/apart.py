@@ -17,6 +17,9 @@ from batch_assets.process import ending_with_parent
 INTERRUPTED = 130
 """The exit status of a command that was interrupted."""
 
+ENDED = "ProcessEnded"
+"""The kind of an answer that the work could not give any more."""
+
 _HANDED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _WATCHED = (*_HANDED_ON, signal.SIGTSTP, signal.SIGCONT, signal.SIGCHLD)
 
@@ -97,4 +100,4 @@ def _waited_for(child: int, note: int, advice: str) -> Answer:
         f"The process at work (pid {child}) {how} before it could answer, as Ray ends one whose cluster it has lost, "
         f"and the system one that takes too much memory; {advice}"
     )
-    return Answer(error=sentence, kind="ProcessEnded", status=1)
+    return Answer(error=sentence, kind=ENDED, status=1)

@@ -194,7 +194,7 @@ def _run_range(
 @click.option("--as-of", is_flag=True, help="Score each day with the version that was approved at its end, not with today's.")
 @click.option("--engine", type=click.Choice(["auto", "ray", "local"]), help="Where to score; by default as the pipeline says.")
 @click.option("--refresh", is_flag=True, help="Compute the features again although the day has a snapshot.")
-@verb(_show, uses_ray=True)
+@verb(_show, uses_ray=True, resumes=True)
 def run(
     pipeline: str,
     partition: str | None,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batch_assets.cli.apart import INTERRUPTED, Answer, apart
+from batch_assets.cli.apart import ENDED, INTERRUPTED, Answer, apart
 from batch_assets.errors import BatchAssetsError
 from batch_assets.nightly.throughput import Throughput, in_words
 from batch_assets.storage import Storage, default_models, default_root, open_storage
@@ -33,10 +33,11 @@ Show = Callable[["Console", dict[str, Any]], None]
 RESUMES = "what is committed stays, the same command resumes."
 
 
-def verb(show: Show, *, uses_ray: bool = False) -> Callable[[Verb], Callable[..., None]]:
+def verb(show: Show, *, uses_ray: bool = False, resumes: bool = False) -> Callable[[Verb], Callable[..., None]]:
     """Give a function that returns plain values a `--json` flag, a picture for people, and errors that are sentences.
 
-    One that uses Ray works in a process of its own, because Ray ends processes.
+    One that uses Ray works in a process of its own, because Ray ends processes. One that `resumes` is done once more if that
+    process is ended from outside: a row that kills it is found then.
     """
 
     def decorate(function: Verb) -> Callable[..., None]:
@@ -47,6 +48,9 @@ def verb(show: Show, *, uses_ray: bool = False) -> Callable[[Verb], Callable[...
             with _stdout_for_the_answer() as stdout:
                 work = functools.partial(answered, functools.partial(function, *args, **options))
                 answer = apart(work, RESUMES) if uses_ray else work()
+                if resumes and answer.kind == ENDED:
+                    click.echo(f"{answer.error} It resumes now, once.", err=True)
+                    answer = apart(work, RESUMES)
                 if answer.error and as_json:
                     print(json.dumps({"error": answer.error, "kind": answer.kind}), file=stdout)
                 settle(answer)
