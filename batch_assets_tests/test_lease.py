@@ -247,7 +247,7 @@ def test_a_process_of_this_host_that_is_killed_is_dead_at_once(tmp_path: Path) -
         assert worker.wait() == -signal.SIGKILL
     assert (at_work(storage, "x"), list(left_behind(storage, "x"))) == ([], files(storage))
     with lease(storage, "x") as others, storage.scratch() as scratch:
-        assert (others, list((tmp_path / "_tmp").iterdir())) == ([], [scratch])
+        assert (others.alive, others.died, list((tmp_path / "_tmp").iterdir())) == ([], 1, [scratch])
 
 
 class TestScratch:

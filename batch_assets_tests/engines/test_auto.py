@@ -14,7 +14,7 @@ from batch_assets.engines.auto_engine import AutoEngine
 from batch_assets.engines.engine import Engine, EngineSettings
 from batch_assets.engines.local_engine import LocalEngine
 from batch_assets.engines.ray_engine import RayEngine
-from batch_assets.models.registry import ModelVersion
+from batch_assets.models.registry import Registry
 from batch_assets.nightly.freeze import freeze
 from batch_assets.nightly.night import Night
 from batch_assets.nightly.score import Scored, score
@@ -68,7 +68,8 @@ def test_a_cluster_that_is_named_is_taken(small: Small) -> None:
 
 
 def test_ray_takes_over_what_would_take_threads_long(make_small: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    small, other = make_small(), make_small()
+    many = {"scoring": {"chunk_rows": 64, "batch_size": 64}}
+    small, other = make_small(**many), make_small(**many)
     expected = scored(other, LocalEngine()).manifest
     monkeypatch.setattr(auto_engine, "LONG_SECONDS", 0.0)
     found = scored(small, auto()).manifest
@@ -95,9 +96,10 @@ def poisoned() -> Iterator[None]:
         yield
 
 
-def score_poisoned(config: PipelineConfig, root: str, model: ModelVersion) -> Scored:
+def score_poisoned(config: PipelineConfig, root: str) -> Scored:
+    storage = open_storage(root)
     with poisoned():
-        return score(Night.open(config, open_storage(root), DAY, model), auto(), Quiet())
+        return score(Night.open(config, storage, DAY, Registry(storage).resolve(config.model)), auto(), Quiet())
 
 
 def test_a_row_that_kills_the_process_is_found_by_the_run_that_resumes(make_small: Make) -> None:
@@ -106,7 +108,7 @@ def test_a_row_that_kills_the_process_is_found_by_the_run_that_resumes(make_smal
     small, healthy = make_small(table, **settings), make_small(table, **settings)
     expected = scored(healthy, LocalEngine())
     freeze(small.config, small.storage, DAY, small.progress)
-    asked = (small.config, str(small.storage.root), small.model)
+    asked = (small.config, str(small.storage.root))
     process = multiprocessing.get_context("spawn").Process(target=score_poisoned, args=asked)
     process.start()
     process.join()
