@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,8 @@ def _open(host: str, port: int) -> dict[str, Any]:
     home = project.dagster_home()
     configs = pipelines().values()
     require_fit(configs, registry())
-    with _only_one(home), shared_ray() if any(one.engine.kind == "ray" for one in configs) else nullcontext({}) as environment:
+    wanted = any(one.engine.kind == "ray" for one in configs)
+    with _only_one(home), shared_ray(wanted=wanted) as environment:
         environment = {**os.environ, **environment, "DAGSTER_HOME": str(home)}
         ready = ending_with_parent(signal.SIGINT)  # it would go on without a Ray to score on
         process = subprocess.Popen(program, env=environment, cwd=project.root, preexec_fn=ready)

@@ -88,8 +88,8 @@ def connected(settings: EngineSettings, kind: EngineName | None = None) -> Itera
 
 
 @contextmanager
-def shared_ray() -> Iterator[dict[str, str]]:
-    """A Ray for other processes, for the time of the block: gives the environment that leads them to it.
+def shared_ray(*, wanted: bool) -> Iterator[dict[str, str]]:
+    """A Ray for other processes, for the time of the block, if it is wanted: gives the environment that leads them to it.
 
     One that RAY_ADDRESS names is left as it is.
     """
@@ -99,7 +99,7 @@ def shared_ray() -> Iterator[dict[str, str]]:
         return
     engine = RayEngine()
     try:
-        yield engine.connect()
+        yield engine.connect() if wanted else {}
     finally:
         engine.close()
 
