@@ -58,6 +58,13 @@ class Process:
         """Plain values, for JSON and tags."""
         return asdict(self)
 
+    @classmethod
+    def parent(cls) -> "Process":
+        """The process that started the one that calls."""
+        import psutil
+
+        return cls(socket.gethostname(), os.getppid(), psutil.Process(os.getppid()).create_time())
+
     @property
     def is_here(self) -> bool:
         """Whether it is one of this host."""

@@ -66,7 +66,9 @@ class TestDemo:
             0,
         )
         assert set(found["model"]) == {"name", "version", "sha256"}
-        assert set(found["seconds"]) == {"features", "scoring", "publishing", "total"}
+        *stages, total = found["seconds"]
+        assert stages == ["start-up", "features", "scoring", "publishing", "checks", "dagster", "summary"]
+        assert sum(found["seconds"][stage] for stage in stages) == pytest.approx(found["seconds"][total], rel=0.02)
         assert len(found["digest"]) == 48
         assert found["resumed_chunks"] == 0
 

@@ -1,5 +1,6 @@
 """`demo` and `run`: a day from its features to what is published."""
 
+import time
 from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from rich.table import Table
 from batch_assets.cli.terminal import TerminalProgress, mark, registry, shown, storage, verb
 from batch_assets.clock import utc_now
 from batch_assets.errors import BatchAssetsError, ConfigError
+from batch_assets.process import Process
 
 if TYPE_CHECKING:
     from batch_assets.config import PipelineConfig
@@ -57,11 +59,16 @@ def _run(
     if isinstance(model, BatchAssetsError):
         raise model
     began = utc_now().isoformat(timespec="milliseconds")
+    command = Process.parent().started  # that was started; this one is its child
     with open_instance() as instance:
+        ready = time.time()
         launched = materialize(config, day, instance, progress, model=model, engine=engine, refresh=refresh)
+        done = time.time()
+    summary, now = summarize(launched.night, launched.matches, began), time.time()
+    seconds = {"start-up": ready - command, **launched.seconds, "summary": now - done, "total": now - command}
     return {
-        **summarize(launched.night, launched.matches, began),
-        "seconds": launched.seconds,
+        **summary,
+        "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
         "resumed_chunks": launched.resumed_chunks,
         "dagster_run_id": launched.dagster_run_id,
     }
@@ -176,7 +183,7 @@ def _run_range(
                     "run_id": manifest.run_id if manifest else None,
                     "scored_rows": manifest.scored if manifest else None,
                     "dead_letter_rows": manifest.dead_lettered if manifest else None,
-                    "seconds": done.launched.seconds["total"] if done.launched else None,
+                    "seconds": round(sum(done.launched.seconds.values()), 3) if done.launched else None,
                     "error": done.error,
                 }
             )

@@ -70,7 +70,7 @@ class TestWhatTheUiShows:
     def test_all_of_it(self, instance: dg.DagsterInstance, config: PipelineConfig) -> None:
         launched = materialize(config, DAY, instance, Quiet(), engine="local")
         assert launched.resumed_chunks == 0
-        assert set(launched.seconds) == {"features", "scoring", "publishing", "total"}
+        assert set(launched.seconds) == {"features", "scoring", "publishing", "checks", "dagster"}
 
         features, predictions, table = (last(instance, name) for name in ("user_features", "predictions", "serving_table"))
         assert {materialization.partition for materialization in (features, predictions, table)} == {DAY}
