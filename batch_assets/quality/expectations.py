@@ -155,15 +155,15 @@ def _frame(profile: pa.Table, contract: FeatureContract, settings: ExpectationSe
 
 @contextmanager
 def _without_spark() -> Iterator[None]:
-    """great-expectations imports Spark's Python package where it finds one, which ends some processes (`sys.exit(0)`)."""
-    if "pyspark" in sys.modules:
-        yield
-        return
+    """great-expectations imports Spark's Python package where it finds one, a part of which ends processes (`sys.exit(0)`)."""
+    known = [name for name in sys.modules if name.partition(".")[0] == "pyspark"]
+    hidden = {name: sys.modules.pop(name) for name in known}
     sys.modules["pyspark"] = None  # type: ignore[assignment]
     try:
         yield
     finally:
         del sys.modules["pyspark"]
+        sys.modules |= hidden
 
 
 def _suite(frame: Any, contract: FeatureContract, settings: ExpectationSettings, min_rows: int) -> list[_Rule]:

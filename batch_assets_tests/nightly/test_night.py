@@ -177,8 +177,8 @@ class TestScore:
     def test_an_engine_that_loses_a_chunk_is_found_out(self, small: Small) -> None:
         class Forgetful:
             @contextmanager
-            def open(self, task: ScoringTask, notice: Notice) -> Iterator[Workers]:
-                with LocalEngine(1).open(task, notice) as workers:
+            def open(self, task: ScoringTask, notice: Notice, *, died: bool = False) -> Iterator[Workers]:
+                with LocalEngine(1).open(task, notice, died=died) as workers:
                     everything = workers.map
                     workers.map = lambda work, items: everything(work, list(items)[:-1])  # type: ignore[method-assign]
                     yield workers

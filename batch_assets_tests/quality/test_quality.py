@@ -377,16 +377,22 @@ class TestFullScan:
         )
 
 
-def test_a_spark_that_is_installed_is_not_imported(tmp_path: Path) -> None:
-    """Its package ends processes in which it does not find a main module; a made-up one stands for it."""
-    (tmp_path / "pyspark.py").write_text("raise SystemExit('imported')")
-    program = """
+@pytest.mark.parametrize("known", [False, True])
+def test_a_spark_that_is_installed_is_not_imported(tmp_path: Path, known: bool) -> None:
+    """A part of its package ends processes in which it does not find a main module; a made-up one stands for it."""
+    (tmp_path / "pyspark" / "sql" / "connect").mkdir(parents=True)
+    (tmp_path / "pyspark" / "__init__.py").write_text("" if known else "raise SystemExit('imported')")
+    (tmp_path / "pyspark" / "sql" / "__init__.py").touch()
+    (tmp_path / "pyspark" / "sql" / "connect" / "__init__.py").write_text("raise SystemExit('imported')")
+    first = "import pyspark" if known else ""
+    program = f"""
+{first}
 from batch_assets.features.contract import Column, FeatureContract
 from batch_assets.quality.expectations import ExpectationSettings, judge_profile
 import pyarrow as pa
-contract = {"key": {"name": "user", "dtype": "int64"}, "columns": [{"name": "x"}]}
+contract = {{"key": {{"name": "user", "dtype": "int64"}}, "columns": [{{"name": "x"}}]}}
 names = ("rows", "nulls", "nans", "infinities", "zeros", "minimum", "mean", "maximum")
-profile = pa.table({"column": ["x"], **{name: [1.0] for name in names}})
+profile = pa.table({{"column": ["x"], **{{name: [1.0] for name in names}}}})
 assert judge_profile(profile, FeatureContract.model_validate(contract), ExpectationSettings()).name == "expectations"
 """
     done = subprocess.run(
