@@ -43,7 +43,7 @@ def usable_pipelines() -> list[PipelineConfig]:
     found, refused = _declared()
     if not refused:
         return found
-    return [component.config for component in _components() if isinstance(component.config, PipelineConfig)]
+    return _usable(_components())
 
 
 def pipeline(name: str) -> PipelineConfig:
@@ -56,7 +56,11 @@ def pipeline(name: str) -> PipelineConfig:
     found, refused = _declared()
     known = _by_name(found)
     if name not in known:
-        known = _by_name(_loaded_by_dagster())
+        components = _components()
+        known = _by_name(_usable(components))
+        if name not in known:
+            for component in sorted(components, key=lambda one: one.config.name != name):
+                component.usable()
     elif refused:
         _LOG.warning("%s cannot be read without Dagster: `batch-assets ui` says why.", " and ".join(map(str, refused)))
     if name not in known:
@@ -158,6 +162,10 @@ def _components() -> "list[ScoringPipeline]":
         return dg.ComponentTree.for_project(project.package).get_all_components(of_type=ScoringPipeline)
     except Exception as error:  # Dagster, YAML, Jinja and pydantic each have their own; all of them mean the same here
         raise ConfigError(f"A defs.yaml under {project.defs} cannot be used: {_explained(error)}") from error
+
+
+def _usable(components: "list[ScoringPipeline]") -> list[PipelineConfig]:
+    return [component.config for component in components if isinstance(component.config, PipelineConfig)]
 
 
 def _explained(error: BaseException) -> str:

@@ -78,8 +78,7 @@ class ScoringPipeline(dg.Component):
         try:
             return cls(read_config(said, scope, Place(("attributes",), resolution.source_position_tree)))
         except ConfigError as error:
-            name = _name(said, context)
-            return cls(Refused(name, f"The pipeline {name} cannot be used: {error}"))
+            return cls(Refused(_name(said, context), str(error)))
 
     @override
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
@@ -87,8 +86,7 @@ class ScoringPipeline(dg.Component):
             try:
                 return definitions(self.config)
             except (BatchAssetsError, dg.DagsterInvalidDefinitionError) as error:
-                name = self.config.name
-                refused = Refused(name, f"The pipeline {name} of {context.path} cannot be used: {error}")
+                refused = Refused(self.config.name, f"{context.path}: {error}")
         else:
             refused = self.config
         known = context.component_tree.get_all_components(of_type=ScoringPipeline)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import NoReturn, get_args
 
 import dagster as dg
+from typing_extensions import override
 
 from batch_assets.errors import ConfigError
 from batch_assets.quality.outcome import Asset
@@ -15,14 +16,18 @@ _VALIDATING = "DAGSTER_IS_DEFS_VALIDATION_CLI"
 
 @dataclass(frozen=True)
 class Refused:
-    """A pipeline that cannot be used, by the name that it is known by, and the sentence that says why."""
+    """A pipeline that cannot be used, by the name that it is known by, and why."""
 
     name: str
     why: str
 
+    @override
+    def __str__(self) -> str:
+        return " ".join(f"The pipeline {self.name} cannot be used: {self.why}".split())
+
     def refuse(self) -> NoReturn:
         """Raise the sentence, as a ConfigError."""
-        raise ConfigError(self.why)
+        raise ConfigError(str(self))
 
 
 def stand_in(refused: Refused, name: str) -> dg.Definitions:
@@ -36,7 +41,7 @@ def stand_in(refused: Refused, name: str) -> dg.Definitions:
     keys = [dg.AssetKey([name, asset]) for asset in get_args(Asset)]  # somebody else's job may name each of them
 
     def made(number: int, key: dg.AssetKey) -> dg.AssetsDefinition:
-        @dg.asset(key=key, deps=keys[:number][-1:], group_name=name, description=refused.why)
+        @dg.asset(key=key, deps=keys[:number][-1:], group_name=name, description=str(refused))
         def asset() -> None:
             refused.refuse()
 
@@ -44,12 +49,12 @@ def stand_in(refused: Refused, name: str) -> dg.Definitions:
 
     @dg.sensor(
         name=f"{name}_cannot_be_used",
-        description=refused.why,
+        description=str(refused),
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.RUNNING,
     )
     def sensor() -> None:
         refused.refuse()
 
-    job = dg.define_asset_job(name, selection=dg.AssetSelection.assets(*keys), description=refused.why)
+    job = dg.define_asset_job(name, selection=dg.AssetSelection.assets(*keys), description=str(refused))
     return dg.Definitions(assets=[made(*one) for one in enumerate(keys)], jobs=[job], sensors=[sensor])

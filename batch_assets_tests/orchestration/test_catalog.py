@@ -124,6 +124,8 @@ def test_a_component_in_python_is_found_by_dagster(project: Path) -> None:
         "    return ScoringPipeline(config.model_copy(update={'name': 'weekly'}))\n"
     )
     assert catalog.pipeline("weekly").name == "weekly"
+    write(project, "broken", YAML.replace("start: ", "strat: ").replace("name: nightly\n", "name: broken\n", 1))
+    assert catalog.pipeline("weekly").name == "weekly"
 
 
 def test_nobody_who_looks_up_waits_for_dagster() -> None:

@@ -76,7 +76,7 @@ WAYS: dict[str, tuple[dict[str, Any], str, str]] = {
     "not_for_dagster": (
         {"features": {**GOOD["features"], "source": {"kind": "made up!", "count": 3}}},
         "not_for_dagster",
-        r"The pipeline not_for_dagster of .*/defs/not_for_dagster cannot be used: .*made up!",
+        r"The pipeline not_for_dagster cannot be used: .*/defs/not_for_dagster: .*made up!",
     ),
     "Odd-Folder": ({"name": "Odd Name"}, "Odd_Folder", r"attributes\.name at .*: String should match pattern"),
     "same_name": ({"name": "good", "modle": 1}, "same_name_0", r"The pipeline good cannot be used: attributes\.modle at .*"),
@@ -180,6 +180,8 @@ def test_the_command_line_works_with_the_others_and_says_the_same(defs: Path) ->
     write(defs, "good", GOOD)
     assert [config.name for config in catalog.usable_pipelines()] == ["good", "not_for_dagster"]
     assert catalog.pipeline("good").name == "good"
+    with pytest.raises(ConfigError, match=r"^The pipeline unknown_key cannot be used: attributes\.modle at "):
+        catalog.pipeline("unknown_key")
     with pytest.raises(ConfigError, match=r"^The pipeline \w+ cannot be used: attributes"):
         catalog.pipelines()
 
