@@ -25,6 +25,9 @@ from batch_assets.scoring.settings import ScoringSettings
 from batch_assets.serving.store import STORES, Store
 from batch_assets.sources.source import SOURCES, Source
 
+NAME = r"[a-z][a-z0-9_]*"
+"""What a pipeline can be called."""
+
 
 class PartitionSettings(BaseModel):
     """Which days there are."""
@@ -116,7 +119,7 @@ class PipelineConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    name: str = Field(description="The asset keys' prefix and the folder under the storage root.", pattern=r"^[a-z][a-z0-9_]*$")
+    name: str = Field(description="The asset keys' prefix and the folder under the storage root.", pattern=f"^{NAME}$")
     description: str = Field("", description="What the scores are for.")
     partitions: PartitionSettings
     features: FeatureSettings

@@ -1,9 +1,8 @@
 """Secrets in settings: `{env: NAME}`, the name of an environment variable, which is read where the secret is used."""
 
 import os
-from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field
 
 from batch_assets.errors import ConfigError
 
@@ -29,14 +28,3 @@ class Secret(BaseModel):
         if not secret:
             raise ConfigError(f"The environment variable {self.env} is not set; set it where this process is started.")
         return secret
-
-
-def as_said(value: Any) -> Any:
-    """Settings as somebody said them, also what is covered: to be validated again at once, never to be shown."""
-    if isinstance(value, BaseModel):
-        return as_said(value.model_dump(exclude_unset=True))
-    if isinstance(value, dict):
-        return {name: as_said(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [as_said(one) for one in value]
-    return value.get_secret_value() if isinstance(value, SecretStr) else value

@@ -11,7 +11,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from batch_assets.alerts import LIMIT, Alert, Receiver, send, send_all
 from batch_assets.errors import AlertFailed
-from batch_assets.secret import as_said
 from batch_assets_tests.listener import Listener, dripping
 
 ALERT = Alert("blocked", "churn", "2026-03-28", "churn 2026-03-28 is blocked", "the check drift: PSI 0.31 > 0.25 & <rising>")
@@ -232,7 +231,7 @@ class TestTheAddressIsASecret:
 
     def test_it_can_be_dumped_to_be_read_back(self) -> None:
         (one,) = receivers({"kind": "slack", "url": "https://hooks.example/top-secret"})
-        assert receivers(one.model_dump()) == receivers(as_said(one)) == (one,)
+        assert receivers(one.model_dump()) == (one,)
 
     @pytest.mark.parametrize(
         "url",

@@ -6,7 +6,7 @@ import pytest
 from pydantic import BaseModel, SecretStr, ValidationError
 
 from batch_assets.errors import ConfigError
-from batch_assets.secret import Secret, as_said
+from batch_assets.secret import Secret
 
 
 class Door(BaseModel):
@@ -64,9 +64,3 @@ def test_what_is_no_name_of_a_variable_is_refused_and_not_shown(said: dict[str, 
         Secret.model_validate(said)
     assert "open sesame" not in str(refused.value)
     assert "//sesame" not in str(refused.value)
-
-
-def test_settings_can_be_had_as_they_were_said(secret: Secret) -> None:
-    assert as_said(Door(key=secret)) == {"key": {"env": "DOOR_KEY"}}
-    assert as_said(Door(key=SecretStr("open sesame"))) == {"key": "open sesame"}
-    assert as_said({"doors": (Door(key=SecretStr("a")), 3)}) == {"doors": [{"key": "a"}, 3]}

@@ -42,15 +42,16 @@ def ui(host: str, port: int) -> None:
 def _open(host: str, port: int) -> dict[str, Any]:
     """Keep the UI open, with a Ray if a pipeline says that it scores there, until it ends; gives its exit status."""
     from batch_assets.operations.rollout import require_fit
-    from batch_assets.orchestration.catalog import pipelines
+    from batch_assets.orchestration.catalog import usable_pipelines
     from batch_assets.orchestration.resources import shared_ray
     from batch_assets.project import find_project
 
     project = find_project()
     workspace = ["-w", "workspace.yaml"] if (project.root / "workspace.yaml").exists() else []
     program = [str(Path(sys.executable).parent / "dg"), "dev", *workspace, "--host", host, "--port", str(port)]
+    program += ["--no-check-yaml"]  # for a mistake in one pipeline it would not open; it shows that pipeline red instead
     home = project.dagster_home()
-    configs = pipelines().values()
+    configs = usable_pipelines()
     require_fit(configs, registry())
     wanted = any(one.engine.kind == "ray" for one in configs)
     with _only_one(home), shared_ray(wanted=wanted) as environment:

@@ -14,16 +14,17 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 import yaml
 from dagster_shared.yaml_utils import parse_yamls_with_source_position
-from jinja2.nativetypes import NativeTemplate
 from pydantic import ValidationError
 
 from batch_assets.config import PipelineConfig
 from batch_assets.errors import ConfigError, NoSuchPipeline
+from batch_assets.orchestration.attributes import Place, read_config, scope_of
 from batch_assets.project import find_project
-from batch_assets.secret import as_said
 
 if TYPE_CHECKING:
     import dagster as dg
+
+    from batch_assets.orchestration.component import ScoringPipeline
 
 TYPE = "batch_assets.ScoringPipeline"
 """What a document that declares a pipeline gives as its `type`."""
@@ -37,6 +38,14 @@ def pipelines() -> dict[str, PipelineConfig]:
     return _by_name(found if not refused else _loaded_by_dagster())
 
 
+def usable_pipelines() -> list[PipelineConfig]:
+    """Every pipeline that can be used; the UI shows why another cannot. Raises ConfigError if Dagster can load none at all."""
+    found, refused = _declared()
+    if not refused:
+        return found
+    return _usable(_components())
+
+
 def pipeline(name: str) -> PipelineConfig:
     """One pipeline; that another one cannot be used is logged.
 
@@ -47,7 +56,11 @@ def pipeline(name: str) -> PipelineConfig:
     found, refused = _declared()
     known = _by_name(found)
     if name not in known:
-        known = _by_name(_loaded_by_dagster())
+        components = _components()
+        known = _by_name(_usable(components))
+        if name not in known:
+            for component in sorted(components, key=lambda one: one.config.name != name):
+                component.usable()
     elif refused:
         _LOG.warning("%s cannot be read without Dagster: `batch-assets ui` says why.", " and ".join(map(str, refused)))
     if name not in known:
@@ -82,7 +95,7 @@ def _declared() -> tuple[list[PipelineConfig], list[Path]]:
     for file in _documents(project.defs):
         try:
             found += _read(file, project.root)
-        except (OSError, ValueError, TypeError, LookupError, yaml.YAMLError, jinja2.TemplateError):
+        except (OSError, ValueError, TypeError, LookupError, yaml.YAMLError, ConfigError):
             refused.append(file)
     return found, refused
 
@@ -100,7 +113,7 @@ def _documents(folder: Path) -> Iterator[Path]:
 
 
 def _read(file: Path, root: Path) -> list[PipelineConfig]:
-    """The pipelines of one file. Raises ValueError, YAMLError or TemplateError where only Dagster knows more."""
+    """The pipelines of one file. Raises ValueError, YAMLError or ConfigError where only Dagster knows more."""
     found = []
     documents = parse_yamls_with_source_position(file.read_text(encoding="utf-8"), str(file))
     if not documents:
@@ -112,30 +125,11 @@ def _read(file: Path, root: Path) -> list[PipelineConfig]:
         if said["type"] == TYPE:
             if not said.keys() <= {"type", "attributes", "post_processing", "requirements"}:
                 raise ValueError(f"{file} uses more of Dagster than is known here.")
-            attributes = PipelineConfig.model_validate(said.get("attributes"))
-            found.append(PipelineConfig.model_validate(_rendered(as_said(attributes), places(root, file.parent))))
+            scope = {"env": _Environment(), **scope_of(root, file.parent)}
+            found.append(read_config(said.get("attributes"), scope, Place(("attributes",), document.source_position_tree)))
         elif said["type"].startswith(f"{TYPE.partition('.')[0]}."):
             raise ValueError(f"{file} is of a type that is none of ours.")
     return found
-
-
-def places(root: Path, folder: Path) -> dict[str, str]:
-    """What `context` is in a template: the folder of the project, and that of the very defs.yaml."""
-    return {"project_root": str(root.resolve()), "path": str(folder.resolve())}
-
-
-def _rendered(value: Any, context: dict[str, str]) -> Any:
-    """A value whose texts are rendered as Dagster's templates are."""
-    if isinstance(value, dict):
-        return {name: _rendered(one, context) for name, one in value.items()}
-    if isinstance(value, list):
-        return [_rendered(one, context) for one in value]
-    if not isinstance(value, str) or not value:
-        return value
-    rendered = NativeTemplate(value).render(env=_Environment(), context=context)
-    if isinstance(rendered, jinja2.Undefined):
-        raise jinja2.UndefinedError(f"{value} is not defined.")
-    return rendered
 
 
 class _Environment:
@@ -153,16 +147,25 @@ class _Environment:
 
 
 def _loaded_by_dagster() -> list[PipelineConfig]:
+    """Every pipeline. Raises ConfigError, of the first that cannot be used."""
+    return [component.usable() for component in _components()]
+
+
+def _components() -> "list[ScoringPipeline]":
+    """Every pipeline as Dagster has it, also those that cannot be used. Raises ConfigError if it can load none at all."""
     import dagster as dg
 
     from batch_assets.orchestration.component import ScoringPipeline
 
     project = find_project()
     try:
-        components = dg.ComponentTree.for_project(project.package).get_all_components(of_type=ScoringPipeline)
+        return dg.ComponentTree.for_project(project.package).get_all_components(of_type=ScoringPipeline)
     except Exception as error:  # Dagster, YAML, Jinja and pydantic each have their own; all of them mean the same here
         raise ConfigError(f"A defs.yaml under {project.defs} cannot be used: {_explained(error)}") from error
-    return [component.config for component in components]
+
+
+def _usable(components: "list[ScoringPipeline]") -> list[PipelineConfig]:
+    return [component.config for component in components if isinstance(component.config, PipelineConfig)]
 
 
 def _explained(error: BaseException) -> str:

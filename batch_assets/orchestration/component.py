@@ -1,38 +1,61 @@
 """`type: batch_assets.ScoringPipeline`: from one YAML document to assets, checks, a job, a schedule and sensors."""
 
+import re
 import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
 from dagster_shared.utils.warnings import PreviewWarning
-from pydantic import BaseModel
+from pydantic import BaseModel, GetJsonSchemaHandler, RootModel
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 from typing_extensions import override
 
-from batch_assets.config import PipelineConfig
+from batch_assets.config import NAME, PipelineConfig
+from batch_assets.errors import BatchAssetsError, ConfigError
 from batch_assets.orchestration.alerting import build_alert_sensors
 from batch_assets.orchestration.asset_checks import build_checks
 from batch_assets.orchestration.assets import build_assets
-from batch_assets.orchestration.catalog import places
+from batch_assets.orchestration.attributes import Place, read_config, scope_of
+from batch_assets.orchestration.refused import Refused, stand_in
 from batch_assets.orchestration.resources import shared_resources
 from batch_assets.orchestration.scaffolding.scaffolder import PipelineScaffolder
 from batch_assets.orchestration.schedules import build_pruning, build_schedules
 from batch_assets.orchestration.sensors import build_dead_runs, build_rollout_sensor
 from batch_assets.orchestration.sla import build_sla_sensors
-from batch_assets.secret import as_said
+
+
+class _Attributes(RootModel[Any]):
+    """Whatever stands under `attributes`: Dagster would refuse all pipelines for a mistake in one, so `load` judges it."""
+
+    @classmethod
+    @override
+    def __get_pydantic_json_schema__(cls, _: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """What is right, for `dg check yaml` and editors."""
+        return handler.resolve_ref_schema(handler(PipelineConfig.__pydantic_core_schema__))
 
 
 @dg.scaffold_with(PipelineScaffolder)
 class ScoringPipeline(dg.Component):
-    """The nightly batch inference job of one model: user_features -> predictions -> serving_table, one partition a day."""
+    """The nightly batch inference job of one model: user_features -> predictions -> serving_table, one partition a day.
 
-    def __init__(self, config: PipelineConfig) -> None:
+    One whose settings cannot be used is loaded, too: it says so wherever it is looked at, and the others are as they were.
+    """
+
+    def __init__(self, config: PipelineConfig | Refused) -> None:
         self.config = config
+
+    def usable(self) -> PipelineConfig:
+        """The settings. Raises ConfigError if they cannot be used."""
+        if isinstance(self.config, Refused):
+            self.config.refuse()
+        return self.config
 
     @classmethod
     @override
     def get_model_cls(cls) -> type[BaseModel]:
-        return PipelineConfig
+        return _Attributes
 
     @classmethod
     @override
@@ -48,15 +71,38 @@ class ScoringPipeline(dg.Component):
     @classmethod
     @override
     def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> "ScoringPipeline":
-        """Resolve templates in text fields (`{{ context.path }}`, `{{ env("NAME") }}`) and validate again."""
-        raw = as_said(attributes) if attributes else {}
-        scope = {"context": places(context.project_root, context.path)}
-        resolution = context.with_rendering_scope(scope).resolution_context.at_path("attributes")
-        return cls(PipelineConfig.model_validate(resolution.resolve_value(raw)))
+        """Resolve templates in text fields (`{{ context.path }}`, `{{ env("NAME") }}`) and validate."""
+        said = attributes.model_dump() if attributes else {}
+        resolution = context.resolution_context
+        scope = {**resolution.scope, **scope_of(context.project_root, context.path)}
+        try:
+            return cls(read_config(said, scope, Place(("attributes",), resolution.source_position_tree)))
+        except ConfigError as error:
+            return cls(Refused(_name(said, context), str(error)))
 
     @override
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        return definitions(self.config)
+        if isinstance(self.config, PipelineConfig):
+            try:
+                return definitions(self.config)
+            except (BatchAssetsError, dg.DagsterInvalidDefinitionError) as error:
+                refused = Refused(self.config.name, f"{context.path}: {error}")
+        else:
+            refused = self.config
+        known = context.component_tree.get_all_components(of_type=ScoringPipeline)
+        taken = {other.config.name for other in known if other is not self}
+        return stand_in(refused, refused.name if refused.name not in taken else _place(context))
+
+
+def _name(said: dict[str, Any], context: dg.ComponentLoadContext) -> str:
+    """The name that a pipeline says, or that of its folder if it says none that could be one."""
+    name = said.get("name")
+    return name if isinstance(name, str) and re.fullmatch(NAME, name) else re.sub(r"\W", "_", context.path.name)
+
+
+def _place(context: dg.ComponentLoadContext) -> str:
+    """A name that is made of where the document stands, which no other has."""
+    return re.sub(r"\W+", "_", context.component_loc.get_display_key(context.defs_module_path)).strip("_")
 
 
 def definitions(config: PipelineConfig, resources: Mapping[str, Any] | None = None) -> dg.Definitions:

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,24 +21,6 @@ attributes:
   model: {name: nightly}
   answers: {kind: binary, labels: [no, yes]}
 """
-
-
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Path]:
-    """A Dagster project with an importable name of its own; gives its defs folder."""
-    name = f"project_{abs(hash(request.node.nodeid))}"
-    (tmp_path / "pyproject.toml").write_text(
-        f'[tool.dg]\ndirectory_type = "project"\n[tool.dg.project]\nroot_module = "{name}"\ncode_location_name = "{name}"\n'
-    )
-    defs = tmp_path / name / "defs"
-    defs.mkdir(parents=True)
-    for folder in (defs, defs.parent):
-        (folder / "__init__.py").touch()
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("BATCH_ASSETS_PROJECT", str(tmp_path))
-    yield defs
-    for module in [module for module in sys.modules if module.startswith(name)]:
-        del sys.modules[module]
 
 
 def write(defs: Path, folder: str, text: str) -> None:
@@ -142,6 +123,8 @@ def test_a_component_in_python_is_found_by_dagster(project: Path) -> None:
         "    config, = catalog._declared()[0]\n"
         "    return ScoringPipeline(config.model_copy(update={'name': 'weekly'}))\n"
     )
+    assert catalog.pipeline("weekly").name == "weekly"
+    write(project, "broken", YAML.replace("start: ", "strat: ").replace("name: nightly\n", "name: broken\n", 1))
     assert catalog.pipeline("weekly").name == "weekly"
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from batch_assets.errors import NoSuchPipeline
+from batch_assets.errors import ConfigError, NoSuchPipeline
 from batch_assets.orchestration.catalog import code_location, pipeline, pipelines
 from batch_assets.orchestration.component import ScoringPipeline
 from batch_assets.orchestration.resources import shared_resources
@@ -128,8 +128,8 @@ def test_a_mistake_in_yaml_is_named(path: list[str], value: object, message: str
     for step in path[:-1]:
         place = place[step]
     place[path[-1]] = value
-    with pytest.raises(Exception, match=message):
-        ScoringPipeline.from_attributes_dict(attributes=changed)
+    with pytest.raises(ConfigError, match=message):
+        ScoringPipeline.from_attributes_dict(attributes=changed).usable()
 
 
 @pytest.mark.parametrize("url", ["https://hooks.example/top-secret", "{{ env('HOOK') }}"])
@@ -154,8 +154,9 @@ def test_one_of_the_environment_is_read_when_it_is_used(monkeypatch: pytest.Monk
 @pytest.mark.parametrize("alert", [{"kind": "slack"}, {"kind": "slak"}, {"kind": "slack", "chanel": "x"}])
 def test_nor_is_it_in_an_error(alert: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOOK", "ftp://top-secret")
-    with pytest.raises(Exception, match="alerts") as raised:
-        ScoringPipeline.from_attributes_dict(attributes={**ATTRIBUTES, "alerts": [{**alert, "url": "{{ env('HOOK') }}"}]})
+    attributes = {**ATTRIBUTES, "alerts": [{**alert, "url": "{{ env('HOOK') }}"}]}
+    with pytest.raises(ConfigError, match="alerts") as raised:
+        ScoringPipeline.from_attributes_dict(attributes=attributes).usable()
     error: BaseException | None = raised.value
     while error is not None:
         assert "secret" not in f"{error} {error!r}"

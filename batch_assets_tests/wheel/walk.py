@@ -120,6 +120,13 @@ def missing(project: DgProject, folder: Path, say: Say) -> None:
         said = project.refused("batch-assets run other --partition 2026-01-01")
         assert sentence in said, said
         say(f"{new.split(' engine')[0].strip()}: {said.strip()}")
+    checked = project.tried("dg check defs --no-check-yaml")
+    assert checked.returncode == 1
+    assert sentence in checked.stdout + checked.stderr
+    served = {one["asset_key"]: one["description"] for one in _json(project, "dg list defs --json")["assets"]}
+    assert "churn/serving_table" in served
+    assert sentence in served["other/serving_table"]
+    say(f"dg list defs: {served['other/serving_table']}")
     (project.defs / "other" / "defs.yaml").unlink()
 
 

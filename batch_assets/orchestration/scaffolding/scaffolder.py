@@ -16,6 +16,7 @@ import dagster as dg
 from typing_extensions import override
 
 from batch_assets.clock import today, utc_now
+from batch_assets.config import NAME
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -41,7 +42,7 @@ class PipelineScaffolder(dg.Scaffolder):
         folder = request.target_path
         if request.scaffold_format != "yaml":
             raise click.UsageError(f"A ScoringPipeline is declared in YAML: remove {folder}, and leave --format away.")
-        if not re.fullmatch(r"[a-z][a-z0-9_]*", folder.name):
+        if not re.fullmatch(NAME, folder.name):
             raise click.UsageError(
                 f"{folder.name} cannot be the name of a pipeline: remove {folder}, and take one of small letters, digits and _."
             )
