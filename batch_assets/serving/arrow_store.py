@@ -27,13 +27,13 @@ class ArrowStore(FileStore):
 
     @override
     def write(self, path: Path, release: Release, batches: Batches) -> dict[str, str]:
-        schema = _schema(release)
+        schema = schema_of(release)
         tables = (pa.table([keys, *records.columns().values()], schema=schema) for keys, records in batches)
         return write_arrow(path, schema, tables)
 
     @override
     def read(self, path: Path, release: Release) -> Iterator[Batch]:
-        file, fields = ArrowFile(path, _schema(release), release.built), release.record.fields
+        file, fields = ArrowFile(path, schema_of(release), release.built), release.record.fields
         for number in range(len(file)):
             keys, *columns = file.batch(number).columns
             found = {
@@ -44,9 +44,10 @@ class ArrowStore(FileStore):
 
     @override
     def table(self, path: Path, release: Release) -> Table:
-        return ArrowTable(ArrowFile(path, _schema(release), release.built), release.record.dtype)
+        return ArrowTable(ArrowFile(path, schema_of(release), release.built), release.record.dtype)
 
 
-def _schema(release: Release) -> pa.Schema:
+def schema_of(release: Release) -> pa.Schema:
+    """The columns of a release's file."""
     key = pa.field(",".join(one.name for one in release.key), release.key_type, nullable=False)
     return pa.schema([key, *((name, column.type) for name, column in release.record.empty().columns().items())])
