@@ -22,7 +22,7 @@ _SEEDS = (np.uint64(0x8E9D5AAB4C1F7A35), np.uint64(0x3C79AC492BA7B653))
 _MASK = (1 << 64) - 1
 
 _ROWS_AT_ONCE = 1 << 14
-"""Words of so many rows (128 KiB) stay in the processor's cache, and no memory for them is asked of the system again and again."""
+"""Words of so many rows (128 KiB) stay in the processor's cache, and memory for them is not asked of the system each time."""
 
 
 class Digest(BaseModel):

@@ -7,7 +7,7 @@ Made-up keys, whole numbers (`int`) or texts of 8 to 36 bytes (`text`), with rec
 label), brought in chunks of 131,072 rows as a night brings them. The bare search knows nothing of releases: it finds the batch
 and the row, and reads the three fields. Both are asked for keys that are there, in alternation; a median is the least of three
 rounds. With `--swap`, processes look keys up while so many releases go live one after another and older ones are pruned; an
-error of any of them ends it. Not compared: other stores, cold disks, the time that a command or a server needs around a look-up.
+error of any of them ends it. Not compared: other stores, cold disks, what a command or a server needs around a look-up.
 """
 
 import argparse
@@ -49,14 +49,14 @@ RECORD = RecordType(
 
 
 def made_up(rows: int, kind: str) -> list[Batch]:
-    """Keys in ascending order with gaps, and random records, in chunks."""
+    """Keys in ascending order with gaps, numbers of them even, and random records, in chunks."""
     random, found = np.random.default_rng(1), []
     every = np.cumsum(random.integers(1, max((1 << 32) // rows, 2), rows))
     for start in range(0, rows, CHUNK_ROWS):
         some = every[start : start + CHUNK_ROWS]
         scores = random.random(len(some), dtype=np.float32)
         columns = {"probability": scores, "decile": (scores * 10).astype(np.int8), "label": (scores * 2).astype(np.int8)}
-        found.append((pa.array(some) if kind == "int" else texts(some, random), Records(RECORD, columns)))
+        found.append((pa.array(2 * some) if kind == "int" else texts(some, random), Records(RECORD, columns)))
     return found
 
 
@@ -165,7 +165,7 @@ def measure(folder: Path, rows: int, kind: str) -> dict[str, str]:
     (least_half, least_most), (half, most) = (np.min(one, axis=0) for one in zip(*rounds, strict=True))
     groups = [asked[start : start + AT_ONCE] for start in range(0, ASKED, AT_ONCE)]
     many = AT_ONCE / min(seconds(partial(table.get_many, group)) for group in groups for _ in range(3))
-    strangers = [f"{key}~" if isinstance(key, str) else -key for key in asked]
+    strangers = [f"{key}~" if isinstance(key, str) else key + 1 for key in asked]
     missed, _ = clocked(table.get, strangers)
     return {
         "build, synced": f"{rows / built:,.0f} rows/s",

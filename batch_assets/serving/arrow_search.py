@@ -28,7 +28,7 @@ class Asked(Protocol):
         """The last batch that does not begin after a key, by the batches' first keys; -1 where all do."""
 
     def among(self, memory: pa.Buffer, places: Sequence[Ints]) -> Compared:
-        """Compares with the keys of their batches: numbers at one place, or texts at that of their offsets and that of bytes."""
+        """Compares with the keys of their batches: numbers at a place, or texts at that of their offsets and that of bytes."""
 
 
 def find(compared: Compared, counts: Ints) -> tuple[Ints, npt.NDArray[np.bool_]]:
