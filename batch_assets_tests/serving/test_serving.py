@@ -52,6 +52,14 @@ class TestRelease:
         with pytest.raises(NoPrediction, match=f"no prediction for key {key}"):
             Reader.live(small.storage, "small").lookup(key)
 
+    def test_many_keys_are_looked_up_in_their_order(self, small: Small) -> None:
+        small.night()
+        reader = Reader.live(small.storage, "small")
+        found = reader.get_many(["42", 7, "nobody", 2_001, 7, str(2**70)])
+        assert found == [reader.lookup(42), reader.lookup(7), None, None, reader.lookup(7), None]
+        assert reader.get_many([]) == []
+        reader.close()
+
     def test_text_keys_are_looked_up_as_they_are(self, make_small: Make) -> None:
         small = make_small(rows(500, key_type=pa.string()))
         small.night()
