@@ -4,7 +4,7 @@
 a worker that starts nor a look-up has time for that.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import date
 from typing import Any
 
@@ -48,6 +48,18 @@ def as_numpy(array: "pa.Array | pa.ChunkedArray") -> npt.NDArray[Any]:
         return np.unpackbits(packed, bitorder="little")[array.offset : array.offset + len(array)].astype(bool)
     values = np.frombuffer(buffer, dtype=_numpy_type(array.type)) if buffer else np.empty(0, dtype=_numpy_type(array.type))
     return values[array.offset : array.offset + len(array)]
+
+
+def regrouped(tables: Iterable[pa.Table], schema: pa.Schema, rows: int) -> Iterator[pa.Table]:
+    """The same rows in tables of exactly `rows` each but for the last; one empty table if there is none."""
+    pending, yielded = schema.empty_table(), False
+    for table in tables:
+        pending = pa.concat_tables([pending, table])
+        while len(pending) >= rows:
+            yield pending.slice(0, rows)
+            yielded, pending = True, pending.slice(rows)
+    if len(pending) or not yielded:
+        yield pending
 
 
 def _numpy_type(dtype: pa.DataType) -> Any:

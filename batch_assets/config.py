@@ -128,7 +128,7 @@ class PipelineConfig(BaseModel):
         description="What every version of the model answers; a version that answers otherwise is refused."
     )
     store: Annotated[Store, STORES] = Field(
-        default_factory=lambda: STORES.adapter("lmdb").model_validate({}), description="Where releases are kept and looked up."
+        default_factory=lambda: STORES.adapter("arrow").model_validate({}), description="Where releases are kept and looked up."
     )
     engine: EngineSettings = EngineSettings()
     scoring: ScoringSettings = ScoringSettings()

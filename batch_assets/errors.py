@@ -49,7 +49,6 @@ BatchAssetsError
 └── ServingError            the serving table
     ├── NotPublishable      the verdict on the run is not good
     ├── ReleaseBroken       a release does not hold what its manifest says
-    ├── ReleaseBusy         this process has the release open already
     └── NoPrediction        no prediction for key
 """
 
@@ -252,10 +251,6 @@ class NotPublishable(ServingError):
 
 class ReleaseBroken(ServingError):
     """A release does not hold what its manifest says."""
-
-
-class ReleaseBusy(ServingError):
-    """This process has the release open already; share that reader."""
 
 
 class NoPrediction(ServingError):

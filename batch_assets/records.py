@@ -1,7 +1,7 @@
 """Records: what a model's answer to a row is kept as, fixed-width and by named fields, as one numpy dtype.
 
-Their bytes are what is digested, compared, audited and served. While a chunk is scored they lie by column; a store gets them
-packed, side by side.
+Their bytes are what is digested, compared, audited and served. Many of them lie by column; one
+that is looked up is packed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -97,8 +97,8 @@ class RecordType(BaseModel):
                 found[field.name] = as_numpy(column)
         return Records(self, found)
 
-    def as_mapping(self, record: npt.NDArray[np.void]) -> dict[str, Any]:
-        """One packed record, of shape (), in plain values: of a field with names the name."""
+    def as_mapping(self, record: np.void) -> dict[str, Any]:
+        """One packed record in plain values: of a field with names the name."""
         return {one.name: one.names[record[one.name]] if one.names else record[one.name].tolist() for one in self.fields}
 
 

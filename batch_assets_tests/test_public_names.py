@@ -76,10 +76,10 @@ def test_its_example_is_true(
 
 @pytest.mark.process
 def test_a_look_up_waits_for_no_more_than_it_needs(make_small: Callable[..., Small]) -> None:
-    """Under half a second is for the interpreter, click, numpy, Arrow, pydantic and LMDB; all else would be on top."""
+    """Under half a second is for the interpreter, click, numpy, Arrow and pydantic; all else would be on top."""
     small = make_small()
     small.night()
     program = "from batch_assets.cli import main; main(['lookup', 'small', '42', '--json'], standalone_mode=False)"
     found = loaded(program, BATCH_ASSETS_ROOT=small.storage.root)
-    assert "lmdb" in found
+    assert "batch_assets.serving.arrow_table" in found
     assert not found & {*HEAVY, "pyarrow.compute", "pyarrow.parquet", "jinja2", "rich.console", "batch_assets.config"}

@@ -18,7 +18,7 @@ from batch_assets.arrow import as_column, as_numpy
 from batch_assets.errors import BadKeys
 
 LONGEST_KEY = 511
-"""Bytes of a key with text in it; what the embedded store can hold."""
+"""Bytes of a key with text in it. Whoever keeps 2**18 such keys side by side needs offsets of no more than four bytes."""
 
 KeyType = Literal["int32", "int64", "string", "date"]
 

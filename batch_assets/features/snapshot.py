@@ -7,13 +7,14 @@ compares what was scored with these, not with what the scorer says it read.
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from batch_assets.arrow import regrouped
 from batch_assets.digest import Digest, key_digest
 from batch_assets.errors import NotFound, SnapshotChanged
 from batch_assets.features.keys import identity, require_ascending
@@ -123,7 +124,8 @@ def write_snapshot(folder: Path, batches: pa.RecordBatchReader, key: Sequence[st
     digests: list[list[RowGroup]] = []
     writer: pq.ParquetWriter | None = None
     last_key: pa.Scalar | None = None
-    for table in _regrouped(batches, row_group_rows):
+    tables = (pa.Table.from_batches([batch]) for batch in batches)
+    for table in regrouped(tables, batches.schema, row_group_rows):
         keys = require_ascending(table, key, last_key)
         last_key = keys[-1] if len(keys) else last_key
         if writer is None or sum(group.rows for group in digests[-1]) >= ROWS_PER_FILE:
@@ -229,19 +231,6 @@ def require_unchanged(storage: Storage, path: str, file: SnapshotFile) -> str:
     if stamp.token != file.token and storage.sha256(path) != file.sha256:
         raise SnapshotChanged(f"{path} does not hold what was frozen (other sha256): {advice}.")
     return stamp.token
-
-
-def _regrouped(batches: pa.RecordBatchReader, rows: int) -> Iterator[pa.Table]:
-    """Tables of exactly `rows` rows each but for the last; one empty table if there is none."""
-    empty = batches.schema.empty_table()
-    pending, yielded = empty, False
-    for batch in batches:
-        pending = pa.concat_tables([pending, pa.Table.from_batches([batch])])
-        while len(pending) >= rows:
-            yield pending.slice(0, rows)
-            yielded, pending = True, pending.slice(rows)
-    if len(pending) or not yielded:
-        yield pending
 
 
 def _digest(key: tuple[str, ...], schema_text: str, files: Iterable[SnapshotFile]) -> str:

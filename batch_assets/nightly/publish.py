@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from batch_assets.config import PipelineConfig
-from batch_assets.digest import hash_keys
+from batch_assets.digest import keyed_digest
 from batch_assets.errors import CommitBroken, NotPublishable, ServingError, Withdrawn
 from batch_assets.features.keys import identity, in_order
 from batch_assets.logs import LogEntry, NumberedLog
@@ -148,7 +148,7 @@ def _batches(
 
 def _intact(storage: Storage, manifest: Manifest, file: ManifestFile, key: Sequence[str], record: RecordType) -> pa.Table:
     table = read_committed(storage, f"{manifest.folder}/{file.name}")
-    if hash_keys(identity(table, key)).with_values(record.from_table(table).flat()).digest() != file.values:
+    if keyed_digest(identity(table, key), record.from_table(table).flat()) != file.values:
         raise CommitBroken(
             f"{manifest.folder}/{file.name} holds other values than its manifest says: remove it and run again, "
             "then the chunk is scored again."

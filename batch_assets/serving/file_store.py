@@ -1,12 +1,13 @@
-"""Stores that keep a release as one local file: written aside, adopted whole, hashed before anybody maps it."""
+"""Stores that keep a release as one local file: written aside, adopted whole, read-only from then on."""
 
-import hashlib
 import uuid
 from abc import abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
+import pyarrow as pa
 from typing_extensions import override
 
 from batch_assets.errors import ReleaseBroken
@@ -20,16 +21,23 @@ class FileStore(Store):
     file: ClassVar[str]
 
     @abstractmethod
-    def write(self, folder: Path, release: Release, batches: Batches) -> None:
-        """Write the file into a local folder, made durable afterwards; keys come in order. Raises ReleaseBroken."""
+    def write(self, path: Path, release: Release, batches: Batches) -> dict[str, str]:
+        """Write the file, which is made durable afterwards; keys come in order.
+
+        Returns:
+            What it is compared with when it is read, such as checksums; `Release.built` has it.
+
+        Raises:
+            ReleaseBroken: keys are doubled or out of order.
+        """
 
     @abstractmethod
-    def read(self, folder: Path, release: Release) -> Iterator[Batch]:
-        """Everything in it, in order of its keys. Raises ReleaseBroken."""
+    def read(self, path: Path, release: Release) -> Iterator[Batch]:
+        """Everything in the file, in order of its keys; errors of Arrow and the disk are explained. Raises ReleaseBroken."""
 
     @abstractmethod
-    def table(self, folder: Path, release: Release) -> Table:
-        """It, open for look-ups. Raises ReleaseBroken, ReleaseBusy."""
+    def table(self, path: Path, release: Release) -> Table:
+        """The file, open for look-ups; errors of Arrow and the disk are explained. Raises ReleaseBroken."""
 
     @override
     def build(self, storage: Storage, release: Release, batches: Batches) -> dict[str, str]:
@@ -37,27 +45,22 @@ class FileStore(Store):
         with storage.scratch() as scratch:
             new = scratch / f"{self.kind}-{uuid.uuid4().hex[:12]}"
             new.mkdir()
-            self.write(new, release, in_order(batches))
-            with (new / self.file).open("rb") as written:
-                sha256 = hashlib.file_digest(written, "sha256").hexdigest()
-            size = (new / self.file).stat().st_size
+            file = new / self.file
+            said = self.write(file, release, in_order(batches))
+            file.chmod(0o444)
+            built = {"folder": new.name, "size": str(file.stat().st_size), **said}
             storage.adopt(new, f"{release.folder}/{new.name}")
-        return {"folder": new.name, "size": str(size), "sha256": sha256}
+        return built
 
     @override
     def scan(self, storage: Storage, release: Release) -> Iterator[Batch]:
-        """As the port says; the file is hashed first, as damaged pages may end the process that maps them."""
-        self.require_there(storage, release)
-        path = f"{self._folder(release)}/{self.file}"
-        if storage.sha256(path) != release.built["sha256"]:
-            raise ReleaseBroken(f"{path} was changed since it was built: publish the partition again.")
-        yield from self.read(storage.local_path(self._folder(release)), release)
+        with self._there(storage, release) as path:
+            yield from self.read(path, release)
 
     @override
     def open(self, storage: Storage, release: Release) -> Table:
-        """As the port says; a file that was cut, mapped, would kill its reader."""
-        self.require_there(storage, release)
-        return self.table(storage.local_path(self._folder(release)), release)
+        with self._there(storage, release) as path:
+            return self.table(path, release)
 
     @override
     def require_there(self, storage: Storage, release: Release) -> None:
@@ -69,6 +72,16 @@ class FileStore(Store):
     @override
     def drop(self, storage: Storage, release: Release) -> None:
         storage.discard(self._folder(release))
+
+    @contextmanager
+    def _there(self, storage: Storage, release: Release) -> Iterator[Path]:
+        """The file, which has its size (one that was cut, mapped, would end its reader); errors of reading it are explained."""
+        self.require_there(storage, release)
+        path = f"{self._folder(release)}/{self.file}"
+        try:
+            yield storage.local_path(path)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise ReleaseBroken(f"{path} cannot be read ({error}): publish the partition again.") from error
 
     def _folder(self, release: Release) -> str:
         return f"{release.folder}/{release.built['folder']}"

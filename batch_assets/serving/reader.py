@@ -1,10 +1,13 @@
 """Look-ups: from a key to its prediction and where that came from."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from batch_assets.errors import NoPrediction, ReleaseBroken
-from batch_assets.features.keys import identity_of, in_words, parsed, plain
+from batch_assets.features.keys import KeyValue, Said, identity_of, in_words, parsed, parts, plain
 from batch_assets.serving.release import current_log, named_release
 from batch_assets.serving.store import Release
 from batch_assets.storage import Storage
@@ -24,6 +27,7 @@ class Reader:
 
     def __init__(self, storage: Storage, release: Release) -> None:
         self._release = release
+        self._types = [one.arrow for one in release.key]
         self._table = release.store.open(storage, release)
 
     @classmethod
@@ -50,17 +54,43 @@ class Reader:
         raise NoPrediction(f"Nothing of {pipeline} has been published under {storage.location} yet.")
 
     def lookup(self, *key: object) -> Answer:
-        """The prediction of a key, one value for each of its columns. Raises NoPrediction."""
+        """The prediction of a key, one value for each of its columns. Raises NoPrediction, ReleaseBroken."""
         release = self._release
-        types = [one.arrow for one in release.key]
-        typed = parsed(key, types)
+        typed = parsed(key, self._types)
         if typed is None:
             about = ", ".join(f"{one.name} ({one.dtype})" for one in release.key)
             raise NoPrediction(f"no prediction for key {in_words(key)}: keys of {release.pipeline} are {about}")
-        identity = identity_of(typed, types)
-        found = self._table.get(identity[0].as_py()) if identity is not None else None
+        stored = self._stored(typed)
+        found = self._table.get(stored) if stored is not None else None
         if found is None:
             raise NoPrediction(f"no prediction for key {in_words(key)} in release {release.name} of {release.pipeline}")
+        return self._answer(typed, found)
+
+    def get_many(self, keys: Iterable[Said]) -> list[Answer | None]:
+        """The predictions of many keys in their order, None where there is none; a key of several columns is a sequence.
+
+        Raises:
+            ReleaseBroken: what would decide an answer is damaged.
+        """
+        typed = [parsed(parts(key), self._types) for key in keys]
+        stored = [self._stored(one) if one else None for one in typed]
+        found = iter(self._table.get_many([one for one in stored if one is not None]))
+        records = [next(found) if one is not None else None for one in stored]
+        return [
+            self._answer(one, record) if one and record is not None else None
+            for one, record in zip(typed, records, strict=True)
+        ]
+
+    def _stored(self, typed: Sequence[KeyValue]) -> KeyValue | bytes | None:
+        """A key as the store has it, or None if nobody has such a key."""
+        if len(typed) == 1:
+            return typed[0]
+        identity = identity_of(typed, self._types)
+        found: bytes | None = identity[0].as_py() if identity is not None else None
+        return found
+
+    def _answer(self, typed: Sequence[KeyValue], found: np.void) -> Answer:
+        release = self._release
         return Answer(
             key=plain(typed),
             record={

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from batch_assets.digest import Digest, hash_keys
+from batch_assets.digest import Digest, keyed_digest
 from batch_assets.errors import AlreadyExists, NotFound, ReleaseBroken
 from batch_assets.features.keys import Key
 from batch_assets.logs import Change, LogEntry, NumberedLog
@@ -118,7 +118,7 @@ def build_release(
             return release
     release = expected.model_copy(update={"built": store.build(storage, expected, batches())})
     try:
-        _require_equal(storage, release)
+        require_equal(storage, release)
     except ReleaseBroken:
         store.drop(storage, release)
         raise
@@ -144,7 +144,7 @@ def require_release(storage: Storage, manifest: "Manifest", key: tuple[Key, ...]
     release = read_release(storage, manifest.pipeline, expected.name)
     if release.model_copy(update={"built": {}}) != expected:
         raise ReleaseBroken(f"The description of release {release.name} is not what its manifest says: publish it again.")
-    _require_equal(storage, release)
+    require_equal(storage, release)
     return release
 
 
@@ -165,11 +165,11 @@ def derived(manifest: "Manifest", key: tuple[Key, ...], record: RecordType, stor
     )
 
 
-def _require_equal(storage: Storage, release: Release) -> None:
+def require_equal(storage: Storage, release: Release) -> None:
     """Read a release back. Raises ReleaseBroken if it does not hold what it says."""
     found = Digest()
     for keys, records in release.store.scan(storage, release):
-        found = found + hash_keys(keys).with_values(records.flat()).digest()
+        found = found + keyed_digest(keys, records.flat())
     if found != release.values:
         raise ReleaseBroken(
             f"The release {release.name} holds {found.count:,} records with digest {found.hex()}, its manifest says "

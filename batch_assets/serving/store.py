@@ -10,13 +10,13 @@ A store of a package of your own, which keeps each release as one file, says how
         kind: Literal["shelf"] = "shelf"
         file: ClassVar[str] = "release.parquet"
 
-        def write(self, folder: Path, release: Release, batches: Batches) -> None:
+        def write(self, path: Path, release: Release, batches: Batches) -> dict[str, str]:
             ...
 
-        def read(self, folder: Path, release: Release) -> Iterator[Batch]:
+        def read(self, path: Path, release: Release) -> Iterator[Batch]:
             ...
 
-        def table(self, folder: Path, release: Release) -> Table:
+        def table(self, path: Path, release: Release) -> Table:
             ...
 
 `release.record.empty().columns()` are the columns of its records, `Records.columns` and `RecordType.from_table` go there and
@@ -25,12 +25,11 @@ back. An entry point in the group `batch_assets.stores` adds it: `shelf = "their
 """
 
 import hashlib
-from abc import abstractmethod
-from collections.abc import Iterable, Iterator
-from typing import Annotated, Any, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Annotated, Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
@@ -48,15 +47,22 @@ Batch = tuple[pa.Array, Records]
 Batches = Iterable[Batch]
 
 
-class Table(Protocol):
+class Table(ABC):
     """An open release; one for a process, shared by its threads."""
 
-    def get(self, key: Any) -> npt.NDArray[np.void] | None:
-        """The record of a key (an integer, text, a day, or bytes as `Release.key_type` says), shape (), or None.
+    @abstractmethod
+    def get(self, key: Any) -> np.void | None:
+        """The record of a key (an integer, text, a day, or bytes as `Release.key_type` says), or None.
 
-        Raises ReleaseBroken.
+        Raises:
+            ReleaseBroken: what would decide the answer is damaged.
         """
 
+    def get_many(self, keys: Sequence[Any]) -> list[np.void | None]:
+        """The records of many keys, in the order in which they are asked, each as `get` finds it; a table may be faster so."""
+        return [self.get(key) for key in keys]
+
+    @abstractmethod
     def close(self) -> None:
         """Let go of it."""
 
@@ -89,7 +95,7 @@ class Store(Adapter):
 
     @abstractmethod
     def open(self, storage: Storage, release: "Release") -> Table:
-        """A release for look-ups. Raises ReleaseBroken, ReleaseBusy."""
+        """A release for look-ups. Raises ReleaseBroken."""
 
     def require_there(self, storage: Storage, release: "Release") -> None:
         """Look cheaply whether a release is still there in its size. Raises ReleaseBroken."""
@@ -118,7 +124,7 @@ def in_order(batches: Batches) -> Iterator[Batch]:
         yield keys, records
 
 
-STORES: Port[Store] = Port("store", "batch_assets.stores", {"lmdb": "batch_assets.serving.lmdb_store:LmdbStore"})
+STORES: Port[Store] = Port("store", "batch_assets.stores", {"arrow": "batch_assets.serving.arrow_store:ArrowStore"})
 
 
 class Release(BaseModel):

@@ -109,6 +109,7 @@ class TestTwoColumns:
         assert published.release.rows == 1_200
         reader = Reader.live(small.storage, "small")
         assert reader.lookup(17, "fr").record["country"] == "fr"
+        assert reader.get_many([(17, "fr"), (17, "nl"), 17]) == [reader.lookup(17, "fr"), None, None]
         with pytest.raises(NoPrediction, match=r"no prediction for key \(17, nl\)"):
             reader.lookup("17", "nl")
         with pytest.raises(NoPrediction, match=r"for key 17: keys of small are user \(int64\), country \(string\)"):

@@ -124,7 +124,7 @@ def test_a_published_run_is_published_again_with_the_replayed_rows(broken: tuple
     small, manifest, flag = broken
     judge(small.opened(DAY))
     first = publish(small.opened(DAY), small.progress).release
-    file = small.storage.local_path(f"{first.folder}/{first.built['folder']}/data.mdb")
+    file = small.storage.local_path(f"{first.folder}/{first.built['folder']}/release.arrow")
     before = file.stat()
     flag.unlink()
     replayed(small, manifest)

@@ -171,7 +171,7 @@ def test_nor_is_it_in_an_error(alert: dict[str, str], monkeypatch: pytest.Monkey
         ("batch_assets.models.predictor", ["dagster", "torch", "ray", "pandas"]),
         ("batch_assets.models.registry", ["dagster", "torch", "onnx", "onnxruntime", "lightgbm", "ray", "pandas"]),
         ("batch_assets.engines.ray_engine", ["dagster", "torch", "ray", "pandas"]),
-        ("batch_assets.definitions", ["torch", "ray", "pandas", "great_expectations", "matplotlib", "lmdb", "duckdb"]),
+        ("batch_assets.definitions", ["torch", "ray", "pandas", "great_expectations", "matplotlib", "duckdb"]),
     ],
 )
 def test_importing_is_light(module: str, unwanted: list[str]) -> None:

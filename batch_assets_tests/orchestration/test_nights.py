@@ -11,7 +11,7 @@ from batch_assets.nightly.night import Night
 from batch_assets.nightly.summary import summarize
 from batch_assets.orchestration.launch import materialize
 from batch_assets.orchestration.resources import StorageRoot
-from batch_assets.serving.lmdb_store import LmdbStore
+from batch_assets.serving.arrow_store import ArrowStore
 from batch_assets.storage import LocalStorage
 from batch_assets_tests.orchestration.location import changed, repository, run
 from batch_assets_tests.small import DAY, Small
@@ -38,7 +38,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     counting(Night, "open", lambda *_: "opened")
     counting(LocalStorage, "sha256", lambda _, path: "model hashed" if path == MODEL else None)
     counting(LocalStorage, "read", lambda _, path: "model read" if path == MODEL else None)
-    counting(LmdbStore, "scan", lambda *_: "release read back")
+    counting(ArrowStore, "scan", lambda *_: "release read back")
     return found
 
 

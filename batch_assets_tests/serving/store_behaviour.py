@@ -116,6 +116,20 @@ class StoreBehaviour:
             assert table.get(stranger) is None
         table.close()
 
+    @pytest.mark.parametrize("kind", [BINARY, WIDE], ids=["6 bytes", "96 bytes"])
+    @pytest.mark.parametrize("keys", KEYS.values(), ids=KEYS)
+    def test_many_are_found_as_each_of_them_is(
+        self, storage: LocalStorage, tmp_path: Path, keys: pa.Array, kind: RecordType
+    ) -> None:
+        release = self.built(storage, tmp_path, keys, records(kind, len(keys)), batch=100)
+        table = release.store.open(storage, release)
+        asked = [*keys.to_pylist()[::-7], *STRANGERS[keys.type], *keys.to_pylist()[:5], *STRANGERS[keys.type]]
+        for some in (asked, asked[:1], STRANGERS[keys.type], []):
+            one_by_one = [table.get(key) for key in some]
+            assert [one and one.tobytes() for one in table.get_many(some)] == [one and one.tobytes() for one in one_by_one]
+            assert {one.dtype for one in table.get_many(some) if one is not None} <= {kind.dtype}
+        table.close()
+
     @pytest.mark.parametrize("keys", KEYS.values(), ids=KEYS)
     def test_what_was_stored_is_read_back_in_its_order(self, storage: LocalStorage, tmp_path: Path, keys: pa.Array) -> None:
         release = self.built(storage, tmp_path, keys, records(BINARY, len(keys)))
@@ -131,6 +145,7 @@ class StoreBehaviour:
         assert [key for some, _ in release.store.scan(storage, release) for key in some.to_pylist()] == []
         table = release.store.open(storage, release)
         assert table.get(1) is None
+        assert table.get_many([1, 2]) == [None, None]
         table.close()
 
     @pytest.mark.parametrize("keys", [[1, 1], [2, 1], [1, 2, 3, 3], [1, 2, 3, 0]])

@@ -8,17 +8,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from batch_assets.engines.local_engine import LocalEngine
-from batch_assets.errors import CommitBroken, NoPrediction, NotPublishable, ReleaseBroken, ReleaseBusy
+from batch_assets.errors import CommitBroken, NoPrediction, NotPublishable, ReleaseBroken
 from batch_assets.nightly.freeze import freeze
 from batch_assets.nightly.judge import judge
 from batch_assets.nightly.night import Night
 from batch_assets.nightly.publish import Published, publish, published_matches
 from batch_assets.nightly.score import score
-from batch_assets.serving.lmdb_store import LmdbStore
+from batch_assets.serving import arrow_file
 from batch_assets.serving.reader import Reader
 from batch_assets.serving.release import current_log
-from batch_assets.storage import LocalStorage
-from batch_assets_tests.serving.store_behaviour import BINARY, KEYS, StoreBehaviour, records
 from batch_assets_tests.small import DAY, Small, rows, small_model
 
 Make = Callable[..., Small]
@@ -28,26 +26,14 @@ NEVER = {"psi": 100, "ks": 100, "js": 100}
 
 
 def data_file(small: Small, published: Published) -> Path:
-    return small.storage.local_path(f"{published.release.folder}/{published.release.built['folder']}/data.mdb")
+    """The file of a release; it can be written to from now on."""
+    path = small.storage.local_path(f"{published.release.folder}/{published.release.built['folder']}/release.arrow")
+    path.chmod(0o600)
+    return path
 
 
 def description(small: Small, published: Published) -> Path:
     return small.storage.local_path(f"{published.release.folder}/_release.json")
-
-
-class TestLmdbStore(StoreBehaviour):
-    def store(self, folder: Path) -> LmdbStore:
-        return LmdbStore()
-
-    def test_a_file_that_is_no_store_is_a_sentence(self, storage: LocalStorage, tmp_path: Path) -> None:
-        release = self.built(storage, tmp_path, KEYS["int64"], records(BINARY, 7))
-        file = storage.local_path(f"{release.folder}/{release.built['folder']}/data.mdb")
-        file.chmod(0o600)
-        file.write_bytes(b"nonsense" * (file.stat().st_size // 8))
-        with pytest.raises(ReleaseBroken, match="cannot be read"):
-            release.store.open(storage, release)
-        with pytest.raises(ReleaseBroken, match="was changed since it was built"):
-            next(release.store.scan(storage, release))
 
 
 class TestRelease:
@@ -65,6 +51,14 @@ class TestRelease:
         small.night()
         with pytest.raises(NoPrediction, match=f"no prediction for key {key}"):
             Reader.live(small.storage, "small").lookup(key)
+
+    def test_many_keys_are_looked_up_in_their_order(self, small: Small) -> None:
+        small.night()
+        reader = Reader.live(small.storage, "small")
+        found = reader.get_many(["42", 7, "nobody", 2_001, 7, str(2**70)])
+        assert found == [reader.lookup(42), reader.lookup(7), None, None, reader.lookup(7), None]
+        assert reader.get_many([]) == []
+        reader.close()
 
     def test_text_keys_are_looked_up_as_they_are(self, make_small: Make) -> None:
         small = make_small(rows(500, key_type=pa.string()))
@@ -125,16 +119,17 @@ class TestRelease:
         small.night()
         assert published_matches(small.opened(DAY)).passed, "publishing again replaces it"
 
-    @pytest.mark.parametrize("file", ["_release.json", "data.mdb"])
+    @pytest.mark.parametrize("file", ["_release.json", "release.arrow"])
     def test_a_release_that_lost_a_file_is_replaced(self, small: Small, file: str) -> None:
         published = small.night()
-        (data_file(small, published) if file == "data.mdb" else description(small, published)).unlink()
+        (data_file(small, published) if file == "release.arrow" else description(small, published)).unlink()
         assert published_matches(small.opened(DAY)).blocks
         small.night()
         assert published_matches(small.opened(DAY)).passed
 
-    def test_a_damaged_release_stays_until_another_is_ready(self, small: Small) -> None:
-        """One record is damaged and so is a predictions file: the other keys are still answered."""
+    def test_a_damaged_release_stays_until_another_is_ready(self, small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+        """One record is damaged and so is a predictions file: the keys of other batches are still answered."""
+        monkeypatch.setattr(arrow_file, "BATCH_ROWS", 100)
         published = small.night()
         folder = small.opened(DAY).folder
         chunk = small.storage.local_path(f"{folder}/chunk-00001.parquet")
@@ -176,10 +171,7 @@ class TestRelease:
 
         def look() -> None:
             while not stop.is_set():
-                try:
-                    reader = Reader.live(small.storage, "small")
-                except ReleaseBusy:
-                    continue  # the check of the publisher, in this process too, has it open
+                reader = Reader.live(small.storage, "small")
                 answers = [reader.lookup(key).record for key in (1, 2, 3)]
                 reader.close()
                 seen.append(({answer["partition"] for answer in answers}, [answer["probability"] for answer in answers]))
@@ -196,16 +188,15 @@ class TestRelease:
             assert probabilities == expected[partitions.pop()]
 
     def test_an_open_reader_is_no_damage(self, small: Small) -> None:
-        """LMDB opens a file once per process: the check says so, and nothing is thrown away."""
+        """In the same process it is read back and published again, and nothing is thrown away."""
         published = small.night()
         path = data_file(small, published)
         before = path.stat().st_ino
         reader = Reader.live(small.storage, "small")
-        assert "open in this process already" in published_matches(small.opened(DAY)).message
-        with pytest.raises(ReleaseBusy):
-            publish(small.opened(DAY), small.progress)
-        reader.close()
+        assert published_matches(small.opened(DAY)).passed
         assert small.night().is_live
+        assert reader.lookup(42).record["user"] == 42
+        reader.close()
         assert path.stat().st_ino == before
 
     def test_a_changed_description_is_never_believed(self, small: Small) -> None:
@@ -228,7 +219,7 @@ class TestRelease:
         assert data.count(probability) == 1
         data[data.index(probability)] ^= 1
         path.write_bytes(data)
-        with pytest.raises(ReleaseBroken, match="damaged record"):
+        with pytest.raises(ReleaseBroken, match=r"Batch 1 of 1 of .* was changed"):
             Reader.live(small.storage, "small").lookup(42)
 
     @pytest.mark.parametrize("seed", range(30))

@@ -110,7 +110,7 @@ def missing(project: DgProject, folder: Path, say: Say) -> None:
             "store: { kind: redis }\n  engine:",
             "The store redis of their-store cannot be imported (No module named 'redis')",
         ),
-        ("engine:", "store: { kind: tapes }\n  engine:", "There is no store of the kind 'tapes'; there is lmdb, redis"),
+        ("engine:", "store: { kind: tapes }\n  engine:", "There is no store of the kind 'tapes'; there is arrow, redis"),
         ("kind: duckdb", "kind: kafka", "There is no source of the kind 'kafka'; there is duckdb, parquet"),
     ):
         changed = re.sub(
