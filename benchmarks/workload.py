@@ -120,7 +120,7 @@ class Workload:
             contract=self.config.features.contract,
             head=Classes(returns="logits", labels=LABELS, decile_edges=tuple(edges)),
             baseline_partition=DAY,
-            baseline=Histogram.empty(edges),
+            baseline=Histogram.of(np.full(1, 0.35), edges),
             metrics={},
             training={},
         )

@@ -6,7 +6,7 @@ from itertools import accumulate
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from batch_assets.errors import ModelMisfit
 from batch_assets.features.contract import FeatureContract
@@ -38,6 +38,13 @@ class Card(BaseModel):
     )
     metrics: dict[str, dict[str, float]] = Field(description="Partition -> metrics measured on it after training.")
     training: dict[str, Any] = Field(description="How it was trained: partitions, seed, label, sizes.")
+
+    @field_validator("baseline")
+    @classmethod
+    def _has_scores(cls, baseline: Histogram) -> Histogram:
+        if not baseline.total:
+            raise ValueError("it holds no scores, and nights are compared with them: let it be of those of the baseline day")
+        return baseline
 
     @property
     def model_file(self) -> str:

@@ -142,3 +142,10 @@ def test_several_inputs_have_an_array_each() -> None:
 def test_probabilities_that_are_none_are_not_cut_off() -> None:
     with pytest.raises(ModelMisfit, match=r"it returns probabilities, but [\d,]+ of 3,000 rows are not between 0 and 1"):
         predict_scores(layer(1), FEATURES, binary("probabilities"))
+
+
+def test_a_baseline_without_scores_is_refused() -> None:
+    said = card_of(layer(1), "logits").model_dump(mode="json")
+    said["baseline"]["counts"] = [0] * len(said["baseline"]["counts"])
+    with pytest.raises(ValidationError, match="holds no scores, and nights are compared with them"):
+        Card.model_validate(said)

@@ -47,7 +47,7 @@ def card_of(
         contract=contract,
         head=head_of(returns=returns, labels=labels, decile_edges=tuple(edges), **outputs),
         baseline_partition="2024-01-31",
-        baseline=Histogram.empty(edges),
+        baseline=Histogram.of(np.full(1, 0.5), edges),
         features=features,
         metrics={},
         training={},
