@@ -234,15 +234,15 @@ def _head_of_ray(process: "subprocess.Popen[str]") -> psutil.Process:
 
 
 def test_a_run_whose_ray_loses_its_head_says_so_and_resumes(command: Command) -> None:
-    """Ray ends the process at work, without a word on stdout."""
+    """Ray ends the process at work, without a word on stdout; the command goes on with another."""
     process = command.start(*RUN, "--engine", "ray")
     _head_of_ray(process).kill()
-    stdout, stderr = process.communicate(timeout=60)
-    assert process.returncode == 1, stderr
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
     assert stdout.count("\n") == 1
-    assert f"Error: {json.loads(stdout)['error']}" in stderr
-    assert "the same command resumes" in stderr
-    assert answer(command, *RUN, "--engine", "local")["live_release"].startswith(DAY)
+    assert "ended with status 1 before it could answer" in stderr
+    assert "It resumes now, once." in stderr
+    assert json.loads(stdout)["live_release"].startswith(DAY)
 
 
 def test_a_ray_address_that_nobody_answers_is_a_sentence(command: Command) -> None:
@@ -445,7 +445,8 @@ class TestBadInput:
 
     def test_a_damaged_release(self, command: Command) -> None:
         answer(command, *RUN, "--engine", "local")
-        (path,) = command.root.glob(f"{PIPELINE}/serving/releases/*/*/data.mdb")
+        (path,) = command.root.glob(f"{PIPELINE}/serving/releases/*/*/release.arrow")
+        path.chmod(0o644)
         path.write_bytes(path.read_bytes()[:5_000])
         done = command.run("lookup", PIPELINE, "42")
         assert done.returncode == 1

@@ -103,8 +103,8 @@ def score_poisoned(config: PipelineConfig, root: str) -> Scored:
 
 
 def test_a_row_that_kills_the_process_is_found_by_the_run_that_resumes(make_small: Make) -> None:
-    settings = {"scoring": {"chunk_rows": 16, "batch_size": 64}}
-    table = with_values(rows(125), "x", {40: POISON})
+    settings = {"scoring": {"chunk_rows": 4, "batch_size": 64}}
+    table = with_values(rows(40), "x", {10: POISON})
     small, healthy = make_small(table, **settings), make_small(table, **settings)
     expected = scored(healthy, LocalEngine())
     freeze(small.config, small.storage, DAY, small.progress)
@@ -115,5 +115,5 @@ def test_a_row_that_kills_the_process_is_found_by_the_run_that_resumes(make_smal
     assert process.exitcode == -signal.SIGKILL
     found = score_poisoned(*asked)
     assert found.manifest.work.engine == "workers of Ray, because a process died while it scored this run"
-    assert (found.manifest.run_id, found.manifest.rows) == (expected.manifest.run_id, 125)
-    assert (found.manifest.scored, found.manifest.dead_lettered) == (124, 1)
+    assert (found.manifest.run_id, found.manifest.rows) == (expected.manifest.run_id, 40)
+    assert (found.manifest.scored, found.manifest.dead_lettered) == (39, 1)
