@@ -36,6 +36,7 @@ BatchAssetsError
 │   ├── CommitBroken        a committed chunk cannot be read or belongs to another plan
 │   ├── ProofFailed         rows are missing, doubled or foreign; names the chunk
 │   ├── OutOfMemory         not even the smallest batch fits
+│   ├── DeviceLost          this process cannot use its GPU any more
 │   ├── StillFailing        an error that should pass by itself did not
 │   ├── PrecisionRejected   a lower precision gives other scores than was allowed
 │   ├── NewRunNeeded        what is asked for is not the work of the run that is there
@@ -199,6 +200,10 @@ class ProofFailed(ScoringError):
 
 class OutOfMemory(ScoringError):
     """Not even the smallest batch fits into the memory."""
+
+
+class DeviceLost(ScoringError):
+    """This process cannot use its GPU any more; a Ray worker ends itself then, and is replaced."""
 
 
 class StillFailing(ScoringError):

@@ -39,6 +39,7 @@ class FaultyPredictor(Predictor):
         self._faulty = faulty
         self.calls = 0
         self.raised = 0
+        self._lost = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._predictor, name)
@@ -56,11 +57,14 @@ class FaultyPredictor(Predictor):
     def out_of_memory(self, error: Exception) -> bool:
         return self._predictor.out_of_memory(error)
 
+    def lost(self) -> bool:
+        return self._lost
+
     def forward(self, batches: Iterable[tuple[Array, ...]]) -> Iterator[Logits]:
         for batch in batches:
             self.calls += 1
             fault, path = self._faulty.fault, self._faulty.while_there
-            if self._hit(batch) and (not path or Path(path).exists()):
+            if self._lost or (self._hit(batch) and (not path or Path(path).exists())):
                 self.raised += 1
                 if fault == "kill":
                     os.kill(os.getpid(), signal.SIGKILL)
@@ -79,6 +83,9 @@ class FaultyPredictor(Predictor):
                     raise ConnectionResetError("the model server hung up")
                 elif fault == "lose connection":
                     raise ConnectionResetError("the model server hung up")
+                elif fault == "lose the device":
+                    self._lost = True
+                    raise RuntimeError("CUDA error: device-side assert triggered")
                 elif fault == "slow":
                     time.sleep(0.05)
                 else:

@@ -5,6 +5,7 @@ later run that needs the same finds it ready, and one that needs something else,
 """
 
 import hashlib
+import logging
 import os
 import platform
 import sys
@@ -17,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from batch_assets.errors import DeviceLost
 from batch_assets.process import Process
 from batch_assets.runs.chunks import Chunk
 from batch_assets.scoring.forward import Predictor
@@ -38,6 +40,8 @@ class Owner:
 
 class Worker:
     """Scores for its owner; ends itself when it had none for `keep_seconds`, or at once when its owner died while it worked.
+
+    It also ends itself when its GPU is lost to it: then it is replaced, and the row that did it is found like one that kills.
 
     May be called by several threads.
     """
@@ -117,6 +121,9 @@ class Worker:
             self._busy += 1
         try:
             yield
+        except DeviceLost as error:
+            logging.getLogger(__name__).error("The worker ends itself: %s", error)
+            os._exit(1)
         finally:
             with self._lock:
                 self._busy -= 1

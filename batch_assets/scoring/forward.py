@@ -1,6 +1,7 @@
 """The forward pass over a chunk: batch by batch, out of memory halved, poison isolated, what passes by itself waited for."""
 
 import logging
+import traceback
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -8,9 +9,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from batch_assets.errors import BatchAssetsError, OutOfMemory
+from batch_assets.errors import BatchAssetsError, DeviceLost, OutOfMemory
 from batch_assets.scoring.inputs import SHAPE, SHORTEST_BUCKET, Array, Batch, Staged
-from batch_assets.scoring.poison import Breaker, fails_whole, isolate, raised_by
+from batch_assets.scoring.poison import Breaker, fails_whole, first_line, isolate, raised_by
 from batch_assets.scoring.retry import is_transient, patiently
 
 Logits = npt.NDArray[np.float32]
@@ -30,13 +31,16 @@ class Predictor(Protocol):
         """
 
     def copying(self) -> float:
-        """Seconds spent on copies to and from a device since the last call."""
+        """Seconds that the caller spent on copies to a device since the last call."""
 
     def peak_memory(self) -> int:
         """The most bytes that the device (or, on a CPU, the process) has held."""
 
     def out_of_memory(self, error: Exception) -> bool:
         """Whether an error means that the batch was too large for the memory."""
+
+    def lost(self) -> bool:
+        """Whether this process cannot use the device any more, after an error; only a new process can."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ class ForwardPass:
 
         Raises:
             ModelFails: the model raises on too many of them.
+            DeviceLost: after a pass that raised, no other one can be made in this process.
             OutOfMemory: not even the smallest batch fits.
             StillFailing: an error that should pass did not.
         """
@@ -83,12 +88,14 @@ class ForwardPass:
             self.passes += 1
             try:
                 _keep(logits, batch, *self._predictor.forward([staged.arrays(batch)]))
+                return
             except Exception as error:
+                self._after(error, chunk)
                 if not self._predictor.out_of_memory(error):
                     raise
                 batch_rows = min(batch_rows, self._too_large(batch, chunk, error))
-                for half in _halves(batch):
-                    run(half)
+            for half in _halves(batch):
+                run(half)
 
         def patient(batch: Batch) -> None:
             patiently(lambda: run(batch), f"The model's forward pass over {chunk}")
@@ -102,6 +109,7 @@ class ForwardPass:
             except BatchAssetsError:
                 raise
             except Exception as error:  # noqa: BLE001 - what the model raises: its row is dead-lettered, or the run stops
+                self._after(error, chunk)
                 batch, calls, first = batches[position], calls + 1, position == 0
                 if self._predictor.out_of_memory(error):
                     batch_rows = min(batch_rows, self._too_large(batch, chunk, error))
@@ -117,11 +125,24 @@ class ForwardPass:
         return Passed(logits, raised, batch_rows, calls)
 
     def alone(self, staged: Staged, batch: Batch, chunk: str) -> None:
-        """Run one batch for what it does to the process; its outputs and errors are of no matter here."""
+        """Run one batch for what it does to the process; its outputs and other errors are of no matter here.
+
+        Raises DeviceLost.
+        """
         try:
             list(self._predictor.forward([staged.arrays(batch)]))
         except Exception as error:  # noqa: BLE001 - the worker lives, so this batch is not what is looked for
+            self._after(error, chunk)
             logging.getLogger(__name__).debug("A batch of %s raises while what kills is looked for: %s", chunk, error)
+
+    def _after(self, error: Exception, chunk: str) -> None:
+        """Let go what a pass that raised still holds, or the next one has less memory. Raises DeviceLost if there is none."""
+        traceback.clear_frames(error.__traceback__)
+        if self._predictor.lost():
+            raise DeviceLost(
+                f"After a pass over {chunk} this process cannot use its device any more ({type(error).__name__}: "
+                f"{first_line(error)}); what is committed stays, and with `engine: {{kind: ray}}` the row is found."
+            ) from error
 
     def _too_large(self, batch: Batch, chunk: str, error: Exception) -> int:
         """Remember that a batch did not fit; the batch size from now on. Raises OutOfMemory if it is the smallest shape."""

@@ -80,10 +80,11 @@ def test_a_worker_that_hangs_is_replaced(poisoned: Working, tmp_path: Path) -> N
     assert poisoned.prove().rows == 2_000
 
 
-def test_a_row_that_kills_its_worker_is_found_and_dead_lettered(make_small: Make) -> None:
+@pytest.mark.parametrize("fault", ["kill", "lose the device"])
+def test_a_row_that_kills_its_worker_is_found_and_dead_lettered(make_small: Make, fault: str) -> None:
     poisoned, healthy = (Working(make_small(with_values(rows(125), "x", {40: POISON}), **SMALL_CHUNKS)) for _ in range(2))
     healthy.score_all()
-    commits, said = score(with_fault(poisoned, "kill"))
+    commits, said = score(with_fault(poisoned, fault))
     assert len(commits) == 8
     assert commits[2].attempt > 2
     (letter,) = poisoned.rejects()

@@ -58,6 +58,10 @@ class CpuPredictor(Predictor):
         said = str(error)
         return isinstance(error, MemoryError) or any(phrase in said for phrase in _OUT_OF_MEMORY)
 
+    @override
+    def lost(self) -> bool:
+        return False
+
 
 def cpu_capability() -> str:
     """The largest set of instructions that numpy finds on this CPU, as in `X86_V3`: libraries choose their kernels by it."""

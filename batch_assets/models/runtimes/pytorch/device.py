@@ -1,14 +1,14 @@
 """What is particular to a device: precision, and the overlap of copies and work on a GPU.
 
-NOT YET RUN ON A GPU: everything here with "cuda" in its name was written without one and is tested only where the CPU takes the
-same path (the order of outputs, the bounded look-ahead).
+NOT YET RUN ON A GPU: everything here with "cuda" in its name was written without one. Tested is what needs none: the order of
+outputs, the bounded look-ahead, whose error it is. `python benchmarks/gpu.py` checks and measures the rest on a GPU.
 """
 
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from batch_assets.scoring.forward import Logits
 from batch_assets.scoring.inputs import Array
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import torch
 
 Outputs = Callable[["list[torch.Tensor]"], "torch.Tensor"]
+Item = TypeVar("Item")
+Begun = TypeVar("Begun")
 
 
 def autocast(device: Device, precision: Precision) -> AbstractContextManager[Any]:
@@ -26,6 +28,7 @@ def autocast(device: Device, precision: Precision) -> AbstractContextManager[Any
 
     if device == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+        torch.backends.cudnn.allow_tf32 = precision == "tf32"  # torch's default is True: convolutions would not be float32
     if precision in ("float32", "tf32"):
         return nullcontext()
     return torch.autocast(device, dtype=torch.bfloat16 if precision == "bfloat16" else torch.float16, cache_enabled=False)
@@ -36,6 +39,23 @@ def on_cuda(program: Any) -> Any:
     from torch.export.passes import move_to_device_pass
 
     return move_to_device_pass(program, "cuda")
+
+
+def one_ahead(begin: Callable[[int, Item], Begun], items: Iterable[Item]) -> Iterator[Begun]:
+    """What was begun of each item, by its number, in order; each is handed out when the next one was begun.
+
+    What an item raises comes in its turn, after what was begun before it: else its error would be taken for the other's.
+    """
+    begun: deque[Begun] = deque()
+    try:
+        for number, item in enumerate(items):
+            begun.append(begin(number, item))
+            if len(begun) == 2:
+                yield begun.popleft()
+    except Exception:
+        yield from begun
+        raise
+    yield from begun
 
 
 class CudaLane:
@@ -56,23 +76,30 @@ class CudaLane:
         return f"{torch.cuda.get_device_name()} {major}.{minor}"
 
     def forward(self, outputs: Outputs, batches: Iterable[tuple[Array, ...]]) -> Iterator[Logits]:
-        """Logits of each batch in order, while the next one is on its way to the device."""
+        """Logits of each batch in order; while they are waited for, the next batch is copied and computed."""
+        for logits, there in one_ahead(lambda number, batch: self._begun(outputs, number % 2, batch), batches):
+            there.synchronize()
+            yield logits.numpy()
+
+    def _begun(self, outputs: Outputs, slot: int, batch: tuple[Array, ...]) -> "tuple[torch.Tensor, torch.cuda.Event]":
+        """Begin a batch: where its logits will be, in this machine's memory, and the event that says that they are there.
+
+        The way back is queued at once: after the next batch's work it would wait for that, and nothing would overlap.
+        """
         import torch
 
-        ahead: deque[torch.Tensor] = deque()
-        for number, batch in enumerate(batches):
-            started = time.perf_counter()
-            with torch.cuda.stream(self._copies):
-                inputs = [tensor.to("cuda", non_blocking=True) for tensor in self._pinned(number % 2, batch)]
-            self._seconds += time.perf_counter() - started
-            torch.cuda.current_stream().wait_stream(self._copies)
-            for tensor in inputs:
-                tensor.record_stream(torch.cuda.current_stream())
-            ahead.append(outputs(inputs))
-            if len(ahead) == 2:
-                yield ahead.popleft().cpu().numpy()
-        for logits in ahead:
-            yield logits.cpu().numpy()
+        started = time.perf_counter()
+        with torch.cuda.stream(self._copies):
+            inputs = [tensor.to("cuda", non_blocking=True) for tensor in self._pinned(slot, batch)]
+        self._seconds += time.perf_counter() - started
+        work = torch.cuda.current_stream()
+        work.wait_stream(self._copies)
+        for tensor in inputs:
+            tensor.record_stream(work)
+        logits = outputs(inputs).to("cpu", non_blocking=True)  # which torch puts into pinned memory
+        there = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        there.record(work)
+        return logits, there
 
     def _pinned(self, slot: int, batch: tuple[Array, ...]) -> "list[torch.Tensor]":
         """A batch in pinned memory; the slot's last batch has left it, because its outputs were waited for."""
@@ -93,6 +120,16 @@ class CudaLane:
         return torch.cuda.max_memory_allocated()
 
     def copying(self) -> float:
-        """Seconds of copies to the device since the last call."""
+        """Seconds in which batches were put into pinned memory and their copies begun, since the last call."""
         seconds, self._seconds = self._seconds, 0.0
         return seconds
+
+    def lost(self) -> bool:
+        """Whether the GPU answers this process with an error, as it does for ever after an assertion in a kernel."""
+        import torch
+
+        try:
+            torch.cuda.synchronize()
+        except RuntimeError:
+            return True
+        return False

@@ -68,6 +68,10 @@ class TorchPredictor(Predictor):
             and (type(error).__name__ == "OutOfMemoryError" or any(phrase in said for phrase in _OUT_OF_MEMORY))
         )
 
+    @override
+    def lost(self) -> bool:
+        return self._lane.lost() if self._lane else False
+
     def _outputs(self, inputs: "list[torch.Tensor]") -> "torch.Tensor":
         """Inputs of shape (width, rows) to float32 outputs of shape (values, rows). Raises ModelMisfit if they are none."""
         import torch
