@@ -32,7 +32,7 @@ def _show_sweep(console: Console, found: dict[str, Any]) -> None:
     "--max-memory",
     type=click.FloatRange(min=0.1),
     metavar="GB",
-    help="How much may be used; by default a worker's share of what is free.",
+    help="How much may be used; by default what a GPU has, or a worker's share of what is free.",
 )
 @verb(_show_sweep)
 def sweep(pipeline: str, partition: str | None, max_memory: float | None) -> dict[str, Any]:

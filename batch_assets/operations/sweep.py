@@ -28,7 +28,9 @@ class Swept:
 def sweep(
     config: PipelineConfig, storage: Storage, day: str, model: ModelVersion, progress: Progress, memory_limit: int | None = None
 ) -> Swept:
-    """Measure batch sizes on a day's frozen rows, up to a memory limit in bytes (by default a worker's share of what is free).
+    """Measure batch sizes on a day's frozen rows, up to a memory limit in bytes.
+
+    By default it is what a GPU has, or a worker's share of what is free on this machine.
 
     Raises:
         NotFound: the day is not frozen, or has no rows.
@@ -38,7 +40,8 @@ def sweep(
     if not night.plan:
         raise NotFound(f"{config.name} {day} has no rows to measure with.")
     workers = config.engine.workers or psutil.cpu_count() or 1
-    limit = memory_limit or psutil.virtual_memory().available // workers
+    of_device = model.card.runtime.memory(night.settings.device)
+    limit = memory_limit or of_device or psutil.virtual_memory().available // workers
     measured: list[Measured] = []
     ended = ""
     for found in measure(night.task(), night.plan[0], limit):

@@ -9,10 +9,10 @@ import resource
 import time
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import psutil
 from pydantic import BaseModel, ConfigDict
 
 from batch_assets.errors import OutOfMemory
@@ -149,8 +149,8 @@ def _measure(task: "ScoringTask", chunk: Chunk, memory_limit: int, sender: Conne
             sender.send(f"{chunk.name} has no row that can be scored")
             return
         if task.settings.device == "cpu":
-            held = psutil.Process().memory_info()
-            bound = held.data + max(0, memory_limit - held.rss)  # what is reserved and not used does not count
+            held, reserved = _memory()
+            bound = reserved + max(0, memory_limit - held)  # what is reserved and not used does not count
             resource.setrlimit(resource.RLIMIT_DATA, (bound, bound))
         size = 1
         while True:
@@ -167,6 +167,12 @@ def _measure(task: "ScoringTask", chunk: Chunk, memory_limit: int, sender: Conne
                 sender.send(f"{size:,} rows take more than {_LONGEST_SECONDS:g} s")
                 return
             size *= 2
+
+
+def _memory() -> tuple[int, int]:
+    """Bytes of memory that this process holds, and bytes of data that it has reserved."""
+    pages = Path("/proc/self/statm").read_text().split()
+    return int(pages[1]) * resource.getpagesize(), int(pages[5]) * resource.getpagesize()
 
 
 def _rate(predictor: Predictor, staged: Staged, scored: Mask, size: int) -> float:

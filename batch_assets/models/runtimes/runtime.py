@@ -96,6 +96,10 @@ class Runtime(Adapter):
         """Whether this machine has a device for it."""
         return device == "cpu"
 
+    def memory(self, device: str) -> int | None:  # noqa: ARG002
+        """Bytes of memory of a device; None where it is this machine's, or the library does not say."""
+        return None
+
     def version(self) -> str:
         """The version of its library here. Raises MissingExtra."""
         try:

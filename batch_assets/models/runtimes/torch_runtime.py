@@ -112,6 +112,12 @@ class TorchRuntime(Runtime):
         return device == "cpu" or bool(self.imported(f"The device {device}").cuda.is_available())
 
     @override
+    def memory(self, device: str) -> int | None:
+        if device == "cpu":
+            return None
+        return int(self.imported(f"The device {device}").cuda.get_device_properties(device).total_memory)
+
+    @override
     def reference(self, data: bytes, name: str) -> Predictor:
         from batch_assets.models.runtimes.pytorch.formats import read_reference
         from batch_assets.models.runtimes.pytorch.predictor import TorchPredictor
