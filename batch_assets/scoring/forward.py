@@ -27,7 +27,7 @@ class Predictor(Protocol):
     def forward(self, batches: Iterable[tuple[Array, ...]]) -> Iterator[Logits]:
         """Batches, each the model's inputs of shape (width, rows), to outputs of shape (values, rows), in order.
 
-        It may look ahead by one batch to overlap copies with work.
+        It may look ahead by one batch to overlap copies with work; what a batch raises comes in its turn all the same.
         """
 
     def copying(self) -> float:

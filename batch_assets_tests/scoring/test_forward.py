@@ -38,7 +38,7 @@ def test_a_pass_that_raised_holds_nothing_when_the_next_one_begins(make_small: M
             del activations
             yield from real([batch])
 
-    scorer.predictor.forward = greedy  # type: ignore[method-assign,assignment]
+    scorer.predictor.forward = greedy  # type: ignore[method-assign]
     with scorer.staged(working.run.plan[0], {}) as (staged, marked):
         passed = scorer.forward_pass(staged, marked.rejects.scored, "chunk-00000")
     assert (passed.smallest, passed.raised) == (64, {})

@@ -13,6 +13,7 @@ import pytest
 from batch_assets.engines.local_engine import LocalEngine
 from batch_assets.errors import OutOfMemory
 from batch_assets.models.runtimes.pytorch.export import export_model
+from batch_assets.models.runtimes.torch_runtime import TorchRuntime
 from batch_assets.nightly.freeze import freeze
 from batch_assets.nightly.judge import judge
 from batch_assets.nightly.score import score
@@ -171,6 +172,19 @@ class TestSweep:
             == found.sweep.batch_rows
         )
         assert log.latest() is not None
+
+    def test_on_a_gpu_its_own_memory_is_the_limit(self, small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+        limits: list[int] = []
+
+        def measure(task: object, chunk: object, limit: int) -> list[Measured | str]:
+            limits.append(limit)
+            return [Measured(batch_rows=64, rows_per_s=1.0, memory=1), "that is enough"]
+
+        freeze(small.config, small.storage, DAY, small.progress)
+        monkeypatch.setattr("batch_assets.operations.sweep.measure", measure)
+        monkeypatch.setattr(TorchRuntime, "memory", lambda *_: 85_000_000_000)
+        found = [sweep(small.config, small.storage, DAY, small.model, small.progress, said) for said in (None, 1_000_000_000)]
+        assert limits == [one.sweep.memory_limit for one in found] == [85_000_000_000, 1_000_000_000]
 
     def test_a_day_that_was_begun_keeps_its_size(self, make_small: Make) -> None:
         """A sweep between two steps of a night, or before a resume, does not make another run of it."""

@@ -1,6 +1,7 @@
 """The runtime of ONNX files, by onnxruntime: what skl2onnx makes of scikit-learn, and other exporters of their models.
 
-NOT YET RUN ON A GPU: the path with CUDAExecutionProvider was written without one.
+NOT YET RUN ON A GPU: the path with CUDAExecutionProvider was written without one. It does not notice that a GPU is lost to the
+process, and says the memory of the process as its own.
 """
 
 from collections.abc import Iterator

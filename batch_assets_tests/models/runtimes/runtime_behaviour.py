@@ -183,6 +183,8 @@ class RuntimeBehaviour:
         assert predictor.peak_memory() > 1 << 20
         assert predictor.out_of_memory(MemoryError())
         assert not predictor.out_of_memory(ValueError("a bad row"))
+        assert not predictor.lost()
+        assert self.runtime.memory("cpu") is None
 
     def test_another_width_is_a_sentence(self, model: bytes) -> None:
         for width in (2, 4):
