@@ -9,6 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import packages
 import processes
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -39,7 +40,7 @@ class Bench:
         for number in range(rounds):
             for name, size in runs if number % 2 == 0 else reversed(runs):
                 with self.job(name, rows if name == "one_get_per_batch" else size, limit=size) as (arguments, output):
-                    finished = processes.run(arguments)
+                    finished = processes.run(arguments, packages=packages.of(name, self._data))
                     said[name, size] = finished.said | {"predicted": self._agreed_on(name, output)}
                 seconds[name, size].append(finished.seconds)
         return {

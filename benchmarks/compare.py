@@ -1,13 +1,13 @@
-"""Batch inference side by side: batch-assets, Ray Data, Spark, one `ray.get` per batch, and what the hardware could do.
+"""Batch inference side by side: batch-assets, Daft, Ray Data, Spark, one `ray.get` per batch, and what the hardware could do.
 
-    python benchmarks/compare.py [--rows 5000000] [--rounds 3] [--subjects ours_ray,spark] [--json] [--png FILE]
+    python benchmarks/compare.py [--rows 5000000] [--rounds 3] [--subjects ours,daft] [--json] [--png FILE]
     python benchmarks/compare.py --stages --proof --memory --resume
 
 Every subject runs in a fresh process and is timed from its start to its end, start-up included, on the same snapshot files
 from the page cache, at N and at N/5 rows in alternating rounds. Steady is (t(N) - t(N/5)) over the 4N/5 rows between, from the
 medians. After each run its predictions are counted and then removed; subjects that disagree are an error. `--stages`,
-`--proof`, `--memory` and `--resume` measure only that unless `--subjects` is given too. Not compared: GPUs, clusters, object
-stores.
+`--proof`, `--memory` and `--resume` measure only that unless `--subjects` is given too. Daft's packages are put into the data
+folder at first, because it asks for another pyarrow. Not compared: GPUs, clusters, object stores.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import experiments
+import packages
 import psutil
 import report
 from bench import Bench
@@ -104,9 +105,11 @@ def _machine() -> dict[str, Any]:
         "cpu": _cpu(),
         "cores": os.cpu_count(),
         "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
+        "load_before": round(os.getloadavg()[0], 1),
         "date": datetime.now(UTC).date().isoformat(),
         "python": platform.python_version(),
         **_versions(("batch-assets", "ray", "torch", "pyarrow", "numpy", "pyspark")),
+        "packages": packages.OWN,
     }
 
 

@@ -1,4 +1,4 @@
-"""The same work as others do it: Ray Data, Spark, and one `ray.get` per batch.
+"""The same work as others do it: Daft, Ray Data, Spark, and one `ray.get` per batch.
 
 Each reads the snapshot's part files, runs the model, and writes id, probability of the most likely class and its label to
 Parquet files in a fresh folder. Every function does all its work in the process that calls it, start-up of the system included.
@@ -46,6 +46,41 @@ class Model:
         parts = [self(np.stack([column[start : start + FORWARD_ROWS] for column in columns], axis=1)) for start in rows]
         probabilities, labels = zip(*parts, strict=True)
         return np.concatenate(probabilities), np.concatenate(labels)
+
+
+def daft(files: list[Path], output: Path, batch_rows: int, processes: int) -> None:
+    """Daft: read_parquet, a batch method of a class, write_parquet; it orders rows as they are read, by its own default.
+
+    By CPU seconds for 1M rows, on a busy machine of two cores: 7 on threads, and 12 in two processes, which import torch once
+    each and get their rows as IPC streams. Batches of 1,024 and 4,096 rows take 9 and 8; Daft hands out no more than 16,384 at
+    once, whatever it is told. Forward passes of 512 or 2,048 rows, morsels of 131,072 and rows in any order make no
+    difference. Its dynamic batches do not go with a batch size.
+
+    Args:
+        files: the part files.
+        output: a folder that does not exist yet.
+        batch_rows: at most so many rows are given to the model at once.
+        processes: how many score; with 0, threads of this process do, one for each core and a model for each. To name any
+            number, also by `max_concurrency` alone, is to ask Daft for processes.
+    """
+    os.environ["DAFT_ANALYTICS_ENABLED"] = "0"
+    os.environ["DAFT_PROGRESS_BAR"] = "0"
+    from daft import DataType, cls, col, method, read_parquet
+
+    predicted = DataType.struct({"probability": DataType.float32(), "label": DataType.int8()})
+
+    @cls(max_concurrency=processes or None, use_process=bool(processes))
+    class DaftScorer:
+        def __init__(self) -> None:
+            self._model = Model()
+
+        @method.batch(return_dtype=predicted, unnest=True, batch_size=batch_rows)
+        def predict(self, *columns: Any) -> pa.StructArray:
+            probability, label = self._model.columns([column.to_arrow().to_numpy() for column in columns])
+            return pa.StructArray.from_arrays([pa.array(probability), pa.array(label)], ["probability", "label"])
+
+    scored = read_parquet([str(file) for file in files]).select(col(KEY), DaftScorer().predict(*map(col, COLUMNS)))
+    scored.write_parquet(str(output))
 
 
 class NumpyScorer:

@@ -56,10 +56,13 @@ class Finished:
     said: dict[str, Any]
 
 
-def run(arguments: list[str], watch: Callable[[psutil.Process], None] | None = None) -> Finished:
-    """Run `compare.py` with some arguments to its end; `watch` is called every 50 ms. Raises SubjectFailed."""
+def run(arguments: list[str], watch: Callable[[psutil.Process], None] | None = None, packages: Path | None = None) -> Finished:
+    """Run `compare.py` with some arguments to its end.
+
+    `watch` is called every 50 ms. The process imports what lies in `packages` before the project's. Raises SubjectFailed.
+    """
     started = time.perf_counter()
-    with _started(arguments) as (process, errors):
+    with _started(arguments, packages) as (process, errors):
         driver = psutil.Process(process.pid)
         while watch and process.poll() is None and time.perf_counter() < started + LIMIT_SECONDS:
             with suppress(psutil.NoSuchProcess):
@@ -91,13 +94,13 @@ def run_until(arguments: list[str], reached: Callable[[], bool]) -> float:
 
 
 @contextmanager
-def _started(arguments: list[str]) -> Iterator[tuple["subprocess.Popen[str]", Path]]:
+def _started(arguments: list[str], packages: Path | None = None) -> Iterator[tuple["subprocess.Popen[str]", Path]]:
     """A process of `compare.py`; whatever of it and below it still runs at the end is killed."""
     script = Path(__file__).with_name("compare.py")
-    inherited = [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
+    path = [str(script.parent), str(packages or ""), os.environ.get("PYTHONPATH", "")]
     with tempfile.TemporaryDirectory() as folder:
         errors = Path(folder, "stderr")
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(script.parent), *inherited])}
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))}
         with errors.open("w") as stderr:
             process = subprocess.Popen(  # noqa: S603 - our own script
                 [sys.executable, str(script), *arguments],

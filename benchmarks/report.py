@@ -5,8 +5,10 @@ from typing import Any
 
 _INK, _OURS, _OTHER = "#7d8590", "#2f81f7", "#9a9fa6"
 _TITLES = {
+    "ours": "batch-assets",
     "ours_ray": "batch-assets (ray)",
     "ours_local": "batch-assets (local)",
+    "daft": "Daft",
     "ray_data": "Ray Data",
     "spark": "Spark mapInArrow",
     "one_get_per_batch": "one ray.get per batch",
@@ -16,28 +18,28 @@ _TITLES = {
 
 
 def print_table(report: dict[str, Any]) -> None:
-    """Rows per second, and how many times as fast batch-assets is on either engine (ray, local)."""
+    """Rows per second, seconds, and how many times as fast batch-assets is with its default engine."""
     from rich.console import Console
     from rich.table import Table
 
-    ours = [report[name] for name in ("ours_ray", "ours_local") if name in report]
+    ours = report.get("ours", {})
     rows, small = report["rows"], report["rows"] // 5
     table = Table(title=f"{rows:,} rows x 64 float32, MLP 64-256-256-3, medians of {report['rounds']} rounds", box=None)
     table.add_column("")
     for heading in ("steady rows/s", f"s for {rows:,}", f"s for {small:,}"):
         table.add_column(heading, justify="right")
-        table.add_column("ray, local : it", justify="right")
+        table.add_column("ours : it", justify="right")
     for name, title in _TITLES.items():
         found = report.get(name)
         if found is None:
             continue
         cells = []
         for key in ("steady_rows_per_s", "total_rows_per_s", "total_rows_per_s_small"):
-            rate = found.get(key, found.get("rows_per_s") if key == "steady_rows_per_s" else None)
+            rate = found.get(key)
             seconds = found.get(key.replace("rows_per_s", "s").removeprefix("steady_"))
             shown = f"{rate:,.0f}" if rate and key == "steady_rows_per_s" else f"{seconds:,.1f}" if rate else ""
-            comparable = rate and (key == "steady_rows_per_s" or found.get("rows", rows) == rows)
-            cells += [shown, ", ".join(f"{one[key] / rate:.2f}" for one in ours) if comparable else ""]
+            comparable = ours and rate and (key == "steady_rows_per_s" or found.get("rows", rows) == rows)
+            cells += [shown, f"{ours[key] / rate:.2f}" if comparable else ""]
         note = f" ({found['rows']:,} and {found['rows'] // 5:,} rows)" if found.get("rows", rows) != rows else ""
         table.add_row(title + note, *cells)
     console = Console(width=150)
@@ -52,7 +54,7 @@ def draw(report: dict[str, Any], path: Path) -> None:
     """A PNG of rows per second in steady work, readable on light and dark backgrounds."""
     from matplotlib.figure import Figure
 
-    rates = {name: report[name].get("steady_rows_per_s", report[name].get("rows_per_s")) for name in _TITLES if name in report}
+    rates = {name: report[name]["steady_rows_per_s"] for name in _TITLES if name in report}
     names = list(reversed(rates))
     figure = Figure(figsize=(7.2, 0.6 + 0.4 * len(names)), dpi=150, layout="constrained")
     figure.patch.set_alpha(0.0)

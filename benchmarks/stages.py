@@ -37,7 +37,7 @@ def measure(files: list[Path], model: Path, scratch: Path) -> dict[str, Any]:
     parts = [groups[worker::workers][:CHUNKS] for worker in range(workers)]
     with multiprocessing.get_context("spawn").Pool(workers, _prepare, (str(model),)) as pool:
         rates = {stage: sum(_at_once(pool, stage, parts, scratch)) for stage in STAGES}
-    return {"rows_per_s": 1 / sum(1 / rate for rate in rates.values()), "rows_per_s_by_stage": rates}
+    return {"steady_rows_per_s": 1 / sum(1 / rate for rate in rates.values()), "rows_per_s_by_stage": rates}
 
 
 def read(parquet: pq.ParquetFile, group: int) -> pa.Table:

@@ -1,0 +1,105 @@
+"""The comparison's own tests: what is compared with what, and whether all of it is shown."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import batch_assets
+from batch_assets.engines.auto_engine import AutoEngine
+from batch_assets.engines.engine import EngineSettings
+from batch_assets.orchestration.resources import RayCluster
+
+BENCHMARKS = Path(batch_assets.__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def _import(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+
+
+def made_of(engine: Any) -> Any:
+    """What an engine is, without its connection."""
+    parts = {name: value for name, value in vars(engine).items() if name != "_connection"}
+    return type(engine), {name: made_of(one) if hasattr(one, "open") else one for name, one in parts.items()}
+
+
+def test_ours_is_scored_by_the_engine_of_a_night_for_which_nobody_says_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    import subjects
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    taken: list[Any] = []
+    monkeypatch.setattr(subjects, "_ours", lambda workload, engine: taken.append(engine))
+    subjects.ours(subjects.Job(None, 0, Path(), subjects.Settings()))
+    assert made_of(taken[0]) == made_of(RayCluster().engine(EngineSettings()))
+    assert isinstance(taken[0], AutoEngine)
+
+
+def report_of(names: list[str]) -> dict[str, Any]:
+    import bench
+
+    rates = {name: bench._rates(1_000, [2.0 + number], [1.0]) for number, name in enumerate(names)}
+    return {"rows": 1_000, "rounds": 1, "machine": {"cores": 2}, **rates, "forward_only": {"steady_rows_per_s": 5_000.0}}
+
+
+def test_the_table_shows_every_subject_beside_ours(capsys: pytest.CaptureFixture[str]) -> None:
+    import report
+    from subjects import PIPELINES
+
+    assert list(report._TITLES) == [*PIPELINES, "forward_only", "stages"]
+    report.print_table(report_of(list(PIPELINES)))
+    rows = {line.split("  ")[0].strip(): line.split()[-6:] for line in capsys.readouterr().out.splitlines()}
+    assert rows["batch-assets"] == ["800", "1.00", "2.0", "1.00", "1.0", "1.00"]
+    assert rows["Daft"] == ["200", "4.00", "5.0", "2.50", "1.0", "1.00"]
+    assert rows["model alone"][-2:] == ["5,000", "0.16"]
+
+
+def test_the_picture_is_drawn(tmp_path: Path) -> None:
+    import report
+
+    report.draw(report_of(["ours", "daft"]), tmp_path / "rates.png")
+    assert (tmp_path / "rates.png").read_bytes().startswith(b"\x89PNG")
+
+
+class TestPackages:
+    def test_they_are_installed_once_and_never_halfway(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        import packages
+
+        calls: list[list[str]] = []
+
+        def pip(command: list[str], *, check: bool) -> None:
+            calls.append(command)
+            target = Path(command[command.index("--target") + 1])
+            target.mkdir()
+            (target / "half").touch()
+            if len(calls) == 1:
+                raise subprocess.CalledProcessError(1, command)
+
+        monkeypatch.setattr(subprocess, "run", pip)
+        with pytest.raises(subprocess.CalledProcessError):
+            packages.of("daft", tmp_path)
+        assert not list(tmp_path.iterdir())
+        folder = packages.of("daft", tmp_path)
+        assert folder == packages.of("daft", tmp_path)
+        assert len(calls) == 2
+        assert list(tmp_path.iterdir()) == [folder]
+
+    def test_others_have_none(self, tmp_path: Path) -> None:
+        import packages
+
+        assert packages.of("ray_data", tmp_path) is None
+
+
+@pytest.mark.process
+def test_the_command_compares_the_default_engine_with_the_others(tmp_path: Path) -> None:
+    command = [sys.executable, str(BENCHMARKS / "compare.py"), "--rows=2000", "--rounds=1", f"--data={tmp_path}", "--json"]
+    done = subprocess.run([*command, "--subjects=ours,ours_local,forward_only"], capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    for name in ("ours", "ours_local"):
+        assert found[name]["total_rows_per_s"] == 2_000 / found[name]["total_s"]
+        assert "steady_rows_per_s" in found[name]
+    assert found["ours"]["predicted"] == found["ours_local"]["predicted"]
+    assert found["forward_only"]["steady_rows_per_s"] > 0
