@@ -36,7 +36,7 @@ test-fast: install ## Run the tests that need no whole night and no process of t
 wheel-test: install ## Install the wheel as somebody else would, first without torch, and walk through it (a quarter of an hour)
 	@$(BIN)/python -m batch_assets_tests.wheel
 
-bench: install ## Compare with Ray Data, Spark and the limit of the hardware (about ten minutes; see BENCHMARKS.md)
+bench: install ## Compare with Daft, Ray Data, Spark and the limit of the hardware (about ten minutes; see BENCHMARKS.md)
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	@$(BIN)/python benchmarks/compare.py
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,14 @@ def test_the_picture_is_drawn(tmp_path: Path) -> None:
 
     report.draw(report_of(["ours", "daft"]), tmp_path / "rates.png")
     assert (tmp_path / "rates.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_threads_that_load_the_model_at_once_have_the_same_weights() -> None:
+    from model import mlp
+
+    with ThreadPoolExecutor(8) as pool:
+        models = list(pool.map(lambda _: mlp(inplace=True), range(32)))
+    assert len({next(model.parameters()).sum().item() for model in models}) == 1
 
 
 class TestPackages:

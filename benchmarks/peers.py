@@ -51,10 +51,10 @@ class Model:
 def daft(files: list[Path], output: Path, batch_rows: int, processes: int) -> None:
     """Daft: read_parquet, a batch method of a class, write_parquet; it orders rows as they are read, by its own default.
 
-    By CPU seconds for 1M rows, on a busy machine of two cores: 7 on threads, and 12 in two processes, which import torch once
-    each and get their rows as IPC streams. Batches of 1,024 and 4,096 rows take 9 and 8; Daft hands out no more than 16,384 at
-    once, whatever it is told. Forward passes of 512 or 2,048 rows, morsels of 131,072 and rows in any order make no
-    difference. Its dynamic batches do not go with a batch size.
+    Tried, in CPU seconds of a whole process for 1M rows on two cores: threads take 7, two processes 12, because each imports
+    torch and gets its rows as IPC streams. Batches of 1,024 rows take 9 to 10, of 4,096 rows 8 to 9; Daft hands out no more
+    than 16,384 at once, whatever it is told. Forward passes of 512 or 2,048 rows, morsels of 131,072 rows and rows in any
+    order take 7 as well. Its dynamic batches fail with a batch size.
 
     Args:
         files: the part files.
