@@ -5,9 +5,10 @@
 
 Every subject runs in a fresh process and is timed from its start to its end, start-up included, on the same snapshot files
 from the page cache, at N and at N/5 rows in alternating rounds. Steady is (t(N) - t(N/5)) over the 4N/5 rows between, from the
-medians. After each run its predictions are counted and then removed; subjects that disagree are an error. `--stages`,
-`--proof`, `--memory` and `--resume` measure only that unless `--subjects` is given too. Daft's packages are put into the data
-folder at first, because it asks for another pyarrow. Not compared: GPUs, clusters, object stores.
+medians; where others use the machine meanwhile (`load_before` says whether they did), it is noise, and can be negative. After
+each run its predictions are counted and then removed; subjects that disagree are an error. `--stages`, `--proof`, `--memory`
+and `--resume` measure only that unless `--subjects` is given too. Daft's packages are put into the data folder at first,
+because it asks for another pyarrow. Not compared: GPUs, clusters, object stores.
 """
 
 import argparse
