@@ -16,6 +16,8 @@ import time
 from datetime import date, timedelta
 from pathlib import Path
 
+from real_days import Silent
+
 from batch_assets.demo import train as training
 from batch_assets.engines.engine import EngineSettings
 from batch_assets.engines.ray_engine import RayEngine
@@ -27,16 +29,6 @@ from batch_assets.orchestration.catalog import pipeline
 from batch_assets.storage import open_storage
 
 LAST = date(1998, 6, 30)
-
-
-class Silent:
-    """Progress that tells nobody."""
-
-    def say(self, message: str) -> None:
-        """Nothing."""
-
-    def at(self, stage: str, done: int, total: int | None) -> None:
-        """Nothing."""
 
 
 def main() -> None:

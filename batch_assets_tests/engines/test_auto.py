@@ -24,22 +24,13 @@ from batch_assets_tests.engines.test_engines import EngineBehaviour, Make
 from batch_assets_tests.faulty import Faulty
 from batch_assets_tests.small import DAY, Quiet, Small, rows, with_values
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.usefixtures("shared_ray")]
 
 POISON = 77.0
 
 
 def auto(*, cluster: bool = False) -> AutoEngine:
     return AutoEngine(LocalEngine(2), RayEngine(settings=EngineSettings(workers=2)), cluster=cluster)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def shared_ray() -> Iterator[None]:
-    import ray
-
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 class TestAutoEngine(EngineBehaviour):

@@ -1,6 +1,6 @@
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pyarrow.parquet as pq
 import pytest
@@ -118,16 +118,6 @@ class TestLocalEngine(EngineBehaviour):
     @pytest.fixture
     def engine(self) -> Engine:
         return LocalEngine()
-
-
-@pytest.fixture(scope="module")
-def shared_ray() -> Iterator[None]:
-    """One local Ray for many tests, connected before an engine is asked."""
-    import ray
-
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 class TestRayEngine(EngineBehaviour):

@@ -1,7 +1,7 @@
 """Ray workers that die, hang or kill themselves on a row: nothing is lost, and the row is found."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,19 +18,10 @@ from batch_assets.scoring.scorer import Scorer
 from batch_assets_tests.faulty import Faulty
 from batch_assets_tests.small import Small, Working, rows, with_values
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.usefixtures("shared_ray")]
 
 Make = Callable[..., Small]
 POISON = 77.0
-
-
-@pytest.fixture(scope="module", autouse=True)
-def shared_ray() -> Iterator[None]:
-    import ray
-
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture
