@@ -20,6 +20,7 @@ from batch_assets.errors import NotFound, SnapshotChanged
 from batch_assets.features.keys import identity, require_ascending
 from batch_assets.logs import NumberedLog
 from batch_assets.storage import Storage
+from batch_assets.threads import in_threads
 
 ROWS_PER_FILE = 1 << 22
 """A new part file is begun after so many rows."""
@@ -141,7 +142,7 @@ def write_snapshot(folder: Path, batches: pa.RecordBatchReader, key: Sequence[st
             digests[-1].append(RowGroup(rows=len(keys), keys=key_digest(keys)))
     if writer is not None:
         writer.close()
-    files = tuple(_describe(folder / name, groups) for name, groups in zip(names, digests, strict=True))
+    files = tuple(in_threads(lambda part: _describe(folder / part[0], part[1]), zip(names, digests, strict=True)))
     schema_text = str(batches.schema.remove_metadata())
     digest = _digest(tuple(key), schema_text, files)
     snapshot = Snapshot(digest=digest, key=tuple(key), schema_text=schema_text, files=files)

@@ -35,6 +35,7 @@ from batch_assets.serving.release import (
 )
 from batch_assets.serving.store import Batch, Release
 from batch_assets.storage import Storage, require_space
+from batch_assets.threads import in_threads
 
 
 @dataclass(frozen=True)
@@ -137,12 +138,17 @@ def _batches(
     storage: Storage, manifest: Manifest, key: Sequence[str], record: RecordType, progress: Progress
 ) -> Iterator[Batch]:
     """The predictions of each file, after their digest was compared with the manifest's."""
-    done = 0
-    for chunk, replays in manifest.by_chunk():
+
+    def batch(files: tuple[ManifestFile, list[ManifestFile]]) -> Batch:
+        chunk, replays = files
         tables = [_intact(storage, manifest, file, key, record) for file in (chunk, *replays)]
         table = in_order(pa.concat_tables(tables, promote_options="permissive"), key) if replays else tables[0]
-        yield identity(table, key), record.from_table(table)
-        done += len(table)
+        return identity(table, key), record.from_table(table)
+
+    done = 0
+    for keys, records in in_threads(batch, manifest.by_chunk()):
+        yield keys, records
+        done += len(keys)
         progress.at("publishing", done, manifest.scored)
 
 

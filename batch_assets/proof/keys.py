@@ -17,6 +17,7 @@ from batch_assets.runs.commit import ChunkCommit, RejectsFile, read_committed, r
 from batch_assets.runs.evidence import Proof
 from batch_assets.runs.rejects import DEAD_LETTER
 from batch_assets.storage import Storage
+from batch_assets.threads import in_threads
 
 
 def prove(
@@ -33,7 +34,8 @@ def prove(
         ProofFailed: chunks do not tile the snapshot, or rows are missing, doubled or foreign.
         CommitBroken: a committed file cannot be read or was changed.
     """
-    found = {chunk.number: _reread(storage, folder, chunk, snapshot.key, commits) for chunk in plan}
+    reread = in_threads(lambda chunk: _reread(storage, folder, chunk, snapshot.key, commits), plan)
+    found = {chunk.number: digest for chunk, digest in zip(plan, reread, strict=True)}
     if set(commits) != set(found):
         raise ProofFailed(f"{folder} holds commits that are not in the plan: {sorted(set(commits) - set(found))}.")
     total = Digest()

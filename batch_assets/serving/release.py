@@ -19,6 +19,7 @@ from batch_assets.logs import Change, LogEntry, NumberedLog
 from batch_assets.records import RecordType
 from batch_assets.serving.store import Batches, Release, Store, release_folder
 from batch_assets.storage import Storage
+from batch_assets.threads import in_threads
 
 if TYPE_CHECKING:
     from batch_assets.runs.manifest import Manifest
@@ -167,9 +168,8 @@ def derived(manifest: "Manifest", key: tuple[Key, ...], record: RecordType, stor
 
 def require_equal(storage: Storage, release: Release) -> None:
     """Read a release back. Raises ReleaseBroken if it does not hold what it says."""
-    found = Digest()
-    for keys, records in release.store.scan(storage, release):
-        found = found + keyed_digest(keys, records.flat())
+    batches = release.store.scan(storage, release)
+    found = sum(in_threads(lambda batch: keyed_digest(batch[0], batch[1].flat()), batches), start=Digest())
     if found != release.values:
         raise ReleaseBroken(
             f"The release {release.name} holds {found.count:,} records with digest {found.hex()}, its manifest says "

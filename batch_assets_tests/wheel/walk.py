@@ -16,6 +16,9 @@ Say = Callable[[str], None]
 THEIR_STORE = "import redis\n"
 """A store of somebody else's package, whose library is not installed."""
 
+RESOURCES = {f"batch_assets_{name}" for name in ("nights", "progress", "ray", "root")}
+"""What all pipelines share, however many there are."""
+
 
 def begin(project: DgProject, say: Say) -> None:
     """A component that is found, and a pipeline of it in one command."""
@@ -38,9 +41,7 @@ def look(project: DgProject, say: Say) -> None:
     say("dg check defs: " + project.do("dg check defs").strip().splitlines()[-1])
     found = _json(project, "dg list defs --json")
     assert len(found["assets"]) == 3
-    assert {one["name"] for one in found["resources"]} == {
-        f"batch_assets_{name}" for name in ("nights", "progress", "ray", "root")
-    }
+    assert {one["name"] for one in found["resources"]} == RESOURCES
     assert "churn_dead_runs" in {one["name"] for one in found["sensors"]}
     say("dg list defs: " + ", ".join(f"{len(many)} {kind}" for kind, many in found.items() if many))
 
@@ -80,7 +81,7 @@ def second(project: DgProject, library: str, say: Say) -> None:
     project.do("dg check defs")
     found = _json(project, "dg list defs --json")
     assert {"churn", "winback"} <= {one["name"] for one in found["jobs"]}
-    assert len(found["resources"]) == 3
+    assert {one["name"] for one in found["resources"]} == RESOURCES
     assert _json(project, "batch-assets lookup churn 42 --json")["lineage"]["pipeline"] == "churn"
     say("two pipelines: " + ", ".join(f"{len(many)} {kind}" for kind, many in found.items() if many))
 
