@@ -132,7 +132,12 @@ def _close_off(
     }
     for name, value in settings.items():
         connection.execute(f"SET {name} = {quoted(value)}")
-    for name in ("python_enable_replacements", "autoload_known_extensions", "autoinstall_known_extensions"):
+    for name in (
+        "python_enable_replacements",
+        "autoload_known_extensions",
+        "autoinstall_known_extensions",
+        "enable_progress_bar",  # the command line has its own
+    ):
         connection.execute(f"SET {name} = false")
     paths = ", ".join(quoted(link) for one in linked for link in one.links.values())
     connection.execute(f"SET allowed_paths = [{paths}]")
