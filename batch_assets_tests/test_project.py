@@ -13,9 +13,12 @@ from batch_assets.errors import ConfigError
 from batch_assets.models.runtimes.pytorch.formats import safetensors_of
 from batch_assets.project import Project, find_project, project_here
 from batch_assets.storage import default_root
+from batch_assets_tests.conftest import Command
+from batch_assets_tests.open_ui import Ui, open_ui, until
 from batch_assets_tests.others import Killing
 from batch_assets_tests.small import Small, rows, small_model, with_values
 
+DAY = "2024-03-10"
 DG = '[tool.dg]\ndirectory_type = "project"\n[tool.dg.project]\nroot_module = "theirs"\n'
 
 
@@ -103,9 +106,14 @@ class Theirs:
             (package / "defs" / name / "defs.yaml").write_text(json.dumps(document))
 
     def tried(self, program: str, *arguments: str, folder: Path | None = None) -> "subprocess.CompletedProcess[str]":
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(self.root / "src"), *sys.path))}
         command = [Path(sys.executable).with_name(program), *arguments]
-        return subprocess.run(command, cwd=folder or self.root, env=environment, capture_output=True, text=True, check=False)
+        return subprocess.run(
+            command, cwd=folder or self.root, env=self.environment(), capture_output=True, text=True, check=False
+        )
+
+    def environment(self) -> dict[str, str]:
+        """That of a process which has their package."""
+        return {**os.environ, "PYTHONPATH": os.pathsep.join((str(self.root / "src"), *sys.path))}
 
     def do(self, program: str, *arguments: str, folder: Path | None = None) -> str:
         done = self.tried(program, *arguments, folder=folder)
@@ -130,30 +138,56 @@ def test_a_night_of_two_pipelines_in_it(root: Path, tmp_path_factory: pytest.Tem
     do("dg", "check", "defs")
     assert {"small", "other"} <= {job["name"] for job in json.loads(do("dg", "list", "defs", "--json"))["jobs"]}
     theirs.approved(small, "v1")
-    assert json.loads(do("batch-assets", "run", "small", "--partition", "2024-03-10", "--json"))["scored_rows"] == 2_000
+    assert json.loads(do("batch-assets", "run", "small", "--partition", DAY, "--json"))["scored_rows"] == 2_000
     deep, elsewhere = root / "src", Path("/")
     found = json.loads(do("batch-assets", "lookup", "small", "7", "--json", folder=deep))
     assert found["record"]["model_version"] == "v1"
     assert found == json.loads(do("batch-assets", "--project", str(root), "lookup", "small", "7", "--json", folder=elsewhere))
 
 
-@pytest.mark.process
-def test_a_row_that_kills_the_night_is_found_by_the_same_command(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The process of the night dies; the command goes on with workers that may die, and without the row."""
-    small = Small(tmp_path_factory.mktemp("small"), with_values(rows(24), "x", {10: 77.0}), small_model())
-    small.register("v2", save(Killing().state_dict()), safetensors_of(f"{Killing.__module__}:Killing"))
-    few = {"completeness": {"min_output_ratio": 0.9}}
-    settings = {"scoring": {"chunk_rows": 4, "batch_size": 64, "max_failed": 0.3}, "quality": few}
-    theirs = Theirs(root, small, ("small",), **settings)
-    theirs.approved(small, "v2")
-    done = theirs.tried("batch-assets", "run", "small", "--partition", "2024-03-10", "--json")
-    assert "was ended by SIGKILL" in done.stderr
-    assert "It resumes now, once." in done.stderr
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads(done.stdout)
-    assert (found["scored_rows"], found["dead_letter_rows"]) == (23, 1)
-    assert found["engine"] == "workers of Ray, because a process died while it scored this run"
-    (letter,) = json.loads(theirs.do("batch-assets", "dead-letters", "list", "small", "--partition", "2024-03-10", "--json"))[
-        "dead_letters"
-    ]
-    assert letter["key"] == 11
+class TestARowThatKills:
+    """The process of the night dies; who goes on has workers that may die, and finds the row."""
+
+    @pytest.fixture
+    def theirs(self, root: Path, tmp_path_factory: pytest.TempPathFactory) -> Theirs:
+        small = Small(tmp_path_factory.mktemp("small"), with_values(rows(24), "x", {10: 77.0}), small_model())
+        small.register("v2", save(Killing().state_dict()), safetensors_of(f"{Killing.__module__}:Killing"))
+        few = {"completeness": {"min_output_ratio": 0.9}}
+        settings = {"scoring": {"chunk_rows": 4, "batch_size": 64, "max_failed": 0.3}, "quality": few}
+        theirs = Theirs(root, small, ("small",), **settings)
+        theirs.approved(small, "v2")
+        return theirs
+
+    @pytest.mark.process
+    def test_the_same_command_goes_on_once(self, theirs: Theirs) -> None:
+        done = theirs.tried("batch-assets", "run", "small", "--partition", DAY, "--json")
+        assert "was ended by SIGKILL" in done.stderr
+        assert "It resumes now, once." in done.stderr
+        assert done.returncode == 0, done.stdout + done.stderr
+        found = json.loads(done.stdout)
+        assert (found["scored_rows"], found["dead_letter_rows"]) == (23, 1)
+        assert found["engine"] == "workers of Ray, because a process died while it scored this run"
+        self._is_a_dead_letter(theirs)
+
+    @pytest.mark.process
+    def test_in_the_ui_the_run_is_retried(self, theirs: Theirs, tmp_path_factory: pytest.TempPathFactory) -> None:
+        command = Command(theirs.root / "data", theirs.root / ".dagster_home")
+        command.environment = theirs.environment()
+        with open_ui(command, tmp_path_factory.mktemp("log") / "ui.log") as port:
+            ui = Ui(command, port)
+            first = ui.launched("small", DAY)
+            runs = until(
+                lambda: {one["runId"]: one for one in ui.runs(dagster__root_run_id=first) if one["status"] == "SUCCESS"},
+                "the retry's end",
+                seconds=180,
+            )
+            (retry,) = runs.values()
+            assert ui.client.get_run_status(first).value == "FAILURE"
+            assert retry["tags"]["dagster/parent_run_id"] == first
+            engines = ui.materialized("small/predictions")["engine"]
+        assert engines == "workers of Ray, because a process died while it scored this run"
+        self._is_a_dead_letter(theirs)
+
+    def _is_a_dead_letter(self, theirs: Theirs) -> None:
+        said = json.loads(theirs.do("batch-assets", "dead-letters", "list", "small", "--partition", DAY, "--json"))
+        assert [letter["key"] for letter in said["dead_letters"]] == [11]

@@ -3,13 +3,11 @@
 import json
 import os
 import signal
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from dagster_graphql import DagsterGraphQLClient
 
 from batch_assets.demo import train as training
 from batch_assets.models.registry import Registry
@@ -17,7 +15,7 @@ from batch_assets.orchestration.catalog import pipeline
 from batch_assets.serving.release import current_log
 from batch_assets.storage import LocalStorage
 from batch_assets_tests.conftest import Command
-from batch_assets_tests.open_ui import open_ui, until
+from batch_assets_tests.open_ui import Ui, open_ui, until
 from batch_assets_tests.small import Quiet
 
 pytestmark = pytest.mark.process
@@ -26,49 +24,27 @@ NAME = training.PIPELINE
 DAY = training.PARTITION
 
 
-class Ui:
-    """A running UI, and the command line beside it."""
-
-    def __init__(self, command: Command, port: int) -> None:
-        self.command, self.port = command, port
-        self.client = DagsterGraphQLClient("127.0.0.1", port_number=port)
-        self.storage = LocalStorage(str(command.root))
-
-    def ask(self, query: str, **variables: Any) -> Any:
-        body = json.dumps({"query": query, "variables": variables}).encode()
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}/graphql", data=body, headers={"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=60) as response:
-            answer = json.load(response)
-        assert "errors" not in answer, answer
-        return answer["data"]
-
-    def runs(self, **tags: str) -> list[dict[str, Any]]:
-        """Runs with these tags, newest first; a tag's `__` is `/`."""
-        query = """query($tags: [ExecutionTag!]!) { runsOrError(filter: {tags: $tags}) { ... on Runs { results {
-          runId status tags { key value } } } } }"""
-        wanted = [{"key": key.replace("__", "/"), "value": value} for key, value in tags.items()]
-        found = self.ask(query, tags=wanted)["runsOrError"]["results"]
-        return [{**run, "tags": {tag["key"]: tag["value"] for tag in run["tags"]}} for run in found]
+class DemoUi(Ui):
+    """A running UI of the demo."""
 
     def live(self) -> dict[str, Any]:
-        entry = current_log(self.storage, NAME).latest()
+        """What is live."""
+        entry = current_log(LocalStorage(str(self.command.root)), NAME).latest()
         assert entry is not None
         return entry.body.model_dump(mode="json")
 
 
 @pytest.fixture
-def ui(command: Command, tmp_path: Path) -> Iterator[Ui]:
+def ui(command: Command, tmp_path: Path) -> Iterator[DemoUi]:
     """v1 is live, v2 is registered."""
     training.train(pipeline(NAME), Registry(LocalStorage(str(command.root))), Quiet(), "v2", seed=7)
     done = command.run("run", NAME, "--partition", DAY, "--engine", "local")
     assert done.returncode == 0, done.stderr
     with open_ui(command, tmp_path / "ui.log") as port:
-        yield Ui(command, port)
+        yield DemoUi(command, port)
 
 
-def test_a_night_with_the_daemon(ui: Ui) -> None:
+def test_a_night_with_the_daemon(ui: DemoUi) -> None:
     second = ui.command.run("ui", "--port", "0")
     assert second.returncode == 1
     assert "is open already" in second.stderr
@@ -79,7 +55,7 @@ def test_a_night_with_the_daemon(ui: Ui) -> None:
     _a_killed_run_is_retried_and_resumes(ui)
 
 
-def _approvals_roll_out_once_each(ui: Ui) -> None:
+def _approvals_roll_out_once_each(ui: DemoUi) -> None:
     sensor = f"{NAME}_approved_model"
     for number, (version, why) in enumerate((("v2", "better"), ("v1", "complaints"), ("v2", "sure now")), start=2):
         done = ui.command.run("models", "approve", NAME, version, "--why", why, "--by", "Ann")
@@ -94,7 +70,7 @@ def _approvals_roll_out_once_each(ui: Ui) -> None:
         assert answer["record"]["model_version"] == version
 
 
-def _a_backfill_is_a_run_a_day_with_one_version(ui: Ui) -> None:
+def _a_backfill_is_a_run_a_day_with_one_version(ui: DemoUi) -> None:
     launch = """mutation($keys: [AssetKeyInput!]!, $days: [String!]!) {
       launchPartitionBackfill(backfillParams: {assetSelection: $keys, partitionNames: $days}) {
         ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }"""
@@ -114,7 +90,7 @@ def _over(runs: list[dict[str, Any]]) -> bool:
     return all(run["status"] in ("SUCCESS", "FAILURE", "CANCELED") for run in runs)
 
 
-def _a_check_can_be_run_by_itself(ui: Ui) -> None:
+def _a_check_can_be_run_by_itself(ui: DemoUi) -> None:
     launch = """mutation($params: ExecutionParams!) { launchPipelineExecution(executionParams: $params) {
         __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
     answer = ui.ask(
@@ -135,37 +111,28 @@ def _a_check_can_be_run_by_itself(ui: Ui) -> None:
     assert ui.client.get_run_status(run_id).value == "SUCCESS"
 
 
-def _launched(ui: Ui, day: str) -> str:
-    launch = """mutation($params: ExecutionParams!) { launchPipelineExecution(executionParams: $params) {
-        __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
-    selector = {"repositoryName": "__repository__", "repositoryLocationName": "batch_assets", "jobName": NAME}
-    tags = [{"key": "dagster/partition", "value": day}]
-    answer = ui.ask(launch, params={"selector": selector, "executionMetadata": {"tags": tags}})["launchPipelineExecution"]
-    return str(answer["run"]["runId"])
-
-
-def _pid(ui: Ui, run_id: str, day: str) -> int:
+def _pid(ui: DemoUi, run_id: str, day: str) -> int:
     """The process that executes a run, 0 before it has begun."""
     (run,) = [run for run in ui.runs(dagster__partition=day) if run["runId"] == run_id]
     return int(run["tags"].get("batch_assets/pid", 0))
 
 
-def _a_canceled_run_is_canceled_and_can_be_gone_on_with(ui: Ui) -> None:
+def _a_canceled_run_is_canceled_and_can_be_gone_on_with(ui: DemoUi) -> None:
     day = "1998-06-26"
-    run_id = _launched(ui, day)
+    run_id = ui.launched(NAME, day)
     until(lambda: _pid(ui, run_id, day), "the run's start")
     ui.ask("mutation($run: String!) { terminateRun(runId: $run) { __typename } }", run=run_id)
     until(lambda: ui.client.get_run_status(run_id).value not in ("STARTED", "CANCELING"), "the end of the run")
     assert ui.client.get_run_status(run_id).value == "CANCELED"
-    again = _launched(ui, day)
+    again = ui.launched(NAME, day)
     until(lambda: ui.client.get_run_status(again).value in ("SUCCESS", "FAILURE"), "the end of the next run")
     assert ui.client.get_run_status(again).value == "SUCCESS"
 
 
-def _a_killed_run_is_retried_and_resumes(ui: Ui) -> None:
+def _a_killed_run_is_retried_and_resumes(ui: DemoUi) -> None:
     """The run's process is killed outright; its death is noticed, its place freed, and a retry ends the day."""
     day = "1998-06-27"
-    run_id = _launched(ui, day)
+    run_id = ui.launched(NAME, day)
     os.kill(until(lambda: _pid(ui, run_id, day), "the run's start"), signal.SIGKILL)
     until(lambda: ui.client.get_run_status(run_id).value == "FAILURE", "the notice of its death")
     retries = until(lambda: ui.runs(dagster__parent_run_id=run_id), "the retry")

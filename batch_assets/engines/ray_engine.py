@@ -20,6 +20,9 @@ from batch_assets.engines.ray_local import local_ray
 from batch_assets.errors import BatchAssetsError, EngineError
 from batch_assets.scoring.scorer import ScoringTask
 
+_CONNECTING = threading.Lock()
+"""A process has one connection: who asks for it while it is made waits."""
+
 _ANSWER_SECONDS = 5.0
 """How long somebody at an address may take to answer at all."""
 
@@ -62,10 +65,10 @@ class RayEngine(Engine):
         """
         import ray
 
-        if ray.is_initialized():
-            return {}
         try:
-            with _signals_kept():
+            with _CONNECTING, _signals_kept():
+                if ray.is_initialized():
+                    return {}
                 return self._connection.enter_context(_cluster(self._address) if self._address else local_ray())
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             reason = str(error).strip().partition("\n")[0]

@@ -9,6 +9,9 @@ Whoever may talk to a Ray may run any code in it, so three things are said here 
   needs no file in a home folder, which may not be writable, and stands in no command line.
 - It ends with the process that started it, however that ends: a guardian ends what Ray leaves, and who loses Ray's head (the
   GCS) learns of it within seconds.
+
+And it starts nothing that only people who look at a cluster need. Autoscaler, dashboard and the forwarding of logs are four
+Python processes, which took two of the four seconds of its start and one of its end.
 """
 
 import ipaddress
@@ -33,6 +36,9 @@ _HEAD_LOST_SECONDS = 10
 
 _GUARDIAN_SECONDS = 10
 
+_SPARED = ("start_monitor", "start_api_server", "start_log_monitor")
+"""What a head node of Ray starts for those who look at a cluster; a Ray that calls them otherwise starts them all the same."""
+
 
 @contextmanager
 def local_ray(**options: Any) -> Iterator[dict[str, str]]:
@@ -53,14 +59,15 @@ def local_ray(**options: Any) -> Iterator[dict[str, str]]:
     with _environment(secured):
         guardian = None
         try:
-            ray.init(
-                address="local",
-                include_dashboard=False,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-                _system_config={"gcs_rpc_server_reconnect_timeout_s": _HEAD_LOST_SECONDS},
-                **options,
-            )
+            with _only_what_works():
+                ray.init(
+                    address="local",
+                    include_dashboard=False,
+                    logging_level=logging.ERROR,
+                    log_to_driver=False,
+                    _system_config={"gcs_rpc_server_reconnect_timeout_s": _HEAD_LOST_SECONDS},
+                    **options,
+                )
             guardian = _guardian()
             address = str(ray.get_runtime_context().gcs_address)
             if not ipaddress.ip_address(address.rpartition(":")[0].strip("[]")).is_loopback:
@@ -72,6 +79,25 @@ def local_ray(**options: Any) -> Iterator[dict[str, str]]:
             ray.shutdown()
             if guardian:
                 guardian.communicate(timeout=_GUARDIAN_SECONDS)
+
+
+@contextmanager
+def _only_what_works() -> Iterator[None]:
+    """Let Ray start without what nobody needs here, and its agents as if the dashboard's packages were not installed."""
+    from ray._private import node, utils
+
+    said: dict[tuple[Any, str], Any] = {
+        (utils, "get_dashboard_dependency_error"): lambda: ImportError("no dashboard is wanted")
+    }
+    said |= {(node.Node, name): lambda *_, **__: None for name in _SPARED}
+    before = {(owner, name): getattr(owner, name) for owner, name in said if hasattr(owner, name)}
+    for owner, name in before:
+        setattr(owner, name, said[owner, name])
+    try:
+        yield
+    finally:
+        for (owner, name), method in before.items():
+            setattr(owner, name, method)
 
 
 @contextmanager

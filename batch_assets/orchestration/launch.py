@@ -7,7 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -18,6 +18,7 @@ from batch_assets import errors
 from batch_assets.config import PipelineConfig
 from batch_assets.engines.engine import EngineName
 from batch_assets.errors import BatchAssetsError, Blocked, ConfigError, RunFailed
+from batch_assets.features.snapshot import current_log
 from batch_assets.models.registry import ModelVersion
 from batch_assets.nightly.night import Night
 from batch_assets.nightly.progress import Progress
@@ -26,7 +27,7 @@ from batch_assets.orchestration.assets import asset_key
 from batch_assets.orchestration.component import definitions
 from batch_assets.orchestration.liveness import COMMAND_LINE, POOL, fail_dead_runs, process_tags, scoring_elsewhere
 from batch_assets.orchestration.nights import Nights
-from batch_assets.orchestration.resources import connected
+from batch_assets.orchestration.resources import connected, connecting
 from batch_assets.orchestration.runs import blocking_findings, first_error
 from batch_assets.process import Process
 from batch_assets.project import find_project
@@ -100,7 +101,9 @@ def materialize(
         KeyboardInterrupt: the run was interrupted; it is recorded as such, and the same call resumes it.
     """
     with _own_turn(instance, progress):
-        return _Launcher(config, [model], instance, progress, engine, refresh).materialize(day, model)
+        to_freeze = refresh or not current_log(open_storage(default_root()), config.name, day).latest()
+        with connecting(config, engine) if to_freeze else nullcontext():
+            return _Launcher(config, [model], instance, progress, engine, refresh).materialize(day, model)
 
 
 def materialize_days(
@@ -120,7 +123,7 @@ def materialize_days(
     Raises:
         KeyboardInterrupt: it was interrupted; the days that are done stay done.
     """
-    with _own_turn(instance, progress), connected(config.engine, engine):
+    with _own_turn(instance, progress), connected(config, engine):
         known = [model for model in models.values() if not isinstance(model, BatchAssetsError)]
         launcher = _Launcher(config, known, instance, progress, engine, refresh)
         for day, model in models.items():

@@ -5,7 +5,8 @@ Each resource is thin: it hands out the plain object.
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
 from functools import cache
 from typing import Any
 
@@ -13,6 +14,7 @@ import dagster as dg
 from pydantic import Field, PrivateAttr
 from typing_extensions import override
 
+from batch_assets.config import PipelineConfig
 from batch_assets.engines.auto_engine import AutoEngine
 from batch_assets.engines.engine import Engine, EngineName, EngineSettings
 from batch_assets.engines.local_engine import LocalEngine
@@ -74,17 +76,31 @@ class RayCluster(dg.ConfigurableResource):  # type: ignore[type-arg]
 
 
 @contextmanager
-def connected(settings: EngineSettings, kind: EngineName | None = None) -> Iterator[None]:
-    """Keep Ray connected for several runs of this process, if it is known that they score there."""
-    chosen, address = kind or settings.kind, _ray_address()
-    engine = RayEngine(address, settings) if chosen == "ray" or (chosen == "auto" and address) else None
-    try:
+def connected(config: PipelineConfig, kind: EngineName | None = None) -> Iterator[None]:
+    """Keep Ray connected for several runs of this process, if it is known that they score there. Raises EngineError."""
+    with ExitStack() as stack:
+        engine = _known(config, kind, stack)
         if engine:
             engine.connect()
         yield
-    finally:
+
+
+@contextmanager
+def connecting(config: PipelineConfig, kind: EngineName | None = None) -> Iterator[None]:
+    """Connect as `connected` does, while the block freezes features; who scores in it waits, and learns what is wrong."""
+    with ExitStack() as stack:
+        engine = _known(config, kind, stack)
         if engine:
-            engine.close()
+            stack.enter_context(ThreadPoolExecutor(1)).submit(engine.connect)
+        yield
+
+
+def _known(config: PipelineConfig, kind: EngineName | None, stack: ExitStack) -> RayEngine | None:
+    """The engine of runs that are known to score on Ray from the beginning, closed with the stack; None of others."""
+    chosen, address = kind or config.engine.kind, _ray_address()
+    if chosen == "ray" or (chosen == "auto" and (address or config.scoring.device != "cpu")):
+        return stack.enter_context(closing(RayEngine(address, config.engine)))
+    return None
 
 
 @contextmanager
