@@ -5,7 +5,7 @@ Each resource is thin: it hands out the plain object.
 
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing, contextmanager
 from functools import cache
 from typing import Any
@@ -88,10 +88,10 @@ def connected(config: PipelineConfig, kind: EngineName | None = None) -> Iterato
 @contextmanager
 def connecting(config: PipelineConfig, kind: EngineName | None = None) -> Iterator[None]:
     """Connect as `connected` does, while the block freezes features; who scores in it waits, and learns what is wrong."""
-    with ExitStack() as stack:
+    with ThreadPoolExecutor(1) as pool, ExitStack() as stack:  # what Ray starts ends with the thread that started it
         engine = _known(config, kind, stack)
         if engine:
-            stack.enter_context(ThreadPoolExecutor(1)).submit(engine.connect)
+            stack.callback(wait, [pool.submit(engine.connect)])
         yield
 
 
