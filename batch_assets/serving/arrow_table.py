@@ -3,7 +3,7 @@
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from struct import Struct
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,14 +11,11 @@ import pyarrow as pa
 from typing_extensions import override
 
 from batch_assets.serving.arrow_file import ArrowFile, sortable
-from batch_assets.serving.arrow_search import Asked, Numbers, Texts, column_of, find
+from batch_assets.serving.arrow_search import APART, Asked, Heads, Numbers, Rows, Texts, column_of, find
 from batch_assets.serving.store import Table
 
 _CODES = {1: "B", 2: "H", 4: "I", 8: "Q"}
 """What `struct` calls whole numbers of so many bytes; fields are copied as such, so that no bit of a NaN is lost."""
-
-_APART = 512
-"""Rows between the keys that are kept in memory of each batch."""
 
 
 class ArrowTable(Table):
@@ -33,7 +30,7 @@ class ArrowTable(Table):
         self._bits = np.dtype([(name, f"<u{width}" if width in _CODES else f"V{width}") for name, width in widths.items()])
         record: Any = np.void(b"").__reduce__()[0]  # what unpickles a record: of its type and bytes, the fastest way to one
         self._record: Callable[[np.dtype[np.void], bytes], np.void] = record
-        self._touched: list[_Rows | None] = [None] * len(file)
+        self._touched: list[Rows | None] = [None] * len(file)
 
     @override
     def get(self, key: Any) -> np.void | None:
@@ -41,9 +38,9 @@ class ArrowTable(Table):
         number = bisect_right(self._firsts, sought) - 1
         if number < 0:
             return None
-        count, signposts, keys, fields, _ = self._touched[number] or self._touch(number)
-        start = (bisect_right(signposts, sought) - 1) * _APART  # never below zero: the batch begins with the key or before it
-        end = start + _APART
+        count, signposts, keys, fields, *_ = self._touched[number] or self._touch(number)
+        start = (bisect_right(signposts, sought) - 1) * APART  # never below zero: the batch begins with the key or before it
+        end = start + APART
         row = bisect_right(keys, sought, start, end if end < count else count) - 1
         if keys[row] != sought:
             return None
@@ -54,13 +51,13 @@ class ArrowTable(Table):
         asked = self._asked(keys) if self._firsts else None
         if asked is None:
             return super().get_many(keys)
-        each = np.bincount(np.maximum(asked.batches(self._firsts), 0))  # how many keys are looked for in each batch
+        each = np.bincount(np.maximum(asked.batches, 0))  # how many keys are looked for in each batch
         touched = [self._touched[number] or self._touch(number) for number in np.flatnonzero(each).tolist()]
-        counts, *places = np.repeat(np.array([[batch.rows, *batch.places] for batch in touched]).T, each[each > 0], axis=1)
-        names = self._bits.names or ()
-        rows, there = find(asked.among(self._file.memory, places[: -len(names)]), counts)
+        each, names = each[each > 0], self._bits.names or ()
+        rows, there = find(asked.among(self._file.memory, touched, each))
+        places = np.repeat([batch.places[-len(names) :] for batch in touched], each, axis=0).T
         bits = np.empty(len(rows), self._bits)
-        for name, column in zip(names, places[-len(names) :], strict=True):
+        for name, column in zip(names, places, strict=True):
             bits[name][asked.order] = column_of(self._file.memory, self._bits[name], column)(rows)
         answers: list[np.void | None] = list(bits.view(self._dtype))
         for missing in asked.order[~there].tolist():
@@ -75,11 +72,11 @@ class ArrowTable(Table):
     def _asked(self, keys: Sequence[Any]) -> Asked | None:
         """The keys for `find`; None if there are none, or some that are no numbers of 64 bits where keys are numbers."""
         if not self._has_numbers:
-            return Texts([sortable(key) for key in keys]) if keys else None
+            return Texts([key.encode() if type(key) is str else sortable(key) for key in keys], self._firsts) if keys else None
         found = np.array(keys if pa.types.is_integer(self._key) else [sortable(key) for key in keys])
-        return Numbers(found, f"<i{self._key.bit_width // 8}") if found.dtype == np.int64 else None
+        return Numbers(found, self._firsts, f"<i{self._key.bit_width // 8}") if found.dtype == np.int64 else None
 
-    def _touch(self, number: int) -> "_Rows":
+    def _touch(self, number: int) -> Rows:
         """A batch that is asked for the first time; if several threads do so at once, they find the same."""
         keys, *columns = self._file.batch(number).columns
         _, *parts = keys.buffers()
@@ -88,28 +85,16 @@ class ArrowTable(Table):
         found_keys = (
             memoryview(parts[0]).cast("i" if self._key.bit_width == 32 else "q") if self._has_numbers else _Texts(*parts)
         )
-        found = self._touched[number] = _Rows(
+        places = [one.address - self._file.memory.address for one in (*parts, *data)]
+        found = self._touched[number] = Rows(
             rows=len(keys),
-            signposts=[found_keys[row] for row in range(0, len(keys), _APART)],
+            signposts=[found_keys[row] for row in range(0, len(keys), APART)],
             keys=found_keys,
             fields=[field.data if field.dtype.kind == "u" else _Bytes(field) for field in fields],
-            places=[one.address - self._file.memory.address for one in (*parts, *data)],
+            places=places,
+            heads=found_keys.heads(self._file.memory, places[1]) if isinstance(found_keys, _Texts) else None,
         )
         return found
-
-
-class _Rows(NamedTuple):
-    """A batch that was compared.
-
-    `signposts` are some keys in a list, which is searched faster than `keys` are; `fields` are the bits of each field; `places`
-    say where in the file keys and fields lie, in bytes.
-    """
-
-    rows: int
-    signposts: Sequence[Any]
-    keys: Sequence[Any]
-    fields: Sequence[Any]
-    places: Sequence[int]
 
 
 class _Texts(Sequence[bytes]):
@@ -120,6 +105,10 @@ class _Texts(Sequence[bytes]):
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
+
+    def heads(self, memory: pa.Buffer, place: int) -> Heads:
+        """The words of some of them; `place` is where their bytes lie in the memory."""
+        return Heads(memory, np.frombuffer(self._offsets, np.int32), place, self[0], self[len(self) - 1])
 
     def __getitem__(self, row: int) -> bytes:  # type: ignore[override] # nobody takes a slice
         return self._data[self._offsets[row] : self._offsets[row + 1]].tobytes()
