@@ -6,7 +6,7 @@ splittable pseudorandom number generators", OOPSLA 2014) under two seeds. Intege
 same key in every width; text is hashed over the 8-byte words of its UTF-8 bytes and then its length.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,10 +57,9 @@ class RowHashes(NamedTuple):
         return RowHashes(self.a[selection], self.b[selection])
 
     def with_values(self, columns: Sequence[npt.NDArray[Any]]) -> "RowHashes":
-        """The hashes of (key, values): each column's bits are folded in, in this order; every column of shape (rows,)."""
+        """The hashes of (key, values): the columns' bits are folded in, in this order; every column of shape (rows,)."""
         a, b = self
-        for column in columns:
-            word = bits(column)
+        for word in _words(columns):
             a, b = _splitmix64(a ^ word), _splitmix64(b ^ word)
         return RowHashes(a, b)
 
@@ -113,6 +112,22 @@ def bits(column: npt.NDArray[Any]) -> UInt64Array:
     """The bits of each value of a column of shape (rows,): equal where the values are bit for bit the same."""
     column = np.ascontiguousarray(column)
     return column.view(f"u{column.dtype.itemsize}").astype(np.uint64)
+
+
+def _words(columns: Sequence[npt.NDArray[Any]]) -> Iterator[UInt64Array]:
+    """The bits of each row's values side by side, the first in the lowest, in as few words as none of them is cut."""
+    word, used = np.empty(0, dtype=np.uint64), 64
+    for column in columns:
+        width = 8 * column.dtype.itemsize
+        if used + width > 64:
+            if len(word):
+                yield word
+            word, used = bits(column), width
+        else:
+            word |= bits(column) << np.uint64(used)
+            used += width
+    if len(word):
+        yield word
 
 
 def _splitmix64(x: UInt64Array) -> UInt64Array:

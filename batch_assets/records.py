@@ -82,14 +82,11 @@ class RecordType(BaseModel):
 
     def from_table(self, table: pa.Table) -> "Records":
         """The records in the columns of a table, as `Records.columns` made them."""
-        import pyarrow.compute as pc
-
         found = {}
         for field in self.fields:
             column = table.column(field.name)
             if field.names:
-                named = column.combine_chunks().cast(pa.string())
-                found[field.name] = as_numpy(pc.index_in(named, as_text(field.names))).astype(np.int8)
+                found[field.name] = _places(column, field.names)
             elif field.length:
                 lists = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
                 found[field.name] = as_numpy(lists.flatten()).reshape(len(lists), field.length)
@@ -160,6 +157,18 @@ class Records:
             else:
                 found[field.name] = as_arrow(column)
         return found
+
+
+def _places(column: pa.ChunkedArray, names: Sequence[str]) -> npt.NDArray[np.int8]:
+    """The places of texts among `names`, which all of them are; of a dictionary only its few values are looked for."""
+    import pyarrow.compute as pc
+
+    texts = column.combine_chunks()
+    if not pa.types.is_dictionary(column.type):
+        return as_numpy(pc.index_in(texts.cast(pa.string()), as_text(names))).astype(np.int8)
+    known: npt.NDArray[np.int8] = as_numpy(pc.index_in(texts.dictionary.cast(pa.string()), as_text(names))).astype(np.int8)
+    places: npt.NDArray[np.int8] = known[as_numpy(texts.indices)]
+    return places
 
 
 def as_dictionary(places: pa.Array, names: Sequence[str]) -> pa.DictionaryArray:

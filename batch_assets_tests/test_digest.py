@@ -91,6 +91,34 @@ def test_two_swapped_values_show() -> None:
     assert hashes.with_values([values]).digest() != hashes.digest()
 
 
+def test_values_are_hashed_after_their_key_in_as_few_words_as_hold_them_whole() -> None:
+    columns = [
+        np.array([0.75], dtype=np.float32),
+        np.array([-1], dtype=np.int8),
+        np.array([5], dtype=np.int16),
+        np.array([-2], dtype=np.int32),
+    ]
+    float_bits = int(columns[0].view(np.uint32)[0])
+    expected = splitmix64(42 ^ 0x8E9D5AAB4C1F7A35)
+    for word in (float_bits | 0xFF << 32 | 5 << 40, 0xFFFFFFFE):
+        expected = splitmix64(expected ^ word)
+    assert int(hash_keys(pa.array([42])).with_values(columns).a[0]) == expected
+
+
+@given(st.data())
+def test_any_bit_of_any_value_shows(data: st.DataObject) -> None:
+    kinds = data.draw(st.lists(st.sampled_from(["i1", "i2", "i4", "i8", "f4", "f8"]), min_size=1, max_size=9))
+    columns = [np.frombuffer(data.draw(st.binary(min_size=int(kind[1]), max_size=int(kind[1]))), kind) for kind in kinds]
+    place = data.draw(st.integers(0, len(kinds) - 1))
+    bit = data.draw(st.integers(0, 8 * columns[place].itemsize - 1))
+    flipped = int.from_bytes(columns[place].tobytes(), "little") ^ (1 << bit)
+    other = np.frombuffer(flipped.to_bytes(columns[place].itemsize, "little"), kinds[place])
+    changed = [other if number == place else column for number, column in enumerate(columns)]
+    hashes = hash_keys(pa.array([42]))
+    assert hashes.with_values(columns).digest() != hashes.with_values(changed).digest()
+    assert hashes.with_values(columns).digest() == hashes.with_values([column.copy() for column in columns]).digest()
+
+
 def test_sums_wrap_around() -> None:
     top = Digest(count=1, a=2**64 - 1, b=2**64 - 1)
     assert top + Digest(count=1, a=1, b=2) == Digest(count=2, a=0, b=1)

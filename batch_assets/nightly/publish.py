@@ -153,7 +153,7 @@ def _batches(
 
 
 def _intact(storage: Storage, manifest: Manifest, file: ManifestFile, key: Sequence[str], record: RecordType) -> pa.Table:
-    table = read_committed(storage, f"{manifest.folder}/{file.name}")
+    table = read_committed(storage, f"{manifest.folder}/{file.name}", [*key, *record.names])
     if keyed_digest(identity(table, key), record.from_table(table).flat()) != file.values:
         raise CommitBroken(
             f"{manifest.folder}/{file.name} holds other values than its manifest says: remove it and run again, "
