@@ -3,6 +3,18 @@
 from pathlib import Path
 from typing import Any
 
+_STAGES = {
+    "start-up": "#9a9fa6",
+    "features": "#2f81f7",
+    "scoring": "#2da44e",
+    "publishing": "#bf8700",
+    "checks": "#a371f7",
+    "dagster": "#cf6d8f",
+    "summary": "#444c56",
+    "not shown": "#6e7781",
+}
+"""The stages of a night in their order, and the colors in which they are drawn."""
+
 _INK, _OURS, _OTHER = "#7d8590", "#2f81f7", "#9a9fa6"
 _TITLES = {
     "ours": "batch-assets",
@@ -52,21 +64,46 @@ def print_table(report: dict[str, Any]) -> None:
 
 def draw(report: dict[str, Any], path: Path) -> None:
     """A PNG of rows per second in steady work, readable on light and dark backgrounds."""
-    from matplotlib.figure import Figure
-
     rates = {name: report[name]["steady_rows_per_s"] for name in _TITLES if name in report}
     names = list(reversed(rates))
-    figure = Figure(figsize=(7.2, 0.6 + 0.4 * len(names)), dpi=150, layout="constrained")
-    figure.patch.set_alpha(0.0)
-    axes = figure.add_subplot()
-    axes.set_facecolor("none")
+    figure, axes = _clear(0.6 + 0.4 * len(names))
     colors = [_OURS if name.startswith("ours") else _OTHER for name in names]
     bars = axes.barh([_TITLES[name] for name in names], [rates[name] for name in names], color=colors, height=0.62)
     axes.bar_label(bars, labels=[f"{rates[name]:,.0f}" for name in names], color=_INK, padding=4, fontsize=9)
     axes.margins(x=0.14)
     axes.set_title(f"rows per second, steady, {report['machine']['cores']} cores", color=_INK, fontsize=10)
+    figure.savefig(path, format="png")
+
+
+def draw_nights(nights: dict[str, dict[str, float]], path: Path) -> None:
+    """A PNG of the seconds of nights by stage, one bar for each, readable on light and dark backgrounds."""
+    figure, axes = _clear(1.1 + 0.45 * len(nights))
+    names, starts = list(reversed(nights)), dict.fromkeys(nights, 0.0)
+    for stage, color in _STAGES.items():
+        seconds = [nights[name].get(stage, 0.0) for name in names]
+        if any(seconds):
+            bars = axes.barh(names, seconds, left=[starts[name] for name in names], color=color, height=0.6, label=stage)
+            shown = [f"{one:.0f}" if one > 0.02 * max(one["total"] for one in nights.values()) else "" for one in seconds]
+            axes.bar_label(bars, labels=shown, label_type="center", color="white", fontsize=8)
+            starts = {name: starts[name] + nights[name].get(stage, 0.0) for name in names}
+    for name in names:
+        axes.text(starts[name], name, f"  {nights[name]['total']:.0f} s", color=_INK, va="center", fontsize=9)
+    axes.margins(x=0.08)
+    axes.set_title("seconds of a night of 20M rows x 16, by stage", color=_INK, fontsize=10)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False, labelcolor=_INK, fontsize=8)
+    figure.savefig(path, format="png")
+
+
+def _clear(inches: float) -> tuple[Any, Any]:
+    """A figure of some height without background, frame and marks."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, inches), dpi=150, layout="constrained")
+    figure.patch.set_alpha(0.0)
+    axes = figure.add_subplot()
+    axes.set_facecolor("none")
     axes.tick_params(colors=_INK, which="both", length=0)
     axes.xaxis.set_visible(False)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    figure.savefig(path, format="png")
+    return figure, axes
