@@ -7,8 +7,8 @@ A project with one pipeline is made in a folder that is removed afterwards. Its 
 from 1), so the features are computed, not read; `--sparse` makes three of four columns zero in 15 of 16 rows, as counts of
 rare events are, so that a snapshot of many columns fits on a small disk. The model is an MLP columns-64-64-1. The table has
 every stage that the command shows, what it is of the whole, and rows a second; below it what the process at work and its Ray
-workers took of memory (largest USS, sampled every 100 ms; DuckDB may take its `memory_limit` of it) and of disk. Not compared
-with other systems.
+workers took of memory (the most at once, sampled every 100 ms, without pages of files, which the system takes back when it
+needs them; DuckDB may take its `memory_limit` of it) and of disk. Not compared with other systems.
 """
 
 import argparse
@@ -147,18 +147,19 @@ def _night(project: Path, engine: str) -> dict[str, Any]:
         while process.poll() is None:
             with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                 for one in watched.children(recursive=True):
-                    uss = one.memory_full_info().uss
+                    found = one.memory_info()
+                    own = found.rss - found.shared
                     if one.ppid() == process.pid:
-                        driver = max(driver, uss)
+                        driver = max(driver, own)
                     elif "ray::" in one.name():
-                        workers[one.pid] = max(workers.get(one.pid, 0), uss)
+                        workers[one.pid] = max(workers.get(one.pid, 0), own)
             time.sleep(0.1)
     wall = time.perf_counter() - started
-    found: dict[str, Any] = json.loads((project / "answer").read_text())
+    said: dict[str, Any] = json.loads((project / "answer").read_text())
     sizes = {path: path.stat().st_size for path in (project / "data").rglob("*") if path.is_file()}
     release = sum(size for path, size in sizes.items() if "releases" in path.parts)
     return {
-        **{name: found[name] for name in ("engine", "seconds", "scored_rows", "digest")},
+        **{name: said[name] for name in ("engine", "seconds", "scored_rows", "digest")},
         "wall": wall,
         "driver_mb": driver / 1e6,
         "workers_mb": [round(one / 1e6) for one in workers.values()],
