@@ -60,7 +60,8 @@ def main() -> None:
         rate = options.rows / seconds if seconds else 0
         print(f"{stage:<12}{seconds:>9.1f}{seconds / found['seconds']['total']:>8.0%}{rate:>14,.0f}")
     print(f"wall time {found['wall']:.1f} s; on the disk {found['disk_mb']:,.0f} MB, the release {found['release_mb']:,.0f}")
-    print(f"memory: process at work {found['driver_mb']:,.0f} MB (DuckDB may {MEMORY_LIMIT}), workers {found['workers_mb']} MB")
+    most = ", ".join(f"{megabytes:,} in {stage}" for stage, megabytes in found["driver_mb"].items())
+    print(f"memory, MB: process at work {most} (DuckDB may {MEMORY_LIMIT}); workers {found['workers_mb']}")
 
 
 def _project(folder: Path, options: argparse.Namespace) -> Path:
@@ -140,7 +141,7 @@ def _night(project: Path, engine: str) -> dict[str, Any]:
     """Run it and watch its processes."""
     arguments = ["run", "night", "--partition", DAY, "--engine", engine, "--json"]
     program = [sys.executable, "-c", "from batch_assets.cli import main; main()", *arguments]
-    started, driver, workers = time.perf_counter(), 0, dict[int, int]()
+    started, driver, workers = time.perf_counter(), list[tuple[float, int]](), dict[int, int]()
     with (project / "answer").open("w") as answer:
         process = subprocess.Popen(program, cwd=project, stdout=answer)  # noqa: S603
         watched = psutil.Process(process.pid)
@@ -150,7 +151,7 @@ def _night(project: Path, engine: str) -> dict[str, Any]:
                     found = one.memory_info()
                     own = found.rss - found.shared
                     if one.ppid() == process.pid:
-                        driver = max(driver, own)
+                        driver.append((time.perf_counter() - started, own))
                     elif "ray::" in one.name():
                         workers[one.pid] = max(workers.get(one.pid, 0), own)
             time.sleep(0.1)
@@ -161,11 +162,21 @@ def _night(project: Path, engine: str) -> dict[str, Any]:
     return {
         **{name: said[name] for name in ("engine", "seconds", "scored_rows", "digest")},
         "wall": wall,
-        "driver_mb": driver / 1e6,
+        "driver_mb": _most(driver, said["seconds"]),
         "workers_mb": [round(one / 1e6) for one in workers.values()],
         "release_mb": release / 1e6,
         "disk_mb": sum(sizes.values()) / 1e6,
     }
+
+
+def _most(samples: list[tuple[float, int]], seconds: dict[str, float]) -> dict[str, int]:
+    """The most MB in the first stages and in all that come after them, by when these ended, from bytes at some seconds."""
+    found, begin = {}, 0.0
+    for stage in ("start-up", "features", "scoring", "the rest"):
+        end = begin + seconds.get(stage, float("inf"))
+        found[stage] = round(max((own for when, own in samples if begin <= when < end), default=0) / 1e6)
+        begin = end
+    return found
 
 
 if __name__ == "__main__":
