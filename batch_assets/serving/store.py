@@ -91,7 +91,10 @@ class Store(Adapter):
 
     @abstractmethod
     def scan(self, storage: Storage, release: "Release") -> Iterator[Batch]:
-        """Everything that a release holds, in order of its keys. Raises ReleaseBroken if any of it is damaged."""
+        """Everything that a release holds, in order of its keys. Raises ReleaseBroken if any of it is damaged.
+
+        Threads look at a batch while the next ones are made: none may lie in memory that is used again.
+        """
 
     @abstractmethod
     def open(self, storage: Storage, release: "Release") -> Table:

@@ -1,0 +1,58 @@
+"""Work on threads whose results come one after the other."""
+
+import os
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from batch_assets.threads import in_threads
+
+PROCESSORS = len(os.sched_getaffinity(0))
+
+
+def test_results_come_in_the_order_of_their_items() -> None:
+    turns = [threading.Event() for _ in range(2)]
+
+    def late(item: int) -> int:
+        if item == 0 and PROCESSORS > 1:
+            assert turns[1].wait(30), "the second one is under way meanwhile"
+        turns[min(item, 1)].set()
+        return -item
+
+    assert list(in_threads(late, range(50))) == [-item for item in range(50)]
+    assert list(in_threads(late, [])) == []
+
+
+def test_no_more_is_taken_than_one_for_each_processor_ahead() -> None:
+    taken: list[int] = []
+
+    def items() -> Iterator[int]:
+        for item in range(1_000):
+            taken.append(item)
+            yield item
+
+    results = in_threads(str, items())
+    assert taken == []
+    for asked in range(1, 20):
+        assert next(results) == str(asked - 1)
+        assert len(taken) == asked + PROCESSORS
+    results.close()
+
+
+def test_an_error_comes_where_its_result_would_be_and_ends_it() -> None:
+    results = in_threads(lambda item: 1 // (3 - item), range(10))
+    assert [next(results) for _ in range(3)] == [0, 0, 1]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+    assert list(results) == []
+    assert not [thread for thread in threading.enumerate() if "ThreadPoolExecutor" in thread.name and thread.is_alive()]
+
+
+def test_an_error_of_who_gives_the_items_is_raised() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        raise OSError("gone")
+
+    with pytest.raises(OSError, match="gone"):
+        list(in_threads(str, items()))
