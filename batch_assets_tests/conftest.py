@@ -1,5 +1,6 @@
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -24,6 +25,12 @@ PROJECT = Path(batch_assets.__file__).parent.parent
 LONGEST = ("test_ui.py", "test_browser.py", "test_failures.py")
 MARKED = {"process": {"command", "s3_server", "bucket"}, "night": {"model_bytes", "trained_root"}}
 """Fixtures by which tests are marked: they start processes, or are for whole nights. Files that do so themselves say it."""
+
+
+def pytest_configure() -> None:
+    """A shell lets what it runs in the background ignore Ctrl-C, and every process that tests start would inherit that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
