@@ -377,6 +377,7 @@ class TestFullScan:
         )
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("known", [False, True])
 def test_a_spark_that_is_installed_is_not_imported(tmp_path: Path, known: bool) -> None:
     """A part of its package ends processes in which it does not find a main module; a made-up one stands for it."""

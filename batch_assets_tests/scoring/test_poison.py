@@ -217,6 +217,7 @@ class TestTransientErrors:
         assert retry.is_transient(OSError(16, "busy"))
 
 
+@pytest.mark.night
 def test_poison_of_six_kinds_and_nothing_else_is_dead_lettered(tmp_path: Path) -> None:
     """The short version of benchmarks/poison.py, which does the same with 1,000 rows in a million."""
     found = compare(tmp_path, rows=20_000, poison=60, chunk_rows=4_096, engine=LocalEngine())
