@@ -10,7 +10,7 @@ Whoever may talk to a Ray may run any code in it, so three things are said here 
 - It ends with the process that started it, however that ends: a guardian ends what Ray leaves, and who loses Ray's head (the
   GCS) learns of it within seconds.
 
-And it starts nothing that only people who look at a cluster need. Autoscaler, dashboard and the forwarding of logs are four
+And it starts nothing that only people who look at a cluster need. Autoscaler, dashboard and the forwarding of logs are three
 Python processes, which took two of the four seconds of its start and one of its end.
 """
 
