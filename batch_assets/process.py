@@ -8,8 +8,10 @@ holds a lease under the storage root, that tells more.
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 _TOLERANCE = 120.0
 """Seconds by which a start time may move: it is counted from the boot time, which moves when the clock is set."""
@@ -32,6 +34,15 @@ def ending_with_parent(number: signal.Signals) -> Callable[[], None]:
             os.kill(os.getpid(), number)
 
     return ask
+
+
+def parent_seconds() -> float:
+    """How long the parent of this process has been running, to a hundredth.
+
+    Counted since the boot, as the system counts it: the boot time, by which a start becomes a time of day, is in whole seconds.
+    """
+    fields = Path(f"/proc/{os.getppid()}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
@@ -57,13 +68,6 @@ class Process:
     def as_mapping(self) -> dict[str, object]:
         """Plain values, for JSON and tags."""
         return asdict(self)
-
-    @classmethod
-    def parent(cls) -> "Process":
-        """The process that started the one that calls."""
-        import psutil
-
-        return cls(socket.gethostname(), os.getppid(), psutil.Process(os.getppid()).create_time())
 
     @property
     def is_here(self) -> bool:

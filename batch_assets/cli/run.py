@@ -13,7 +13,7 @@ from rich.table import Table
 from batch_assets.cli.terminal import TerminalProgress, mark, registry, shown, storage, verb
 from batch_assets.clock import utc_now
 from batch_assets.errors import BatchAssetsError, ConfigError
-from batch_assets.process import Process
+from batch_assets.process import parent_seconds
 
 if TYPE_CHECKING:
     from batch_assets.config import PipelineConfig
@@ -59,7 +59,7 @@ def _run(
     if isinstance(model, BatchAssetsError):
         raise model
     began = utc_now().isoformat(timespec="milliseconds")
-    command = Process.parent().started  # that was started; this one is its child
+    command = time.time() - parent_seconds()  # that was started; this one is its child
     with open_instance() as instance:
         ready = time.time()
         launched = materialize(config, day, instance, progress, model=model, engine=engine, refresh=refresh)
