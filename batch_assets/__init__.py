@@ -14,7 +14,7 @@ What a project needs of it, each imported when it is first asked for:
 
     from batch_assets import Reader, open_storage
 
-    reader = Reader.live(open_storage("data"), "churn")
+    reader = Reader.open("churn", open_storage("data"))
     print(reader.lookup(42).record["probability"])
     reader.close()
 """

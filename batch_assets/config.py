@@ -127,8 +127,10 @@ class PipelineConfig(BaseModel):
     answers: Answers = Field(
         description="What every version of the model answers; a version that answers otherwise is refused."
     )
-    store: Annotated[Store, STORES] = Field(
-        default_factory=lambda: STORES.adapter("arrow").model_validate({}), description="Where releases are kept and looked up."
+    stores: tuple[Annotated[Store, STORES], ...] = Field(
+        default_factory=lambda: (STORES.adapter("arrow").model_validate({}),),
+        description="Where releases are kept and looked up; the first is asked by look-ups.",
+        min_length=1,
     )
     engine: EngineSettings = EngineSettings()
     scoring: ScoringSettings = ScoringSettings()
@@ -150,6 +152,9 @@ class PipelineConfig(BaseModel):
         taken = {"models": "the registry", "sweeps": "what sweeps measured"}
         if self.name in taken:
             raise ValueError(f"a pipeline cannot be called {self.name}: that folder holds {taken[self.name]}")
+        called = [store.called for store in self.stores]
+        if len(set(called)) < len(called):
+            raise ValueError(f"stores are called the same: {', '.join(called)}; give them a name each")
         reserved = {"model_version", "partition", "kind", "reason", "error", "file", "row", *self.answers.names}
         contract = self.features.contract
         taken_names = reserved & {*contract.identity, *(one.name for one in contract.carry)}

@@ -50,6 +50,8 @@ BatchAssetsError
 └── ServingError            the serving table
     ├── NotPublishable      the verdict on the run is not good
     ├── ReleaseBroken       a release does not hold what its manifest says
+    ├── StoreUnavailable    a store does not answer, or cannot take more; readers see what they saw
+    ├── Closed              what was asked is closed already
     └── NoPrediction        no prediction for key
 """
 
@@ -256,6 +258,14 @@ class NotPublishable(ServingError):
 
 class ReleaseBroken(ServingError):
     """A release does not hold what its manifest says."""
+
+
+class StoreUnavailable(ServingError):
+    """A store does not answer, or cannot take more."""
+
+
+class Closed(ServingError):
+    """What was asked is closed already."""
 
 
 class NoPrediction(ServingError):

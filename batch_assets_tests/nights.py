@@ -34,7 +34,7 @@ def pruned(small: Small, *, dry_run: bool = False, storage: Storage | None = Non
 
 def probability(storage: Storage, key: int) -> float:
     """What readers are told."""
-    reader = Reader.live(storage, "small")
+    reader = Reader.open("small", storage)
     try:
         return float(reader.lookup(key).record["probability"])
     finally:

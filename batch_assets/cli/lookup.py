@@ -34,7 +34,7 @@ def lookup(pipeline: str, key: tuple[str, ...]) -> dict[str, Any]:
 
     _require_a_name(pipeline)
     try:
-        reader = Reader.live(storage(), pipeline)
+        reader = Reader.open(pipeline, storage())
     except NoPrediction:
         _require_known(pipeline)
         raise

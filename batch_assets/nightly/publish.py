@@ -1,16 +1,17 @@
 """Publish a run whose verdict is good: build its release, read it back, let it go live."""
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
 from batch_assets.config import PipelineConfig
 from batch_assets.digest import keyed_digest
-from batch_assets.errors import CommitBroken, NotPublishable, ServingError, Withdrawn
+from batch_assets.errors import CommitBroken, NotPublishable, ReleaseBroken, ServingError, StoreUnavailable, Withdrawn
 from batch_assets.features.keys import identity, in_order
 from batch_assets.logs import LogEntry, NumberedLog
 from batch_assets.nightly.accepted import accepted_log
@@ -40,11 +41,15 @@ from batch_assets.threads import in_threads
 
 @dataclass(frozen=True)
 class Published:
-    """A release, which one is live now (this one, or a newer), and what was found and did not block."""
+    """A release, which one is live now (this one, or a newer), and what was found and did not block.
+
+    `release` is that of the first store that has it; `lagging` are the stores that have not, and why.
+    """
 
     release: Release
     live: str
     seconds: float
+    lagging: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[CheckOutcome, ...] = ()
 
     @property
@@ -62,6 +67,7 @@ def publish(night: Night, progress: Progress) -> Published:
         CommitBroken: a predictions file does not hold the values that its manifest says; names the chunk.
         Withdrawn: the model's approval was rolled back meanwhile.
         ReleaseBroken: what was built is not what the manifest says; readers still see what was live.
+        StoreUnavailable: no store answers; as before. If one of several does, it is published there and the others lag.
     """
     started = time.perf_counter()
     config, storage, day, model = night.config, night.storage, night.day, night.model
@@ -79,41 +85,79 @@ def publish(night: Night, progress: Progress) -> Published:
             f"{night.name} has a row for each {contract.item.name} of a key, and no store answers "
             "keys with several rows: read its predictions files."
         )
-    release = build_release(
-        storage,
-        config.store,
-        manifest,
-        contract.key,
-        record,
-        lambda: _batches(storage, manifest, contract.identity, record, progress),
-    )
+    releases, lagging = _built(night, manifest, record, progress)
     model.require_in_force()
     require_day(storage, config.name, day)
     seen: list[NumberedLog[Any]] = [night.log(), accepted_log(storage, config.name, day), *model.logs]
-    live = go_live(storage, release, model.approval, model.withdrawn(), seen)
+    live = go_live(storage, releases, model.approval, model.withdrawn(), seen)
     try:
         model.require_in_force()
     except Withdrawn:  # somebody went back in this very moment
         step_back(storage, config.name, model.withdrawn())
         raise
+    if live.body.release == releases[0].name:
+        followed = {one.store for one in live.body.stores}
+        lagging |= {one.store.called: live.why for one in releases if one.store.called not in followed}
     warnings = tuple(outcome for outcome in verdict.outcomes if not outcome.passed)
-    return Published(release, live.body.release, time.perf_counter() - started, warnings)
+    return Published(releases[0], live.body.release, time.perf_counter() - started, lagging, warnings)
+
+
+def _built(night: Night, manifest: Manifest, record: RecordType, progress: Progress) -> tuple[list[Release], dict[str, str]]:
+    """The run's release in each store that could build it, and why each of the others could not.
+
+    Raises:
+        ReleaseBroken, StoreUnavailable: no store could.
+    """
+    config, storage, contract = night.config, night.storage, night.config.features.contract
+    built, failed = list[Release](), dict[str, ServingError]()
+    for store in config.stores:
+        try:
+            batches = partial(_batches, storage, manifest, contract.identity, record, progress)
+            built.append(build_release(storage, store, manifest, contract.key, record, batches))
+        except (ReleaseBroken, StoreUnavailable) as error:
+            failed[store.called] = error
+            progress.say(f"{store.called} lags: {error}")
+    if not built:
+        raise next(iter(failed.values()))
+    return built, {name: str(error) for name, error in failed.items()}
 
 
 def published_matches(night: Night) -> CheckOutcome:
-    """`published_matches`: a night's release, read back now, is what its manifest says, and something as new is live."""
+    """`published_matches`: a night's release, read back now from every store, is what its manifest says.
+
+    Something as new must be live, and every store of the pipeline must have what is.
+    """
     config, storage, day, model = night.config, night.storage, night.day, night.model
     manifest = night.manifest()
     entry = require_day(storage, config.name, day)
+    wrong = list[str]()
+    for store in config.stores:
+        try:
+            require_release(storage, manifest, config.features.contract.key, model.card.head.record, store)
+        except ServingError as error:
+            wrong.append(str(error) if len(config.stores) == 1 else f"{store.called} lags: {error}")
+    if not wrong:
+        try:
+            live_release(storage, config.name)
+        except ServingError as error:
+            wrong.append(str(error))
+        wrong += [f"{name} lags: its readers see an older release." for name in lagging_stores(config, storage)]
     live = entry.body.release if entry else "nothing"
-    try:
-        release = require_release(storage, manifest, config.features.contract.key, model.card.head.record, config.store)
-        live_release(storage, config.name)
-        same, message = True, f"{release.rows:,} records of {manifest.scored:,}, digests are equal; live is {live}."
-    except ServingError as error:
-        same, message = False, f"Run {night.run_id}: {error}"
+    stores = "" if len(config.stores) == 1 else f" in each of {', '.join(store.called for store in config.stores)}"
+    good = f"{manifest.scored:,} records of {manifest.scored:,}{stores}, digests are equal; live is {live}."
     newest = entry is not None and entry.body.partition >= day
-    return GATES["published_matches"].outcome(passed=same and newest, severity="error", message=message)
+    return GATES["published_matches"].outcome(
+        passed=newest and not wrong,
+        severity="error",
+        message=f"Run {night.run_id}: {' '.join(wrong)}" if wrong else good,
+    )
+
+
+def lagging_stores(config: PipelineConfig, storage: Storage) -> list[str]:
+    """The stores of a pipeline that have not what is live; none if nothing is."""
+    entry = current_log(storage, config.name).latest()
+    there = {one.store for one in entry.body.stores} if entry else set[str]()
+    return [store.called for store in config.stores if entry and store.called not in there]
 
 
 def require_day(storage: Storage, pipeline: str, day: str) -> LogEntry[Live] | None:
@@ -124,11 +168,12 @@ def require_day(storage: Storage, pipeline: str, day: str) -> LogEntry[Live] | N
 
 
 def live_since(config: PipelineConfig, storage: Storage, day: str) -> datetime | None:
-    """Since when readers see a day or a newer one without a break; None if they do not."""
+    """Since when readers of every store see a day or a newer one without a break; None if they do not."""
     log = current_log(storage, config.name)
     since = None
     for entry in log.history():
-        if entry.body.partition < day:
+        there = {one.store for one in entry.body.stores}
+        if entry.body.partition < day or not there >= {store.called for store in config.stores}:
             break
         since = datetime.fromisoformat(entry.when)
     return since

@@ -10,7 +10,7 @@ from batch_assets.quality.outcome import CheckOutcome
 from batch_assets.runs.commit import read_committed
 from batch_assets.runs.manifest import Manifest
 from batch_assets.serving.reader import Reader
-from batch_assets.serving.release import current_log, read_release, release_name
+from batch_assets.serving.release import current_log, read_release, release_name, stores_of
 from batch_assets.storage import Storage
 
 
@@ -43,6 +43,7 @@ def summarize(night: Night, matches: CheckOutcome, began: str) -> dict[str, Any]
         "digest": manifest.values.hex(),
         "release": release,
         "live_release": live.body.release if live else None,
+        "stores": [one.store for one in live.body.stores] if live else [],
         "lookup": _one_lookup(config, storage, manifest, release),
     }
 
@@ -53,8 +54,10 @@ def _one_lookup(config: PipelineConfig, storage: Storage, manifest: Manifest, re
     if scored is None:
         return None
     names = list(config.features.contract.identity)
-    first = read_committed(storage, f"{manifest.folder}/{scored.name}", names).slice(0, 1).to_pylist()[0]
-    reader = Reader(storage, read_release(storage, config.name, release))
-    answer = reader.lookup(*(first[name] for name in names))
+    row = read_committed(storage, f"{manifest.folder}/{scored.name}", names).slice(0, 1).to_pylist()[0]
+    there = stores_of(storage, config.name, release)
+    store = next((one.called for one in config.stores if one.called in there), config.stores[0].called)
+    reader = Reader.of_release(storage, read_release(storage, config.name, release, store))
+    answer = reader.lookup(*(row[name] for name in names))
     reader.close()
     return {"key": answer.key, "record": answer.record}

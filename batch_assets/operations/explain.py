@@ -14,8 +14,7 @@ from batch_assets.operations.recorded import Chosen, Fate, RecordedKey, recorded
 from batch_assets.quality.outcome import CheckOutcome
 from batch_assets.runs.commit import Written
 from batch_assets.runs.manifest import Manifest, ModelPin
-from batch_assets.serving.release import current_log, read_release, release_name, release_parts
-from batch_assets.serving.store import release_folder
+from batch_assets.serving.release import current_log, read_release, release_name, release_parts, stores_of
 from batch_assets.storage import Storage
 
 
@@ -156,12 +155,13 @@ def _release(storage: Storage, manifest: Manifest) -> ReleaseState:
     entry = current_log(storage, manifest.pipeline).latest()
     live = entry.body.release if entry else None
     name = release_name(manifest)
-    if not storage.names(release_folder(manifest.pipeline, name)):
+    if not stores_of(storage, manifest.pipeline, name):
         if live is None or release_parts(live) != (manifest.partition, manifest.run_id):
             return ReleaseState(None, matches=False, is_live=False, live=live)
         name = live  # from before dead letters were replayed
     try:
-        matches = read_release(storage, manifest.pipeline, name).values == manifest.values
+        stores = stores_of(storage, manifest.pipeline, name)
+        matches = all(read_release(storage, manifest.pipeline, name, store).values == manifest.values for store in stores)
     except ReleaseBroken:
         matches = False
     return ReleaseState(name, matches, name == live, live)

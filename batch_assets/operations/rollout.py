@@ -21,8 +21,7 @@ from batch_assets.operations.sample import places, score_sample
 from batch_assets.quality.model_shift import Shift
 from batch_assets.runs.manifest import latest_manifest
 from batch_assets.serving.release import current_log as live_log
-from batch_assets.serving.release import live_release, release_name
-from batch_assets.serving.store import release_folder
+from batch_assets.serving.release import live_release, release_name, stores_of
 from batch_assets.storage import Storage
 
 
@@ -102,7 +101,7 @@ def outstanding(config: PipelineConfig, storage: Storage, registry: Registry) ->
         if accepted is None or accepted.approval < model.approval or (day, model.approval) > reached:
             return False
         manifest = latest_manifest(storage, accepted.folder)
-        return manifest is not None and bool(storage.names(release_folder(config.name, release_name(manifest))))
+        return manifest is not None and bool(stores_of(storage, config.name, release_name(manifest)))
 
     told = expected(latest, config.name)
     announced = {day for day in (told.days if told else ()) if _scorable(config, storage, day)}

@@ -131,7 +131,11 @@ def build_assets(pipeline: PipelineConfig) -> list[dg.AssetsDefinition]:
         )
 
     @dg.asset(
-        key_prefix=pipeline.name, partitions_def=days, group_name=pipeline.name, deps=[predictions], kinds={pipeline.store.kind}
+        key_prefix=pipeline.name,
+        partitions_def=days,
+        group_name=pipeline.name,
+        deps=[predictions],
+        kinds={store.kind for store in pipeline.stores[:3]},  # Dagster shows no more
     )
     def serving_table(
         context: dg.AssetExecutionContext,

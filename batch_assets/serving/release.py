@@ -10,21 +10,22 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from batch_assets.digest import Digest, keyed_digest
-from batch_assets.errors import AlreadyExists, NotFound, ReleaseBroken
+from batch_assets.errors import AlreadyExists, NotFound, ReleaseBroken, ServingError, StoreUnavailable
 from batch_assets.features.keys import Key
 from batch_assets.logs import Change, LogEntry, NumberedLog
 from batch_assets.records import RecordType
-from batch_assets.serving.store import Batches, Release, Store, release_folder
+from batch_assets.serving.store import Batch, Batches, Release, Store, release_folder
 from batch_assets.storage import Storage
 from batch_assets.threads import in_threads
 
 if TYPE_CHECKING:
     from batch_assets.runs.manifest import Manifest
 
-_DOCUMENT = "_release.json"
+_SAMPLED = 64
+"""So many batches of a release have a key that is asked for as readers ask."""
 
 
 def release_name(manifest: "Manifest") -> str:
@@ -39,15 +40,29 @@ def release_parts(name: str) -> tuple[str, str] | None:
     return (found[1], found[2]) if found else None
 
 
+class InStore(BaseModel):
+    """A store that has the live release, and the fingerprint of the description there."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    store: str
+    description: str
+
+
 class Live(BaseModel):
-    """Which release is live, the fingerprint of its description, and the approval under which it was published."""
+    """Which release is live, the approval under which it was published, and the stores that have it.
+
+    The first of those is asked by look-ups. A store of the pipeline that is not among them lags: its own readers see what they
+    saw. `withdrawn` is the release that a person went back from with this entry.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     release: str
-    description: str
     partition: str
     approval: int
+    stores: tuple[InStore, ...] = Field(min_length=1)
+    withdrawn: str | None = None
 
 
 def current_log(storage: Storage, pipeline: str) -> NumberedLog[Live]:
@@ -55,36 +70,46 @@ def current_log(storage: Storage, pipeline: str) -> NumberedLog[Live]:
     return NumberedLog(storage, f"{pipeline}/serving/_current", Live)
 
 
-def read_release(storage: Storage, pipeline: str, name: str) -> Release:
-    """The description of a release that is still there in its size.
+def read_release(storage: Storage, pipeline: str, name: str, store: str) -> Release:
+    """The description of a release that is still there in its size, in one of its stores.
 
     Raises:
         ReleaseBroken: it is not there, cannot be read, or was cut.
     """
-    release = _described(storage, pipeline, name)
+    release = described(storage, pipeline, name, store)
     release.store.require_there(storage, release)
     return release
 
 
-def _described(storage: Storage, pipeline: str, name: str) -> Release:
-    path = f"{release_folder(pipeline, name)}/{_DOCUMENT}"
+def described(storage: Storage, pipeline: str, name: str, store: str) -> Release:
+    """The description of a release in a store; nobody looks whether it is there. Raises ReleaseBroken."""
+    path = f"{release_folder(pipeline, name)}/{store}.json"
     try:
         return Release.model_validate_json(storage.read(path))
     except (NotFound, ValidationError) as error:
         raise ReleaseBroken(f"{path} cannot be read: publish the partition again.") from error
 
 
+def stores_of(storage: Storage, pipeline: str, name: str) -> list[str]:
+    """The stores in which a release is described; none if it was pruned, or never built."""
+    names = storage.names(release_folder(pipeline, name))
+    return [one.removesuffix(".json") for one in sorted(names) if one.endswith(".json")]
+
+
 def live_release(storage: Storage, pipeline: str) -> Release | None:
-    """What readers see, or None if nothing was ever published. Raises ReleaseBroken if it is not what went live."""
+    """What look-ups see, or None if nothing was ever published. Raises ReleaseBroken if it is not what went live."""
     entry = current_log(storage, pipeline).latest()
     return named_release(storage, pipeline, entry) if entry else None
 
 
-def named_release(storage: Storage, pipeline: str, entry: LogEntry[Live]) -> Release:
-    """The release that an entry let go live. Raises ReleaseBroken if it is not what went live then."""
-    release = read_release(storage, pipeline, entry.body.release)
-    if release.fingerprint() != entry.body.description:
-        raise ReleaseBroken(f"The description of release {release.name} is not the one that went live: publish it again.")
+def named_release(storage: Storage, pipeline: str, entry: LogEntry[Live], store: str | None = None) -> Release:
+    """The release that an entry let go live, in a store, by default the first. Raises ReleaseBroken if it is another now."""
+    there = next(one for one in entry.body.stores if store in (None, one.store))
+    release = read_release(storage, pipeline, entry.body.release, there.store)
+    if release.fingerprint() != there.description:
+        raise ReleaseBroken(
+            f"The description of release {release.name} in {there.store} is not the one that went live: publish it again."
+        )
     return release
 
 
@@ -96,23 +121,23 @@ def build_release(
     record: RecordType,
     batches: Callable[[], Batches],
 ) -> Release:
-    """Build a run's release beside the live one and read it back before it takes its place.
+    """Build a run's release in a store beside the live one and read it back before it takes its place.
 
     A release that is there already is read back again; if it is damaged, it is replaced.
 
     Raises:
         ReleaseBroken: what was read back is not what the manifest says; nothing is published then.
+        StoreUnavailable: the store does not answer, or cannot take more.
     """
     expected = derived(manifest, key, record, store)
-    description = f"{expected.folder}/{_DOCUMENT}"
-    there = _DOCUMENT in storage.names(expected.folder)
+    there = storage.names(expected.folder).get(f"{store.called}.json") is not None
     damaged: Release | None = None
     if there:
         try:
             release = require_release(storage, manifest, key, record, store)
         except ReleaseBroken:
             with suppress(ReleaseBroken):
-                damaged = _described(storage, manifest.pipeline, expected.name)
+                damaged = described(storage, manifest.pipeline, expected.name, store.called)
         else:
             for _ in batches():
                 pass  # the predictions files are compared with the manifest whether or not they are needed
@@ -120,31 +145,36 @@ def build_release(
     release = expected.model_copy(update={"built": store.build(storage, expected, batches())})
     try:
         require_equal(storage, release)
-    except ReleaseBroken:
-        store.drop(storage, release)
+    except ServingError:
+        with suppress(StoreUnavailable):  # what cannot be dropped now is left behind, and pruned
+            store.drop(storage, release)
         raise
     if there:  # it is damaged, and only now another is ready
-        storage.delete(description)
+        storage.delete(expected.description)
         if damaged:
             damaged.store.drop(storage, damaged)
     try:
-        storage.create(description, release.model_dump_json(indent=1).encode())
+        storage.create(expected.description, release.model_dump_json(indent=1).encode())
     except AlreadyExists:  # another process built the same release in the same moment
         store.drop(storage, release)
-        return read_release(storage, manifest.pipeline, release.name)
+        return read_release(storage, manifest.pipeline, release.name, store.called)
     return release
 
 
 def require_release(storage: Storage, manifest: "Manifest", key: tuple[Key, ...], record: RecordType, store: Store) -> Release:
-    """A run's release, if description and records, read back one by one, are what the manifest says.
+    """A run's release in a store, if description and records, read back one by one, are what the manifest says.
 
     Raises:
         ReleaseBroken: it is not.
+        StoreUnavailable: the store does not answer.
     """
     expected = derived(manifest, key, record, store)
-    release = read_release(storage, manifest.pipeline, expected.name)
-    if release.model_copy(update={"built": {}}) != expected:
-        raise ReleaseBroken(f"The description of release {release.name} is not what its manifest says: publish it again.")
+    release = read_release(storage, manifest.pipeline, expected.name, store.called)
+    same_place = release.store.same_place(store)
+    if not same_place or release.model_copy(update={"built": {}, "store": store}) != expected:
+        raise ReleaseBroken(
+            f"The description of release {release.name} in {store.called} is not what its manifest says: publish it again."
+        )
     require_equal(storage, release)
     return release
 
@@ -167,43 +197,97 @@ def derived(manifest: "Manifest", key: tuple[Key, ...], record: RecordType, stor
 
 
 def require_equal(storage: Storage, release: Release) -> None:
-    """Read a release back. Raises ReleaseBroken if it does not hold what it says."""
-    batches = release.store.scan(storage, release)
-    found = sum(in_threads(lambda batch: keyed_digest(batch[0], batch[1].flat()), batches), start=Digest())
+    """Read a release back, and some of its keys as readers ask. Raises ReleaseBroken if it does not hold what it says."""
+    sampled: list[Batch] = []
+
+    def digest(batch: Batch) -> Digest:
+        keys, records = batch
+        if len(keys) and len(sampled) < _SAMPLED:
+            sampled.append((keys[:1], records.take(slice(0, 1))))
+        return keyed_digest(keys, records.flat())
+
+    found = sum(in_threads(digest, release.store.scan(storage, release)), start=Digest())
     if found != release.values:
         raise ReleaseBroken(
-            f"The release {release.name} holds {found.count:,} records with digest {found.hex()}, its manifest says "
-            f"{release.values.count:,} with {release.values.hex()}; publish again."
+            f"The release {release.name} in {release.store.called} holds {found.count:,} records with digest {found.hex()}, "
+            f"its manifest says {release.values.count:,} with {release.values.hex()}; publish again."
         )
+    table = release.store.open(storage, release)
+    try:
+        answers = table.get_many([keys[0].as_py() for keys, _ in sampled])
+    finally:
+        table.close()
+    for (keys, records), answer in zip(sampled, answers, strict=True):
+        if answer is None or answer.tobytes() != records.packed()[0].tobytes():
+            raise ReleaseBroken(
+                f"The release {release.name} in {release.store.called} answers a key otherwise than it is read back; publish again."
+            )
 
 
 def go_live(
-    storage: Storage, release: Release, approval: int, withdrawn: Collection[int] = (), seen: Sequence[NumberedLog[Any]] = ()
+    storage: Storage,
+    releases: Sequence[Release],
+    approval: int,
+    withdrawn: Collection[int] = (),
+    seen: Sequence[NumberedLog[Any]] = (),
 ) -> LogEntry[Live]:
     """Let readers see a release, unless a newer one is live; returns the entry that is in force then.
 
-    `seen` are the logs that say what is published: the run's manifest, the day's accepted run, the approval.
-
     What went live under an approval that was withdrawn since does not count as newer; what was live before it does.
+
+    Args:
+        storage: the storage root.
+        releases: the same release in each store that has it, in the order of the pipeline's stores.
+        approval: the number of the approval under which it is published.
+        withdrawn: the approvals that were withdrawn.
+        seen: the logs that say what is published: the run's manifest, the day's accepted run, the approval.
     """
+    release = releases[0]
     log = current_log(storage, release.pipeline)
-    body = Live(release=release.name, description=release.fingerprint(), partition=release.partition, approval=approval)
+    body = Live(release=release.name, partition=release.partition, approval=approval, stores=_in_stores(releases))
 
     def decide(latest: LogEntry[Live] | None) -> LogEntry[Live] | Change[Live]:
         stood = _stepped_back(log, release.pipeline, latest, withdrawn)
         if stood is not None:
             live = stood.body
-            same = live.description == body.description and live.approval >= approval
+            same = (live.release, live.stores) == (body.release, body.stores) and live.approval >= approval
             newer = (live.partition, live.approval) > (body.partition, approval) and live.approval not in withdrawn
             if same or newer:
                 return stood
         return Change(body, f"run {release.run_id} was accepted", seen)
 
     step_back(storage, release.pipeline, withdrawn)
-    live = log.update(decide)
-    if live.body.release == release.name:
-        release.store.publish(storage, release, live.number)
-    return live
+    return follow(storage, release.pipeline, log.update(decide))
+
+
+def follow(storage: Storage, pipeline: str, live: LogEntry[Live]) -> LogEntry[Live]:
+    """Let the pointer of each store that an entry names follow it; returns the entry that is in force then.
+
+    A store that does not answer is left out in another entry: it lags. Its readers see what they saw.
+
+    Raises:
+        StoreUnavailable, ReleaseBroken: no store that the entry names can follow.
+    """
+    followed, failed = list[InStore](), list[ServingError]()
+    for one in live.body.stores:
+        try:
+            release = named_release(storage, pipeline, live, one.store)
+            release.store.publish(storage, release, live.number)
+        except (StoreUnavailable, ReleaseBroken) as error:
+            failed.append(error)
+        else:
+            followed.append(one)
+    if not failed:
+        return live
+    if not followed:
+        raise failed[0]
+    body = live.body.model_copy(update={"stores": tuple(followed)})
+
+    def without(latest: LogEntry[Live] | None) -> LogEntry[Live] | Change[Live]:
+        return latest if latest is not None and latest.number != live.number else Change(body, str(failed[0]))
+
+    entry = current_log(storage, pipeline).update(without)
+    return follow(storage, pipeline, entry)
 
 
 def step_back(storage: Storage, pipeline: str, withdrawn: Collection[int]) -> LogEntry[Live] | None:
@@ -214,10 +298,7 @@ def step_back(storage: Storage, pipeline: str, withdrawn: Collection[int]) -> Lo
     log = current_log(storage, pipeline)
     before = log.latest()
     live = log.update(lambda latest: _stepped_back(log, pipeline, latest, withdrawn))
-    if live is not None and live != before:
-        release = named_release(storage, pipeline, live)
-        release.store.publish(storage, release, live.number)
-    return live
+    return follow(storage, pipeline, live) if live is not None and live != before else live
 
 
 def _stepped_back(
@@ -227,6 +308,18 @@ def _stepped_back(
     if live is None or live.body.approval not in withdrawn:
         return live
     standing = next((entry for entry in log.history() if entry.body.approval not in withdrawn), None)
-    if standing is None or not log.storage.names(release_folder(pipeline, standing.body.release)):
+    stores = _still_there(log.storage, pipeline, standing) if standing else ()
+    if standing is None or not stores:
         return live
-    return Change(standing.body, f"approval {live.body.approval} was withdrawn", log.made_from(standing))
+    body = standing.body.model_copy(update={"stores": stores, "withdrawn": None})
+    return Change(body, f"approval {live.body.approval} was withdrawn", log.made_from(standing))
+
+
+def _still_there(storage: Storage, pipeline: str, entry: LogEntry[Live]) -> tuple[InStore, ...]:
+    """The stores that still have what an entry let go live."""
+    there = stores_of(storage, pipeline, entry.body.release)
+    return tuple(one for one in entry.body.stores if one.store in there)
+
+
+def _in_stores(releases: Sequence[Release]) -> tuple[InStore, ...]:
+    return tuple(InStore(store=one.store.called, description=one.fingerprint()) for one in releases)

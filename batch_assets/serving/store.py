@@ -1,7 +1,8 @@
 """PORT Store: a release's description, its sorted keys and records -> something that answers keys.
 
 A release states its own rows and digest; what a store holds is verified against them, read back through `scan`. Which release
-readers see is one entry of `serving/_current`; a store with a pointer of its own follows it in `publish`.
+readers see is one entry of `serving/_current`, and a pipeline may have several stores: a store with a pointer of its own, for
+readers who know nothing of the storage root, follows that entry in `publish`.
 
 A store of a package of your own, which keeps each release as one file, says how that is written, read and asked (see
 `serving.file_store`); one that keeps releases on a server inherits `Store` itself:
@@ -21,17 +22,18 @@ A store of a package of your own, which keeps each release as one file, says how
 
 `release.record.empty().columns()` are the columns of its records, `Records.columns` and `RecordType.from_table` go there and
 back. An entry point in the group `batch_assets.stores` adds it: `shelf = "their_package:Shelf"`, and a pipeline says
-`store: {kind: shelf}`.
+`stores: [{kind: shelf}]`.
 """
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Annotated, Any
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from batch_assets.digest import Digest
 from batch_assets.errors import ReleaseBroken
@@ -62,13 +64,50 @@ class Table(ABC):
         """The records of many keys, in the order in which they are asked, each as `get` finds it; a table may be faster so."""
         return [self.get(key) for key in keys]
 
+    def reopen(self, storage: Storage, release: "Release") -> "Table":
+        """Another release, for whoever has this one open; a table of the same store may share its connection.
+
+        Raises:
+            ReleaseBroken, StoreUnavailable: as `Store.open`.
+        """
+        return release.store.open(storage, release)
+
     @abstractmethod
     def close(self) -> None:
-        """Let go of it."""
+        """Let go of it. One that nobody refers to any more lets go by itself: whoever asks last is not waited for."""
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """What a store's own readers see: a release, and the number of the entry of `serving/_current` that let it go live."""
+
+    number: int
+    release: "Release"
 
 
 class Store(Adapter):
-    """Where releases are kept. Every method is told the release; none keeps state."""
+    """Where releases are kept. Every method is told the release; none keeps state.
+
+    A store on a server raises StoreUnavailable in every method where that does not answer, or cannot take more.
+    """
+
+    name: str = Field(
+        "", description="What it is called; by default its kind. Two of one kind need it.", pattern="^[a-z0-9_-]*$"
+    )
+    keep: int | None = Field(
+        None, description="How many releases it keeps, the live one included; by default as many as days are kept.", ge=1
+    )
+    tuning: ClassVar[frozenset[str]] = frozenset({"keep"})
+    """The settings that do not say where releases lie or how: one that changes leaves every release as it is."""
+
+    @property
+    def called(self) -> str:
+        """What it is called."""
+        return self.name or self.kind
+
+    def same_place(self, other: "Store") -> bool:
+        """Whether releases of another lie where those of this one do."""
+        return self.model_dump(exclude=set(self.tuning)) == other.model_dump(exclude=set(self.tuning))
 
     @abstractmethod
     def build(self, storage: Storage, release: "Release", batches: Batches) -> dict[str, str]:
@@ -91,7 +130,7 @@ class Store(Adapter):
 
     @abstractmethod
     def scan(self, storage: Storage, release: "Release") -> Iterator[Batch]:
-        """Everything that a release holds, in order of its keys. Raises ReleaseBroken if any of it is damaged.
+        """Everything that a release holds, in any order. Raises ReleaseBroken if any of it is missing or damaged.
 
         Threads look at a batch while the next ones are made: none may lie in memory that is used again.
         """
@@ -107,10 +146,29 @@ class Store(Adapter):
         """Let the store's own readers see a release, in one atomic step, unless they see one of a higher number already.
 
         `number` is that of the entry of `serving/_current`. A store whose readers read that entry has nothing to do.
+
+        Raises:
+            ReleaseBroken: a part of the release is missing; readers see what they saw.
         """
 
+    def pointer(self, storage: Storage, pipeline: str) -> Pointer | None:
+        """What the store's own readers see; None if nothing, or if they read `serving/_current`."""
+
     def drop(self, storage: Storage, release: "Release") -> None:
-        """Remove what was built of a release; nobody is asked who reads it."""
+        """Remove what was built of a release, unless the store's own readers see it."""
+
+    def left_behind(  # a store with something to say looks at all of it
+        self,
+        storage: Storage,  # noqa: ARG002
+        pipeline: str,  # noqa: ARG002
+        named: Collection["Release"],  # noqa: ARG002
+    ) -> list["Release"]:
+        """What was built of this root's pipeline, but for what is `named`, by the same `built`, and what its readers see.
+
+        Those are tries that died, and what a prune that died had forgotten already. `drop` removes each. A store whose
+        releases are files below `release.folder` has nothing to say: they are removed with it.
+        """
+        return []
 
 
 def in_order(batches: Batches) -> Iterator[Batch]:
@@ -131,9 +189,9 @@ STORES: Port[Store] = Port("store", "batch_assets.stores", {"arrow": "batch_asse
 
 
 class Release(BaseModel):
-    """What one release holds, where it came from, and which store holds it; `built` is what that says of it.
+    """What one release holds, where it came from, and a store that holds it; `built` is what that says of it.
 
-    `rows` and `values` are its own: what it must hold, derived from the run.
+    `rows` and `values` are its own: what it must hold, derived from the run. In each store it has a description of its own.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -158,8 +216,13 @@ class Release(BaseModel):
 
     @property
     def folder(self) -> str:
-        """Where it lies under the storage root."""
+        """Where its descriptions, and the files of stores that keep files, lie under the storage root."""
         return release_folder(self.pipeline, self.name)
+
+    @property
+    def description(self) -> str:
+        """The file that says all this, for its store."""
+        return f"{self.folder}/{self.store.called}.json"
 
     def fingerprint(self) -> str:
         """A sha256 of everything the description says."""

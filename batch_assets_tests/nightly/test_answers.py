@@ -87,7 +87,7 @@ class TestValue:
         table = rows(2_000)
         x, y, z = (table[name].to_numpy() for name in "xyz")
         expected = np.float32(40) + 100 * x - 7 * y + z
-        answer = Reader.live(spend.storage, "small").lookup(7)
+        answer = Reader.open("small", spend.storage).lookup(7)
         assert list(answer.record) == ["user", "value", "decile", "model_version", "partition"]
         assert answer.record["value"] == pytest.approx(float(expected[6]), rel=1e-6)
         assert published_matches(spend.opened(DAY)).passed
@@ -126,7 +126,7 @@ class TestScores:
         small = make_small(rows(2_000), answers={"kind": "classes", "labels": NAMES, "scores": True})
         registered(small, Classes(returns="logits", labels=NAMES, scores=True), Three())
         small.night()
-        record = Reader.live(small.storage, "small").lookup(7).record
+        record = Reader.open("small", small.storage).lookup(7).record
         assert list(record) == ["user", "probability", "decile", "label", "scores", "model_version", "partition"]
         table = rows(2_000)
         logits = torch.tensor([[table[name][6].as_py() for name in "xyz"]]) * 2

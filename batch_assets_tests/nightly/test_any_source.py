@@ -44,7 +44,7 @@ def test_one_of_another_package(small: Small, monkeypatch: pytest.MonkeyPatch) -
     outcome = judge_features(small.config, small.storage, found, DAY).outcome("sources")
     assert outcome.message == "dice has no event_date: whether it is fresh is not watched"
     assert outcome.figures["changed_share"] == 0.1
-    reader = Reader.live(small.storage, "small")
+    reader = Reader.open("small", small.storage)
     answer = reader.lookup(7)
     assert answer.record["partition"] == DAY
     assert answer.record["probability"] == pytest.approx(expected(made_up_source.rows_of(DAY, 500), 7), abs=1e-6)
@@ -99,7 +99,7 @@ class TestParquet:
         outcome = judge_features(daily.config, daily.storage, frozen(daily.config, daily.storage, DAY), DAY).outcome("sources")
         assert outcome.passed
         assert outcome.message.startswith(f"rows has 400 rows of {DAY}, 400 are usual; 10.0% of 400 rows")
-        reader = Reader.live(daily.storage, "small")
+        reader = Reader.open("small", daily.storage)
         assert reader.lookup(7).record["probability"] == pytest.approx(expected(made_up_source.rows_of(DAY, 400), 7), abs=1e-6)
         reader.close()
 

@@ -102,7 +102,7 @@ WHAT_RESTS_ON: dict[str, tuple[Callable[[Small], NumberedLog[Any]], Callable[[Sm
         lambda one: publish(Night.open(one.config, one.storage, DAY, one.model), one.progress),
     ),
     "accepted run": (lambda one: accepted_log(one.storage, "small", DAY), judging),
-    "live release": (lambda one: live_log(one.storage, "small"), lambda one: Reader.live(one.storage, "small")),
+    "live release": (lambda one: live_log(one.storage, "small"), lambda one: Reader.open("small", one.storage)),
     "approval": (
         lambda one: one.registry.approvals("small", "batch").log,
         lambda one: one.registry.resolve(one.config.model),

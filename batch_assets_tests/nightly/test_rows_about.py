@@ -107,7 +107,7 @@ class TestTwoColumns:
         published = publish(small.opened(DAY), small.progress)
         assert published_matches(small.opened(DAY)).passed
         assert published.release.rows == 1_200
-        reader = Reader.live(small.storage, "small")
+        reader = Reader.open("small", small.storage)
         assert reader.lookup(17, "fr").record["country"] == "fr"
         assert reader.get_many([(17, "fr"), (17, "nl"), 17]) == [reader.lookup(17, "fr"), None, None]
         with pytest.raises(NoPrediction, match=r"no prediction for key \(17, nl\)"):
@@ -153,7 +153,7 @@ class TestDays:
         small = pipeline(make_small, table.set_column(0, "day", days), {"key": {"name": "day", "dtype": "date"}})
         finished(small)
         publish(small.opened(DAY), small.progress)
-        answer = Reader.live(small.storage, "small").lookup("1970-02-01")
+        answer = Reader.open("small", small.storage).lookup("1970-02-01")
         assert (answer.key, answer.record["day"]) == ("1970-02-01", "1970-02-01")
         assert explain(small.config, small.storage, small.registry, "1970-02-01", DAY).key == "1970-02-01"
         assert replay(small.config, small.storage, small.registry, date(1970, 2, 1), DAY).bit_equal
@@ -214,7 +214,7 @@ class TestCarried:
     def test_no_gate_and_no_release_knows_them(self, small: Small) -> None:
         finished(small)
         publish(small.opened(DAY), small.progress)
-        assert "segment" not in Reader.live(small.storage, "small").lookup(3).record
+        assert "segment" not in Reader.open("small", small.storage).lookup(3).record
 
     def test_one_that_was_changed_is_found_by_the_audit(self, small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
         from batch_assets.proof import audit

@@ -115,7 +115,7 @@ def test_the_run_is_then_what_it_would_have_been_without_the_fault(
     assert following.histogram == expected.histogram
     assert judge(small.opened(DAY)).good
     publish(small.opened(DAY), small.progress)
-    reader = Reader.live(small.storage, "small")
+    reader = Reader.open("small", small.storage)
     assert reader.lookup(701).record["probability"] == 1.0
     reader.close()
 

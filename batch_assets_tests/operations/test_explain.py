@@ -81,7 +81,7 @@ class TestALiveKey:
     def test_it_is_explained_from_row_to_release(self, small: Small) -> None:
         published = small.night()
         found = explained(small, 1_234)
-        reader = Reader.live(small.storage, "small")
+        reader = Reader.open("small", small.storage)
         record = reader.lookup(1_234).record
         reader.close()
         assert found.prediction == {name: record[name] for name in ("probability", "decile", "label")}
@@ -209,7 +209,7 @@ class TestAKeyThatWasNotScored:
 
     def test_a_damaged_release_is_no_hindrance(self, small: Small) -> None:
         published = small.night()
-        small.storage.local_path(f"small/serving/releases/{published.release.name}/_release.json").write_text("{")
+        small.storage.local_path(f"small/serving/releases/{published.release.name}/arrow.json").write_text("{")
         found = explained(small, 6)
         assert (found.fate, found.release.is_live, found.release.matches) == ("scored", True, False)
 

@@ -231,7 +231,7 @@ class TestWhatIsInUse:
         found = pruned(four_days, progress=Mover())
         assert found.busy == {DAYS[1]: "it went live just now"}
         assert folders(four_days.storage.root)["runs"] == set(DAYS[1:])
-        reader = Reader.live(four_days.storage, "small")
+        reader = Reader.open("small", four_days.storage)
         assert reader.lookup(7).record["partition"] == DAYS[1]
         reader.close()
 

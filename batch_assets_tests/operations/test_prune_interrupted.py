@@ -32,7 +32,7 @@ def racing(root: str, races: list[Callable[[], None]]) -> Storage:
 
     class Racing(LocalStorage):
         def read(self, path: str) -> bytes:
-            if path.endswith("_release.json") and races:
+            if path.endswith("arrow.json") and races:
                 races.pop(0)()
             return super().read(path)
 
@@ -51,7 +51,7 @@ class TestAReaderThatLosesTheRace:
             assert not four_days.storage.names(f"small/serving/releases/{released}")
 
         races = [publish_and_prune]
-        reader = Reader.live(racing(four_days.storage.root, races), "small")
+        reader = Reader.open("small", racing(four_days.storage.root, races))
         assert reader.lookup(7).record["partition"] == "2024-04-02"
         reader.close()
         assert races == []
@@ -63,7 +63,7 @@ class TestAReaderThatLosesTheRace:
             pruned(four_days)
 
         races = [partial(publish_and_prune, [f"2024-0{month}-01", f"2024-0{month}-02"]) for month in (4, 5)]
-        reader = Reader.live(racing(four_days.storage.root, races), "small")
+        reader = Reader.open("small", racing(four_days.storage.root, races))
         assert reader.lookup(7).record["partition"] == "2024-05-02"
         reader.close()
 
@@ -71,10 +71,10 @@ class TestAReaderThatLosesTheRace:
         release = current_log(four_days.storage, "small").entry(4).body.release
         shutil.rmtree(four_days.storage.local_path(f"small/serving/releases/{release}"))
         with pytest.raises(ReleaseBroken, match="publish the partition again"):
-            Reader.live(four_days.storage, "small")
+            Reader.open("small", four_days.storage)
 
     def test_an_open_reader_goes_on(self, four_days: Small) -> None:
-        reader = Reader.live(four_days.storage, "small")
+        reader = Reader.open("small", four_days.storage)
         expected = reader.lookup(7).record
         for day in ("2024-04-01", "2024-04-02"):
             night(four_days, day)

@@ -69,7 +69,7 @@ WAYS: dict[str, tuple[dict[str, Any], str, str]] = {
         r"attributes\.alerts\.0\.url at .*: The template cannot be rendered, as unexpected 'end of template'",
     ),
     "not_installed": (
-        {"store": {"kind": "tapes"}},
+        {"stores": [{"kind": "tapes"}]},
         "not_installed",
         r"attributes at .*/defs\.yaml:\d+: The store tapes needs no_such_library, .*: pip install 'batch-assets\[tapes\]'\.$",
     ),

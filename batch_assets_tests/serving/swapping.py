@@ -49,8 +49,8 @@ def publish(storage: LocalStorage, number: int, rows: int) -> Release:
         yield pa.array(np.arange(0, 2 * rows, 2)), Records(RECORD, columns)
 
     release = release.model_copy(update={"built": release.store.build(storage, release, batches())})
-    storage.create(f"{release.folder}/_release.json", release.model_dump_json().encode())
-    go_live(storage, release, approval=1)
+    storage.create(release.description, release.model_dump_json().encode())
+    go_live(storage, [release], approval=1)
     return release
 
 
@@ -91,7 +91,7 @@ def look(root: str, rows: int, stop: Path) -> None:
     """Open what is live, ask, and let go of it, until there is the file `stop`; a line is printed for each time."""
     storage, random, found = LocalStorage(root), np.random.default_rng(os.getpid()), Counter[str]()
     while not stop.exists():
-        reader, before = Reader.live(storage, PIPELINE), current_log(storage, PIPELINE).latest()
+        reader, before = Reader.open(PIPELINE, storage), current_log(storage, PIPELINE).latest()
         keys = random.integers(0, 2 * rows, AT_ONCE).tolist()
         answers = [_one(reader, key) for key in keys]
         assert answers == [one.record if one else None for one in reader.get_many(keys)]

@@ -58,11 +58,11 @@ def test_it_is_a_file_of_less_than_sixty_lines() -> None:
 
 
 def test_nights_of_it_are_published_looked_up_and_pruned(make_small: Callable[..., Small]) -> None:
-    small = make_small(store={"kind": "shelf", "group_rows": 500}, **SETTINGS)
+    small = make_small(stores=[{"kind": "shelf", "group_rows": 500}], **SETTINGS)
     for day in DAYS:
         assert night(small, day).is_live
     assert published_matches(small.opened(DAYS[-1])).passed
-    reader = Reader.live(small.storage, "small")
+    reader = Reader.open("small", small.storage)
     assert reader.lookup("42").record == {"user": 42, **reader.lookup(42).record}
     assert reader.lookup(42).record["partition"] == DAYS[-1]
     with pytest.raises(NoPrediction, match="no prediction for key 2001"):

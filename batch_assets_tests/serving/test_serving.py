@@ -33,13 +33,13 @@ def data_file(small: Small, published: Published) -> Path:
 
 
 def description(small: Small, published: Published) -> Path:
-    return small.storage.local_path(f"{published.release.folder}/_release.json")
+    return small.storage.local_path(published.release.description)
 
 
 class TestRelease:
     def test_a_published_key_is_found_with_its_lineage(self, small: Small) -> None:
         published = small.night()
-        answer = Reader.live(small.storage, "small").lookup("42")
+        answer = Reader.open("small", small.storage).lookup("42")
         assert answer.record["user"] == 42
         assert answer.record["partition"] == DAY
         assert answer.record["model_version"] == "v1"
@@ -50,11 +50,11 @@ class TestRelease:
     def test_a_key_that_is_not_there_is_a_sentence(self, small: Small, key: str) -> None:
         small.night()
         with pytest.raises(NoPrediction, match=f"no prediction for key {key}"):
-            Reader.live(small.storage, "small").lookup(key)
+            Reader.open("small", small.storage).lookup(key)
 
     def test_many_keys_are_looked_up_in_their_order(self, small: Small) -> None:
         small.night()
-        reader = Reader.live(small.storage, "small")
+        reader = Reader.open("small", small.storage)
         found = reader.get_many(["42", 7, "nobody", 2_001, 7, str(2**70)])
         assert found == [reader.lookup(42), reader.lookup(7), None, None, reader.lookup(7), None]
         assert reader.get_many([]) == []
@@ -63,18 +63,18 @@ class TestRelease:
     def test_text_keys_are_looked_up_as_they_are(self, make_small: Make) -> None:
         small = make_small(rows(500, key_type=pa.string()))
         small.night()
-        assert Reader.live(small.storage, "small").lookup("user-0000042").record["user"] == "user-0000042"
+        assert Reader.open("small", small.storage).lookup("user-0000042").record["user"] == "user-0000042"
         with pytest.raises(NoPrediction):
-            Reader.live(small.storage, "small").lookup("42")
+            Reader.open("small", small.storage).lookup("42")
 
     def test_nothing_published_is_a_sentence(self, small: Small) -> None:
         with pytest.raises(NoPrediction, match="Nothing of small"):
-            Reader.live(small.storage, "small")
+            Reader.open("small", small.storage)
 
     def test_an_older_day_gets_its_release_but_is_not_live(self, small: Small) -> None:
         new, old = small.night("2024-03-10"), small.night("2024-03-09")
         assert (new.is_live, old.is_live) == (True, False)
-        assert Reader.live(small.storage, "small").lookup(1).record["partition"] == "2024-03-10"
+        assert Reader.open("small", small.storage).lookup(1).record["partition"] == "2024-03-10"
         assert published_matches(small.opened("2024-03-09")).passed
 
     def test_the_same_day_by_a_later_approval_replaces_it(self, small: Small) -> None:
@@ -115,11 +115,11 @@ class TestRelease:
         data_file(small, published).write_bytes(b"")
         assert published_matches(small.opened(DAY)).blocks
         with pytest.raises(ReleaseBroken, match="publish it again"):
-            Reader.live(small.storage, "small")
+            Reader.open("small", small.storage)
         small.night()
         assert published_matches(small.opened(DAY)).passed, "publishing again replaces it"
 
-    @pytest.mark.parametrize("file", ["_release.json", "release.arrow"])
+    @pytest.mark.parametrize("file", ["arrow.json", "release.arrow"])
     def test_a_release_that_lost_a_file_is_replaced(self, small: Small, file: str) -> None:
         published = small.night()
         (data_file(small, published) if file == "release.arrow" else description(small, published)).unlink()
@@ -141,7 +141,7 @@ class TestRelease:
             path.write_bytes(data)
         with pytest.raises(CommitBroken, match="chunk-00001"):
             publish(small.opened(DAY), small.progress)
-        assert Reader.live(small.storage, "small").lookup(1).record["user"] == 1
+        assert Reader.open("small", small.storage).lookup(1).record["user"] == 1
 
     def test_a_release_with_a_damaged_page_is_noticed_and_replaced(self, small: Small) -> None:
         published = small.night()
@@ -171,7 +171,7 @@ class TestRelease:
 
         def look() -> None:
             while not stop.is_set():
-                reader = Reader.live(small.storage, "small")
+                reader = Reader.open("small", small.storage)
                 answers = [reader.lookup(key).record for key in (1, 2, 3)]
                 reader.close()
                 seen.append(({answer["partition"] for answer in answers}, [answer["probability"] for answer in answers]))
@@ -192,7 +192,7 @@ class TestRelease:
         published = small.night()
         path = data_file(small, published)
         before = path.stat().st_ino
-        reader = Reader.live(small.storage, "small")
+        reader = Reader.open("small", small.storage)
         assert published_matches(small.opened(DAY)).passed
         assert small.night().is_live
         assert reader.lookup(42).record["user"] == 42
@@ -204,14 +204,14 @@ class TestRelease:
         path = description(small, published)
         path.write_text(path.read_text().replace('"no"', '"maybe"'))
         with pytest.raises(ReleaseBroken, match="not the one that went live"):
-            Reader.live(small.storage, "small")
+            Reader.open("small", small.storage)
         assert published_matches(small.opened(DAY)).blocks
         small.night()
-        assert Reader.live(small.storage, "small").lookup(1).record["label"] in ("no", "yes")
+        assert Reader.open("small", small.storage).lookup(1).record["label"] in ("no", "yes")
 
     def test_no_look_up_answers_with_damaged_bytes(self, small: Small) -> None:
         published = small.night()
-        reader = Reader.live(small.storage, "small")
+        reader = Reader.open("small", small.storage)
         probability = np.float32(reader.lookup(42).record["probability"]).tobytes()
         reader.close()
         path = data_file(small, published)
@@ -220,7 +220,7 @@ class TestRelease:
         data[data.index(probability)] ^= 1
         path.write_bytes(data)
         with pytest.raises(ReleaseBroken, match=r"Batch 1 of 1 of .* was changed"):
-            Reader.live(small.storage, "small").lookup(42)
+            Reader.open("small", small.storage).lookup(42)
 
     @pytest.mark.parametrize("seed", range(30))
     def test_no_flipped_bit_is_served_or_crashes(self, small: Small, seed: int) -> None:

@@ -124,7 +124,7 @@ def main(kind: str, folder: Path) -> None:
     manifest = scored.manifest
     judge(scored.night, manifest)
     publish(scored.night, progress)
-    reader = Reader.live(storage, "night")
+    reader = Reader.open("night", storage)
     served = np.array([reader.lookup(key).record["probability"] for key in range(ROWS)], dtype=np.float32)
     reader.close()
     own = np.asarray(predict(features)).astype(np.float32)
