@@ -4,8 +4,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pytest
@@ -17,13 +18,18 @@ from batch_assets.orchestration.catalog import pipeline
 from batch_assets.storage import LocalStorage
 from batch_assets_tests.listener import Listener, listening
 from batch_assets_tests.s3_server import S3Server
+from batch_assets_tests.servers import PostgresServer, RedisServer, Server, ServerMissing
 from batch_assets_tests.small import Quiet, Small, rows, small_model
 
 PROJECT = Path(batch_assets.__file__).parent.parent
 
+AServer = TypeVar("AServer", bound=Server)
 
 LONGEST = ("test_ui.py", "test_browser.py", "test_failures.py")
-MARKED = {"process": {"command", "s3_server", "bucket"}, "night": {"model_bytes", "trained_root"}}
+MARKED = {
+    "process": {"command", "s3_server", "bucket", "redis_server", "postgres_server", "cassandra_server", "start_server"},
+    "night": {"model_bytes", "trained_root"},
+}
 """Fixtures by which tests are marked: they start processes, or are for whole nights. Files that do so themselves say it."""
 
 
@@ -96,6 +102,44 @@ def bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
     for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)
     return s3_server.new_bucket()
+
+
+def require(server: type[Server]) -> None:
+    """Skip the test if this machine lacks the server; fail it where the environment says that all servers are required."""
+    try:
+        server.require()
+    except ServerMissing as missing:
+        if os.environ.get("BATCH_ASSETS_SERVERS") == "required":
+            pytest.fail(str(missing), pytrace=False)
+        pytest.skip(str(missing))
+
+
+@pytest.fixture
+def start_server() -> Iterator[Callable[[AServer], AServer]]:
+    """Starts a server of the test's own, which it may kill: `start_server(RedisServer(password="word"))`."""
+    with ExitStack() as servers:
+
+        def start(server: AServer) -> AServer:
+            require(type(server))
+            return servers.enter_context(server)
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """A Redis that many tests use, each with names of its own."""
+    require(RedisServer)
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A PostgreSQL that many tests use, each with a schema or database of its own."""
+    require(PostgresServer)
+    with PostgresServer() as server:
+        yield server
 
 
 class Command:
