@@ -18,7 +18,15 @@ from batch_assets.orchestration.catalog import pipeline
 from batch_assets.storage import LocalStorage
 from batch_assets_tests.listener import Listener, listening
 from batch_assets_tests.s3_server import S3Server
-from batch_assets_tests.servers import PostgresServer, RedisServer, Server, ServerMissing
+from batch_assets_tests.servers import (
+    CassandraServer,
+    PostgresServer,
+    RedisServer,
+    Server,
+    ServerMissing,
+    SharedServer,
+    shared_cassandra,
+)
 from batch_assets_tests.small import Quiet, Small, rows, small_model
 
 PROJECT = Path(batch_assets.__file__).parent.parent
@@ -140,6 +148,16 @@ def postgres_server() -> Iterator[PostgresServer]:
     require(PostgresServer)
     with PostgresServer() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def cassandra_server(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> SharedServer:
+    """The one Cassandra of the whole run, also of several processes; each test has a keyspace of its own."""
+    require(CassandraServer)
+    folder, run = tmp_path_factory.getbasetemp(), os.getpid()
+    if hasattr(request.config, "workerinput"):  # one of several: the run is the process that has started them
+        folder, run = folder.parent, os.getppid()
+    return shared_cassandra(folder, run)
 
 
 class Command:

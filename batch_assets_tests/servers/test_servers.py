@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import psutil
 import pytest
 
-from batch_assets_tests.servers import PostgresServer, RedisServer, Server
+from batch_assets_tests.servers import CassandraServer, PostgresServer, RedisServer, Server, SharedServer
 from batch_assets_tests.servers.server import wait_until_ended
 
 OWNER = """
@@ -55,7 +57,7 @@ class ServerBehaviour:
         pids = {process.pid for process in server.processes()}
         connections = [connection for connection in psutil.net_connections("inet") if connection.pid in pids]
         listening = {connection.laddr.ip for connection in connections if not connection.raddr}
-        assert listening == {"127.0.0.1"}
+        assert listening <= {"127.0.0.1", "::ffff:127.0.0.1"}  # which Java says of the same
 
     def test_it_ends_when_its_owner_is_killed(self, start_server: Callable[[Server], Server]) -> None:
         type(self.made()).require()
@@ -129,3 +131,37 @@ class TestPostgres(ServerBehaviour):
         with psycopg.connect(start_server(self.made()).url) as connection:
             assert connection.execute("SHOW max_connections").fetchone() == ("12",)
             assert connection.execute("SHOW fsync").fetchone() == ("on",)
+
+
+class TestCassandra(ServerBehaviour):
+    def made(self) -> Server:
+        return CassandraServer({"cluster_name": "these tests"})
+
+    def write(self, server: Server, word: str) -> None:
+        with connected(server.port) as session:
+            session.execute(
+                "CREATE KEYSPACE IF NOT EXISTS k WITH replication = {'class': 'SimpleStrategy', 'replication_factor': 1}"
+            )
+            session.execute("CREATE TABLE IF NOT EXISTS k.words (id int PRIMARY KEY, word text)")
+            session.execute("INSERT INTO k.words (id, word) VALUES (1, %s)", [word])
+
+    def read(self, server: Server) -> str:
+        with connected(server.port) as session:
+            return str(session.execute("SELECT word FROM k.words").one().word)
+
+    def test_settings_are_its_configuration(self, start_server: Callable[[Server], Server]) -> None:
+        with connected(start_server(self.made()).port) as session:
+            assert session.execute("SELECT cluster_name FROM system.local").one().cluster_name == "these tests"
+
+
+@contextmanager
+def connected(port: int) -> Iterator[Any]:
+    from cassandra.cluster import Cluster
+
+    with Cluster(["127.0.0.1"], port=port) as cluster, cluster.connect() as session:
+        yield session
+
+
+def test_a_run_has_one_cassandra(cassandra_server: SharedServer, tmp_path_factory: pytest.TempPathFactory) -> None:
+    with connected(cassandra_server.port) as session:
+        assert session.execute("SELECT rpc_port FROM system.local").one() is not None
