@@ -17,6 +17,7 @@ from batch_assets.models.registry import Registry
 from batch_assets.orchestration.catalog import pipeline
 from batch_assets.storage import LocalStorage
 from batch_assets_tests.listener import Listener, listening
+from batch_assets_tests.not_run import not_run
 from batch_assets_tests.s3_server import S3Server
 from batch_assets_tests.servers import (
     CassandraServer,
@@ -45,6 +46,13 @@ def pytest_configure() -> None:
     """A shell lets what it runs in the background ignore Ctrl-C, and every process that tests start would inherit that."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """The last lines say what has not run. Of several processes that run tests, only the first has a reporter."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    for line in not_run(reporter.stats.get("skipped", [])) if reporter else []:
+        reporter.write_line(line)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -9,18 +9,21 @@ from typing import Any
 import psutil
 import pytest
 
+from batch_assets_tests.conftest import PROJECT, require
 from batch_assets_tests.servers import CassandraServer, PostgresServer, RedisServer, Server, SharedServer
 from batch_assets_tests.servers.server import wait_until_ended
+
+pytestmark = pytest.mark.process
 
 OWNER = """
 import sys, threading, batch_assets_tests.servers as servers
 
-with getattr(servers, sys.argv[1])() as server:
-    starter = threading.Thread(target=lambda: (server.kill(), server.start()))
-    starter.start()
-    starter.join()
-    print(*(process.pid for process in server.processes()), flush=True)
-    sys.stdin.read()
+server = getattr(servers, sys.argv[1])()
+starter = threading.Thread(target=server.__enter__)
+starter.start()
+starter.join()
+print(*(process.pid for process in server.processes()), flush=True)
+sys.stdin.read()
 """
 
 
@@ -59,10 +62,14 @@ class ServerBehaviour:
         listening = {connection.laddr.ip for connection in connections if not connection.raddr}
         assert listening <= {"127.0.0.1", "::ffff:127.0.0.1"}  # which Java says of the same
 
-    def test_it_ends_when_its_owner_is_killed(self, start_server: Callable[[Server], Server]) -> None:
-        type(self.made()).require()
+    def test_it_ends_when_its_owner_is_killed(self) -> None:
+        require(type(self.made()))
         owner = subprocess.Popen(
-            [sys.executable, "-c", OWNER, type(self.made()).__name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", OWNER, type(self.made()).__name__],
+            cwd=PROJECT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         with owner:
             assert owner.stdout is not None
@@ -156,12 +163,15 @@ class TestCassandra(ServerBehaviour):
 
 @contextmanager
 def connected(port: int) -> Iterator[Any]:
-    from cassandra.cluster import Cluster
+    from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile
+    from cassandra.policies import RoundRobinPolicy
 
-    with Cluster(["127.0.0.1"], port=port) as cluster, cluster.connect() as session:
+    profiles = {EXEC_PROFILE_DEFAULT: ExecutionProfile(RoundRobinPolicy(), request_timeout=60)}
+    cluster = Cluster(["127.0.0.1"], port=port, protocol_version=5, execution_profiles=profiles, connect_timeout=60)
+    with cluster, cluster.connect() as session:
         yield session
 
 
-def test_a_run_has_one_cassandra(cassandra_server: SharedServer, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_run_has_one_cassandra(cassandra_server: SharedServer) -> None:
     with connected(cassandra_server.port) as session:
         assert session.execute("SELECT rpc_port FROM system.local").one() is not None
