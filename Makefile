@@ -8,7 +8,7 @@ export DAGSTER_HOME ?= $(CURDIR)/.dagster_home
 export BATCH_ASSETS_ROOT ?= $(CURDIR)/data
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo ui test test-fast wheel-test bench check
+.PHONY: help install demo ui servers test test-fast wheel-test bench check
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -26,6 +26,9 @@ demo: install ## Score every CDNOW customer for 1998-06-30 and look one up
 
 ui: install ## Open the Dagster UI on http://127.0.0.1:3000
 	@$(BIN)/batch-assets ui
+
+servers: install ## Bring the Redis, PostgreSQL and Cassandra that tests start
+	@$(BIN)/python -m batch_assets_tests.servers.fetch
 
 test: install ## Run every test
 	@$(BIN)/python -m pytest --numprocesses 3 --dist worksteal

@@ -4,8 +4,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pytest
@@ -16,14 +17,28 @@ from batch_assets.models.registry import Registry
 from batch_assets.orchestration.catalog import pipeline
 from batch_assets.storage import LocalStorage
 from batch_assets_tests.listener import Listener, listening
+from batch_assets_tests.not_run import not_run
 from batch_assets_tests.s3_server import S3Server
+from batch_assets_tests.servers import (
+    CassandraServer,
+    PostgresServer,
+    RedisServer,
+    Server,
+    ServerMissing,
+    SharedServer,
+    shared_cassandra,
+)
 from batch_assets_tests.small import Quiet, Small, rows, small_model
 
 PROJECT = Path(batch_assets.__file__).parent.parent
 
+AServer = TypeVar("AServer", bound=Server)
 
 LONGEST = ("test_ui.py", "test_browser.py", "test_failures.py")
-MARKED = {"process": {"command", "s3_server", "bucket"}, "night": {"model_bytes", "trained_root"}}
+MARKED = {
+    "process": {"command", "s3_server", "bucket", "redis_server", "postgres_server", "cassandra_server", "start_server"},
+    "night": {"model_bytes", "trained_root"},
+}
 """Fixtures by which tests are marked: they start processes, or are for whole nights. Files that do so themselves say it."""
 
 
@@ -31,6 +46,13 @@ def pytest_configure() -> None:
     """A shell lets what it runs in the background ignore Ctrl-C, and every process that tests start would inherit that."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """The last lines say what has not run. Of several processes that run tests, only the first has a reporter."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    for line in not_run(reporter.stats.get("skipped", [])) if reporter else []:
+        reporter.write_line(line)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -96,6 +118,54 @@ def bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
     for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)
     return s3_server.new_bucket()
+
+
+def require(server: type[Server]) -> None:
+    """Skip the test if this machine lacks the server; fail it where the environment says that all servers are required."""
+    try:
+        server.require()
+    except ServerMissing as missing:
+        if os.environ.get("BATCH_ASSETS_SERVERS") == "required":
+            pytest.fail(str(missing), pytrace=False)
+        pytest.skip(str(missing))
+
+
+@pytest.fixture
+def start_server() -> Iterator[Callable[[AServer], AServer]]:
+    """Starts a server of the test's own, which it may kill: `start_server(RedisServer(password="word"))`."""
+    with ExitStack() as servers:
+
+        def start(server: AServer) -> AServer:
+            require(type(server))
+            return servers.enter_context(server)
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """A Redis that many tests use, each with names of its own."""
+    require(RedisServer)
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A PostgreSQL that many tests use, each with a schema or database of its own."""
+    require(PostgresServer)
+    with PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def cassandra_server(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> SharedServer:
+    """The one Cassandra of the whole run, also of several processes; each test has a keyspace of its own."""
+    require(CassandraServer)
+    folder, run = tmp_path_factory.getbasetemp(), os.getpid()
+    if hasattr(request.config, "workerinput"):  # one of several: the run is the process that has started them
+        folder, run = folder.parent, os.getppid()
+    return shared_cassandra(folder, run)
 
 
 class Command:

@@ -1,0 +1,21 @@
+"""Real servers for tests: a process each, which a test may kill and start again.
+
+`make servers` brings what a machine lacks of them; the fixtures of `conftest.py` skip a test whose server is missing.
+"""
+
+from batch_assets_tests.servers.cassandra_server import CassandraServer
+from batch_assets_tests.servers.postgres_server import PostgresServer
+from batch_assets_tests.servers.redis_server import RedisServer
+from batch_assets_tests.servers.server import Server, ServerFailed, ServerMissing
+from batch_assets_tests.servers.shared import SharedServer, shared_cassandra
+
+__all__ = [
+    "CassandraServer",
+    "PostgresServer",
+    "RedisServer",
+    "Server",
+    "ServerFailed",
+    "ServerMissing",
+    "SharedServer",
+    "shared_cassandra",
+]

@@ -1,0 +1,125 @@
+"""Bring what the tests' servers need and this machine lacks: `make servers`.
+
+Redis and PostgreSQL are packages of Debian, whose services are neither started nor enabled. Cassandra is what cassandra.pom.xml
+asks Maven for; each jar has to be the one that cassandra.sha256 says. What is here already is left as it is.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from batch_assets_tests.servers import PostgresServer, RedisServer
+from batch_assets_tests.servers.cassandra_server import HERE, JARS, java
+
+PATIENCE = 900.0
+"""Seconds that a download may take."""
+
+JAVA = 17
+"""The newest that Cassandra 5.0 runs on."""
+
+INSTALL = r"""
+set -eu
+export DEBIAN_FRONTEND=noninteractive
+policy=/usr/sbin/policy-rc.d  # Debian's own way to say that packages start no service
+if [ ! -e $policy ]; then
+  trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+  printf '#!/bin/sh\nexit 101\n' >$policy
+  chmod +x $policy
+fi
+apt-get update -qq
+apt-get install -qq --no-install-recommends "$@"
+for service in "$@"; do
+  if command -v systemctl >/dev/null; then systemctl disable --quiet "$service" 2>/dev/null || true; fi
+done
+"""
+
+
+class CannotBeHad(RuntimeError):
+    """Something cannot be brought here; one sentence."""
+
+
+def main() -> int:
+    """Bring all that can be had, and say of the rest why it cannot; the exit status."""
+    refused = False
+    for bring in (_redis, _postgres, _cassandra):
+        try:
+            bring()
+        except CannotBeHad as reason:
+            print(reason, file=sys.stderr)
+            refused = True
+    return int(refused)
+
+
+def _redis() -> None:
+    if RedisServer.missing():
+        _install("redis-server")
+
+
+def _postgres() -> None:
+    if PostgresServer.missing():
+        _install("postgresql")
+
+
+def _cassandra() -> None:
+    if shutil.which("java") is None and java() is None:
+        _install(f"openjdk-{JAVA}-jre-headless")
+    if _java_version() != JAVA:
+        raise CannotBeHad(f"Cassandra needs Java {JAVA}, and here is {java() or 'none'}; say in JAVA_HOME where one is.")
+    listed = dict(reversed(line.split()) for line in (HERE / "cassandra.sha256").read_text().splitlines())
+    if JARS.exists() and _digests(JARS) == listed:
+        return
+    if shutil.which("mvn") is None:
+        _install("maven")
+    JARS.parent.mkdir(exist_ok=True)
+    with TemporaryDirectory(dir=JARS.parent) as temporary:
+        new = Path(temporary) / "jars"
+        pom = HERE / "cassandra.pom.xml"
+        _run("Cassandra", ["mvn", "-q", "-B", "-f", str(pom), "dependency:copy-dependencies", f"-DoutputDirectory={new}"])
+        others = sorted(name for name, _ in listed.items() ^ _digests(new).items())
+        if others:
+            raise CannotBeHad(
+                f"Cassandra is not what cassandra.sha256 says; these jars are others: {', '.join(sorted(set(others)))}."
+            )
+        shutil.rmtree(JARS, ignore_errors=True)
+        new.rename(JARS)
+
+
+def _java_version() -> int:
+    if java() is None:
+        return 0
+    said = subprocess.run([str(java()), "-version"], capture_output=True, text=True, timeout=PATIENCE).stderr
+    version = re.search(r'version "(\d+)', said)
+    return int(version[1]) if version else 0
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """SHA-256 by name."""
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+def _install(*packages: str) -> None:
+    what = ", ".join(packages)
+    if shutil.which("apt-get") is None:
+        raise CannotBeHad(f"{what} cannot be installed, as this machine has no apt-get; install it in your system's own way.")
+    if os.getuid() and shutil.which("sudo") is None:
+        raise CannotBeHad(f"{what} cannot be installed, as you are not root and there is no sudo.")
+    _run(what, [*(["sudo"] if os.getuid() else []), "sh", "-c", INSTALL, "install", *packages])
+
+
+def _run(what: str, command: list[str]) -> None:
+    try:
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        raise CannotBeHad(f"{what} cannot be had: {command[0]} takes more than {PATIENCE:.0f} s.") from None
+    except subprocess.CalledProcessError as failed:
+        lines = (failed.stderr + failed.stdout).strip().splitlines() or [f"{command[0]} ended with {failed.returncode}"]
+        raise CannotBeHad(f"{what} cannot be had: {lines[0]}") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,177 @@
+"""Servers start, answer, are killed, start again with their data, and end with their owner."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psutil
+import pytest
+
+from batch_assets_tests.conftest import PROJECT, require
+from batch_assets_tests.servers import CassandraServer, PostgresServer, RedisServer, Server, SharedServer
+from batch_assets_tests.servers.server import wait_until_ended
+
+pytestmark = pytest.mark.process
+
+OWNER = """
+import sys, threading, batch_assets_tests.servers as servers
+
+server = getattr(servers, sys.argv[1])()
+starter = threading.Thread(target=server.__enter__)
+starter.start()
+starter.join()
+print(*(process.pid for process in server.processes()), flush=True)
+sys.stdin.read()
+"""
+
+
+class ServerBehaviour:
+    """What every server does. `made` is one that has not started; `write` and `read` keep one word in it."""
+
+    def made(self) -> Server:
+        raise NotImplementedError
+
+    def write(self, server: Server, word: str) -> None:
+        raise NotImplementedError
+
+    def read(self, server: Server) -> str:
+        raise NotImplementedError
+
+    def test_what_was_written_outlives_a_kill_and_a_stop(self, start_server: Callable[[Server], Server]) -> None:
+        server = start_server(self.made())
+        port = server.port
+        self.write(server, "first")
+        processes = server.processes()
+        server.kill()
+        assert wait_until_ended(processes, 0) == []
+        assert not server.answers()
+        server.start()
+        assert (self.read(server), server.port) == ("first", port)
+        self.write(server, "second")
+        server.stop()
+        assert server.processes() == []
+        server.start()
+        assert self.read(server) == "second"
+
+    def test_it_listens_on_the_loopback_alone(self, start_server: Callable[[Server], Server]) -> None:
+        server = start_server(self.made())
+        pids = {process.pid for process in server.processes()}
+        connections = [connection for connection in psutil.net_connections("inet") if connection.pid in pids]
+        listening = {connection.laddr.ip for connection in connections if not connection.raddr}
+        assert listening <= {"127.0.0.1", "::ffff:127.0.0.1"}  # which Java says of the same
+
+    def test_it_ends_when_its_owner_is_killed(self) -> None:
+        require(type(self.made()))
+        owner = subprocess.Popen(
+            [sys.executable, "-c", OWNER, type(self.made()).__name__],
+            cwd=PROJECT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        with owner:
+            assert owner.stdout is not None
+            processes = [psutil.Process(int(pid)) for pid in owner.stdout.readline().split()]
+            assert processes
+            owner.kill()
+        assert wait_until_ended(processes, 30) == []
+
+
+class TestRedis(ServerBehaviour):
+    def made(self) -> Server:
+        return RedisServer(password="a-word")
+
+    def write(self, server: Server, word: str) -> None:
+        import redis
+
+        with redis.Redis.from_url(server.url) as client:
+            client.set("word", word)
+
+    def read(self, server: Server) -> str:
+        import redis
+
+        with redis.Redis.from_url(server.url, decode_responses=True) as client:
+            return str(client.get("word"))
+
+    def test_who_does_not_know_the_password_is_refused(self, start_server: Callable[[Server], Server]) -> None:
+        import redis
+
+        server = start_server(self.made())
+        with redis.Redis(port=server.port, retry=None) as client, pytest.raises(redis.exceptions.AuthenticationError):
+            client.get("word")
+
+    def test_settings_are_its_configuration(self, start_server: Callable[[Server], Server]) -> None:
+        import redis
+
+        server = start_server(RedisServer({"maxmemory": "32mb", "user": "reader on >word ~* +get"}))
+        with redis.Redis.from_url(server.url) as client:
+            assert client.config_get("maxmemory") == {"maxmemory": str(32 * 2**20)}
+        with (
+            redis.Redis(port=server.port, username="reader", password="word") as reader,
+            pytest.raises(redis.exceptions.NoPermissionError),
+        ):
+            reader.set("word", "third")
+
+
+class TestPostgres(ServerBehaviour):
+    def made(self) -> Server:
+        return PostgresServer({"max_connections": "12"})
+
+    def write(self, server: Server, word: str) -> None:
+        import psycopg
+
+        with psycopg.connect(server.url) as connection:
+            connection.execute("CREATE TABLE IF NOT EXISTS words AS SELECT '' AS word")
+            connection.execute("UPDATE words SET word = %s", [word])
+
+    def read(self, server: Server) -> str:
+        import psycopg
+
+        with psycopg.connect(server.url) as connection:
+            return str(connection.execute("SELECT word FROM words").fetchall()[0][0])
+
+    def test_settings_are_its_configuration(self, start_server: Callable[[Server], Server]) -> None:
+        import psycopg
+
+        with psycopg.connect(start_server(self.made()).url) as connection:
+            assert connection.execute("SHOW max_connections").fetchone() == ("12",)
+            assert connection.execute("SHOW fsync").fetchone() == ("on",)
+
+
+class TestCassandra(ServerBehaviour):
+    def made(self) -> Server:
+        return CassandraServer({"cluster_name": "these tests"})
+
+    def write(self, server: Server, word: str) -> None:
+        with connected(server.port) as session:
+            session.execute(
+                "CREATE KEYSPACE IF NOT EXISTS k WITH replication = {'class': 'SimpleStrategy', 'replication_factor': 1}"
+            )
+            session.execute("CREATE TABLE IF NOT EXISTS k.words (id int PRIMARY KEY, word text)")
+            session.execute("INSERT INTO k.words (id, word) VALUES (1, %s)", [word])
+
+    def read(self, server: Server) -> str:
+        with connected(server.port) as session:
+            return str(session.execute("SELECT word FROM k.words").one().word)
+
+    def test_settings_are_its_configuration(self, start_server: Callable[[Server], Server]) -> None:
+        with connected(start_server(self.made()).port) as session:
+            assert session.execute("SELECT cluster_name FROM system.local").one().cluster_name == "these tests"
+
+
+@contextmanager
+def connected(port: int) -> Iterator[Any]:
+    from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile
+    from cassandra.policies import RoundRobinPolicy
+
+    profiles = {EXEC_PROFILE_DEFAULT: ExecutionProfile(RoundRobinPolicy(), request_timeout=60)}
+    cluster = Cluster(["127.0.0.1"], port=port, protocol_version=5, execution_profiles=profiles, connect_timeout=60)
+    with cluster, cluster.connect() as session:
+        yield session
+
+
+def test_a_run_has_one_cassandra(cassandra_server: SharedServer) -> None:
+    with connected(cassandra_server.port) as session:
+        assert session.execute("SELECT rpc_port FROM system.local").one() is not None
