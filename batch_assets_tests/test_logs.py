@@ -194,7 +194,8 @@ class TestABodyOfAnotherShape:
         (Acceptance(TakenBack(withdrawn="r", approval=2)), '{"run_id": null, "withdrawn": "r", "approval": 2}'),
         (
             Live(release="r", partition="2024-03-10", approval=2, stores=(InStore(store="arrow", description="d"),)),
-            '{"release": "r", "description": "d", "partition": "2024-03-10", "approval": 2}',
+            '{"release": "r", "partition": "2024-03-10", "approval": 2, "stores": [{"store": "arrow", "description": "d"}], '
+            '"withdrawn": null}',
         ),
         (
             Approved(version="v1", digest="d", by="Ann", withdraws=(2, 3), plan={"pipelines": []}),

@@ -217,11 +217,10 @@ def require_equal(storage: Storage, release: Release) -> None:
         answers = table.get_many([keys[0].as_py() for keys, _ in sampled])
     finally:
         table.close()
-    for (keys, records), answer in zip(sampled, answers, strict=True):
+    for (_, records), answer in zip(sampled, answers, strict=True):
         if answer is None or answer.tobytes() != records.packed()[0].tobytes():
-            raise ReleaseBroken(
-                f"The release {release.name} in {release.store.called} answers a key otherwise than it is read back; publish again."
-            )
+            where = f"The release {release.name} in {release.store.called}"
+            raise ReleaseBroken(f"{where} answers a key otherwise than it is read back: publish again.")
 
 
 def go_live(

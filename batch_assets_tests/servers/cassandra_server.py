@@ -1,7 +1,7 @@
 """A Cassandra of one node that tests may kill. It takes some ten seconds to start and a gigabyte of memory.
 
-Every write is in its commit log on the disk before it is answered. (By Cassandra's own default, `periodic`, a node that is killed
-forgets what it has answered in the last tenth of a second.)
+Every write is in its commit log on the disk before it is answered. (By Cassandra's own default, `periodic`, a node that is
+killed forgets what it has answered in the last tenth of a second.)
 """
 
 import json
