@@ -16,6 +16,7 @@ _VERBS = {
     "models": "models:models",
     "preflight": "preflight:preflight",
     "prune": "prune:prune",
+    "releases": "releases:releases",
     "replay": "explain:replay",
     "run": "run:run",
     "sweep": "sweep:sweep",

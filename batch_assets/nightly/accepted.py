@@ -24,13 +24,17 @@ class Accepted(BaseModel):
 
 
 class TakenBack(BaseModel):
-    """A day has no accepted run any more: the run that was `withdrawn` is not good, judged again under an approval."""
+    """A day has no accepted run any more: the run that was `withdrawn` is not good, judged again under an approval.
+
+    Or a person went back from its release: then it is not accepted again, however it is judged.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     run_id: None = None
     withdrawn: str
     approval: int
+    by_person: bool = False
 
 
 class Acceptance(RootModel[Accepted | TakenBack]):
@@ -66,6 +70,36 @@ def _standing(storage: Storage, pipeline: str, day: str, withdrawn: Collection[i
             yield body if isinstance(body, Accepted) else None
 
 
+def _gone_back_from(now: Accepted | TakenBack | None, run_id: str) -> bool:
+    return isinstance(now, TakenBack) and now.by_person and now.withdrawn == run_id
+
+
+def take_back(storage: Storage, pipeline: str, day: str, run_id: str, why: str) -> None:
+    """Let a day have no accepted run any more, if it is this one: a person went back from its release."""
+
+    def decide(latest: LogEntry[Acceptance] | None) -> LogEntry[Acceptance] | Change[Acceptance] | None:
+        now = latest.body.root if latest else None
+        if not isinstance(now, Accepted) or now.run_id != run_id:
+            return latest
+        return Change(Acceptance(TakenBack(withdrawn=run_id, approval=now.approval, by_person=True)), why)
+
+    accepted_log(storage, pipeline, day).update(decide)
+
+
+def accept_again(storage: Storage, pipeline: str, day: str, run_id: str, why: str) -> None:
+    """Let a run that was taken back by a person be the day's accepted one again."""
+    log = accepted_log(storage, pipeline, day)
+
+    def decide(latest: LogEntry[Acceptance] | None) -> LogEntry[Acceptance] | Change[Acceptance] | None:
+        if latest is None or not _gone_back_from(latest.body.root, run_id):
+            return latest
+        before = (entry.body.root for entry in log.history())
+        body = next((one for one in before if isinstance(one, Accepted) and one.run_id == run_id), None)
+        return Change(Acceptance(body), why) if body else latest
+
+    log.update(decide)
+
+
 def _kept(storage: Storage, acceptance: Accepted | TakenBack) -> bool:
     """Whether the run that an acceptance names is still there; a withdrawal names none and stands."""
     return isinstance(acceptance, TakenBack) or latest_manifest(storage, acceptance.folder) is not None
@@ -98,7 +132,7 @@ def accept(
                 run_id=manifest.run_id, folder=manifest.folder, approval=approval, is_yardstick=verdict.is_yardstick
             )
             later = now is not None and now.approval > approval and now.approval not in withdrawn and _kept(storage, now)
-            settled = approval in withdrawn or later or now == body
+            settled = approval in withdrawn or later or now == body or _gone_back_from(now, manifest.run_id)
         else:
             body = TakenBack(withdrawn=manifest.run_id, approval=approval)
             standing = accepted_run(storage, manifest.pipeline, manifest.partition, withdrawn)
