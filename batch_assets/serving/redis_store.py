@@ -5,7 +5,7 @@
     <prefix>:<pipeline>:<build>:<bucket>  the keys of a bucket; how a key finds its own is said in `serving.buckets`
 
 A bucket of records of at most 64 bytes is a hash, key -> record; keys are text, whole numbers and days (since 1970) in
-decimal. A bucket of longer records is one string (`serving.redis_bucket`). A bucket without keys has one with neither name nor
+decimal. A bucket of longer records is one string (`serving.redis.bucket`). A bucket without keys has one with neither name nor
 record, so that one that is missing is told from it.
 """
 
@@ -21,8 +21,8 @@ from batch_assets.errors import ReleaseBroken, StoreUnavailable
 from batch_assets.ports import extra
 from batch_assets.secret import Secret
 from batch_assets.serving.buckets import count_of, grouped
-from batch_assets.serving.redis_bucket import Bucket
-from batch_assets.serving.redis_wire import answers, command, explained
+from batch_assets.serving.redis.bucket import Bucket
+from batch_assets.serving.redis.wire import answers, command, explained
 from batch_assets.serving.store import Batch, Batches, Pointer, Release, Store, Table, in_order
 from batch_assets.storage import Storage
 from batch_assets.storage.port import root_id
@@ -133,7 +133,7 @@ class RedisStore(Store):
 
     @override
     def open(self, storage: Storage, release: Release) -> Table:
-        from batch_assets.serving.redis_table import RedisTable
+        from batch_assets.serving.redis.table import RedisTable
 
         client = self.client()
         self._require_begun(client, release)

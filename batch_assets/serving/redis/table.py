@@ -8,8 +8,8 @@ from typing_extensions import override
 
 from batch_assets.errors import ReleaseBroken
 from batch_assets.serving.buckets import bucket_of
-from batch_assets.serving.redis_bucket import Bucket
-from batch_assets.serving.redis_wire import explained
+from batch_assets.serving.redis.bucket import Bucket
+from batch_assets.serving.redis.wire import explained
 from batch_assets.serving.store import Release, Table
 from batch_assets.storage import Storage
 

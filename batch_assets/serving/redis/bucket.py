@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from batch_assets.errors import ReleaseBroken
 from batch_assets.serving.buckets import Group
-from batch_assets.serving.redis_wire import Command, command, packed
+from batch_assets.serving.redis.wire import Command, command, packed
 from batch_assets.serving.store import Batch, Release
 
 LARGEST_FIELD = 64
