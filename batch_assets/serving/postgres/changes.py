@@ -22,7 +22,7 @@ Connection = psycopg.Connection[Any]
 _LOCK_MS, _TRIES = 100, 20
 """Who waits for a lock keeps those waiting who come after: so long at most, then it lets them pass and tries again."""
 
-_HEAD, _END = b"PGCOPY\n\xff\r\n\0" + bytes(8), b"\xff\xff"
+COPY_HEAD, COPY_END = b"PGCOPY\n\xff\r\n\0" + bytes(8), b"\xff\xff"
 """How a binary COPY begins and ends."""
 
 
@@ -95,10 +95,10 @@ def write(connection: Connection, objects: Objects, batches: Batches) -> int:
         connection.execute(objects.table_made)
         rows = Rows(objects.release)
         with connection.cursor().copy(objects.copy) as copy:
-            copy.write(_HEAD)
+            copy.write(COPY_HEAD)
             for message in in_threads(rows.copied, in_order(batches)):
                 copy.write(message)
-            copy.write(_END)
+            copy.write(COPY_END)
         connection.execute(objects.indexed)
         _grant(connection, objects.table, _readers(connection, objects.parent))
         connection.execute(objects.attach)

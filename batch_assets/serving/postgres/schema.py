@@ -147,14 +147,16 @@ class Objects:
     def table_made(self) -> str:
         """What makes the table of the release, not a partition yet: nobody sees it, and it is indexed once it is full.
 
-        It is frozen as it is filled and then never changed, so there is nothing in it for autovacuum.
+        It is frozen as it is filled and then never changed, so there is nothing in it for autovacuum. As each row is checked
+        when it comes, `attach` does not read them again.
         """
         release = self.release
         told = (
             f"{release.pipeline} of {release.partition} by {release.model.name} {release.model.version}, run {release.run_id}"
         )
         return f"""
-            CREATE TABLE {self.table} (LIKE {self.parent} INCLUDING COMMENTS) WITH (autovacuum_enabled = false);
+            CREATE TABLE {self.table} (LIKE {self.parent} INCLUDING COMMENTS, CHECK ({BUILD} = {self.build}))
+            WITH (autovacuum_enabled = false);
             ALTER TABLE {self.table} ALTER COLUMN {BUILD} SET DEFAULT {self.build};
             COMMENT ON TABLE {self.table} IS {literal(told)}"""
 
