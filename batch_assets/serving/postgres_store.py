@@ -60,7 +60,7 @@ class PostgresStore(Store):
     @override
     def build(self, storage: Storage, release: Release, batches: Batches) -> dict[str, str]:
         """As the port says. It is one transaction, but for the row that says that it was begun."""
-        with self._connected(f"The release {release.name}") as connection:
+        with self._connected(f"release {release.name} of {release.pipeline}") as connection:
             from batch_assets.serving.postgres.changes import begin, write
 
             objects = begin(connection, self._schema, release, root_id(storage))
@@ -91,7 +91,7 @@ class PostgresStore(Store):
     @override
     def publish(self, storage: Storage, release: Release, number: int) -> None:
         self.require_there(storage, release)
-        with self._connected(f"The view of {release.pipeline}") as connection:
+        with self._connected(f"the view of {release.pipeline}") as connection:
             from batch_assets.serving.postgres.changes import go_live, patiently
 
             patiently(connection, partial(go_live, connection, self._objects(release), number, root_id(storage)))
@@ -102,13 +102,13 @@ class PostgresStore(Store):
         connections = self._shared
         from batch_assets.serving.postgres.changes import live_build
 
-        live = connections.ask(lambda connection: live_build(connection, self._schema, pipeline), f"What is live of {pipeline}")
+        live = connections.ask(lambda connection: live_build(connection, self._schema, pipeline), f"what is live of {pipeline}")
         return Pointer(live.number, self._of(live.release)) if live else None
 
     @override
     def drop(self, storage: Storage, release: Release) -> None:
         """As the port says. It is left, to be found later, while a transaction is open that has read the pipeline's view."""
-        with self._connected(f"The release {release.name}") as connection:
+        with self._connected(f"release {release.name} of {release.pipeline}") as connection:
             from psycopg.errors import LockNotAvailable
 
             from batch_assets.serving.postgres.changes import is_made, patiently, remove
@@ -117,13 +117,13 @@ class PostgresStore(Store):
                 if is_made(connection, self._schema):
                     patiently(connection, partial(remove, connection, self._objects(release)))
             except LockNotAvailable:
-                _LOG.warning("The release %s is left in %s: a long transaction reads it.", release.name, self.where)
+                _LOG.warning("The release %s is left in %s: a transaction reads it, or builds it.", release.name, self.where)
 
     @override
     def left_behind(self, storage: Storage, pipeline: str, named: Collection[Release]) -> list[Release]:
         """As the port says, but for what somebody builds now."""
         needed = [int(one.built["build"]) for one in named if "build" in one.built]
-        with self._connected(f"What is left of {pipeline}") as connection:
+        with self._connected(f"what is left of {pipeline}") as connection:
             from batch_assets.serving.postgres.changes import is_made, left
 
             found = (
@@ -159,7 +159,8 @@ class PostgresStore(Store):
         extra("psycopg", self.kind, f"The store {self.called}")
         from batch_assets.serving.postgres.connection import Connections
 
-        return Connections(partial(self._connect, patient=patient), self.where, self.connections)
+        alike = self.model_copy()  # these settings, which do not refer to the connections that refer to them
+        return Connections(partial(alike._connect, patient=patient), self.where, self.connections)
 
     @cached_property
     def _shared(self) -> "Connections":

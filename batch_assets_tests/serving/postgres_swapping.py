@@ -1,4 +1,4 @@
-"""Processes that read PostgreSQL, by SQL and by a Reader, while one release after another goes live; for tests and benchmarks."""
+"""Processes that read PostgreSQL, by SQL and by a Reader, while one release after another goes live. For tests, benchmarks."""
 
 import json
 import os
@@ -58,6 +58,7 @@ def swapped(storage: LocalStorage, store: PostgresStore, releases: int, processe
     Raises AssertionError with what a process said if it met an error, a key without an answer, or two releases in one answer.
     """
     stop = Path(storage.root) / "stop"
+    stop.parent.mkdir(parents=True, exist_ok=True)
     kept = [build(storage, store, 1, rows)]
     store.publish(storage, kept[0], 1)
     command = [sys.executable, "-m", __name__, store.model_dump_json(), str(rows), str(stop)]
@@ -140,4 +141,6 @@ def _pair(record: dict[str, Any] | None) -> tuple[float, int] | None:
 
 
 if __name__ == "__main__":
-    print(json.dumps(look(PostgresStore.model_validate_json(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]))))
+    print(
+        json.dumps(look(PostgresStore.model_validate_json(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])))
+    )

@@ -19,7 +19,7 @@ from batch_assets.threads import in_threads
 Done = TypeVar("Done")
 Connection = psycopg.Connection[Any]
 
-_LOCK_MS, _TRIES = 100, 20
+_LOCK_MS, _PAUSE_S, _TRIES = 50, 0.2, 10
 """Who waits for a lock keeps those waiting who come after: so long at most, then it lets them pass and tries again."""
 
 COPY_HEAD, COPY_END = b"PGCOPY\n\xff\r\n\0" + bytes(8), b"\xff\xff"
@@ -38,9 +38,7 @@ class LiveBuild:
 
 def live_build(connection: Connection, schema: Schema, pipeline: str) -> LiveBuild | None:
     """What is live of a pipeline; None if nothing is, or the schema is not there."""
-    if not is_made(connection, schema):
-        return None
-    rows = connection.execute(schema.newest, [pipeline]).fetchall()
+    rows = connection.execute(schema.newest, [pipeline]).fetchall() if is_made(connection, schema) else []
     return next((LiveBuild(number, build, root, Release.model_validate_json(text)) for number, build, root, text in rows), None)
 
 
@@ -171,7 +169,7 @@ def patiently(connection: Connection, step: Callable[[], Done]) -> Done:
         except errors.LockNotAvailable:
             if not left:
                 raise
-        time.sleep(_LOCK_MS / 1000)
+        time.sleep(_PAUSE_S)
     raise AssertionError
 
 

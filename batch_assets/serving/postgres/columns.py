@@ -5,6 +5,7 @@ A number is big-endian there, a list has a head of five numbers, and before each
 
 from dataclasses import dataclass
 from datetime import date
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -51,12 +52,12 @@ class Column:
         """Whether its values are of any length."""
         return self.item == "text"
 
-    @property
+    @cached_property
     def number(self) -> np.dtype[Any]:
         """One of its numbers in a message."""
         return np.dtype(_WIRE[self.item])
 
-    @property
+    @cached_property
     def value(self) -> np.dtype[Any]:
         """One value in a message, without the length before it; of a list with its head."""
         if self.length is None:

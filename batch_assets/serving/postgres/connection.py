@@ -18,14 +18,15 @@ from batch_assets.errors import ReleaseBroken, StoreUnavailable
 Answer = TypeVar("Answer")
 Idle = LifoQueue[psycopg.Connection[Any] | None]
 
-_LIMITS = [
-    "statement_timeout",
-    "lock_timeout",
-    "idle_in_transaction_session_timeout",
-    "idle_session_timeout",
-    "transaction_timeout",
-]
-"""By what servers and roles limit people; a release is built and read back for as long as that takes."""
+_UNLIMITED = {
+    "statement_timeout": "0",
+    "lock_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "idle_session_timeout": "0",
+    "transaction_timeout": "0",
+    "synchronous_commit": "on",
+}
+"""By what servers and roles limit people: a release is built and read back for as long as that takes, and is then durable."""
 
 
 class _Deadline(psycopg.Connection[Any]):
@@ -51,13 +52,13 @@ def connect(said: Mapping[str, Any], seconds: float, *, patient: bool) -> psycop
     """
     often = max(1, int(seconds / 3))
     alive = {"keepalives_idle": often, "keepalives_interval": often, "keepalives_count": 3, "connect_timeout": int(seconds + 1)}
-    settings = {"application_name": "batch-assets", "client_encoding": "utf8", **alive, **said}
-    connection = _Deadline.connect(make_conninfo(**settings), autocommit=True, cursor_factory=psycopg.RawCursor)
+    whole: dict[str, Any] = {"application_name": "batch-assets", "client_encoding": "utf8", **alive, **said}
+    connection = _Deadline.connect(make_conninfo(**whole), autocommit=True, cursor_factory=psycopg.RawCursor)
     if patient:
-        limits = "SELECT set_config(name, '0', false) FROM pg_settings WHERE name = ANY ($1) AND setting <> '0'"
-        connection.execute(limits, [_LIMITS])
-        durable = "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
-        connection.execute(durable)
+        settings = "unnest($1::text[], $2::text[]) AS wanted (name, value) JOIN pg_settings USING (name)"
+        weaker = "(name <> 'synchronous_commit' OR setting = 'off')"
+        query = f"SELECT set_config(name, value, false) FROM {settings} WHERE {weaker}"
+        connection.execute(query, [list(_UNLIMITED), list(_UNLIMITED.values())])
     else:
         connection.execute("SELECT set_config('statement_timeout', $1, false)", [f"{int(seconds * 1000)}ms"])
         connection.seconds = seconds + 1  # the server's own answer, that it took too long, comes first
@@ -141,7 +142,7 @@ def explained(where: str, about: str) -> Iterator[None]:
 
     Args:
         where: the server and its database, for messages.
-        about: what is read or written.
+        about: what is read or written, as it is called in the middle of a sentence.
 
     Raises:
         ReleaseBroken: what it is about is not there, or cannot be as it is said.
@@ -150,7 +151,7 @@ def explained(where: str, about: str) -> Iterator[None]:
     try:
         yield
     except (errors.UndefinedTable, errors.InvalidSchemaName) as error:
-        raise ReleaseBroken(f"{about} is not in {where} any more ({_said(error)}): publish the partition again.") from error
+        raise ReleaseBroken(f"{where} has lost {about} ({_said(error)}): publish the partition again.") from error
     except errors.InsufficientPrivilege as error:
         raise StoreUnavailable(f"{where} does not allow it ({_said(error)}): grant it to the role.") from error
     except (errors.DiskFull, errors.OutOfMemory) as error:
@@ -159,6 +160,8 @@ def explained(where: str, about: str) -> Iterator[None]:
         ) from error
     except errors.LockNotAvailable as error:
         raise StoreUnavailable(f"{where} cannot change {about} while a long transaction reads it: end that.") from error
+    except errors.DependentObjectsStillExist as error:
+        raise StoreUnavailable(f"{where} cannot change {about} ({_said(error)}): remove them.") from error
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:
         raise StoreUnavailable(f"{where} does not answer ({_said(error)}): see whether it runs and lets us in.") from error
     except psycopg.Error as error:

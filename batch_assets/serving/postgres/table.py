@@ -63,7 +63,7 @@ def _scan(connections: Connections, objects: Objects, rows: Rows, pages: int, fi
 
 
 def _about(release: Release) -> str:
-    return f"The release {release.name}"
+    return f"release {release.name} of {release.pipeline}"
 
 
 class PostgresTable(Table):
@@ -117,7 +117,7 @@ class PostgresTable(Table):
 
     def _open(self) -> Connections:
         if self._connections is None:
-            raise Closed(f"{self._about} is closed: open it again.")
+            raise Closed(f"The {self._about} is closed: open it again.")
         return self._connections
 
     def _found(self, values: Sequence[tuple[Any, ...]]) -> dict[bytes, np.void]:
