@@ -185,7 +185,14 @@ def in_order(batches: Batches) -> Iterator[Batch]:
         yield keys, records
 
 
-STORES: Port[Store] = Port("store", "batch_assets.stores", {"arrow": "batch_assets.serving.arrow_store:ArrowStore"})
+STORES: Port[Store] = Port(
+    "store",
+    "batch_assets.stores",
+    {
+        "arrow": "batch_assets.serving.arrow_store:ArrowStore",
+        "cassandra": "batch_assets.serving.cassandra_store:CassandraStore",
+    },
+)
 
 
 class Release(BaseModel):
