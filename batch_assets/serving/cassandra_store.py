@@ -19,10 +19,10 @@ from typing_extensions import override
 from batch_assets.errors import ReleaseBroken, StoreUnavailable
 from batch_assets.secret import Secret
 from batch_assets.serving.buckets import Group, count_of, grouped
-from batch_assets.serving.cassandra_maps import Entries, as_int
-from batch_assets.serving.cassandra_registry import Registry, Seen
-from batch_assets.serving.cassandra_session import Connection, Row, Session
-from batch_assets.serving.cassandra_table import AT_ONCE, CERTAIN, CassandraTable
+from batch_assets.serving.cassandra.maps import Entries, as_int
+from batch_assets.serving.cassandra.registry import Registry, Seen
+from batch_assets.serving.cassandra.session import Connection, Row, Session
+from batch_assets.serving.cassandra.table import AT_ONCE, CERTAIN, CassandraTable
 from batch_assets.serving.store import Batch, Batches, Pointer, Release, Store, Table, in_order
 from batch_assets.storage import Storage, root_id
 
@@ -112,13 +112,14 @@ class CassandraStore(Store):
             f"frozen<{entries.cql_record}>>>) WITH comment = 'release {release.name}'"
         )
         rows = _rows(entries, grouped(storage, release, in_order(batches), count))
-        for _ in session.many(f"INSERT INTO {table} (bucket, records) VALUES (?, ?)", rows, self.write_consistency):
+        insert = f"INSERT INTO {table} (bucket, records) VALUES (?, ?)"
+        for _ in session.many(insert, rows, self.write_consistency, self.concurrency):
             pass
         return built
 
     @override
     def scan(self, storage: Storage, release: Release) -> Iterator[Batch]:
-        yield from self._open(release).batches(range(int(release.built["buckets"])), CERTAIN)
+        yield from self._open(release).everything()
 
     @override
     def open(self, storage: Storage, release: Release) -> Table:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 Row = Sequence[bytes | None]
 
+_BUFFER = 1 << 16
+"""Bytes that go through a socket at once; the driver's 4,096 make four pieces of a bucket."""
+
 _AGAIN = 3
 """So often a request that a coordinator did not get done in time is sent again; each of them may be done twice."""
 
@@ -81,16 +84,16 @@ class Session:
         with self._explained():
             return self._rows(self._sent(cql, values, consistency))
 
-    def many(self, cql: str, every: Iterable[Row], consistency: str) -> Iterator[tuple[Row, list[Row]]]:
+    def many(self, cql: str, every: Iterable[Row], consistency: str, at_once: int) -> Iterator[tuple[Row, list[Row]]]:
         """The rows that a statement answers with for each of many values, in their order, with the values.
 
-        While one answer is waited for, others are under way, as many as the store's `concurrency`.
+        While one answer is waited for, others are under way: `at_once` of them together.
         """
         with self._explained():
             ahead = deque[tuple[Row, Any]]()
             for values in every:
                 ahead.append((values, self._sent(cql, values, consistency)))
-                if len(ahead) >= self._store.concurrency:
+                if len(ahead) >= at_once:
                     done, future = ahead.popleft()
                     yield done, self._rows(future)
             for done, future in ahead:
@@ -151,7 +154,7 @@ def _driver() -> Any:
     """The driver with those of its modules that are used here. Raises MissingExtra."""
     driver = extra("cassandra", "cassandra", "The store cassandra")
     try:
-        for name in ("auth", "cluster", "connection", "policies", "protocol", "query"):
+        for name in ("auth", "cluster", "connection", "policies", "protocol", "query", "type_codes"):
             extra(f"cassandra.{name}", "cassandra", "The store cassandra")
     except driver.DependencyException as error:  # it is built without libev, and this Python has no asyncore
         raise MissingExtra(
@@ -171,7 +174,9 @@ def _cluster(driver: Any, store: "CassandraStore") -> Any:
         row_factory=driver.query.tuple_factory,
     )
     user = store.password and driver.auth.PlainTextAuthProvider(store.user, store.password.reveal())
+    buffers = {"in_buffer_size": _BUFFER, "out_buffer_size": _BUFFER}
     return driver.cluster.Cluster(
+        connection_class=type("Connection", (driver.cluster.Cluster.connection_class,), buffers),
         contact_points=list(store.contact_points),
         port=store.port,
         auth_provider=user,
@@ -208,15 +213,31 @@ def _retries(driver: Any) -> Any:
 
 def _raw(driver: Any) -> Any:
     """What reads answers, and leaves values as the bytes that came."""
-    result: Any = driver.protocol.ResultMessage
-    handler: Any = driver.protocol.ProtocolHandler
+    read = driver.protocol
+    result: Any = read.ResultMessage
+    handler: Any = read.ProtocolHandler
 
     class _Raw(result):  # type: ignore[misc] # the underscore keeps the driver from reading everybody's answers so
         def recv_results_rows(self, f: Any, _: Any, user_type_map: Any, result_metadata: Any, *__: Any) -> None:
             self.recv_results_metadata(f, user_type_map)
             columns = self.column_metadata or result_metadata
             self.column_names, self.column_types = [one[2] for one in columns], [one[3] for one in columns]
-            self.parsed_rows = [self.recv_row(f, len(columns)) for _ in range(driver.protocol.read_int(f))]
+            self.parsed_rows = [self.recv_row(f, len(columns)) for _ in range(read.read_int(f))]
+
+        @classmethod
+        def read_type(cls, f: Any, _: Any) -> None:
+            """Go past a type, of which the driver would make a new class for each answer."""
+            code, types = read.read_short(f), driver.type_codes
+            if code == types.CUSTOM_TYPE:
+                read.read_string(f)
+            elif code == types.UserType:
+                read.read_string(f), read.read_string(f)
+                for _ in range(read.read_short(f)):
+                    read.read_string(f), cls.read_type(f, _)
+            else:
+                inner = {types.ListType: 1, types.SetType: 1, types.MapType: 2}.get(code, 0)
+                for _ in range(read.read_short(f) if code == types.TupleType else inner):
+                    cls.read_type(f, _)
 
     class Handler(handler):  # type: ignore[misc]
         message_types_by_opcode: ClassVar[dict[int, Any]] = {**handler.message_types_by_opcode, _Raw.opcode: _Raw}
