@@ -52,6 +52,7 @@ class CassandraStore(Store):
     kind: Literal["cassandra"] = "cassandra"
     contact_points: tuple[str, ...] = Field(("127.0.0.1",), description="Some nodes; they know the others.", min_length=1)
     port: int = 9042
+    protocol_version: Literal[4, 5] = Field(5, description="Of CQL's native protocol; ScyllaDB speaks 4.")
     keyspace: str = Field("batch_assets", description="Where the tables lie.", pattern=r"^[a-z][a-z0-9_]{0,47}$")
     replication: dict[_Word, _Word | int] | None = Field(
         None,
@@ -77,7 +78,17 @@ class CassandraStore(Store):
     connect_timeout_s: float = Field(5.0, description="As long a node is waited for.", gt=0)
     schema_timeout_s: float = Field(60.0, description="As long the creation or removal of a table is waited for.", gt=0)
     tuning: ClassVar[frozenset[str]] = Store.tuning | {
-        *("replication", "local_dc", "user", "password", "tls", "write_consistency", "read_consistency", "serial_consistency"),
+        *(
+            "protocol_version",
+            "replication",
+            "local_dc",
+            "user",
+            "password",
+            "tls",
+            "write_consistency",
+            "read_consistency",
+            "serial_consistency",
+        ),
         *("concurrency", "timeout_s", "connect_timeout_s", "schema_timeout_s"),
     }
     _connection: Connection = PrivateAttr(default_factory=Connection)

@@ -179,6 +179,7 @@ def _cluster(driver: Any, store: "CassandraStore") -> Any:
         connection_class=type("Connection", (driver.cluster.Cluster.connection_class,), buffers),
         contact_points=list(store.contact_points),
         port=store.port,
+        protocol_version=store.protocol_version,
         auth_provider=user,
         ssl_context=_tls(store),
         connect_timeout=store.connect_timeout_s,
