@@ -25,6 +25,9 @@ Row = Sequence[bytes | None]
 _BUFFER = 1 << 16
 """Bytes that go through a socket at once; the driver's 4,096 make four pieces of a bucket."""
 
+_RECONNECT_S = (1.0, 10.0)
+"""As long, at first and at last, until a node that is down is tried again; the driver would wait for ten minutes at last."""
+
 _AGAIN = 3
 """So often a request that a coordinator did not get done in time is sent again; each of them may be done twice."""
 
@@ -68,8 +71,8 @@ class Session:
         self._store, self.pid = store, os.getpid()
         self._driver = _driver()
         self._prepared = dict[str, Any]()
-        cluster = _cluster(self._driver, store)
         with self._explained():
+            cluster = _cluster(self._driver, store)
             try:
                 self._session = cluster.connect()
             except BaseException:
@@ -184,7 +187,7 @@ def _cluster(driver: Any, store: "CassandraStore") -> Any:
         ssl_context=_tls(store),
         connect_timeout=store.connect_timeout_s,
         execution_profiles={driver.cluster.EXEC_PROFILE_DEFAULT: profile},
-        reconnection_policy=policies.ExponentialReconnectionPolicy(0.5, 10.0, max_attempts=None),
+        reconnection_policy=policies.ExponentialReconnectionPolicy(*_RECONNECT_S, max_attempts=None),
     )
 
 
