@@ -192,6 +192,7 @@ STORES: Port[Store] = Port(
         "arrow": "batch_assets.serving.arrow_store:ArrowStore",
         "redis": "batch_assets.serving.redis_store:RedisStore",
         "postgres": "batch_assets.serving.postgres_store:PostgresStore",
+        "cassandra": "batch_assets.serving.cassandra_store:CassandraStore",
     },
 )
 
