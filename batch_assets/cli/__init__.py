@@ -11,6 +11,7 @@ from batch_assets.project import PROJECT
 _VERBS = {
     "dead-letters": "dead_letters:dead_letters",
     "demo": "run:demo",
+    "diff": "diff:diff",
     "explain": "explain:explain",
     "lookup": "lookup:lookup",
     "models": "models:models",

@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, RootModel
 
+from batch_assets.features.snapshot import days_of
 from batch_assets.logs import Change, LogEntry, NumberedLog
 from batch_assets.nightly.verdict import Verdict
 from batch_assets.runs.commit import day_folder
@@ -57,6 +58,15 @@ def accepted_before(storage: Storage, pipeline: str, day: str, approval: int, wi
     """The run of a day that was accepted under the newest approval before one, leaving out what was withdrawn."""
     earlier = (one for one in _standing(storage, pipeline, day, withdrawn) if one and one.approval < approval)
     return next(earlier, None)
+
+
+def accepted_day_before(storage: Storage, pipeline: str, day: str, withdrawn: Collection[int]) -> str | None:
+    """The newest day before one whose accepted run is kept, leaving out what was withdrawn; None if there is none."""
+    for earlier in reversed([one for one in days_of(storage, pipeline) if one < day]):
+        accepted = accepted_run(storage, pipeline, earlier, withdrawn)
+        if accepted is not None and _kept(storage, accepted):
+            return earlier
+    return None
 
 
 def _standing(storage: Storage, pipeline: str, day: str, withdrawn: Collection[int]) -> Iterator[Accepted | None]:
