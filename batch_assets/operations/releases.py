@@ -38,7 +38,8 @@ class ReleaseState:
 class StoreState:
     """A store of a pipeline: the number and release that its readers see, and what is wrong with it, if anything.
 
-    `follows` is the number of the entry of `serving/_current` that it should have, None if nothing was published.
+    `follows` is the number of the entry of `serving/_current` that it should have, None if nothing was published; `down` says
+    whether the store does not even answer.
     """
 
     store: str
@@ -47,6 +48,7 @@ class StoreState:
     release: str | None
     follows: int | None
     trouble: str
+    down: bool
 
 
 def list_releases(config: PipelineConfig, storage: Storage) -> list[ReleaseState]:
@@ -161,18 +163,18 @@ def _word(history: list[LogEntry[Live]], name: str) -> str:
 
 
 def _store_state(config: PipelineConfig, storage: Storage, store: Store, live: LogEntry[Live] | None) -> StoreState:
-    number, release, trouble = None, None, ""
+    number, release, trouble, down = None, None, "", False
     try:
         pointer = store.pointer(storage, config.name)
         number, release = (pointer.number, pointer.release.name) if pointer else (None, None)
     except ServingError as error:
-        trouble = str(error)
+        trouble, down = str(error), isinstance(error, StoreUnavailable)
     if not trouble and live is not None:
         if store.called not in {one.store for one in live.body.stores}:
             trouble = f"It lags: it has not got {live.body.release} yet."
         elif number is not None and number < live.number:
             trouble = f"It lags: its readers see entry {number}, and {live.number} is in force."
-    return StoreState(store.called, store.kind, number, release, live.number if live else None, trouble)
+    return StoreState(store.called, store.kind, number, release, live.number if live else None, trouble, down)
 
 
 def _there(storage: Storage, release: Release) -> str:
