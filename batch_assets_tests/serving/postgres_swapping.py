@@ -52,8 +52,12 @@ def build(storage: LocalStorage, store: PostgresStore, number: int, rows: int) -
     return release.model_copy(update={"built": store.build(storage, release, batches())})
 
 
-def swapped(storage: LocalStorage, store: PostgresStore, releases: int, processes: int, rows: int) -> Counter[str]:
+def swapped(
+    storage: LocalStorage, store: PostgresStore, releases: int, processes: int, rows: int, looks: int = 1
+) -> Counter[str]:
     """What all processes did together while releases were swapped; of each only the newest three are kept.
+
+    Between two releases each process asks at least `looks` times, each time for a hundred keys.
 
     Raises AssertionError with what a process said if it met an error, a key without an answer, or two releases in one answer.
     """
@@ -77,9 +81,9 @@ def swapped(storage: LocalStorage, store: PostgresStore, releases: int, processe
             for gone in kept[:-KEPT]:
                 store.drop(storage, gone)
             kept = kept[-KEPT:]
-            for reader in readers:
+            for reader in readers * looks:
                 assert reader.stdout is not None
-                reader.stdout.readline()  # each has asked what is live since the last time
+                reader.stdout.readline()
     finally:
         stop.touch()
         done = [reader.communicate() for reader in readers]

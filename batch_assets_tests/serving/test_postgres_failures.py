@@ -274,9 +274,11 @@ class TestUnable:
         role = f"limited_{store.schema_name[-8:]}"
         with psycopg.connect(server.url, autocommit=True) as connection:
             connection.execute(f"CREATE ROLE {role} LOGIN")
-            connection.execute(f'CREATE SCHEMA "{store.schema_name}" AUTHORIZATION {role}')
+            connection.execute(f'CREATE SCHEMA "{store.schema_name}"')
+            connection.execute(f'GRANT USAGE, CREATE ON SCHEMA "{store.schema_name}" TO {role}')
             for limit in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"):
                 connection.execute(f"ALTER ROLE {role} SET {limit} = '50ms'")
+            connection.execute(f"ALTER ROLE {role} SET default_transaction_isolation = 'serializable'")
         limited = store_of(server, tmp_path, user=role)
         keys = pa.array(range(300_000))
         release = described(limited, 1, keys)

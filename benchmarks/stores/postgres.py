@@ -182,12 +182,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--swap", type=int, metavar="RELEASES", help="swap so many releases instead")
     parser.add_argument("--processes", type=int, default=4, help="that read while releases are swapped")
+    parser.add_argument("--reads", type=int, default=1_000_000, help="of all of them together, at least")
     said = parser.parse_args()
     with PostgresServer() as server, tempfile.TemporaryDirectory() as folder:
         if said.swap:
             store = PostgresStore(host="127.0.0.1", port=server.port, dbname="postgres", user="postgres")
-            for what, found in swapped(LocalStorage(folder), store, said.swap, said.processes, min(said.rows, 100_000)).items():
-                print(f"{what}: {found:,}")
+            looks, rows = -(-said.reads // (said.swap * said.processes * 100)), min(said.rows, 20_000)
+            found = swapped(LocalStorage(folder), store, said.swap, said.processes, rows, looks)
+            print("\n".join(f"{what}: {number:,}" for what, number in found.items()))
             return
         for name, kind in {"6 bytes": BINARY, "96 bytes": WIDE}.items():
             compare(server, LocalStorage(folder), said.rows, said.rounds, name, kind)

@@ -38,8 +38,7 @@ class LiveBuild:
 
 def live_build(connection: Connection, schema: Schema, pipeline: str) -> LiveBuild | None:
     """What is live of a pipeline; None if nothing is, or the schema is not there."""
-    rows = connection.execute(schema.newest, [pipeline]).fetchall() if is_made(connection, schema) else []
-    return next((LiveBuild(number, build, root, Release.model_validate_json(text)) for number, build, root, text in rows), None)
+    return _newest(connection, schema, pipeline) if is_made(connection, schema) else None
 
 
 def is_made(connection: Connection, schema: Schema) -> bool:
@@ -176,7 +175,12 @@ def patiently(connection: Connection, step: Callable[[], Done]) -> Done:
 def _locked_live(connection: Connection, objects: Objects) -> LiveBuild | None:
     """What is live of a pipeline, which nobody else changes until this transaction ends; readers do not wait."""
     connection.execute(f"LOCK TABLE {objects.schema.pointers} IN SHARE ROW EXCLUSIVE MODE")
-    return live_build(connection, objects.schema, objects.release.pipeline)
+    return _newest(connection, objects.schema, objects.release.pipeline)
+
+
+def _newest(connection: Connection, schema: Schema, pipeline: str) -> LiveBuild | None:
+    rows = connection.execute(schema.newest, [pipeline]).fetchall()
+    return next((LiveBuild(number, build, root, Release.model_validate_json(text)) for number, build, root, text in rows), None)
 
 
 def _is_held(connection: Connection, objects: Objects) -> bool:

@@ -18,15 +18,16 @@ from batch_assets.errors import ReleaseBroken, StoreUnavailable
 Answer = TypeVar("Answer")
 Idle = LifoQueue[psycopg.Connection[Any] | None]
 
-_UNLIMITED = {
+_OURS = {
     "statement_timeout": "0",
     "lock_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
     "idle_session_timeout": "0",
     "transaction_timeout": "0",
+    "default_transaction_isolation": "read committed",
     "synchronous_commit": "on",
 }
-"""By what servers and roles limit people: a release is built and read back for as long as that takes, and is then durable."""
+"""What roles may have otherwise, for people: a release takes as long as it takes, and is durable then."""
 
 
 class _Deadline(psycopg.Connection[Any]):
@@ -58,7 +59,7 @@ def connect(said: Mapping[str, Any], seconds: float, *, patient: bool) -> psycop
         settings = "unnest($1::text[], $2::text[]) AS wanted (name, value) JOIN pg_settings USING (name)"
         weaker = "(name <> 'synchronous_commit' OR setting = 'off')"
         query = f"SELECT set_config(name, value, false) FROM {settings} WHERE {weaker}"
-        connection.execute(query, [list(_UNLIMITED), list(_UNLIMITED.values())])
+        connection.execute(query, [list(_OURS), list(_OURS.values())])
     else:
         connection.execute("SELECT set_config('statement_timeout', $1, false)", [f"{int(seconds * 1000)}ms"])
         connection.seconds = seconds + 1  # the server's own answer, that it took too long, comes first
