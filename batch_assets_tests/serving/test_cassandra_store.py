@@ -17,6 +17,7 @@ import pytest
 from batch_assets.digest import Digest, hash_keys
 from batch_assets.errors import NoPrediction, ReleaseBroken, StoreUnavailable
 from batch_assets.serving.buckets import bucket_of
+from batch_assets.serving.cassandra import session
 from batch_assets.serving.cassandra import table as cassandra_table
 from batch_assets.serving.cassandra.registry import Registry
 from batch_assets.serving.cassandra_store import CassandraStore
@@ -324,6 +325,19 @@ class TestReaders(InCassandra):
             if thread.name == "close-cassandra":
                 thread.join()
         assert cluster.is_shutdown
+
+
+def test_what_was_too_late_is_sent_again_some_times() -> None:
+    """As the driver asks its policy; no server here is slow enough to be sure."""
+    driver = session._driver()
+    policy, level = session._retries(driver), driver.ConsistencyLevel.LOCAL_QUORUM
+    said = {"consistency": level, "required_responses": 1, "received_responses": 0}
+    for late in (
+        lambda number: policy.on_write_timeout(None, retry_num=number, write_type="SIMPLE", **said),
+        lambda number: policy.on_read_timeout(None, retry_num=number, data_retrieved=False, **said),
+    ):
+        assert [late(number) for number in (0, 2)] == [(policy.RETRY, level)] * 2
+        assert late(3) == (policy.RETHROW, None)
 
 
 def test_tables_are_read_in_ranges_that_lose_no_token() -> None:

@@ -207,7 +207,7 @@ def _retries(driver: Any) -> Any:
     class Retries(policy):  # type: ignore[misc] # the driver has no types
         """What was too late is tried again; the driver would do so only where a write is sure to have been lost."""
 
-        def on_read_timeout(self, _: Any, consistency: Any, *__: Any, retry_num: int) -> Any:
+        def on_read_timeout(self, _: Any, consistency: Any, retry_num: int, **__: Any) -> Any:
             return (self.RETRY, consistency) if retry_num < _AGAIN else (self.RETHROW, None)
 
         on_write_timeout = on_read_timeout
