@@ -51,8 +51,9 @@ def pytest_configure() -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     """The last lines say what has not run. Of several processes that run tests, only the first has a reporter."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")
-    for line in not_run(reporter.stats.get("skipped", [])) if reporter else []:
-        reporter.write_line(line)
+    if reporter is not None:
+        for line in not_run(reporter.stats.get("skipped", [])):
+            reporter.write_line(line)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -137,7 +138,8 @@ def start_server() -> Iterator[Callable[[AServer], AServer]]:
 
         def start(server: AServer) -> AServer:
             require(type(server))
-            return servers.enter_context(server)
+            servers.enter_context(server)
+            return server
 
         yield start
 

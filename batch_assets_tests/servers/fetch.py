@@ -70,7 +70,8 @@ def _cassandra() -> None:
         _install(f"openjdk-{JAVA}-jre-headless")
     if _java_version() != JAVA:
         raise CannotBeHad(f"Cassandra needs Java {JAVA}, and here is {java() or 'none'}; say in JAVA_HOME where one is.")
-    listed = dict(reversed(line.split()) for line in (HERE / "cassandra.sha256").read_text().splitlines())
+    lines = (HERE / "cassandra.sha256").read_text().splitlines()
+    listed = {name: digest for digest, name in map(str.split, lines)}
     if JARS.exists() and _digests(JARS) == listed:
         return
     if shutil.which("mvn") is None:
@@ -80,11 +81,9 @@ def _cassandra() -> None:
         new = Path(temporary) / "jars"
         pom = HERE / "cassandra.pom.xml"
         _run("Cassandra", ["mvn", "-q", "-B", "-f", str(pom), "dependency:copy-dependencies", f"-DoutputDirectory={new}"])
-        others = sorted(name for name, _ in listed.items() ^ _digests(new).items())
+        others = sorted({name for name, _ in listed.items() ^ _digests(new).items()})
         if others:
-            raise CannotBeHad(
-                f"Cassandra is not what cassandra.sha256 says; these jars are others: {', '.join(sorted(set(others)))}."
-            )
+            raise CannotBeHad(f"Cassandra is not what cassandra.sha256 says; these jars are others: {', '.join(others)}.")
         shutil.rmtree(JARS, ignore_errors=True)
         new.rename(JARS)
 

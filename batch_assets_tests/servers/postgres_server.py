@@ -25,7 +25,7 @@ class PostgresServer(Server):
         return _programs() is None
 
     @property
-    def user(self) -> str:  # type: ignore[override]
+    def user(self) -> str:
         """It refuses to run as root."""
         return _unprivileged() if os.getuid() == 0 else ""
 
@@ -45,7 +45,7 @@ class PostgresServer(Server):
             "--no-sync",
             f"--pgdata={self.data}",
         ]
-        self.run([str(_programs() / "initdb"), *arguments])
+        self.run([f"{_programs()}/initdb", *arguments])
         settings = {
             "listen_addresses": "127.0.0.1",
             "port": str(self.port),
@@ -57,7 +57,7 @@ class PostgresServer(Server):
 
     @property
     def command(self) -> list[str]:
-        return [str(_programs() / "postgres"), "-D", str(self.data)]
+        return [f"{_programs()}/postgres", "-D", str(self.data)]
 
     @property
     def url(self) -> str:

@@ -61,9 +61,6 @@ class Server(ABC):
     stopping: ClassVar[signal.Signals] = signal.SIGTERM
     """What asks it to end in good order."""
 
-    user: str = ""
-    """Whom it runs as; "" is who runs the tests."""
-
     def __init__(self, settings: Mapping[str, str] | None = None) -> None:
         self.settings = dict(settings or {})
         self._process: subprocess.Popen[bytes] | None = None
@@ -96,6 +93,11 @@ class Server(ABC):
         """Raises `ServerMissing` if this machine lacks something of it."""
         if cls.missing():
             raise ServerMissing(f"needs {cls.wants}: {MAKE}")
+
+    @property
+    def user(self) -> str:
+        """Whom it runs as; "" is who runs the tests."""
+        return ""
 
     @property
     def port(self) -> int:

@@ -50,7 +50,7 @@ def test_a_runs_processes_share_a_cassandra_that_outlives_them_and_not_the_run(t
 
 def run_without_servers(environment: Mapping[str, str]) -> "subprocess.CompletedProcess[str]":
     """The run of one test by a process of its own, on a machine whose PATH has no program."""
-    test = "batch_assets_tests/servers/test_servers.py::TestRedis::test_settings_are_its_configuration"
+    test = "batch_assets_tests/servers/test_servers.py::TestRedis::test_who_does_not_know_the_password_is_refused"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--numprocesses", "1", test]
     environment = {**os.environ, "PATH": "/nowhere", **environment}
     return subprocess.run(command, env=environment, cwd=PROJECT, capture_output=True, text=True, timeout=180)
