@@ -12,12 +12,12 @@ import pyarrow as pa
 import pytest
 from typing_extensions import override
 
-from batch_assets.errors import Closed, ReleaseBroken, StoreUnavailable
+from batch_assets.errors import Closed, ReleaseBroken
 from batch_assets.features.keys import Key
 from batch_assets.nightly.publish import published_matches
 from batch_assets.serving.postgres_store import PostgresStore
 from batch_assets.serving.reader import Reader
-from batch_assets.storage import LocalStorage, open_storage
+from batch_assets.storage import LocalStorage
 from batch_assets_tests.nights import DAYS, SETTINGS, night
 from batch_assets_tests.servers import PostgresServer
 from batch_assets_tests.serving.postgres_releases import (
@@ -31,13 +31,13 @@ from batch_assets_tests.serving.postgres_releases import (
     store_of,
 )
 from batch_assets_tests.serving.postgres_swapping import swapped
-from batch_assets_tests.serving.store_behaviour import StoreBehaviour
+from batch_assets_tests.serving.store_behaviour import ServerStoreBehaviour
 from batch_assets_tests.small import Small
 
 pytestmark = pytest.mark.process
 
 
-class TestPostgres(StoreBehaviour):
+class TestPostgres(ServerStoreBehaviour):
     """The pack."""
 
     server: PostgresServer
@@ -51,36 +51,7 @@ class TestPostgres(StoreBehaviour):
         return store_of(self.server, folder)
 
 
-class TestPointer(Served):
-    def test_it_never_goes_backwards(self, store: PostgresStore, storage: LocalStorage) -> None:
-        assert store.pointer(storage, "churn") is None
-        releases = {day: built(store, storage, day) for day in (1, 2, 3)}
-        for day, number in ((2, 5), (1, 4), (2, 5), (3, 5)):
-            store.publish(storage, releases[day], number)
-        pointer = store.pointer(storage, "churn")
-        assert pointer is not None
-        assert (pointer.number, pointer.release) == (5, releases[2])
-        store.publish(storage, releases[1], 6)
-        assert Reader.of_store(store, "churn").lookup(1).record["probability"] == 1.0
-
-    def test_of_many_at_once_the_highest_number_stays(self, store: PostgresStore, storage: LocalStorage) -> None:
-        release = built(store, storage, 1)
-        with ThreadPoolExecutor(8) as pool:
-            list(pool.map(lambda number: store.publish(storage, release, number), range(1, 17)))
-        pointer = store.pointer(storage, "churn")
-        assert pointer is not None
-        assert pointer.number == 16
-
-    def test_another_root_is_refused(self, store: PostgresStore, storage: LocalStorage, tmp_path: Path) -> None:
-        roots = [open_storage(str(tmp_path / name)) for name in ("one", "other")]
-        for root in roots:
-            root.create("churn/something", b"")  # a root has its name once something was written
-        live(store, roots[0], 1)
-        with pytest.raises(StoreUnavailable, match=r"serves churn from another storage root: give this store another schema"):
-            live(store, roots[1], 2)
-        assert store.left_behind(roots[0], "churn", []) == []
-        assert [one.partition for one in store.left_behind(roots[1], "churn", [])] == ["2024-03-02"]
-
+class TestReading(Served):
     def test_a_release_that_is_not_there_does_not_go_live(
         self, server: PostgresServer, store: PostgresStore, storage: LocalStorage
     ) -> None:
@@ -95,8 +66,6 @@ class TestPointer(Served):
             store.publish(storage, emptied, 4)
         assert Reader.of_store(store, "churn").lookup(1).record["partition"] == "2024-03-01"
 
-
-class TestReading(Served):
     def test_what_was_dropped_is_no_missing_key(self, store: PostgresStore, storage: LocalStorage) -> None:
         first = live(store, storage, 1)
         table = store.open(storage, first)
@@ -189,13 +158,11 @@ class TestTogether(Served):
         assert store.left_behind(storage, "churn", []) == []
         store.drop(storage, described(store, 1, built={"build": "7", "table": "churn_7"}))
 
-    def test_releases_are_swapped_under_readers(
-        self, server: PostgresServer, store: PostgresStore, storage: LocalStorage
-    ) -> None:
+    def test_releases_are_swapped_under_readers(self, server: PostgresServer, store: PostgresStore, tmp_path: Path) -> None:
         """`python benchmarks/stores/postgres.py --swap 200` is the long version."""
-        found = swapped(storage, store, releases=12, processes=2, rows=2_000)
-        assert found["answers of SQL"] > 0
-        assert found["answers of a Reader"] > 0
+        found = swapped(tmp_path, store, releases=12, processes=2, rows=2_000)
+        assert found["answers by SQL"] > 0
+        assert found["answers"] > 0
         assert found["left behind"] == 0
         assert len(objects(server, store)) == 2 + 3  # builds and pointers, and what is kept
 
