@@ -182,22 +182,18 @@ class DynamicBatcher(Generic[Request, Answer]):
         self._timer = None
         self._let_leave()
 
-    def _ended(self, task: "asyncio.Task[None]") -> None:
-        """A pass has ended; everybody in it has an answer, unless it was cancelled."""
+    def _ended(self, _: "asyncio.Task[None]") -> None:
+        """A pass has ended; everybody in it has an answer, or it was cancelled."""
         self._running = None
-        cause = None if task.cancelled() else task.exception()
-        if task.cancelled() or cause is not None:
+        if not all(one.answer.done() for one in self._batch):
             self._closed = True
-            self._fail_everybody(cause)
+            self._fail_everybody()
         self._let_leave()
 
-    def _fail_everybody(self, cause: BaseException | None = None) -> None:
+    def _fail_everybody(self) -> None:
         for one in [*self._batch, *self._waiting]:
-            one.settle(_closed(cause))
-        self._waiting.clear()
+            one.settle(_closed())
 
 
-def _closed(cause: BaseException | None = None) -> Closed:
-    closed = Closed("This batcher is closed: ask another one.")
-    closed.__cause__ = cause
-    return closed
+def _closed() -> Closed:
+    return Closed("This batcher is closed: ask another one.")

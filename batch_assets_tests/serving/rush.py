@@ -1,79 +1,19 @@
 """A rush on a batcher that can be had twice: its clock and its thread are moved by who tells the story, and by nobody else.
 
-Both are fakes, as no interleaving can be repeated in real time; `test_batcher` has tests with the real ones. Whatever happens,
-the rush compares what it sees with what a batcher promises.
+`test_batcher_real_time` has tests with real ones. Whatever happens, what is seen is compared with what a batcher promises.
 """
 
 import asyncio
-import heapq
 from collections.abc import Awaitable, Callable, Coroutine
-from concurrent.futures import CancelledError, Executor, Future
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
-from itertools import count, cycle
+from itertools import cycle
 from math import ceil, inf
 from typing import Any
 
 from batch_assets.errors import Closed, DeadlinePassed, NotScored, Overloaded, SourceError
 from batch_assets.serving.batcher import BatcherSettings, DynamicBatcher
-
-
-@dataclass(eq=False)
-class Alarm:
-    callback: Callable[[], object]
-    cancelled: bool = False
-
-    def cancel(self) -> None:
-        self.cancelled = True
-
-
-class FakeClock:
-    """Time that stands still until somebody moves it."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self._alarms: list[tuple[float, int, Alarm]] = []
-        self._number = count()
-
-    def time(self) -> float:
-        return self.now
-
-    def call_at(self, when: float, callback: Callable[[], object], /) -> Alarm:
-        alarm = Alarm(callback)
-        heapq.heappush(self._alarms, (when, next(self._number), alarm))
-        return alarm
-
-    def next(self) -> float:
-        """When the next alarm rings."""
-        while self._alarms and self._alarms[0][2].cancelled:
-            heapq.heappop(self._alarms)
-        return self._alarms[0][0] if self._alarms else inf
-
-    def ring(self) -> None:
-        """Ring every alarm that should have rung by now."""
-        while self.next() <= self.now:
-            heapq.heappop(self._alarms)[2].callback()
-
-
-class HeldThread(Executor):
-    """A thread that computes when it is told to; what it has begun cannot be cancelled."""
-
-    def __init__(self, called: Callable[[list[int]], None]) -> None:
-        self.held: list[tuple[Future[Any], Callable[[], Any]]] = []
-        self._called = called
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        self._called(args[-1])
-        future: Future[Any] = Future()
-        future.set_running_or_notify_cancel()
-        self.held.append((future, lambda: fn(*args, **kwargs)))
-        return future
-
-    def finish(self) -> None:
-        future, compute = self.held.pop(0)
-        try:
-            future.set_result(compute())
-        except BaseException as error:  # noqa: BLE001 - as a thread does
-            future.set_exception(error)
+from batch_assets_tests.serving.held import FakeClock, HeldThread
 
 
 @dataclass(eq=False)
@@ -105,10 +45,11 @@ class Rush:
     """A batcher, those who ask it, and what its model was called for."""
 
     def __init__(self, settings: BatcherSettings, *, threaded: bool = True) -> None:
-        self.settings, self.clock, self.thread = settings, FakeClock(), HeldThread(self._called)
+        self.settings, self.clock, self.thread = settings, FakeClock(), HeldThread(self._call_begins)
         self.callers: list[Caller] = []
         self.calls: list[list[int]] = []
         self.closing: list[asyncio.Task[None]] = []
+        self.broken: list[AssertionError] = []
         self._pass: list[int] = []
         self._pass_calls = 0
         self._raised_last: set[int] = set()  # in whose last call the model raised
@@ -131,7 +72,14 @@ class Rush:
     async def _in_loop(self, requests: list[int]) -> list[str | BaseException]:
         return await asyncio.wrap_future(self.thread.submit(self._on_thread, requests))
 
-    def _called(self, requests: list[int]) -> None:
+    def _call_begins(self, requests: list[int]) -> None:
+        """A batcher takes whatever is raised here for an error of the model, so it is kept until the end."""
+        try:
+            self._compare_call(requests)
+        except AssertionError as broken:
+            self.broken.append(broken)
+
+    def _compare_call(self, requests: list[int]) -> None:
         """What holds whenever the model is called."""
         now, callers = self.clock.time(), [self.callers[one] for one in requests]
         assert all(one.open for one in callers), "nobody is computed who does not want it any more"
@@ -215,6 +163,8 @@ class Rush:
         waiting = [one for one in self.callers if one.waits]
         assert self.batcher.waiting == len(waiting) <= self.settings.max_waiting
         assert len(self.thread.held) <= 1, "one call at a time"
+        done = [one.task for one in self.callers if one.task.done() and not one.task.cancelled()]
+        assert self.closing or not any(isinstance(task.exception(), Closed) for task in done)
         if any(task.done() for task in self.closing):
             assert not any(one.open for one in self.callers), "nobody has no answer when it is closed"
         if waiting and not self.thread.held:
@@ -243,6 +193,8 @@ class Rush:
         assert all(task.done() and task.exception() is None for task in self.closing)
         assert asyncio.all_tasks() == {asyncio.current_task()}, "no task is left"
         assert self.clock.next() == inf, "no alarm is left"
+        for broken in self.broken:
+            raise broken
         for caller in self.callers:
             self._compare(caller)
 

@@ -1,6 +1,7 @@
-"""Requests in batches, one thing at a time; `test_batcher_rush` has everything that can come together."""
+"""Requests in batches, one thing at a time; `test_batcher_rush` has all that can come together."""
 
 import asyncio
+import gc
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from batch_assets.errors import BatchAssetsError, Closed, DeadlinePassed, NotScored, Overloaded
+from batch_assets.errors import Closed, DeadlinePassed, DeviceLost, NotScored, Overloaded
+from batch_assets.serving.answering import Asked
 from batch_assets.serving.batcher import BatcherSettings, DynamicBatcher
 from batch_assets_tests.serving.rush import Rush, answer_to, run
 
@@ -97,8 +99,9 @@ class TestFailing:
         rush = told(story, max_batch_size=64)
         assert [one.request for one in rush.callers if one.task.exception()] == [37]
         assert len(rush.calls) == 1 + 2 * 6
-        with pytest.raises(NotScored, match=r"does not answer this request \(StopIteration: out of order\): correct"):
+        with pytest.raises(NotScored, match=r"does not answer this request \(StopIteration: out of order\): correct") as raised:
             rush.callers[37].task.result()
+        assert isinstance(raised.value.__cause__, StopIteration)
 
     def test_an_error_that_the_model_gives_for_a_row_is_its_answer(self) -> None:
         async def story(rush: Rush) -> None:
@@ -109,14 +112,49 @@ class TestFailing:
         assert str(rush.callers[1].task.exception()) == "refused"
         assert rush.calls == [[0, 1, 2, 3]]
 
-    def test_a_model_that_raises_always_is_not_asked_for_ever(self) -> None:
+    @pytest.mark.parametrize(("max_calls", "calls"), [(1, 1), (14, 13), (15, 15)])
+    def test_a_model_that_raises_always_is_not_asked_for_ever(self, max_calls: int, calls: int) -> None:
         async def story(rush: Rush) -> None:
             for number in range(64):
                 rush.ask("raises" if number % 2 else "good")
 
-        rush = told(story, max_batch_size=64, max_calls=15)
-        assert len(rush.calls) == 15
+        rush = told(story, max_batch_size=64, max_calls=max_calls)
+        assert len(rush.calls) == calls
         assert all(isinstance(one.task.exception(), NotScored) for one in rush.callers)
+
+    def test_an_error_of_ours_comes_as_it_is(self) -> None:
+        lost = DeviceLost("The device is gone.")
+
+        def forward(requests: list[int]) -> list[int]:
+            raise lost
+
+        async def whole() -> None:
+            async with DynamicBatcher(forward, BatcherSettings(max_wait_ms=0)) as batcher:
+                assert await asyncio.gather(batcher.ask(1), return_exceptions=True) == [lost]
+
+        run(whole)
+
+    def test_of_an_error_that_nobody_fetches_nobody_complains(self) -> None:
+        """Who is cancelled when the error is there already never fetches it."""
+
+        async def whole() -> None:
+            asked: Asked[int, int] = Asked(1, 0.0, 1.0, asyncio.get_running_loop().create_future())
+            asked.settle(ValueError("unlucky"))
+            del asked
+            gc.collect()
+
+        run(whole)
+
+    def test_who_is_cancelled_before_the_pass_begins_is_not_computed(self) -> None:
+        async def story(rush: Rush) -> None:
+            for _ in range(4):
+                rush.ask()
+            await rush.step()
+            assert rush.batcher.waiting == 0
+            rush.cancel(1)
+            rush.jump(1)
+
+        assert told(story).calls == [[0, 2, 3]]
 
     def test_who_is_cancelled_or_late_is_in_no_call_that_begins_later(self) -> None:
         async def story(rush: Rush) -> None:
@@ -202,12 +240,13 @@ class TestClosing:
 
         told(story)
 
+    @pytest.mark.parametrize("threaded", [True, False])
     @pytest.mark.parametrize("turns", [0, 1, 12])
-    def test_whoever_cancels_the_pass_closes_it(self, turns: int) -> None:
+    def test_whoever_cancels_the_pass_closes_it(self, turns: int, threaded: bool) -> None:
         """As the end of an event loop does, also before the pass has begun."""
 
         async def whole() -> None:
-            rush = Rush(BatcherSettings(max_batch_size=4))
+            rush = Rush(BatcherSettings(max_batch_size=4), threaded=threaded)
             for _ in range(6):
                 rush.ask()
             await rush.step()
@@ -233,53 +272,5 @@ class TestClosing:
             held.set()
             assert thread.submit(int).result() == 0, "an executor of somebody else's is not shut down"
             thread.shutdown()
-
-        run(whole)
-
-
-class TestInRealTime:
-    """With a real thread and the event loop's own clock."""
-
-    def test_many_ask_and_the_event_loop_goes_on_meanwhile(self) -> None:
-        sizes: list[int] = []
-        turn = threading.Event()
-
-        def halved(requests: list[int]) -> list[float]:
-            assert turn.wait(60), "the event loop goes on while the model computes"
-            sizes.append(len(requests))
-            if 13 in requests:
-                raise ValueError("unlucky")
-            return [request / 2 for request in requests]
-
-        async def ask(batcher: DynamicBatcher[int, float], number: int) -> float | BatchAssetsError:
-            try:
-                return await batcher.ask(number, timeout_ms=60_000)
-            except NotScored as error:
-                return error
-
-        async def whole() -> None:
-            asyncio.get_running_loop().call_later(0.01, turn.set)
-            async with DynamicBatcher(halved, BatcherSettings(max_batch_size=32, max_wait_ms=1)) as batcher:
-                found = await asyncio.gather(*(ask(batcher, number) for number in range(1_000)))
-            assert isinstance(found.pop(13), NotScored)
-            assert found == [number / 2 for number in range(1_000) if number != 13]
-
-        run(whole)
-        assert max(sizes) == 32
-        assert len(sizes) < 100
-        for thread in threading.enumerate():
-            if thread.name.startswith("batcher"):
-                thread.join(60)
-                assert not thread.is_alive(), "its own thread ends with it"
-
-    def test_a_model_that_is_awaited_is_awaited_in_the_event_loop(self) -> None:
-        async def lengths(requests: list[str]) -> list[int]:
-            assert threading.current_thread() is threading.main_thread()
-            await asyncio.sleep(0)
-            return [len(one) for one in requests]
-
-        async def whole() -> None:
-            async with DynamicBatcher(lengths, BatcherSettings(max_wait_ms=0)) as batcher:
-                assert await asyncio.gather(*map(batcher.ask, ["a", "bc", ""])) == [1, 2, 0]
 
         run(whole)
