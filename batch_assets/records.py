@@ -63,9 +63,14 @@ class RecordType(BaseModel):
         return tuple(field.name for field in self.fields)
 
     @property
+    def label(self) -> RecordField | None:
+        """The first field whose values have names, which rows are counted by; None if none has."""
+        return next((field for field in self.fields if field.names), None)
+
+    @property
     def labels(self) -> tuple[str, ...]:
-        """The names of the values of the first field that has some, which rows are counted by; nothing if none has."""
-        return next((field.names for field in self.fields if field.names), ())
+        """The names of the values of the label; nothing if there is none."""
+        return self.label.names if self.label else ()
 
     @cached_property
     def dtype(self) -> np.dtype[np.void]:
@@ -140,10 +145,8 @@ class Records:
 
     def by_label(self) -> tuple[int, ...]:
         """How many rows have each of the record's labels."""
-        for field in self.kind.fields:
-            if field.names:
-                return tuple(np.bincount(self.by_name[field.name], minlength=len(field.names)).tolist())
-        return ()
+        label = self.kind.label
+        return tuple(np.bincount(self.by_name[label.name], minlength=len(label.names)).tolist()) if label else ()
 
     def columns(self) -> dict[str, pa.Array]:
         """The records as columns of a table."""

@@ -370,6 +370,35 @@ class TestExplain:
             assert "Traceback" not in done.stderr
 
 
+class TestDiff:
+    def test_two_nights_are_compared_and_drawn(self, command: Command, tmp_path: Path) -> None:
+        days, drawn = WEEK[:2], tmp_path / "moves.svg"
+        good_days(command.root, days)
+        found = answer(command, "diff", PIPELINE, *days, "--top", "3", "--svg", str(drawn), "--json")
+        assert (found["both"], found["gone"], found["new"]) == (23_570, 0, 0)
+        assert (found["same_model"], found["same_snapshot"], found["picture"]) == (True, False, str(drawn))
+        assert sum(map(sum, found["deciles"])) == sum(found["by_deciles"].values()) == 23_570
+        (mover, *_) = found["movers"]["up"]
+        for record, day in ((mover["before"], days[0]), (mover["after"], days[1])):
+            explained = answer(command, "explain", PIPELINE, str(mover["key"]), "--partition", day, "--json")
+            assert explained["prediction"] == record
+        assert drawn.read_text().startswith("<svg")
+        table = command.run("diff", PIPELINE, *days, "--by", "label").stdout
+        for said in ("23,570 on both days", "% higher", "difference", "p50", "whose label changed", "likely -> "):
+            assert said in table
+
+    def test_what_cannot_be_compared(self, undisturbed: tuple[Command, dict[str, Any]], tmp_path: Path) -> None:
+        command, _ = undisturbed
+        for days, options, status, sentence in (
+            (("1998-06-29", DAY), (), 1, "No run of customer_propensity 1998-06-29 is finished"),
+            (("yesterday", DAY), (), 1, "'yesterday' is not a day"),
+            ((DAY, DAY), ("--svg", str(tmp_path / "nowhere" / "x.svg")), 2, "--svg: there is no folder"),
+        ):
+            done = command.run("diff", PIPELINE, *days, *options)
+            assert (done.returncode, sentence in done.stderr) == (status, True), done.stderr
+            assert "Traceback" not in done.stderr
+
+
 class TestPrune:
     def test_a_single_day_is_kept(self, undisturbed: tuple[Command, dict[str, Any]]) -> None:
         command, _ = undisturbed

@@ -16,7 +16,7 @@ from batch_assets.models.approvals import Approved
 from batch_assets.models.registry import Retirement
 from batch_assets.nightly.accepted import Acceptance, Accepted, TakenBack
 from batch_assets.scoring.batch_size import BatchSize
-from batch_assets.serving.release import Live
+from batch_assets.serving.release import InStore, Live
 from batch_assets.storage import LocalStorage
 from batch_assets_tests.forgery import Anything, numbered, witnesses
 
@@ -193,8 +193,9 @@ class TestABodyOfAnotherShape:
         ),
         (Acceptance(TakenBack(withdrawn="r", approval=2)), '{"run_id": null, "withdrawn": "r", "approval": 2}'),
         (
-            Live(release="r", description="d", partition="2024-03-10", approval=2),
-            '{"release": "r", "description": "d", "partition": "2024-03-10", "approval": 2}',
+            Live(release="r", partition="2024-03-10", approval=2, stores=(InStore(store="arrow", description="d"),)),
+            '{"release": "r", "partition": "2024-03-10", "approval": 2, "stores": [{"store": "arrow", "description": "d"}], '
+            '"withdrawn": null}',
         ),
         (
             Approved(version="v1", digest="d", by="Ann", withdraws=(2, 3), plan={"pipelines": []}),

@@ -11,11 +11,13 @@ from batch_assets.project import PROJECT
 _VERBS = {
     "dead-letters": "dead_letters:dead_letters",
     "demo": "run:demo",
+    "diff": "diff:diff",
     "explain": "explain:explain",
     "lookup": "lookup:lookup",
     "models": "models:models",
     "preflight": "preflight:preflight",
     "prune": "prune:prune",
+    "releases": "releases:releases",
     "replay": "explain:replay",
     "run": "run:run",
     "sweep": "sweep:sweep",

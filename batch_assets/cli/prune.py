@@ -16,7 +16,7 @@ def _show_pruned(console: Console, found: dict[str, Any]) -> None:
     table.columns[2].justify = table.columns[3].justify = "right"
     for one in found["pipelines"]:
         for kind, count in one["counts"].items():
-            table.add_row(one["pipeline"], kind, f"{count:,}", f"{one['sizes'][kind] / 1e6:,.3f}")
+            table.add_row(one["pipeline"], kind, f"{count:,}", f"{one['sizes'].get(kind, 0) / 1e6:,.3f}")
     if table.row_count:
         console.print(table)
     done = "would be freed" if found["dry_run"] else "freed"

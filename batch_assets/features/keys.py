@@ -7,14 +7,15 @@ as its UTF-8 bytes, 00 in it as 00 FF, and 00 01 at its end. So whoever sorts, c
 
 import re
 from collections.abc import Sequence
-from datetime import date
+from datetime import date, timedelta
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
-from batch_assets.arrow import as_column, as_numpy
+from batch_assets.arrow import as_arrow, as_column, as_numpy
 from batch_assets.errors import BadKeys
 
 LONGEST_KEY = 511
@@ -26,6 +27,8 @@ KeyValue = int | str | date
 """What stands in one column of a key."""
 
 _SIGN = np.uint64(1 << 63)
+_NUL, _END = b"\0\xff", b"\0\x01"
+"""A 00 within a text of an identity, and what follows the text."""
 
 
 class Key(BaseModel):
@@ -90,6 +93,46 @@ def identity_of(values: Sequence[KeyValue], types: Sequence[pa.DataType]) -> pa.
     except OverflowError:
         return None
     return identity(pa.table(columns, names=names), names)
+
+
+def columns_of(identities: pa.Array, types: Sequence[pa.DataType]) -> list[pa.Array]:
+    """The columns of a key of several, each of shape (rows,), from what `identity` made of them."""
+    _, offset_buffer, byte_buffer = identities.buffers()
+    data = np.frombuffer(byte_buffer or b"", dtype=np.uint8)
+    offsets = np.frombuffer(offset_buffer or bytes(4), dtype=np.int32)[identities.offset : identities.offset + len(identities)]
+    starts = offsets.astype(np.int64)
+    ends = np.flatnonzero((data[:-1] == _END[0]) & (data[1:] == _END[1]))
+    found = []
+    for kind in types:
+        if pa.types.is_string(kind):  # a 00 of the text itself is followed by FF, so the next 00 01 is its end
+            stops = ends[np.searchsorted(ends, starts)] if len(starts) else starts
+            found.append(_texts(data, starts, stops))
+            starts = stops + len(_END)
+        else:
+            words = data[starts[:, np.newaxis] + np.arange(8)].view(">u8")[:, 0].astype(np.uint64) ^ _SIGN
+            numbers = as_arrow(words.view(np.int64)).cast(pa.int32() if kind.bit_width == 32 else pa.int64())
+            found.append(numbers.cast(kind))
+            starts = starts + 8
+    return found
+
+
+def values_of(identity: bytes, types: Sequence[pa.DataType]) -> tuple[KeyValue, ...] | None:
+    """The values of one identity's columns; None if no key has such an identity."""
+    values, rest = list[KeyValue](), identity
+    try:
+        for kind in types:
+            if pa.types.is_string(kind):
+                text, end, rest = rest.partition(_END)
+                values.append(text.replace(_NUL, b"\0").decode())
+                if not end:
+                    return None
+            else:
+                number, rest = int.from_bytes(rest[:8], "big") - (1 << 63), rest[8:]
+                values.append(date(1970, 1, 1) + timedelta(number) if pa.types.is_date32(kind) else number)
+    except (UnicodeDecodeError, OverflowError):
+        return None
+    made = identity_of(values, types)
+    return tuple(values) if made is not None and made[0].as_py() == identity else None
 
 
 def in_order(table: pa.Table, names: Sequence[str]) -> pa.Table:
@@ -175,8 +218,20 @@ def _as_bytes(column: pa.Array) -> pa.Array:
     if pa.types.is_string(column.type):
         import pyarrow.compute as pc
 
-        escaped = pc.replace_substring(column.cast(pa.binary()), b"\0", b"\0\xff")
-        return pc.binary_join_element_wise(escaped, pa.scalar(b"\0\x01", pa.binary()), pa.scalar(b"", pa.binary()))
+        escaped = pc.replace_substring(column.cast(pa.binary()), b"\0", _NUL)
+        return pc.binary_join_element_wise(escaped, pa.scalar(_END, pa.binary()), pa.scalar(b"", pa.binary()))
     numbers = column.cast(pa.int32()) if pa.types.is_date32(column.type) else column
     words = (as_numpy(numbers.cast(pa.int64())).view(np.uint64) ^ _SIGN).astype(">u8")
     return pa.FixedSizeBinaryArray.from_buffers(pa.binary(8), len(words), [None, pa.py_buffer(words)]).cast(pa.binary())
+
+
+def _texts(data: npt.NDArray[np.uint8], starts: npt.NDArray[np.int64], stops: npt.NDArray[np.int64]) -> pa.Array:
+    """Texts of shape (rows,) that lie, escaped, at some places among bytes."""
+    import pyarrow.compute as pc
+
+    lengths = stops - starts
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    places = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
+    buffers = [None, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(data[places])]
+    escaped = pa.Array.from_buffers(pa.binary(), len(lengths), buffers)
+    return pc.replace_substring(escaped, _NUL, b"\0").cast(pa.string())

@@ -31,10 +31,13 @@ from batch_assets.serving.release import (
     current_log,
     go_live,
     live_release,
+    release_name,
+    require_not_withdrawn,
     require_release,
     step_back,
 )
-from batch_assets.serving.store import Batch, Release
+from batch_assets.serving.retention import retire
+from batch_assets.serving.store import Batch, Release, Store
 from batch_assets.storage import Storage, require_space
 from batch_assets.threads import in_threads
 
@@ -58,12 +61,12 @@ class Published:
         return self.live == self.release.name
 
 
-def publish(night: Night, progress: Progress) -> Published:
-    """Publish a finished night.
+def publish(night: Night, progress: Progress, why: str = "") -> Published:
+    """Publish a finished night; `why` is a person's reason to publish one that a person went back from.
 
     Raises:
         NotFound: the run is not finished.
-        NotPublishable: it was not judged, or the verdict is not good.
+        NotPublishable: it was not judged, the verdict is not good, or a person went back from its release.
         CommitBroken: a predictions file does not hold the values that its manifest says; names the chunk.
         Withdrawn: the model's approval was rolled back meanwhile.
         ReleaseBroken: what was built is not what the manifest says; readers still see what was live.
@@ -85,11 +88,13 @@ def publish(night: Night, progress: Progress) -> Published:
             f"{night.name} has a row for each {contract.item.name} of a key, and no store answers "
             "keys with several rows: read its predictions files."
         )
+    if not why:
+        require_not_withdrawn(storage, config.name, release_name(manifest))
     releases, lagging = _built(night, manifest, record, progress)
     model.require_in_force()
     require_day(storage, config.name, day)
     seen: list[NumberedLog[Any]] = [night.log(), accepted_log(storage, config.name, day), *model.logs]
-    live = go_live(storage, releases, model.approval, model.withdrawn(), seen)
+    live = go_live(storage, releases, model.approval, model.withdrawn(), seen, why)
     try:
         model.require_in_force()
     except Withdrawn:  # somebody went back in this very moment
@@ -98,6 +103,9 @@ def publish(night: Night, progress: Progress) -> Published:
     if live.body.release == releases[0].name:
         followed = {one.store for one in live.body.stores}
         lagging |= {one.store.called: live.why for one in releases if one.store.called not in followed}
+    retired = retire(storage, config.name, config.stores, [releases[0].name])
+    for name, reason in retired.unavailable.items():
+        progress.say(f"Nothing is removed from {name} now: {reason}")
     warnings = tuple(outcome for outcome in verdict.outcomes if not outcome.passed)
     return Published(releases[0], live.body.release, time.perf_counter() - started, lagging, warnings)
 
@@ -110,7 +118,7 @@ def _built(night: Night, manifest: Manifest, record: RecordType, progress: Progr
     """
     config, storage, contract = night.config, night.storage, night.config.features.contract
     built, failed = list[Release](), dict[str, ServingError]()
-    for store in config.stores:
+    for store in _stores_for(config, storage, night.day):
         try:
             batches = partial(_batches, storage, manifest, contract.identity, record, progress)
             built.append(build_release(storage, store, manifest, contract.key, record, batches))
@@ -131,7 +139,7 @@ def published_matches(night: Night) -> CheckOutcome:
     manifest = night.manifest()
     entry = require_day(storage, config.name, day)
     wrong = list[str]()
-    for store in config.stores:
+    for store in _stores_for(config, storage, day):
         try:
             require_release(storage, manifest, config.features.contract.key, model.card.head.record, store)
         except ServingError as error:
@@ -151,6 +159,16 @@ def published_matches(night: Night) -> CheckOutcome:
         severity="error",
         message=f"Run {night.run_id}: {' '.join(wrong)}" if wrong else good,
     )
+
+
+def _stores_for(config: PipelineConfig, storage: Storage, day: str) -> list[Store]:
+    """The stores that get a day's release: one that keeps a few has no use for a day that is older than the live one.
+
+    There is always one, or nobody could look at what a backfill has made.
+    """
+    entry = current_log(storage, config.name).latest()
+    older = entry is not None and day < entry.body.partition
+    return [store for store in config.stores if store.keep is None or not older] or [config.stores[0]]
 
 
 def lagging_stores(config: PipelineConfig, storage: Storage) -> list[str]:

@@ -12,14 +12,13 @@ import pyarrow.compute as pc
 from batch_assets.arrow import as_numpy
 from batch_assets.config import PipelineConfig
 from batch_assets.errors import ModelError
-from batch_assets.features.keys import identity, in_order
+from batch_assets.features.keys import identity
 from batch_assets.histogram import Histogram
 from batch_assets.models.registry import ModelVersion
 from batch_assets.quality.drift import between
 from batch_assets.quality.model_shift import Shift
 from batch_assets.quality.statistics import Distance, spearman
-from batch_assets.runs.commit import read_committed
-from batch_assets.runs.manifest import Manifest, ManifestFile
+from batch_assets.runs.manifest import Manifest, ManifestFile, read_scored
 from batch_assets.storage import Storage
 
 _ROWS = 1 << 20
@@ -61,10 +60,10 @@ def between_runs(storage: Storage, before: Manifest, after: Manifest, key: Seque
     if before.record.score != after.record.score:
         return None  # a probability and a sum of money have no distance
     every = -(-after.rows // _ROWS)
-    new = [_scores(storage, after, files, key) for files in _chunks(after)[every // 2 :: max(every, 1)]]
+    new = [_scores(storage, after, files, key) for files in after.scored_chunks()[every // 2 :: max(every, 1)]]
     windows = [(table.column(_KEYS)[0].as_py(), table.column(_KEYS)[-1].as_py()) for table in new]
     old = []
-    for files in _chunks(before):
+    for files in before.scored_chunks():
         table = _scores(storage, before, files, key)
         low, high = table.column(_KEYS)[0].as_py(), table.column(_KEYS)[-1].as_py()
         if every <= 1 or any(low <= last and first <= high for first, last in windows):
@@ -99,15 +98,9 @@ def _compared(before: Floats, after: Floats, one: Floats, other: Floats, partiti
     return Compared(found, edges, shift)
 
 
-def _chunks(run: Manifest) -> list[list[ManifestFile]]:
-    """The files of each chunk that has a scored row."""
-    return [[chunk, *replays] for chunk, replays in run.by_chunk() if chunk.scored or replays]
-
-
 def _scores(storage: Storage, run: Manifest, files: list[ManifestFile], key: Sequence[str]) -> pa.Table:
     """What the rows of a chunk with its replays are about, `_KEYS`, and their scores, by key."""
-    tables = [read_committed(storage, f"{run.folder}/{file.name}", [*key, run.record.score]) for file in files]
-    table = in_order(pa.concat_tables(tables, promote_options="permissive"), key) if len(tables) > 1 else tables[0]
+    table = read_scored(storage, run, files, key, [run.record.score])
     return pa.table({_KEYS: identity(table, key), run.record.score: table.column(run.record.score)})
 
 

@@ -12,16 +12,19 @@ from dataclasses import dataclass
 from typing import Literal
 
 from batch_assets.config import PipelineConfig
-from batch_assets.errors import CommitBroken, ConfigError
+from batch_assets.errors import CommitBroken, ConfigError, StoreUnavailable
 from batch_assets.features.snapshot import partition_folder
 from batch_assets.nightly.progress import Progress
 from batch_assets.runs.commit import day_folder, read_footer
 from batch_assets.serving.release import current_log, release_parts
+from batch_assets.serving.retention import in_stores, retire
 from batch_assets.serving.store import release_folder
 from batch_assets.storage import Storage
 from batch_assets.storage.lease import at_work, left_behind
 
-Kind = Literal["releases", "runs", "snapshots", "rejects files", "unfinished files", "files of dead processes"]
+Kind = Literal[
+    "releases", "releases in stores", "runs", "snapshots", "rejects files", "unfinished files", "files of dead processes"
+]
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Waste:
 
 @dataclass(frozen=True)
 class Pruned:
-    """What was removed (or, of a dry run, would have been): how many of each kind, and their bytes.
+    """What was removed (or, of a dry run, would have been): how many of each kind, and their bytes under the root.
 
     `first_kept` is the oldest of the last days, or None if there are not more than are kept; `busy` days are left alone, for
     the reason that is given.
@@ -85,11 +88,27 @@ def prune(config: PipelineConfig, storage: Storage, keep_days: int | None, dry_r
         if one.kind == "rejects files" and name not in _unnamed_rejects(storage, folder):
             continue  # its chunk was committed meanwhile, and names it
         if not dry_run:
-            (storage.discard if one.is_folder else storage.delete)(one.path)
+            _remove(storage, config.name, one, progress)
         counts[one.kind] += 1
         sizes[one.kind] += one.size
         progress.at("pruning", number, len(waste))
+    retired = retire(storage, config.name, config.stores, dry_run=dry_run)
+    for store, why in retired.unavailable.items():
+        progress.say(f"Nothing is removed from {store} now: {why}")
+    if retired.removed:
+        counts["releases in stores"] = len(retired.removed)
     return Pruned(config.name, keep_days, first_kept, dict(counts), dict(sizes), busy, dry_run)
+
+
+def _remove(storage: Storage, pipeline: str, waste: Waste, progress: Progress) -> None:
+    """Take something away; of a release its descriptions first, then what they describe in stores of its own."""
+    releases = list(in_stores(storage, pipeline, waste.path.rpartition("/")[2])) if waste.kind == "releases" else []
+    (storage.discard if waste.is_folder else storage.delete)(waste.path)
+    for release in releases:
+        try:
+            release.store.drop(storage, release)
+        except StoreUnavailable as error:  # it is left behind there, and found by a later prune
+            progress.say(f"{release.name} stays in {release.store.called} for now: {error}")
 
 
 def _days(storage: Storage, pipeline: str) -> list[str]:

@@ -11,7 +11,7 @@ from batch_assets.features.snapshot import current_log, days_of, snapshot_folder
 from batch_assets.logs import LogEntry
 from batch_assets.models.approvals import Approval, undone
 from batch_assets.models.registry import ModelVersion, Registry, Retirement
-from batch_assets.nightly.accepted import accepted_run
+from batch_assets.nightly.accepted import TakenBack, accepted_log, accepted_run
 from batch_assets.nightly.estimates import last_runs, minutes
 from batch_assets.nightly.freeze import frozen
 from batch_assets.nightly.night import Night
@@ -97,6 +97,10 @@ def outstanding(config: PipelineConfig, storage: Storage, registry: Registry) ->
     reached = (live.body.partition, live.body.approval) if live and live.body.approval not in withdrawn else ("", 0)
 
     def settled(day: str) -> bool:
+        latest = accepted_log(storage, config.name, day).latest()
+        now = latest.body.root if latest else None
+        if isinstance(now, TakenBack) and now.by_person and now.approval >= model.approval:
+            return True  # a person went back from its release
         accepted = accepted_run(storage, config.name, day, withdrawn)
         if accepted is None or accepted.approval < model.approval or (day, model.approval) > reached:
             return False

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from batch_assets.config import PipelineConfig
 from batch_assets.features.snapshot import current_log
-from batch_assets.nightly.accepted import accepted_log
+from batch_assets.nightly.accepted import accepted_day_before, accepted_log
 from batch_assets.nightly.freeze import freeze
 from batch_assets.nightly.judge import judge
 from batch_assets.nightly.judge_features import judge_features
@@ -122,7 +122,8 @@ def build_assets(pipeline: PipelineConfig) -> list[dg.AssetsDefinition]:
             scored = score(nights.night(pipeline, storage, day, model), engine, observing)
             nights.keep(scored.night)
             verdict = judge(scored.night, scored.manifest)
-        shown = metadata.of_predictions(scored, verdict, model, began(context.instance, context.run.run_id))
+        before = accepted_day_before(storage, pipeline.name, day, model.withdrawn())
+        shown = metadata.of_predictions(scored, verdict, model, before, began(context.instance, context.run.run_id))
         _, *others = scored.night.made_from()
         return Result(
             metadata=shown | of_logs(storage, accepted_log(storage, pipeline.name, day), *others),

@@ -22,7 +22,7 @@ from batch_assets.orchestration.refused import Refused, stand_in
 from batch_assets.orchestration.resources import shared_resources
 from batch_assets.orchestration.scaffolding.scaffolder import PipelineScaffolder
 from batch_assets.orchestration.schedules import build_pruning, build_schedules
-from batch_assets.orchestration.sensors import build_dead_runs, build_rollout_sensor
+from batch_assets.orchestration.sensors import build_dead_runs, build_rollout_sensor, build_store_sensors
 from batch_assets.orchestration.sla import build_sla_sensors
 
 
@@ -125,6 +125,7 @@ def definitions(config: PipelineConfig, resources: Mapping[str, Any] | None = No
         sensors=[
             build_dead_runs(config),
             build_rollout_sensor(config),
+            *build_store_sensors(config),
             *build_sla_sensors(config),
             *build_alert_sensors(config),
         ],

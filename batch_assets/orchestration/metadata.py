@@ -43,10 +43,11 @@ def of_features(frozen: Frozen, verdict: Verdict, began: str) -> Metadata:
     }
 
 
-def of_predictions(scored: Scored, verdict: Verdict, model: ModelVersion, began: str) -> Metadata:
+def of_predictions(scored: Scored, verdict: Verdict, model: ModelVersion, before: str | None, began: str) -> Metadata:
     """predictions: rows, rows/s, seconds per stage, run, model, PSI, and a picture of the scores against the baseline.
 
-    Rows/s are of this execution. What is of an earlier one, or of all of them, says so.
+    Rows/s are of this execution. What is of an earlier one, or of all of them, says so. `before` is the newest accepted day
+    before, if there is one.
     """
     manifest, card = scored.manifest, model.card
     of = f", when the run was finished, {scored.finished_before[:16]} UTC" if scored.finished_before else ""
@@ -75,6 +76,7 @@ def of_predictions(scored: Scored, verdict: Verdict, model: ModelVersion, began:
         **_distances("previous_model", verdict.outcome("previous_model")),
         **_distances("baseline", verdict.outcome("baseline")),
         "scores": _picture(plot_scores(manifest.histogram, card.baseline, title, manifest.record.score), title),
+        "who_moved": _who_moved(manifest, verdict, before),
         "digest": manifest.values.hex(),
         "folder": dg.MetadataValue.path(manifest.folder),
     }
@@ -148,6 +150,15 @@ def _precision(manifest: Manifest) -> str:
         return precision
     found = manifest.agreement
     return f"{precision}: within {found.largest_difference:.3g} of float32, rank agreement {found.rank_agreement:.6f}"
+
+
+def _who_moved(manifest: Manifest, verdict: Verdict, before: str | None) -> Any:
+    """The command that compares the night with the one before, key by key; a night does not take the time to do it."""
+    if not verdict.good:
+        return "This run is not accepted, and only accepted ones are compared."
+    if before is None:
+        return "No earlier day has an accepted run."
+    return dg.MetadataValue.md(f"`batch-assets diff {manifest.pipeline} {before} {manifest.partition}`")
 
 
 def _rate(rows: int, seconds: float) -> Any:

@@ -1,4 +1,4 @@
-"""What starts by itself: the roll-out of an approval, and the end of runs whose process died."""
+"""What starts by itself: the roll-out of an approval, a store that catches up, and the end of runs whose process died."""
 
 from datetime import datetime
 
@@ -6,15 +6,24 @@ import dagster as dg
 
 from batch_assets.clock import Clock, utc_now
 from batch_assets.config import PipelineConfig
+from batch_assets.errors import ModelError
+from batch_assets.operations.releases import lagging
 from batch_assets.operations.rollout import Plan, Rollout, expected, outstanding
+from batch_assets.orchestration.assets import asset_key
 from batch_assets.orchestration.liveness import fail_dead_runs
 from batch_assets.orchestration.pins import pin_tags
 from batch_assets.orchestration.remembered import require_remembered
 from batch_assets.orchestration.resources import StorageRoot
-from batch_assets.orchestration.runs import blocking_findings
+from batch_assets.orchestration.runs import belongs_to, blocking_findings
+from batch_assets.serving.release import current_log as live_log
 
 _KEY = "batch_assets/rollout"
 """The tag of a roll-out's runs: approval, sha256 and day, the same for every attempt at them."""
+
+_CATCH_UP_SECONDS = 600
+"""A store that lags is published to once in so many seconds, as long as it answers."""
+
+_IN_PROGRESS = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
 
 _PAUSES = (30, 120, 600, 3600)
 """Seconds after which a run that failed is tried again; then a person decides."""
@@ -99,6 +108,48 @@ def _told(plan: Plan | None) -> dict[str, str]:
     if plan.shift:
         told |= {name: getattr(plan.shift, name) for name in ("psi", "top_decile_overlap", "rank_correlation")}
     return {f"batch_assets/expected_{name}": str(value) for name, value in told.items() if value is not None}
+
+
+def build_store_sensors(config: PipelineConfig, clock: Clock = utc_now) -> list[dg.SensorDefinition]:
+    """`<pipeline>_stores`: a store that was down when a day was published gets it by itself; none where there is one store."""
+    if len(config.stores) == 1:
+        return []
+
+    @dg.sensor(
+        name=f"{config.name}_stores",
+        job_name=config.name,
+        description="Publishes what is live again when a store that lags answers: it catches up.",
+        minimum_interval_seconds=60,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+    )
+    def stores(context: dg.SensorEvaluationContext, batch_assets_root: StorageRoot) -> dg.SensorResult | dg.SkipReason:
+        storage = batch_assets_root.storage()
+        require_remembered(config, context.instance, storage, None)
+        live = live_log(storage, config.name).latest()
+        behind = list(lagging(config, storage)) if live else []
+        if live is None or not behind:
+            return dg.SkipReason("Every store has what is live.")
+        said = "; ".join(f"{one.store}: {one.trouble}" for one in behind)
+        if all(one.down for one in behind):
+            return dg.SkipReason(said)
+        running = context.instance.get_run_records(
+            dg.RunsFilter(statuses=_IN_PROGRESS, tags={"dagster/partition": live.body.partition})
+        )
+        if any(belongs_to(config, record.dagster_run) for record in running):
+            return dg.SkipReason(f"A run of {live.body.partition} is under way; {said}")
+        try:
+            model = batch_assets_root.registry().resolve(config.model, live.body.approval)
+        except ModelError as error:
+            return dg.SkipReason(f"{error} {said}")
+        request = dg.RunRequest(
+            run_key=f"stores/{live.number}/{int(clock().timestamp()) // _CATCH_UP_SECONDS}",
+            partition_key=live.body.partition,
+            asset_selection=[asset_key(config, "serving_table")],
+            tags=pin_tags(config.name, model),
+        )
+        return dg.SensorResult(run_requests=[request])
+
+    return [stores]
 
 
 def build_dead_runs(config: PipelineConfig) -> dg.SensorDefinition:

@@ -2,16 +2,18 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
+import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
 from batch_assets.digest import Digest
 from batch_assets.errors import CommitBroken
+from batch_assets.features.keys import in_order
 from batch_assets.histogram import Histogram
 from batch_assets.logs import LogEntry, NumberedLog
 from batch_assets.records import RecordType
 from batch_assets.runs.bottleneck import WorkTime
 from batch_assets.runs.chunks import Chunk
-from batch_assets.runs.commit import ChunkCommit, RejectsFile
+from batch_assets.runs.commit import ChunkCommit, RejectsFile, read_committed
 from batch_assets.runs.evidence import Agreement, Audit, Proof
 from batch_assets.runs.model_pin import ModelPin as ModelPin
 from batch_assets.storage import Storage
@@ -90,6 +92,10 @@ class Manifest(BaseModel):
                 replays.setdefault(file.chunk, []).append(file)
         return [(file, replays.get(file.chunk, [])) for file in self.files if not file.is_replay]
 
+    def scored_chunks(self) -> list[list[ManifestFile]]:
+        """The files of each chunk that has a scored row, its own first, in the order of the snapshot."""
+        return [[chunk, *replays] for chunk, replays in self.by_chunk() if chunk.scored or replays]
+
     def by_label(self) -> dict[str, int]:
         """How many rows have each label; empty if the record has none."""
         return dict(zip(self.record.labels, self.labels, strict=True))
@@ -162,6 +168,14 @@ def read_manifest(storage: Storage, folder: str) -> Manifest | None:
     if broken:
         raise CommitBroken(f"{folder} is not what its manifest says: {'; '.join(broken)}; run the partition again.")
     return manifest
+
+
+def read_scored(
+    storage: Storage, manifest: Manifest, files: Sequence[ManifestFile], key: Sequence[str], columns: Sequence[str]
+) -> pa.Table:
+    """The rows of a chunk with its replays in the order of their key: the key's columns, and others. Raises CommitBroken."""
+    tables = [read_committed(storage, f"{manifest.folder}/{file.name}", [*key, *columns]) for file in files]
+    return in_order(pa.concat_tables(tables, promote_options="permissive"), key) if len(tables) > 1 else tables[0]
 
 
 def manifest_files(

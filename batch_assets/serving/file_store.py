@@ -71,7 +71,8 @@ class FileStore(Store):
 
     @override
     def drop(self, storage: Storage, release: Release) -> None:
-        storage.discard(self._folder(release))
+        if storage.names(self._folder(release)):
+            storage.discard(self._folder(release))
 
     @contextmanager
     def _there(self, storage: Storage, release: Release) -> Iterator[Path]:

@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from batch_assets.digest import Digest, keyed_digest
-from batch_assets.errors import AlreadyExists, NotFound, ReleaseBroken, ServingError, StoreUnavailable
+from batch_assets.errors import (
+    AlreadyExists,
+    NoPrediction,
+    NotFound,
+    NotPublishable,
+    ReleaseBroken,
+    ServingError,
+    StoreUnavailable,
+)
 from batch_assets.features.keys import Key
 from batch_assets.logs import Change, LogEntry, NumberedLog
 from batch_assets.records import RecordType
@@ -217,11 +225,10 @@ def require_equal(storage: Storage, release: Release) -> None:
         answers = table.get_many([keys[0].as_py() for keys, _ in sampled])
     finally:
         table.close()
-    for (keys, records), answer in zip(sampled, answers, strict=True):
+    for (_, records), answer in zip(sampled, answers, strict=True):
         if answer is None or answer.tobytes() != records.packed()[0].tobytes():
-            raise ReleaseBroken(
-                f"The release {release.name} in {release.store.called} answers a key otherwise than it is read back; publish again."
-            )
+            where = f"The release {release.name} in {release.store.called}"
+            raise ReleaseBroken(f"{where} answers a key otherwise than it is read back: publish again.")
 
 
 def go_live(
@@ -230,6 +237,7 @@ def go_live(
     approval: int,
     withdrawn: Collection[int] = (),
     seen: Sequence[NumberedLog[Any]] = (),
+    why: str = "",
 ) -> LogEntry[Live]:
     """Let readers see a release, unless a newer one is live; returns the entry that is in force then.
 
@@ -241,6 +249,10 @@ def go_live(
         approval: the number of the approval under which it is published.
         withdrawn: the approvals that were withdrawn.
         seen: the logs that say what is published: the run's manifest, the day's accepted run, the approval.
+        why: a person's reason to publish what a person went back from.
+
+    Raises:
+        NotPublishable: a person went back from this release, and nobody gives a reason.
     """
     release = releases[0]
     log = current_log(storage, release.pipeline)
@@ -254,10 +266,59 @@ def go_live(
             newer = (live.partition, live.approval) > (body.partition, approval) and live.approval not in withdrawn
             if same or newer:
                 return stood
-        return Change(body, f"run {release.run_id} was accepted", seen)
+        if not why:
+            require_not_withdrawn(storage, release.pipeline, release.name)
+        return Change(body, why or f"run {release.run_id} was accepted", seen)
 
     step_back(storage, release.pipeline, withdrawn)
     return follow(storage, release.pipeline, log.update(decide))
+
+
+def require_not_withdrawn(storage: Storage, pipeline: str, name: str) -> None:
+    """Raises NotPublishable if a person went back from a release, and nobody has published it since."""
+    for entry in current_log(storage, pipeline).history():
+        if entry.body.release == name:
+            return
+        if entry.body.withdrawn == name:
+            raise NotPublishable(
+                f"{entry.who} went back from release {name} of {pipeline} on {entry.when[:16]} ({entry.why}): "
+                "`batch-assets releases publish` with a reason publishes it again."
+            )
+
+
+def roll_back(storage: Storage, pipeline: str, why: str, to: str | None, withdrawn: Collection[int]) -> LogEntry[Live]:
+    """Let an earlier release be live again in every store that still has it, at once; nothing is built.
+
+    Args:
+        storage: the storage root.
+        pipeline: whose releases.
+        why: a person's reason; it stands in the log.
+        to: the release that is to be live; by default the one before the live one that nobody went back from.
+        withdrawn: the approvals that were withdrawn; what was published under one of them never comes back.
+
+    Raises:
+        NoPrediction: nothing is live.
+        NotPublishable: there is no such release any more, or it may not come back.
+        StoreUnavailable, ReleaseBroken: no store can follow.
+    """
+    log = current_log(storage, pipeline)
+
+    def decide(latest: LogEntry[Live] | None) -> LogEntry[Live] | Change[Live]:
+        if latest is None:
+            raise NoPrediction(f"Nothing of {pipeline} has been published under {storage.location} yet.")
+        live, left = latest.body.release, {latest.body.release}
+        for entry in log.history():
+            if entry.body.withdrawn and entry.body.release != to:
+                left.add(entry.body.withdrawn)
+            stores = _still_there(storage, pipeline, entry)
+            wanted = entry.body.release == to if to else entry.body.release not in left
+            if wanted and entry.body.release != live and entry.body.approval not in withdrawn and stores:
+                body = entry.body.model_copy(update={"stores": stores, "withdrawn": live})
+                return Change(body, why, log.made_from(entry))
+        what = f"release {to} to go back to" if to else f"earlier release than {live}"
+        raise NotPublishable(f"{pipeline} has no {what} any more: `batch-assets releases list {pipeline}` shows what there is.")
+
+    return follow(storage, pipeline, log.update(decide))
 
 
 def follow(storage: Storage, pipeline: str, live: LogEntry[Live]) -> LogEntry[Live]:

@@ -190,6 +190,8 @@ STORES: Port[Store] = Port(
     "batch_assets.stores",
     {
         "arrow": "batch_assets.serving.arrow_store:ArrowStore",
+        "redis": "batch_assets.serving.redis_store:RedisStore",
+        "postgres": "batch_assets.serving.postgres_store:PostgresStore",
         "cassandra": "batch_assets.serving.cassandra_store:CassandraStore",
     },
 )

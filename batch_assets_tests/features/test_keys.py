@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 
 from batch_assets.digest import hash_keys, key_digest
 from batch_assets.errors import BadKeys
-from batch_assets.features.keys import LONGEST_KEY, identity, identity_of, in_order, parsed, plain, require_ascending
+from batch_assets.features.keys import (
+    LONGEST_KEY,
+    columns_of,
+    identity,
+    identity_of,
+    in_order,
+    parsed,
+    plain,
+    require_ascending,
+    values_of,
+)
 
 TYPES = {"number": pa.int64(), "text": pa.string(), "day": pa.date32()}
 NAMES = list(TYPES)
@@ -53,6 +63,32 @@ class TestIdentity:
         found = identity_of(values, kinds)
         assert found is not None
         assert found.equals(identity(table_of([key]), NAMES))
+
+    @given(st.lists(KEYS, max_size=20), st.permutations(NAMES), st.integers(0, 3))
+    def test_the_columns_can_be_read_from_it(self, keys: list[tuple[Any, ...]], names: list[str], first: int) -> None:
+        table = table_of(keys)
+        found = identity(table, names)[first:]
+        kinds = [TYPES[name] for name in names]
+        assert columns_of(found, kinds) == [table.column(name).combine_chunks()[first:] for name in names]
+        assert [values_of(one, kinds) for one in found.to_pylist()] == [
+            tuple(row[name] for name in names) for row in table.slice(first).to_pylist()
+        ]
+
+    def test_a_column_of_four_bytes_is_read_from_it_too(self) -> None:
+        table = pa.table({"number": pa.array([-(2**31), 7], pa.int32()), "text": ["", "ä"]})
+        found = columns_of(identity(table, ["number", "text"]), [pa.int32(), pa.string()])
+        assert found == [table.column(name).combine_chunks() for name in table.column_names]
+
+    @given(st.binary(max_size=40), st.permutations(NAMES))
+    def test_other_bytes_are_nobodys(self, data: bytes, names: list[str]) -> None:
+        kinds = [TYPES[name] for name in names]
+        values = values_of(data, kinds)
+        made = identity_of(values, kinds) if values is not None else None
+        assert (made[0].as_py() if made is not None else data) == data
+
+    @pytest.mark.parametrize("data", [b"", b"nobody", b"\x80" + bytes(7), b"\x80" + bytes(7) + b"\xff\0\x01", b"\xff" * 16])
+    def test_as_are_bytes_that_end_early_or_late(self, data: bytes) -> None:
+        assert values_of(data, [pa.int64(), pa.string()]) is None
 
     @pytest.mark.parametrize("kind", [pa.int32(), pa.int64(), pa.string(), pa.date32()])
     def test_of_one_column_it_is_that_column(self, kind: pa.DataType) -> None:

@@ -19,7 +19,7 @@ from batch_assets.operations.explain import explain
 from batch_assets.operations.prune import prune
 from batch_assets.process import Process
 from batch_assets.serving.reader import Reader
-from batch_assets.serving.release import current_log
+from batch_assets.serving.release import current_log, live_release
 from batch_assets.storage import LocalStorage, Storage
 from batch_assets_tests.nights import DAYS, folders, judged, night, probability, pruned
 from batch_assets_tests.small import Small, rows
@@ -73,8 +73,10 @@ class TestAReaderThatLosesTheRace:
         with pytest.raises(ReleaseBroken, match="publish the partition again"):
             Reader.open("small", four_days.storage)
 
-    def test_an_open_reader_goes_on(self, four_days: Small) -> None:
-        reader = Reader.open("small", four_days.storage)
+    def test_a_reader_of_one_release_goes_on(self, four_days: Small) -> None:
+        live = live_release(four_days.storage, "small")
+        assert live is not None
+        reader = Reader.of_release(four_days.storage, live)
         expected = reader.lookup(7).record
         for day in ("2024-04-01", "2024-04-02"):
             night(four_days, day)

@@ -86,6 +86,7 @@ class TestWhatTheUiShows:
         assert "of the workers' time is" in shown["what_limits_it"].value
         assert re.fullmatch(r"(\d+) rows scored again, \1 of them bit-equal", shown["audit"].value)
         assert shown["precision"].value == "float32"
+        assert shown["who_moved"].value == "No earlier day has an accepted run."
         observed = (
             instance.fetch_observations(dg.AssetKey([training.PIPELINE, "predictions"]), limit=1).records[0].asset_observation
         )
@@ -135,7 +136,9 @@ class TestWhatTheUiShows:
     def test_a_later_day_is_compared_with_the_days_before(self, instance: dg.DagsterInstance, config: PipelineConfig) -> None:
         materialize(config, "1998-06-29", instance, Quiet(), engine="local")
         materialize(config, DAY, instance, Quiet(), engine="local")
-        assert 0 <= last(instance, "predictions").metadata["psi_trailing"].value < 0.01
+        shown = last(instance, "predictions").metadata
+        assert 0 <= shown["psi_trailing"].value < 0.01
+        assert shown["who_moved"].value == f"`batch-assets diff {training.PIPELINE} 1998-06-29 {DAY}`"
 
 
 def test_a_blocking_check_stops_the_night_with_a_sentence(

@@ -17,7 +17,7 @@ from batch_assets.orchestration.assets import asset_key, partitions
 from batch_assets.orchestration.nights import opened_nights
 from batch_assets.orchestration.resources import StorageRoot
 from batch_assets.orchestration.sla import build_sla_sensors, expected
-from batch_assets.serving.release import Live, current_log
+from batch_assets.serving.release import InStore, Live, current_log
 from batch_assets_tests.listener import Listener
 from batch_assets_tests.orchestration.location import changed, repository, run
 from batch_assets_tests.small import DAY, Small
@@ -77,7 +77,8 @@ class Mornings:
         log = current_log(self.small.storage, "small")
         with self._patch.context() as patch:
             patch.setattr(logs, "datetime", At)
-            body = Live(release=f"{day}-run", description="", partition=day, approval=1)
+            stores = (InStore(store="arrow", description=""),)
+            body = Live(release=f"{day}-run", partition=day, approval=1, stores=stores)
             log.append(body, after=max(log.numbers(), default=0), why="test")
 
     def evaluations(self, day: str) -> list[dg.AssetCheckEvaluation]:

@@ -1,6 +1,7 @@
 """What every store does, told through the port alone; a store's own tests inherit it and say how one is made."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from batch_assets.digest import Digest, hash_keys
-from batch_assets.errors import ReleaseBroken
+from batch_assets.errors import ReleaseBroken, StoreUnavailable
 from batch_assets.features.keys import Key, identity
 from batch_assets.records import RecordField, Records, RecordType
 from batch_assets.runs.manifest import ModelPin
@@ -95,7 +96,7 @@ class StoreBehaviour:
                 "record": stored.kind,
                 "rows": len(keys),
                 "values": hash_keys(keys).with_values(stored.flat()).digest(),
-                "store": self.store(folder),
+                **({} if "store" in said else {"store": self.store(folder)}),
                 **said,
             }
         )
@@ -131,13 +132,15 @@ class StoreBehaviour:
         table.close()
 
     @pytest.mark.parametrize("keys", KEYS.values(), ids=KEYS)
-    def test_what_was_stored_is_read_back_in_its_order(self, storage: LocalStorage, tmp_path: Path, keys: pa.Array) -> None:
-        release = self.built(storage, tmp_path, keys, records(BINARY, len(keys)))
-        found, digest = [], Digest()
+    def test_what_was_stored_is_read_back(self, storage: LocalStorage, tmp_path: Path, keys: pa.Array) -> None:
+        stored = records(BINARY, len(keys))
+        release = self.built(storage, tmp_path, keys, stored)
+        found, digest = dict[Any, bytes](), Digest()
         for some, kept in release.store.scan(storage, release):
-            found += some.to_pylist()
+            assert some.type == keys.type
+            found |= dict(zip(some.to_pylist(), (one.tobytes() for one in kept.packed()), strict=True))
             digest = digest + hash_keys(some).with_values(kept.flat()).digest()
-        assert found == keys.to_pylist()
+        assert found == dict(zip(keys.to_pylist(), (one.tobytes() for one in stored.packed()), strict=True))
         assert digest == release.values
 
     def test_nothing_is_a_release_too(self, storage: LocalStorage, tmp_path: Path) -> None:
@@ -201,3 +204,98 @@ class StoreBehaviour:
         table = read.store.open(storage, read)
         assert table.get(7) is not None
         table.close()
+
+    def test_who_has_one_release_open_opens_another(self, storage: LocalStorage, tmp_path: Path) -> None:
+        keys = pa.array([1, 2, 3])
+        one, other = (self.built(storage, tmp_path, keys, records(BINARY, 3, seed)) for seed in range(2))
+        table = one.store.open(storage, one)
+        again = table.reopen(storage, other)
+        for seed, opened in enumerate((table, again)):
+            found = opened.get(2)
+            assert found is not None
+            assert found.tobytes() == records(BINARY, 3, seed).packed()[1].tobytes()
+        again.close()
+
+
+class ServerStoreBehaviour(StoreBehaviour):
+    """What every store with a pointer of its own does beyond that: its readers may know nothing of the storage root."""
+
+    def published(self, storage: LocalStorage, folder: Path, number: int) -> Release:
+        """A release of three keys, built and published; its records are those of the seed `number`."""
+        release = self.built(storage, folder, pa.array([1, 2, 3]), records(BINARY, 3, number))
+        release.store.publish(storage, release, number)
+        return release
+
+    def seen(self, storage: LocalStorage, folder: Path) -> tuple[int, bytes]:
+        """The number of what the store's readers see, and the record of key 2 there."""
+        pointer = self.store(folder).pointer(storage, "small")
+        assert pointer is not None
+        table = pointer.release.store.open(storage, pointer.release)
+        found = table.get(2)
+        table.close()
+        assert found is not None
+        return pointer.number, found.tobytes()
+
+    @staticmethod
+    def told(number: int) -> tuple[int, bytes]:
+        """What `seen` is when that number is published."""
+        return number, records(BINARY, 3, number).packed()[1].tobytes()
+
+    def test_nothing_was_ever_published(self, storage: LocalStorage, tmp_path: Path) -> None:
+        self.built(storage, tmp_path, pa.array([1]), records(BINARY, 1))
+        assert self.store(tmp_path).pointer(storage, "small") is None
+
+    def test_its_readers_see_what_was_published(self, storage: LocalStorage, tmp_path: Path) -> None:
+        for number in (1, 2, 5):
+            self.published(storage, tmp_path, number)
+            assert self.seen(storage, tmp_path) == self.told(number)
+
+    def test_the_pointer_never_goes_back(self, storage: LocalStorage, tmp_path: Path) -> None:
+        newest = self.published(storage, tmp_path, 5)
+        self.published(storage, tmp_path, 4)
+        newest.store.publish(storage, newest, 5)
+        assert self.seen(storage, tmp_path) == self.told(5)
+
+    def test_an_older_release_comes_back_under_a_higher_number(self, storage: LocalStorage, tmp_path: Path) -> None:
+        older = self.published(storage, tmp_path, 1)
+        self.published(storage, tmp_path, 2)
+        older.store.publish(storage, older, 3)
+        assert self.seen(storage, tmp_path) == (3, self.told(1)[1])
+
+    def test_of_many_that_publish_at_once_the_highest_is_seen(self, storage: LocalStorage, tmp_path: Path) -> None:
+        built = [self.built(storage, tmp_path, pa.array([1, 2, 3]), records(BINARY, 3, number)) for number in range(1, 7)]
+        with ThreadPoolExecutor(len(built)) as pool:
+            for done in [pool.submit(one.store.publish, storage, one, n) for n, one in enumerate(built, start=1)]:
+                done.result()
+        assert self.seen(storage, tmp_path) == self.told(6)
+
+    def test_another_root_does_not_take_its_place(self, storage: LocalStorage, tmp_path: Path) -> None:
+        stranger = LocalStorage(str(tmp_path / "stranger"))
+        for root in (storage, stranger):
+            root.create("something", b"")  # with it a root gets its name
+        self.published(storage, tmp_path, 1)
+        with pytest.raises(StoreUnavailable, match="another storage root"):
+            self.published(stranger, tmp_path, 2)
+        assert self.seen(storage, tmp_path) == self.told(1)
+        assert self.store(tmp_path).left_behind(storage, "small", []) == []
+
+    def test_what_its_readers_see_is_not_dropped(self, storage: LocalStorage, tmp_path: Path) -> None:
+        release = self.published(storage, tmp_path, 1)
+        release.store.drop(storage, release)
+        assert self.seen(storage, tmp_path) == self.told(1)
+
+    def test_a_try_that_ended_early_is_found_and_dropped(self, storage: LocalStorage, tmp_path: Path) -> None:
+        def ends() -> Iterator[Any]:
+            yield pa.array([1]), records(BINARY, 1)
+            raise KeyboardInterrupt
+
+        live, named = self.published(storage, tmp_path, 1), self.built(storage, tmp_path, pa.array([1]), records(BINARY, 1))
+        with pytest.raises(KeyboardInterrupt):
+            named.store.build(storage, named.model_copy(update={"built": {}}), ends())
+        store = self.store(tmp_path)
+        (left,) = store.left_behind(storage, "small", [named])
+        assert left.built not in ({}, live.built, named.built)
+        store.drop(storage, left)
+        assert store.left_behind(storage, "small", [named]) == []
+        assert store.left_behind(storage, "small", []) == [named]
+        assert self.seen(storage, tmp_path) == self.told(1)

@@ -1,0 +1,1 @@
+"""What the PostgreSQL store is made of: columns, their messages, the objects of its schema, connections, look-ups."""
