@@ -152,7 +152,8 @@ class CassandraStore(Store):
             seen = registry.seen(release.pipeline, self.serial_consistency)
             if seen.live and seen.live.root != root:
                 raise StoreUnavailable(
-                    f"{self.where} serves {release.pipeline} from another root: give the store {self.called} another keyspace."
+                    f"{self.where} serves {release.pipeline} from another storage root: give the store {self.called} another "
+                    "keyspace."
                 )
             if seen.live and seen.live.number >= number:
                 return

@@ -5,16 +5,13 @@ import os
 import subprocess
 import sys
 import threading
-import uuid
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from batch_assets.digest import Digest, hash_keys
 from batch_assets.errors import NoPrediction, ReleaseBroken, StoreUnavailable
 from batch_assets.serving.buckets import bucket_of
 from batch_assets.serving.cassandra import session
@@ -25,7 +22,7 @@ from batch_assets.serving.reader import Reader
 from batch_assets.serving.store import Pointer, Release
 from batch_assets.storage import LocalStorage
 from batch_assets_tests.servers import SharedServer
-from batch_assets_tests.serving.store_behaviour import BINARY, KEYS, WIDE, StoreBehaviour, records
+from batch_assets_tests.serving.store_behaviour import BINARY, WIDE, ServerStoreBehaviour, StoreBehaviour, records
 from batch_assets_tests.serving.store_swapping import swapped
 
 ONE_NODE = {"class": "SimpleStrategy", "replication_factor": 1}
@@ -49,7 +46,7 @@ release.store.build(LocalStorage(sys.argv[1]), release, batches())
 
 
 class InCassandra:
-    """Releases in the run's Cassandra, of a pipeline of the test's own."""
+    """Releases in the run's Cassandra, in a keyspace of this process, which knows of none when a test begins."""
 
     storage = StoreBehaviour.storage
     built = StoreBehaviour.built
@@ -57,41 +54,35 @@ class InCassandra:
 
     @pytest.fixture(autouse=True)
     def server(self, cassandra_server: SharedServer) -> None:
-        self.port, self.pipeline = cassandra_server.port, f"p{uuid.uuid4().hex[:16]}"
+        self.port, self.keyspace = cassandra_server.port, f"tests_{os.getpid()}"
+        session = self.store(Path()).session()
+        Registry(session, self.keyspace).create()
+        session.rows(f"DELETE FROM {self.keyspace}.releases WHERE pipeline = 'small'", [], "LOCAL_QUORUM")
 
     def store(self, folder: Path) -> CassandraStore:
-        return CassandraStore(port=self.port, keyspace="tests", replication=ONE_NODE)
+        return CassandraStore(port=self.port, keyspace=self.keyspace, replication=ONE_NODE)
 
     def few(self, storage: LocalStorage, seed: int = 3) -> Release:
         """A release of three keys."""
-        return self.built(storage, Path(), FEW, records(BINARY, 3, seed), pipeline=self.pipeline)
+        return self.built(storage, Path(), FEW, records(BINARY, 3, seed))
 
     def cql(self, statement: str) -> list[Any]:
         """What a user of CQL gets."""
         from cassandra.cluster import Cluster
 
-        with Cluster(["127.0.0.1"], port=self.port) as cluster, cluster.connect("tests") as session:
+        with Cluster(["127.0.0.1"], port=self.port) as cluster, cluster.connect(self.keyspace) as session:
             return list(session.execute(statement))
 
 
-class TestWhatEveryStoreDoes(InCassandra, StoreBehaviour):
-    @pytest.mark.parametrize("keys", KEYS.values(), ids=KEYS)
-    def test_what_was_stored_is_read_back_in_its_order(self, storage: LocalStorage, tmp_path: Path, keys: pa.Array) -> None:
-        """All of it is; the order is that of tokens."""
-        release = self.built(storage, tmp_path, keys, records(BINARY, len(keys)))
-        found, digest = [], Digest()
-        for some, kept in release.store.scan(storage, release):
-            found += some.to_pylist()
-            digest = digest + hash_keys(some).with_values(kept.flat()).digest()
-        assert sorted(found) == sorted(keys.to_pylist())
-        assert digest == release.values
+class TestWhatEveryStoreDoes(InCassandra, ServerStoreBehaviour):
+    pass
 
 
 class TestInCql(InCassandra):
     def test_a_key_is_read_by_the_names_of_its_fields(self, storage: LocalStorage) -> None:
         release = self.few(storage)
         release.store.publish(storage, release, 1)
-        (row,) = self.cql(f"SELECT live, live_buckets, number FROM releases WHERE pipeline = '{self.pipeline}' LIMIT 1")
+        (row,) = self.cql("SELECT live, live_buckets, number FROM releases WHERE pipeline = 'small' LIMIT 1")
         fields = "records[2].probability AS p, records[2].decile AS d, records[2].label AS l"
         (found,) = self.cql(f"SELECT {fields} FROM {row.live} WHERE bucket = {bucket_of(2, row.live_buckets)}")
         stored = records(BINARY, 3).packed()[1]
@@ -103,14 +94,14 @@ class TestInCql(InCassandra):
         assert row.number == 1
 
     def test_a_vector_is_a_list(self, storage: LocalStorage) -> None:
-        release = self.built(storage, Path(), FEW, records(WIDE, 3), pipeline=self.pipeline)
+        release = self.built(storage, Path(), FEW, records(WIDE, 3))
         (row,) = self.cql(f"SELECT records[1].scores AS s, records[1].place AS p FROM {release.built['build']}")
         stored = records(WIDE, 3).packed()[0]
         assert (row.s, row.p) == (pytest.approx(stored["scores"].tolist(), nan_ok=True), stored["place"])
 
     def test_rows_are_as_many_as_fill_what_is_read_at_once(self, storage: LocalStorage) -> None:
         keys = pa.array(range(10_000))
-        release = self.built(storage, Path(), keys, records(BINARY, 10_000), batch=3_000, pipeline=self.pipeline)
+        release = self.built(storage, Path(), keys, records(BINARY, 10_000), batch=3_000)
         assert len(self.cql(f"SELECT bucket FROM {release.built['build']}")) == int(release.built["buckets"]) == 30
         found = release.store.open(storage, release).get_many(list(range(0, 10_000, 7)))
         assert [one.tobytes() for one in found] == [one.tobytes() for one in records(BINARY, 10_000).packed()[::7]]
@@ -132,7 +123,7 @@ class TestWhatIsMissing(InCassandra):
         ):
             with missing:
                 ask()
-        assert release.store.pointer(storage, self.pipeline) is None
+        assert release.store.pointer(storage, "small") is None
 
     def test_what_somebody_wrote_into_a_bucket_is_noticed(self, storage: LocalStorage) -> None:
         release = self.few(storage)
@@ -166,51 +157,20 @@ class TestWhatIsMissing(InCassandra):
             asked.append(consistency)
             return rows(cql, values, consistency)
 
+        def lacks_at_first(cql: str, every: Any, consistency: str, at_once: int) -> Iterator[Any]:
+            return (lacking if consistency == "LOCAL_ONE" else many)(cql, every, consistency, at_once)
+
         table = release.store.open(storage, release)
-        monkeypatch.setattr(session, "many", lacking)
+        monkeypatch.setattr(session, "many", lacks_at_first)
         monkeypatch.setattr(session, "rows", certain)
         found = table.get(2)
         assert found is not None
         assert found.tobytes() == records(BINARY, 3).packed()[1].tobytes()
         assert asked == ["LOCAL_ONE", "LOCAL_QUORUM"]
+        assert [one.tobytes() for one in table.get_many([1, 2, 3])] == [one.tobytes() for one in records(BINARY, 3).packed()]
 
 
 class TestPointer(InCassandra):
-    def test_it_never_moves_backwards(self, storage: LocalStorage) -> None:
-        store, releases = self.store(Path()), [self.few(storage, seed) for seed in range(3)]
-        assert store.pointer(storage, self.pipeline) is None
-        for number, release in ((5, releases[0]), (9, releases[1]), (7, releases[2]), (9, releases[1])):
-            store.publish(storage, release, number)
-        assert store.pointer(storage, self.pipeline) == Pointer(9, releases[1])
-
-    def test_of_many_at_once_the_highest_is_left(self, storage: LocalStorage) -> None:
-        release, seen = self.few(storage), list[int]()
-        stores = [self.store(Path()) for _ in range(4)]
-
-        def publish(number: int) -> None:
-            stores[number % 4].publish(storage, release, number)
-            pointer = stores[number % 4].pointer(storage, self.pipeline)
-            assert pointer is not None
-            assert pointer.number >= number
-            seen.append(pointer.number)
-
-        with ThreadPoolExecutor(4) as pool:
-            list(pool.map(publish, [3, 1, 4, 12, 5, 9, 2, 6, 11, 8, 10, 7]))
-        assert max(seen) == 12
-        assert self.store(Path()).pointer(storage, self.pipeline) == Pointer(12, release)
-
-    def test_it_is_of_one_root(self, storage: LocalStorage, tmp_path: Path) -> None:
-        release, other = self.few(storage), LocalStorage(str(tmp_path / "other"))
-        storage.create("file", b"")  # from now on the root has a name
-        other.create("file", b"")
-        mine, theirs = self.few(storage), self.few(other)
-        release.store.publish(storage, mine, 1)
-        with pytest.raises(StoreUnavailable, match=r"serves .* from another root: give the store cassandra another keyspace"):
-            release.store.publish(other, theirs, 2)
-        assert release.store.pointer(storage, self.pipeline) == Pointer(1, mine)
-        assert release.store.left_behind(storage, self.pipeline, []) == []
-        assert release.store.left_behind(other, self.pipeline, []) == [theirs]
-
     @pytest.mark.parametrize("moved", [True, False])
     def test_a_move_that_nobody_knows_of_is_looked_at(
         self, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch, moved: bool
@@ -228,18 +188,7 @@ class TestPointer(InCassandra):
 
         monkeypatch.setattr(Registry, "move", too_late)
         release.store.publish(storage, release, 1)
-        assert release.store.pointer(storage, self.pipeline) == Pointer(1, release)
-
-    def test_what_is_live_is_not_dropped(self, storage: LocalStorage) -> None:
-        one, other = self.few(storage), self.few(storage)
-        one.store.publish(storage, one, 1)
-        one.store.drop(storage, one)
-        assert one.store.open(storage, one).get(2) is not None
-        one.store.publish(storage, other, 2)
-        one.store.drop(storage, one)
-        with pytest.raises(ReleaseBroken, match="is not in Cassandra at"):
-            one.store.open(storage, one)
-        one.store.drop(storage, one)
+        assert release.store.pointer(storage, "small") == Pointer(1, release)
 
     def test_what_is_being_dropped_does_not_go_live(self, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
         one, dropped = self.few(storage), self.few(storage)
@@ -254,9 +203,9 @@ class TestPointer(InCassandra):
             dropped.store.drop(storage, dropped)
         with pytest.raises(ReleaseBroken, match="was dropped from Cassandra"):
             one.store.publish(storage, dropped, 2)
-        assert one.store.left_behind(storage, self.pipeline, [one]) == [dropped]
+        assert one.store.left_behind(storage, "small", [one]) == [dropped]
         one.store.drop(storage, dropped)
-        assert one.store.left_behind(storage, self.pipeline, [one]) == []
+        assert one.store.left_behind(storage, "small", [one]) == []
 
 
 class TestLeftBehind(InCassandra):
@@ -268,13 +217,13 @@ class TestLeftBehind(InCassandra):
             assert builder.stdout is not None
             assert builder.stdout.readline() == b"building\n"
             builder.kill()
-        (left,) = live.store.left_behind(storage, self.pipeline, [named])
+        (left,) = live.store.left_behind(storage, "small", [named])
         assert left.built["build"] not in (live.built["build"], named.built["build"])
         live.store.drop(storage, left)
-        assert live.store.left_behind(storage, self.pipeline, [named]) == []
-        tables = self.cql("SELECT table_name FROM system_schema.tables WHERE keyspace_name = 'tests'")
-        left_over = {one.table_name for one in tables if one.table_name.startswith(self.pipeline)}
-        assert left_over == {live.built["build"], named.built["build"]}
+        assert live.store.left_behind(storage, "small", [named]) == []
+        tables = {one.table_name for one in self.cql("SELECT keyspace_name, table_name FROM system_schema.tables")}
+        assert tables >= {live.built["build"], named.built["build"]}
+        assert left.built["build"] not in tables
 
     def test_where_nothing_was_built_nothing_is(self, storage: LocalStorage) -> None:
         store = CassandraStore(port=self.port, keyspace="empty", replication=ONE_NODE)
@@ -285,20 +234,20 @@ class TestLeftBehind(InCassandra):
 class TestReaders(InCassandra):
     def test_they_see_one_release_while_others_go_live_and_are_dropped(self, tmp_path: Path) -> None:
         """A short run of `benchmarks/stores/cassandra.py --swap`."""
-        done = swapped(self.store(tmp_path), tmp_path, self.pipeline, releases=8, processes=2, rows=2_000)
-        assert (done["releases"], done["processes"]) == (8, 2)
-        assert done["answers"] >= 8 * 2 * 200
+        done = swapped(self.store(tmp_path), tmp_path, "small", releases=5, processes=2, rows=2_000)
+        assert (done["releases"], done["processes"]) == (5, 2)
+        assert done["answers"] >= 5 * 2 * 200
 
     def test_a_reader_shares_the_connection_of_the_store(self, storage: LocalStorage) -> None:
         store, one, other = self.store(Path()), self.few(storage), self.few(storage)
         store.publish(storage, one, 1)
-        before = {thread.name for thread in threading.enumerate()}
-        reader = Reader.of_store(store, self.pipeline, fresh_s=0)
+        reader = Reader.of_store(store, "small", fresh_s=0)
         store.publish(storage, other, 2)
         answer = reader.get(2)
         assert answer is not None
         assert reader.release == other
-        assert {thread.name for thread in threading.enumerate()} == before
+        assert isinstance(reader.release.store, CassandraStore)
+        assert reader.release.store.session() is store.session()
         with pytest.raises(NoPrediction):
             Reader.of_store(store, "nobody")
 

@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 AT_ONCE = 256
 """Buckets that are written or read together."""
 
-IN_RANGE, RANGES_AT_ONCE = 64, 4
-"""Buckets that one request for a range of tokens finds, and such requests that are under way together: each is a megabyte."""
+IN_RANGE, IN_LIST, IN_FLIGHT = 64, 16, 4
+"""Whole buckets that one request finds, in a range of tokens or in a list, and such requests that are under way together.
+
+For each request the driver takes longer than for the bytes of ten buckets.
+"""
 
 CERTAIN = "LOCAL_QUORUM"
 """Whoever reads so sees everything that was written as a store writes."""
@@ -36,7 +39,7 @@ class CassandraTable(Table):
         self._entries, self._buckets = Entries(release.key_type, release.record), int(release.built["buckets"])
         table = f"{store.keyspace}.{release.built['build']}"
         self._one = f"SELECT records[?] FROM {table} WHERE bucket = ?"
-        self._all = f"SELECT records FROM {table} WHERE bucket = ?"
+        self._list = f"SELECT bucket, records FROM {table} WHERE bucket IN ?"
         self._range = f"SELECT bucket, records FROM {table} WHERE token(bucket) > ? AND token(bucket) <= ?"
 
     @override
@@ -64,18 +67,17 @@ class CassandraTable(Table):
 
     def batches(self, buckets: Iterable[int], consistency: str) -> Iterator[Batch]:
         """What some buckets hold. Raises ReleaseBroken if one is missing."""
-        yield from self._read(self._values(self._all, ([as_int(one)] for one in buckets), consistency))
+        missing = set(buckets)
+        yield from self._found(self._list, _lists(sorted(missing)), consistency, missing)
+        if missing and consistency != CERTAIN:  # a replica does not have them yet, or they are lost
+            yield from self.batches(missing, CERTAIN)
+        elif missing:
+            raise self._missing(min(missing))
 
     def everything(self) -> Iterator[Batch]:
-        """What all buckets hold, read as they lie, many by each request. Raises ReleaseBroken if one is missing."""
+        """What all buckets hold, in the order of their tokens. Raises ReleaseBroken if one is missing."""
         missing = set(range(self._buckets))
-
-        def maps() -> Iterator[bytes | None]:
-            for _, rows in self._store.session().many(self._range, _ranges(self._buckets), CERTAIN, RANGES_AT_ONCE):
-                missing.difference_update(int.from_bytes(bucket or b"") for bucket, _ in rows)
-                yield from (one for _, one in rows)
-
-        yield from self._read(maps())
+        yield from self._found(self._range, _ranges(self._buckets), CERTAIN, missing)
         if missing:
             raise self._missing(min(missing))
 
@@ -85,9 +87,16 @@ class CassandraTable(Table):
         return {place: (name, bucket_of(keys[place], self._buckets)) for place, name in named if name is not None}
 
     def _one_by_one(self, sought: Mapping[int, tuple[bytes, int]]) -> dict[int, np.void]:
+        session, found = self._store.session(), dict[int, np.void]()
         asked = ([name, as_int(bucket)] for name, bucket in sought.values())
-        values = self._values(self._one, asked, self._store.read_consistency)
-        return {place: self._entries.record(one) for place, one in zip(sought, values, strict=True) if one is not None}
+        answers = session.many(self._one, asked, self._store.read_consistency, self._store.concurrency)
+        for place, (values, rows) in zip(sought, answers, strict=True):
+            certain = rows or session.rows(self._one, values, CERTAIN)
+            if not certain:
+                raise self._missing(sought[place][1])
+            if certain[0][0] is not None:
+                found[place] = self._entries.record(certain[0][0])
+        return found
 
     def _together(self, keys: Sequence[Any], sought: Iterable[int], buckets: Iterable[int]) -> dict[int, np.void]:
         places, found = defaultdict[Any, list[int]](list), dict[int, np.void]()
@@ -99,23 +108,29 @@ class CassandraTable(Table):
                 found |= dict.fromkeys(places.get(key, ()), packed[row])
         return found
 
-    def _values(self, cql: str, asked: Iterable[Row], consistency: str) -> Iterator[bytes | None]:
-        """The value in the row of each bucket, the last that is asked; a replica that does not have it yet is not believed."""
-        session = self._store.session()
-        for values, rows in session.many(cql, asked, consistency, self._store.concurrency):
-            found = rows or session.rows(cql, values, CERTAIN)
-            if not found:
-                raise self._missing(int.from_bytes(values[-1] or b""))
-            yield found[0][0]
+    def _found(self, cql: str, asked: Iterable[Row], consistency: str, missing: set[int]) -> Iterator[Batch]:
+        """What is in the rows that are found, each a bucket, which is missing no more."""
 
-    def _read(self, maps: Iterator[bytes | None]) -> Iterator[Batch]:
-        while some := [one or b"" for one in islice(maps, AT_ONCE)]:
+        def maps() -> Iterator[bytes]:
+            for _, rows in self._store.session().many(cql, asked, consistency, IN_FLIGHT):
+                missing.difference_update(int.from_bytes(bucket or b"") for bucket, _ in rows)
+                yield from (one or b"" for _, one in rows)
+
+        every = maps()
+        while some := list(islice(every, AT_ONCE)):
             yield self._entries.batch(some)
 
     def _missing(self, bucket: int) -> ReleaseBroken:
         return ReleaseBroken(
             f"Bucket {bucket} of release {self._release.name} is missing in {self._store.where}: publish the partition again."
         )
+
+
+def _lists(buckets: Sequence[int]) -> Iterator[Row]:
+    """Lists of buckets, each at most IN_LIST, as CQL has a list."""
+    for at in range(0, len(buckets), IN_LIST):
+        some = buckets[at : at + IN_LIST]
+        yield [as_int(len(some)) + b"".join(as_int(4) + as_int(one) for one in some)]
 
 
 def _ranges(buckets: int) -> Iterator[Row]:
