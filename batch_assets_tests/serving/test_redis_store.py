@@ -21,6 +21,7 @@ from batch_assets.serving.store import Release, Store
 from batch_assets.storage import LocalStorage
 from batch_assets_tests.servers import RedisServer
 from batch_assets_tests.serving.store_behaviour import BINARY, WIDE, ServerStoreBehaviour, records
+from batch_assets_tests.serving.store_swapping import swapped
 
 Start = Callable[[RedisServer], RedisServer]
 
@@ -249,3 +250,11 @@ def test_more_than_fits_into_memory_at_once(
     store = RedisStore(host="127.0.0.1", port=redis_server.port, prefix="spilled")
     require_equal(storage, small_release(storage, store, 20_000))
     assert redis_store.BUCKET_KEYS <= 128
+
+
+def test_releases_are_swapped_while_processes_read(redis_server: RedisServer, tmp_path: Path) -> None:
+    """No key is missing, and no answers are of two releases; `benchmarks/stores/redis.py --swap 200` does it for long."""
+    store = RedisStore(host="127.0.0.1", port=redis_server.port, prefix="swapped")
+    found = swapped(store, tmp_path, "swapped", releases=15, processes=2, rows=2_000)
+    assert found["releases_seen"] > 2
+    assert found["answers"] > 15 * 200
