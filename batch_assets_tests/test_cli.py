@@ -399,6 +399,48 @@ class TestDiff:
             assert "Traceback" not in done.stderr
 
 
+class TestReleases:
+    def test_a_night_is_gone_back_from_and_published_again(self, command: Command) -> None:
+        good_days(command.root, WEEK[:1])
+        for day in WEEK[:2]:
+            assert command.run("run", PIPELINE, "--partition", day, "--engine", "local").returncode == 0
+        found = answer(command, "releases", "list", PIPELINE, "--json")
+        newer, older = found["releases"]
+        assert [(one["partition"], one["state"], one["rows"]) for one in found["releases"]] == [
+            (WEEK[1], "live", 23_570),
+            (WEEK[0], "superseded", 23_570),
+        ]
+        assert [(one["store"], one["trouble"]) for one in found["stores"]] == [("arrow", "")]
+        shown = answer(command, "releases", "show", PIPELINE, newer["release"], "--json")
+        assert (shown["in_stores"], shown["state"]) == ({"arrow": "there"}, "live")
+        assert command.run("releases", "rollback", PIPELINE).returncode == 2, "a reason is needed"
+        back = answer(command, "releases", "rollback", PIPELINE, "--why", "prices were wrong", "--json")
+        assert (back["live_release"], back["withdrawn"]) == (older["release"], newer["release"])
+        assert answer(command, "lookup", PIPELINE, "42", "--json")["record"]["partition"] == WEEK[0]
+        refused = command.run("run", PIPELINE, "--partition", WEEK[1], "--engine", "local")
+        assert refused.returncode == 1
+        assert "prices were wrong" in refused.stderr
+        assert command.run("releases", "publish", PIPELINE, WEEK[1]).returncode == 1
+        again = answer(command, "releases", "publish", PIPELINE, WEEK[1], "--why", "they were right", "--json")
+        assert (again["live_release"], again["lagging"]) == (newer["release"], {})
+        table = command.run("releases", "list", PIPELINE).stdout
+        for said in (newer["release"], "23,570", "arrow", "live", "superseded"):
+            assert said in table
+        assert "Every store has only what it keeps" in command.run("releases", "prune", PIPELINE).stdout
+
+    def test_what_is_not_there(self, undisturbed: tuple[Command, dict[str, Any]]) -> None:
+        command, run = undisturbed
+        for arguments, sentence in (
+            (("show", PIPELINE, "2024-01-01-0123456789abcdef"), "has no release 2024-01-01-0123456789abcdef"),
+            (("rollback", PIPELINE, "--why", "why not"), f"no earlier release than {run['release']} any more"),
+            (("publish", PIPELINE, "1998-06-29"), "No run of customer_propensity 1998-06-29 is accepted"),
+        ):
+            done = command.run("releases", *arguments)
+            assert done.returncode == 1
+            assert sentence in done.stderr
+            assert "Traceback" not in done.stderr
+
+
 class TestPrune:
     def test_a_single_day_is_kept(self, undisturbed: tuple[Command, dict[str, Any]]) -> None:
         command, _ = undisturbed

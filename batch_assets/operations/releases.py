@@ -109,7 +109,8 @@ def publish_day(
             accept_again(storage, config.name, day, run_id, why)
     accepted = accepted_run(storage, config.name, day, withdrawn)
     if accepted is None:
-        raise NotPublishable(f"No run of {config.name} {day} is accepted: `batch-assets verdict {config.name} {day}` says why.")
+        how = f"`batch-assets verdict {config.name} --partition {day}` says why"
+        raise NotPublishable(f"No run of {config.name} {day} is accepted: {how}.")
     model = registry.resolve(config.model, accepted.approval)
     return publish(Night.open(config, storage, day, model), progress, why)
 
