@@ -52,6 +52,9 @@ BatchAssetsError
     ├── ReleaseBroken       a release does not hold what its manifest says
     ├── StoreUnavailable    a store does not answer, or cannot take more; readers see what they saw
     ├── Closed              what was asked is closed already
+    ├── Overloaded          as many wait for an answer as may
+    ├── DeadlinePassed      there was no answer in time
+    ├── NotScored           the model gives no answer to what was asked
     └── NoPrediction        no prediction for key
 """
 
@@ -266,6 +269,18 @@ class StoreUnavailable(ServingError):
 
 class Closed(ServingError):
     """What was asked is closed already."""
+
+
+class Overloaded(ServingError):
+    """As many requests wait for an answer as may; asking again later can help."""
+
+
+class DeadlinePassed(ServingError):
+    """There was no answer in the time that it was worth something."""
+
+
+class NotScored(ServingError):
+    """The model gives no answer to a request; the others that were computed with it have theirs."""
 
 
 class NoPrediction(ServingError):

@@ -112,3 +112,12 @@ def test_the_command_compares_the_default_engine_with_the_others(tmp_path: Path)
         assert "steady_rows_per_s" in found[name]
     assert found["ours"]["predicted"] == found["ours_local"]["predicted"]
     assert found["forward_only"]["steady_rows_per_s"] > 0
+
+
+@pytest.mark.process
+def test_the_batcher_is_measured_beside_one_row_at_a_time(trained_root: Path) -> None:
+    command = [sys.executable, str(BENCHMARKS / "batcher.py"), "--rows=2000", "--rounds=1", f"--root={trained_root}", "--json"]
+    found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)["subjects"]
+    assert set(found) == {"one row at a time", "batcher of 64", "batcher of 256", "batcher of 1,024", "the model alone"}
+    for one in found.values():
+        assert one["to_one_row_at_a_time"] == one["rows_per_s"] / found["one row at a time"]["rows_per_s"]

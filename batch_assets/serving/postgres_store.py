@@ -63,9 +63,7 @@ class PostgresStore(Store):
         with self._connected(f"release {release.name} of {release.pipeline}") as connection:
             from batch_assets.serving.postgres.changes import begin, write
 
-            objects = begin(connection, self._schema, release, root_id(storage))
-            size = write(connection, objects, batches)
-        return {**objects.release.built, "size": str(size)}
+            return write(connection, begin(connection, self._schema, release, root_id(storage)), batches).built
 
     @override
     def scan(self, storage: Storage, release: Release) -> Iterator[Batch]:

@@ -36,6 +36,9 @@ BUCKET_KEYS = 64
 _READ_AT_ONCE = 1_000
 """Buckets that are read back as one batch."""
 
+_NO_KEY = -2
+"""What Redis says to TTL of a key that is not there."""
+
 _MOVE = """
 local now = redis.call('HMGET', KEYS[1], 'number', 'root')
 if now[2] and now[2] ~= ARGV[2] then return -1 end
@@ -153,13 +156,7 @@ class RedisStore(Store):
                 return
             self._require_it_keeps(client)
             self._require_begun(client, release)
-            for _ in answers(client, (command("PERSIST", key) for key in self._buckets(release)), self.where):
-                pass
-            if missing := self._missing(client, release):
-                raise ReleaseBroken(
-                    f"Release {release.name} in {self.where} has lost {missing:,} of {release.built['buckets']} buckets: "
-                    "publish it again."
-                )
+            self._keep(client, release)
             with explained(self.where):
                 live = [str(number), root, release.model_dump_json()]
                 moved = client.eval(_MOVE, 1, self._live(release.pipeline), *live)
@@ -230,11 +227,16 @@ class RedisStore(Store):
         if not there:
             raise ReleaseBroken(f"Release {release.name} is not in {self.where} any more: publish it again.")
 
-    def _missing(self, client: "redis.Redis", release: Release) -> int:
-        """How many buckets a release has lost."""
-        there = answers(client, (command("EXISTS", key) for key in self._buckets(release)), self.where)
-        found: int = sum(there)
-        return int(release.built["buckets"]) - found
+    def _keep(self, client: "redis.Redis", release: Release) -> None:
+        """Let a release have no end, if it was superseded. Raises ReleaseBroken if a part of it has gone already."""
+        names = self._buckets(release)
+        left = list(answers(client, (command("TTL", name) for name in names), self.where))
+        ending = [name for name, seconds in zip(names, left, strict=True) if seconds >= 0]
+        kept = sum(answers(client, (command("PERSIST", name) for name in ending), self.where))
+        if missing := left.count(_NO_KEY) + len(ending) - kept:
+            raise ReleaseBroken(
+                f"Release {release.name} in {self.where} has lost {missing:,} of {len(names):,} buckets: publish it again."
+            )
 
     def _there(self, release: Release, answer: Any) -> Any:
         if not answer:

@@ -1,7 +1,7 @@
 """Small releases for the tests of the PostgreSQL store, and the server as its users see it."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 import psycopg
 import pyarrow as pa
+import pytest
 
 from batch_assets.digest import hash_keys
 from batch_assets.features.keys import Key
 from batch_assets.records import RecordField, Records, RecordType
 from batch_assets.runs.model_pin import ModelPin
 from batch_assets.serving.postgres_store import PostgresStore
-from batch_assets.serving.store import Batch, Release
-from batch_assets.storage import Storage
+from batch_assets.serving.store import Release
+from batch_assets.storage import LocalStorage, Storage
 from batch_assets_tests.servers import PostgresServer
 
 CHURN = RecordType(
@@ -81,10 +82,24 @@ def live(store: PostgresStore, storage: Storage, day: int, number: int | None = 
     return release
 
 
-def cut(batch: Batch, after: object) -> Iterator[Batch]:
-    """A batch, and then what ends it."""
-    yield batch
-    raise after  # type: ignore[misc]
+class Served:
+    """Tests with a store in a server that all share, or in one of their own, which they may kill, freeze or fill."""
+
+    @pytest.fixture
+    def server(self, postgres_server: PostgresServer) -> PostgresServer:
+        return postgres_server
+
+    @pytest.fixture
+    def own_server(self, start_server: Callable[[PostgresServer], PostgresServer]) -> PostgresServer:
+        return start_server(PostgresServer())
+
+    @pytest.fixture
+    def store(self, server: PostgresServer, tmp_path: Path) -> PostgresStore:
+        return store_of(server, tmp_path)
+
+    @pytest.fixture
+    def storage(self, tmp_path: Path) -> LocalStorage:
+        return LocalStorage(str(tmp_path / "root"))
 
 
 @contextmanager

@@ -27,7 +27,14 @@ RECORD = RecordType(fields=(RecordField(name="number", dtype="f8"), RecordField(
 
 
 def publish(store: Store, storage: LocalStorage, pipeline: str, number: int, rows: int) -> Release:
-    """Let a release go live whose every record holds its number; its keys are even."""
+    """Let a release go live as the next one."""
+    release = build(store, storage, pipeline, number, rows)
+    store.publish(storage, release, number + 1)
+    return release
+
+
+def build(store: Store, storage: LocalStorage, pipeline: str, number: int, rows: int) -> Release:
+    """Build a release whose every record holds its number; its keys are even."""
     day = (date(2024, 1, 1) + timedelta(days=number)).isoformat()
     release = Release(
         name=f"{day}-{number:016x}",
@@ -47,9 +54,7 @@ def publish(store: Store, storage: LocalStorage, pipeline: str, number: int, row
         columns = {"number": np.full(rows, number, dtype=np.float64), "again": np.full(rows, number, dtype=np.int32)}
         yield pa.array(np.arange(0, 2 * rows, 2)), Records(RECORD, columns)
 
-    release = release.model_copy(update={"built": store.build(storage, release, batches())})
-    store.publish(storage, release, number + 1)
-    return release
+    return release.model_copy(update={"built": store.build(storage, release, batches())})
 
 
 def swapped(store: Store, root: Path, pipeline: str, releases: int, processes: int, rows: int, reads: int = 0) -> Counter[str]:

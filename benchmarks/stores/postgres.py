@@ -188,7 +188,7 @@ def main() -> None:
         if said.swap:
             store = PostgresStore(host="127.0.0.1", port=server.port, dbname="postgres", user="postgres")
             looks, rows = -(-said.reads // (said.swap * said.processes * 100)), min(said.rows, 20_000)
-            found = swapped(LocalStorage(folder), store, said.swap, said.processes, rows, looks)
+            found = swapped(Path(folder), store, said.swap, said.processes, rows, looks)
             print("\n".join(f"{what}: {number:,}" for what, number in found.items()))
             return
         for name, kind in {"6 bytes": BINARY, "96 bytes": WIDE}.items():

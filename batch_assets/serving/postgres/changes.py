@@ -80,8 +80,8 @@ def begin(connection: Connection, schema: Schema, release: Release, root: str) -
                 return begun
 
 
-def write(connection: Connection, objects: Objects, batches: Batches) -> int:
-    """Write a release in one transaction, and make it a partition; returns its size in bytes, without indexes.
+def write(connection: Connection, objects: Objects, batches: Batches) -> Release:
+    """Write a release in one transaction, and make it a partition; returns it as it was built.
 
     Raises:
         ReleaseBroken: keys are doubled or out of order, or somebody removed it meanwhile.
@@ -100,8 +100,11 @@ def write(connection: Connection, objects: Objects, batches: Batches) -> int:
         _grant(connection, objects.table, _readers(connection, objects.parent))
         connection.execute(objects.attach)
         _know_attached(connection, objects)
-        size: int = _one(connection, f"SELECT pg_relation_size({literal(objects.table)})")
-    return size
+        size = _one(connection, f"SELECT pg_relation_size({literal(objects.table)})")
+        release = objects.release.model_copy(update={"built": {**objects.release.built, "size": str(size)}})
+        row = [objects.build, release.model_dump_json()]
+        connection.execute(f"UPDATE {objects.schema.builds} SET release = $2 WHERE build = $1", row)
+    return release
 
 
 def go_live(connection: Connection, objects: Objects, number: int, root: str) -> None:

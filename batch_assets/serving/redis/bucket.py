@@ -1,8 +1,8 @@
 """What is in a bucket of Redis: how its keys and records are written, read back, and asked for.
 
 A hash has one field for each key, its value is the packed record. Records of more than 64 bytes would make a hash large, so
-such a bucket is one string: the number of keys (4 bytes), where each key ends (4 bytes each), the keys in ascending order of
-their bytes one after another, and their records. Numbers are little-endian.
+such a bucket is one string: the number of keys (4 bytes), where each key ends (4 bytes each), the keys in ascending order one
+after another, and their records. Numbers are little-endian.
 """
 
 import struct
@@ -68,8 +68,13 @@ class Bucket:
 
     def find(self, bucket: bytes, field: bytes) -> bytes | None:
         """A key's record in a bucket that is one string, or None."""
-        keys, records = self._entries(bucket)
-        return next((record for key, record in zip(keys, records, strict=True) if key == field), None)
+        ends, at, records = self._places(bucket)
+        start = 0
+        for number, end in enumerate(ends):
+            if end - start == len(field) and bucket[at + start : at + end] == field:
+                return bucket[records + number * self._size : records + (number + 1) * self._size]
+            start = end
+        return None
 
     def _hashes(self, group: Group, keys: pa.Array, stem: str) -> Iterator[Command]:
         """A command for each bucket; Arrow puts the fields and values of all of them together."""
@@ -116,17 +121,22 @@ class Bucket:
 
     def _entries(self, found: bytes) -> tuple[Sequence[bytes], Sequence[bytes]]:
         """Keys and records of a string."""
+        ends, at, records = self._places(found)
+        keys = [found[at + start : at + end] for start, end in zip((0, *ends), ends, strict=False)]
+        return keys, [found[start : start + self._size] for start in range(records, len(found), self._size)]
+
+    def _places(self, found: bytes) -> tuple[Sequence[int], int, int]:
+        """Where the keys of a string end, where the first begins, and where the records begin. Raises ReleaseBroken."""
         try:
             (count,) = struct.unpack_from("<I", found)
             ends = struct.unpack_from(f"<{count}I", found, 4)
-        except struct.error as error:
-            raise ReleaseBroken(f"Release {self._name} has a damaged bucket in Redis: publish it again.") from error
+        except struct.error:
+            count, ends = -1, ()
         at = 4 + 4 * count
         records = at + (ends[-1] if ends else 0)
         if len(found) != records + count * self._size:
             raise ReleaseBroken(f"Release {self._name} has a damaged bucket in Redis: publish it again.")
-        keys = [found[at + start : at + end] for start, end in zip((0, *ends), ends, strict=False)]
-        return keys, [found[start : start + self._size] for start in range(records, len(found), self._size)]
+        return ends, at, records
 
     def _as_bytes(self, keys: pa.Array) -> pa.Array:
         numbers = keys.cast(pa.int32()) if pa.types.is_date32(keys.type) else keys
