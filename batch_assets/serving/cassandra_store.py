@@ -19,7 +19,8 @@ from typing_extensions import override
 from batch_assets.errors import ReleaseBroken, StoreUnavailable
 from batch_assets.secret import Secret
 from batch_assets.serving.buckets import Group, count_of, grouped
-from batch_assets.serving.cassandra.maps import Entries, as_int
+from batch_assets.serving.cassandra.fields import as_int
+from batch_assets.serving.cassandra.maps import Entries
 from batch_assets.serving.cassandra.registry import Registry, Seen
 from batch_assets.serving.cassandra.session import Connection, Row, Session
 from batch_assets.serving.cassandra.table import AT_ONCE, CERTAIN, CassandraTable

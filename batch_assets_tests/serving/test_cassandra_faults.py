@@ -1,7 +1,9 @@
 """Cassandra killed, out of reach, refusing, and behind passwords and certificates: what stays live, and what is said."""
 
+import gc
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +24,16 @@ from batch_assets_tests.serving.store_behaviour import BINARY, StoreBehaviour, r
 
 ONE_NODE = {"class": "SimpleStrategy", "replication_factor": 1}
 KEYS = pa.array(range(2_000))
+
+
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    """When a test is over, nobody goes on to look for its server."""
+    yield
+    gc.collect()
+    for thread in threading.enumerate():
+        if thread.name == "close-cassandra":
+            thread.join()
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ import pytest
 
 from batch_assets.errors import ReleaseBroken
 from batch_assets.records import RecordField, RecordType
-from batch_assets.serving.cassandra.maps import Entries, as_int
+from batch_assets.serving.cassandra.fields import as_int
+from batch_assets.serving.cassandra.maps import Entries
 from batch_assets_tests.serving.store_behaviour import BINARY, KEYS, WIDE, records
 
 MANY = RecordType(

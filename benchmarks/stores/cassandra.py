@@ -37,7 +37,8 @@ from batch_assets.records import RecordType
 from batch_assets.runs.model_pin import ModelPin
 from batch_assets.serving import cassandra_store
 from batch_assets.serving.buckets import Group, bucket_of, grouped
-from batch_assets.serving.cassandra.maps import Entries, as_int
+from batch_assets.serving.cassandra.fields import as_int
+from batch_assets.serving.cassandra.maps import Entries
 from batch_assets.serving.cassandra.session import Row, Session
 from batch_assets.serving.cassandra_store import CassandraStore
 from batch_assets.serving.store import Batch, Release
@@ -257,22 +258,22 @@ def layouts(store: CassandraStore, storage: LocalStorage, rows: int) -> None:
 
     maps = cassandra_store._rows(entries, [group])
     for name, load, ask in (
-        ("rows", bare.load, bare.asks()),
+        ("rows", bare.load, bare.asks),
         (
             "a map",
             lambda: insert(session, f"INSERT INTO {space}.maps (bucket, records) VALUES (?, ?)", maps, store.concurrency),
-            asks(f"SELECT records[?] FROM {space}.maps WHERE bucket = ?", True),
+            lambda: asks(f"SELECT records[?] FROM {space}.maps WHERE bucket = ?", True),
         ),
         (
             "two blobs",
             lambda: insert(
                 session, f"INSERT INTO {space}.blobs (bucket, keys, records) VALUES (?, ?, ?)", blobs(), store.concurrency
             ),
-            asks(f"SELECT keys, records FROM {space}.blobs WHERE bucket = ?", False),
+            lambda: asks(f"SELECT keys, records FROM {space}.blobs WHERE bucket = ?", False),
         ),
     ):
         took = seconds(load)
-        print(f"{name:10} {rows / took:10,.0f} rows/s, get {clocked(ask, keys)}", flush=True)
+        print(f"{name:10} {rows / took:10,.0f} rows/s, get {clocked(ask(), keys)}", flush=True)
 
 
 def main() -> None:

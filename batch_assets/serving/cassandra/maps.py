@@ -17,14 +17,23 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from batch_assets.arrow import as_arrow, as_numpy, as_text
-from batch_assets.errors import ReleaseBroken
-from batch_assets.records import RecordField, Records, RecordType
+from batch_assets.records import Records, RecordType
+from batch_assets.serving.cassandra.fields import (
+    CQL,
+    as_bits,
+    as_column,
+    as_int,
+    as_packed,
+    cql_of,
+    foreign,
+    layout_of,
+    size_of,
+)
 from batch_assets.serving.store import Batch
 
 TEXT_BYTES = 16
 """As long a text is taken to be before one was seen."""
 
-_CQL = {"f4": "float", "f8": "double", "i1": "tinyint", "i2": "smallint", "i4": "int", "i8": "bigint"}
 _EPOCH, _MIDDLE = date(1970, 1, 1), 1 << 31
 """Days are counted from here in CQL's date, which has no sign: the epoch is in its middle."""
 
@@ -49,19 +58,19 @@ class Entries:
         self._key, self._record = key, record
         self._key_width = 0 if pa.types.is_string(key) or pa.types.is_binary(key) else key.bit_width // 8
         self._runs = list(self._cut())
-        self._least = sum(4 + _size(field) for field in record.fields)  # bytes of a record whose texts are empty
+        self._least = sum(4 + size_of(field) for field in record.fields)  # bytes of a record whose texts are empty
 
     @property
     def cql_key(self) -> str:
         """The type of a key."""
         if not self._key_width:
             return "text" if pa.types.is_string(self._key) else "blob"
-        return "date" if pa.types.is_date32(self._key) else _CQL[f"i{self._key_width}"]
+        return "date" if pa.types.is_date32(self._key) else CQL[f"i{self._key_width}"]
 
     @property
     def cql_fields(self) -> str:
         """The fields of a record and their types."""
-        return ", ".join(f'"{field.name}" {_cql(field)}' for field in self._record.fields)
+        return ", ".join(f'"{field.name}" {cql_of(field)}' for field in self._record.fields)
 
     @property
     def cql_record(self) -> str:
@@ -102,7 +111,8 @@ class Entries:
             if run.text:
                 texts[run.text] = _texts(data, places + run.dtype.itemsize, numbers[f"{run.text}.size"])
         self._require_sizes(numbers)
-        columns = {field.name: _column(field, numbers, texts) for field in self._record.fields}
+        parts = {field: texts[field.name] if field.names else numbers[f"{field.name}.bits"] for field in self._record.fields}
+        columns = {field.name: as_column(field, part) for field, part in parts.items()}
         return self._keys(numbers, texts), Records(self._record, columns)
 
     def key(self, key: Any) -> bytes | None:
@@ -122,16 +132,16 @@ class Entries:
         for field in self._record.fields:
             size = int.from_bytes(value[place : place + 4], "big", signed=True)
             part, place = value[place + 4 : place + 4 + size], place + 4 + size
-            if size < 0 or len(part) != size or size not in (_size(field), size * bool(field.names)):
-                raise _foreign()
-            parts.append(_packed(field, part))
+            if size < 0 or len(part) != size or size not in (size_of(field), size * bool(field.names)):
+                raise foreign()
+            parts.append(as_packed(field, part))
         found: np.void = np.frombuffer(b"".join(parts), self._record.dtype)[0]
         return found
 
     def _cut(self) -> Iterator[Run]:
         """The runs of an entry."""
         texts = {field.name for field in self._record.fields if field.names} | (set() if self._key_width else {_ID})
-        kinds: dict[str, Any] = {field.name: _kind(field) for field in self._record.fields}
+        kinds: dict[str, Any] = {field.name: layout_of(field) for field in self._record.fields}
         parts = [(_ID, f">u{self._key_width}"), (_RECORD, None), *kinds.items()]
         run = list[tuple[str, Any]]()
         for name, kind in parts:
@@ -159,7 +169,7 @@ class Entries:
                 texts[field.name] = as_text(field.names).cast(pa.binary()).take(as_arrow(column))
                 numbers[f"{field.name}.size"] = np.diff(_offsets(texts[field.name]))
             else:
-                numbers |= {f"{field.name}.size": _size(field), f"{field.name}.bits": _bits(field, column)}
+                numbers |= {f"{field.name}.size": size_of(field), f"{field.name}.bits": as_bits(field, column)}
         numbers[f"{_RECORD}.size"] = self._record_size(numbers)
         return numbers, texts
 
@@ -179,7 +189,7 @@ class Entries:
         counts = _at(data, at - 4, np.dtype(">i4")).astype(np.int64)
         least = sum(run.dtype.itemsize for run in self._runs)
         if (counts < 0).any() or (4 + counts * least > lengths).any():
-            raise _foreign()
+            raise foreign()
         places = np.empty((len(self._runs), len(lengths), counts.max(initial=0)), np.int64)
         for number in range(places.shape[2]):
             before = at
@@ -190,93 +200,25 @@ class Entries:
                     at = at + np.maximum(_at(data, at - 4, np.dtype(">i4")), 0)
             at = np.where(number < counts, at, before)
         if (at != ends).any():
-            raise _foreign()
+            raise foreign()
         found: Int64s = places[:, np.arange(places.shape[2]) < counts[:, None]]
         return found
 
     def _require_sizes(self, numbers: Mapping[str, Any]) -> None:
         """Raises ReleaseBroken if a number is of another size than it should be, or a text of none."""
-        expected = {f"{field.name}.size": _size(field) for field in self._record.fields if not field.names}
+        expected = {f"{field.name}.size": size_of(field) for field in self._record.fields if not field.names}
         if self._key_width:
             expected[f"{_ID}.size"] = self._key_width
         sizes = {name: column for name, column in numbers.items() if name.endswith(".size")}
         wrong = any((column != expected[name] if name in expected else column < 0).any() for name, column in sizes.items())
-        lists = [(field, numbers[f"{field.name}.bits"]) for field in self._record.fields if field.length]
-        if (
-            wrong
-            or (sizes[f"{_RECORD}.size"] != self._record_size(numbers)).any()
-            or any((found["count"] != field.length).any() for field, found in lists)
-            or any((found["each"]["size"] != found["each"]["bits"].dtype.itemsize).any() for _, found in lists)
-        ):
-            raise _foreign()
+        if wrong or (sizes[f"{_RECORD}.size"] != self._record_size(numbers)).any():
+            raise foreign()
 
     def _keys(self, numbers: Mapping[str, Any], texts: Mapping[str, pa.Array]) -> pa.Array:
         if not self._key_width:
             return texts[_ID].cast(self._key)
         bits = numbers[f"{_ID}.bits"].astype(f"<u{self._key_width}") ^ self._moved
         return as_arrow(bits.view(f"<i{self._key_width}")).cast(self._key)
-
-
-def as_int(number: int) -> bytes:
-    """A number as CQL's int."""
-    return number.to_bytes(4, "big")
-
-
-def _cql(field: RecordField) -> str:
-    """The type of a field."""
-    kind = "text" if field.names else _CQL[field.dtype]
-    return f"frozen<list<{kind}>>" if field.length else kind
-
-
-def _size(field: RecordField) -> int:
-    """How many bytes a field has; of one that is kept as text none is certain."""
-    width = int(field.dtype[1])
-    return 0 if field.names else 4 + field.length * (4 + width) if field.length else width
-
-
-def _kind(field: RecordField) -> np.dtype[Any]:
-    """The layout of a number, or of a list of them."""
-    bits = np.dtype(f">u{field.dtype[1]}")
-    each = np.dtype([("size", ">i4"), ("bits", bits)])
-    return np.dtype([("count", ">i4"), ("each", each, (field.length,))]) if field.length else bits
-
-
-def _bits(field: RecordField, column: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """A column of numbers, or of as many lists, in its layout."""
-    bits = column.view(f"<u{field.dtype[1]}")
-    if not field.length:
-        return bits
-    found = np.empty(len(column), _kind(field))
-    found["count"], found["each"]["size"], found["each"]["bits"] = field.length, bits.itemsize, bits
-    return found
-
-
-def _column(field: RecordField, numbers: Mapping[str, Any], texts: Mapping[str, pa.Array]) -> npt.NDArray[Any]:
-    """A column of records from what stood in runs and between them. Raises ReleaseBroken at a label that there is not."""
-    import pyarrow.compute as pc
-
-    if field.names:
-        places = pc.index_in(texts[field.name], as_text(field.names).cast(pa.binary()))
-        if places.null_count:
-            raise _foreign()
-        found: npt.NDArray[Any] = as_numpy(places).astype(np.int8)
-        return found
-    bits = numbers[f"{field.name}.bits"]
-    bits = bits["each"]["bits"] if field.length else bits
-    return np.ascontiguousarray(bits, f"<u{field.dtype[1]}").view(f"<{field.dtype}")
-
-
-def _packed(field: RecordField, part: bytes) -> bytes:
-    """A field of one record as it is packed. Raises ReleaseBroken if it is none."""
-    if field.names:
-        try:
-            return bytes([field.names.index(part.decode())])
-        except ValueError:
-            raise _foreign() from None
-    if not field.length:
-        return part[::-1]
-    found = np.frombuffer(part, _kind(field))[0]
-    return np.ascontiguousarray(found["each"]["bits"], f"<u{field.dtype[1]}").tobytes()
 
 
 def _at(data: npt.NDArray[np.uint8], places: Int64s, kind: np.dtype[Any]) -> npt.NDArray[Any]:
@@ -296,7 +238,3 @@ def _texts(data: npt.NDArray[np.uint8], places: Int64s, sizes: npt.NDArray[Any])
 
 def _offsets(texts: pa.Array) -> npt.NDArray[np.int32]:
     return np.frombuffer(texts.buffers()[1], np.int32)[texts.offset : texts.offset + len(texts) + 1]
-
-
-def _foreign() -> ReleaseBroken:
-    return ReleaseBroken("A bucket does not hold what a release does: somebody else wrote it, so publish the partition again.")

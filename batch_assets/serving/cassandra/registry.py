@@ -7,7 +7,7 @@ one conditional statement sees both: a build that is being dropped does not go l
 import time
 from dataclasses import dataclass
 
-from batch_assets.serving.cassandra.maps import as_int
+from batch_assets.serving.cassandra.fields import as_int
 from batch_assets.serving.cassandra.session import Row, Session
 from batch_assets.serving.store import Release
 

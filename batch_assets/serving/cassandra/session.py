@@ -28,6 +28,9 @@ _BUFFER = 1 << 16
 _RECONNECT_S = (1.0, 10.0)
 """As long, at first and at last, until a node that is down is tried again; the driver would wait for ten minutes at last."""
 
+_STATEMENTS = 100
+"""So many statements are kept prepared; a release has three."""
+
 _AGAIN = 3
 """So often a request that a coordinator did not get done in time is sent again; each of them may be done twice."""
 
@@ -47,7 +50,7 @@ class Connection:
         found = self._session
         if found is None or found.pid != os.getpid():
             self._inherited = found  # never closed here: its sockets are those of the process that forked
-            found = self._session = Session(store)
+            found = self._session = Session(store.model_copy(deep=True))  # of the same settings, and no connection
         return found
 
     def __eq__(self, other: object) -> bool:
@@ -119,6 +122,8 @@ class Session:
     def _sent(self, cql: str, values: Row, consistency: str) -> Any:
         prepared = self._prepared.get(cql)
         if prepared is None:
+            if len(self._prepared) >= _STATEMENTS:  # most are of tables that are gone
+                self._prepared = {}
             prepared = self._prepared[cql] = self._session.prepare(cql)
         bound = self._driver.query.BoundStatement(prepared)
         bound.values = list(values)

@@ -10,7 +10,8 @@ from typing_extensions import override
 
 from batch_assets.errors import ReleaseBroken
 from batch_assets.serving.buckets import bucket_of, count_of
-from batch_assets.serving.cassandra.maps import Entries, as_int
+from batch_assets.serving.cassandra.fields import as_int
+from batch_assets.serving.cassandra.maps import Entries
 from batch_assets.serving.cassandra.session import Row
 from batch_assets.serving.store import Batch, Release, Table
 from batch_assets.storage import Storage
