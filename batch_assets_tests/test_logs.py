@@ -191,7 +191,10 @@ class TestABodyOfAnotherShape:
             Acceptance(Accepted(run_id="r", folder="f", approval=2, is_yardstick=True)),
             '{"run_id": "r", "folder": "f", "approval": 2, "is_yardstick": true}',
         ),
-        (Acceptance(TakenBack(withdrawn="r", approval=2)), '{"run_id": null, "withdrawn": "r", "approval": 2}'),
+        (
+            Acceptance(TakenBack(withdrawn="r", approval=2)),
+            '{"run_id": null, "withdrawn": "r", "approval": 2, "by_person": false}',
+        ),
         (
             Live(release="r", partition="2024-03-10", approval=2, stores=(InStore(store="arrow", description="d"),)),
             '{"release": "r", "partition": "2024-03-10", "approval": 2, "stores": [{"store": "arrow", "description": "d"}], '
