@@ -188,6 +188,7 @@ class DynamicBatcher(Generic[Request, Answer]):
         if not all(one.answer.done() for one in self._batch):
             self._closed = True
             self._fail_everybody()
+        self._batch = []
         self._let_leave()
 
     def _fail_everybody(self) -> None:
