@@ -31,25 +31,22 @@ sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 import numpy as np
 import pyarrow as pa
 
-from batch_assets.digest import Digest, hash_keys, keyed_digest
-from batch_assets.features.keys import Key
 from batch_assets.records import RecordType
-from batch_assets.runs.model_pin import ModelPin
 from batch_assets.serving import cassandra_store
 from batch_assets.serving.buckets import Group, bucket_of, grouped
 from batch_assets.serving.cassandra.fields import as_int
 from batch_assets.serving.cassandra.maps import Entries
 from batch_assets.serving.cassandra.session import Row, Session
 from batch_assets.serving.cassandra_store import CassandraStore
-from batch_assets.serving.store import Batch, Release
+from batch_assets.serving.store import Release
 from batch_assets.storage import LocalStorage
-from batch_assets.threads import in_threads
 from batch_assets_tests.servers.cassandra_server import QUICK, CassandraServer
-from batch_assets_tests.serving.store_behaviour import BINARY, WIDE, records
+from batch_assets_tests.serving.store_behaviour import BINARY, WIDE
 from batch_assets_tests.serving.store_swapping import swapped
+from benchmarks.stores.made_up import clocked, made_up, read_back, release_of, seconds
 
 ROOT = Path(__file__).parent.parent.parent
-CHUNK_ROWS, ASKED, AT_ONCE = 131_072, 3_000, 10_000
+ASKED, AT_ONCE = 3_000, 10_000
 READER = """
 import random, sys
 from batch_assets.serving.store import Release
@@ -61,33 +58,6 @@ while True:
     table.get(2 * random.randrange(release.rows))
 """
 ONE_NODE = {"class": "SimpleStrategy", "replication_factor": 1}
-
-
-def made_up(rows: int, kind: RecordType) -> list[Batch]:
-    """Even keys in ascending order and random records, in chunks."""
-    stored, found = records(kind, rows), []
-    for start in range(0, rows, CHUNK_ROWS):
-        keys = pa.array(2 * np.arange(start, min(start + CHUNK_ROWS, rows)))
-        found.append((keys, stored.take(slice(start, start + CHUNK_ROWS))))
-    return found
-
-
-def release_of(store: CassandraStore, batches: list[Batch]) -> Release:
-    """What a run would say of them."""
-    values = sum((hash_keys(keys).with_values(some.flat()).digest() for keys, some in batches), start=Digest())
-    return Release(
-        name="2024-03-10-0123456789abcdef",
-        pipeline="benchmark",
-        partition="2024-03-10",
-        run_id="0123456789abcdef",
-        snapshot="0" * 16,
-        model=ModelPin(name="made up", version="v1", digest="0", sha256="0"),
-        key=(Key(name="user", dtype="int64"),),
-        record=batches[0][1].kind,
-        rows=values.count,
-        values=values,
-        store=store,
-    )
 
 
 class Warm(CassandraServer):
@@ -151,20 +121,6 @@ class Bare:
         return lambda key: session.execute(query, (bucket_of(key, count), key)).one()
 
 
-def seconds(do: Callable[[], object]) -> float:
-    """How long something takes."""
-    started = time.perf_counter()
-    do()
-    return time.perf_counter() - started
-
-
-def clocked(ask: Callable[[Any], object], keys: list[Any]) -> str:
-    """Milliseconds of one look-up: the median and what 99 of 100 need at most."""
-    taken = [seconds(lambda key=key: ask(key)) * 1e3 for key in keys]  # type: ignore[misc]
-    median, most = np.percentile(taken[len(taken) // 5 :], [50, 99])
-    return f"{median:.2f} ms, 99 %: {most:.2f} ms"
-
-
 @contextmanager
 def readers(storage: LocalStorage, release: Release, processes: int = 2) -> Iterator[None]:
     """Processes that ask for keys while something else is done."""
@@ -200,9 +156,7 @@ def compare(store: CassandraStore, storage: LocalStorage, rows: int, rounds: int
         insert(session, f"INSERT INTO {table} (bucket, records) VALUES (?, ?)", ready, store.concurrency)
 
     def scan() -> None:
-        digests = in_threads(lambda batch: keyed_digest(batch[0], batch[1].flat()), store.scan(storage, built[-1]))
-        if sum(digests, start=Digest()) != release.values:
-            raise SystemExit("What was read back is not what was built.")
+        read_back(storage, built[-1])
 
     for number in range(rounds):
         steps = {"build": build, "bare batches": bare.load, "ready": write_ready, "scan and digest": scan}

@@ -15,75 +15,28 @@ import argparse
 import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psycopg
-import pyarrow as pa
 
+sys.path.pop(0)  # in this file's own folder other clients would be other files
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
-from batch_assets.digest import Digest, hash_keys, keyed_digest
-from batch_assets.features.keys import Key
 from batch_assets.records import RecordType
-from batch_assets.runs.model_pin import ModelPin
 from batch_assets.serving.postgres.changes import COPY_END, COPY_HEAD
 from batch_assets.serving.postgres.rows import Rows
 from batch_assets.serving.postgres.schema import Objects, Schema
 from batch_assets.serving.postgres_store import PostgresStore
-from batch_assets.serving.store import Batch, Release
+from batch_assets.serving.store import Release
 from batch_assets.storage import LocalStorage
-from batch_assets.threads import in_threads
 from batch_assets_tests.servers import PostgresServer
 from batch_assets_tests.serving.postgres_swapping import swapped
-from batch_assets_tests.serving.store_behaviour import BINARY, WIDE, records
+from batch_assets_tests.serving.store_behaviour import BINARY, WIDE
+from benchmarks.stores.made_up import clocked, made_up, read_back, release_of, seconds
 
-CHUNK_ROWS, ASKED, AT_ONCE = 131_072, 5_000, 10_000
-
-
-def made_up(rows: int, kind: RecordType) -> list[Batch]:
-    """Even keys in ascending order and random records, in chunks."""
-    stored, found = records(kind, rows), []
-    for start in range(0, rows, CHUNK_ROWS):
-        keys = pa.array(2 * np.arange(start, min(start + CHUNK_ROWS, rows)))
-        found.append((keys, stored.take(slice(start, start + CHUNK_ROWS))))
-    return found
-
-
-def release_of(store: PostgresStore, batches: list[Batch], day: str = "2024-03-10") -> Release:
-    """What a run would say of them."""
-    values = sum((hash_keys(keys).with_values(some.flat()).digest() for keys, some in batches), start=Digest())
-    return Release(
-        name=f"{day}-0123456789abcdef",
-        pipeline="benchmark",
-        partition=day,
-        run_id="0123456789abcdef",
-        snapshot="0" * 16,
-        model=ModelPin(name="made up", version="v1", digest="0", sha256="0"),
-        key=(Key(name="user", dtype="int64"),),
-        record=batches[0][1].kind,
-        rows=values.count,
-        values=values,
-        store=store,
-    )
-
-
-def seconds(do: Callable[[], object]) -> float:
-    """How long something takes."""
-    started = time.perf_counter()
-    do()
-    return time.perf_counter() - started
-
-
-def clocked(ask: Callable[[Any], object], keys: list[Any]) -> str:
-    """Microseconds of one look-up: the median and what 99 of 100 need at most."""
-    taken = [seconds(partial(ask, key)) * 1e6 for key in keys]
-    median, most = np.percentile(taken, [50, 99])
-    return f"{median:,.0f} us, 99 %: {most:,.0f} us"
+ASKED, AT_ONCE = 5_000, 10_000
 
 
 class Rounds:
@@ -103,9 +56,7 @@ class Rounds:
 
     def scan(self) -> None:
         """Everything read back and digested, as a night verifies it."""
-        digests = in_threads(lambda batch: keyed_digest(batch[0], batch[1].flat()), self.store.scan(self.storage, self.release))
-        if sum(digests, start=Digest()) != self.release.values:
-            raise SystemExit("what was read back is something else")
+        read_back(self.storage, self.release)
 
     def publish(self) -> None:
         """It goes live."""

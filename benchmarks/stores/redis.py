@@ -16,65 +16,23 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 sys.path.pop(0)  # in this file's own folder `redis` would be this file
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
-from batch_assets.digest import Digest, keyed_digest
-from batch_assets.features.keys import Key
 from batch_assets.records import RecordType
-from batch_assets.runs.model_pin import ModelPin
 from batch_assets.serving.redis_store import RedisStore
-from batch_assets.serving.store import Batch, Release
+from batch_assets.serving.store import Release
 from batch_assets.storage import LocalStorage
-from batch_assets.threads import in_threads
 from batch_assets_tests.servers import RedisServer
-from batch_assets_tests.serving.store_behaviour import BINARY, WIDE, records
+from batch_assets_tests.serving.store_behaviour import BINARY, WIDE
 from batch_assets_tests.serving.store_swapping import swapped
+from benchmarks.stores.made_up import clocked, made_up, read_back, release_of, seconds
 
-CHUNK_ROWS, ASKED, AT_ONCE = 131_072, 5_000, 10_000
-
-
-def made_up(rows: int, kind: RecordType) -> list[Batch]:
-    """Even keys in ascending order and random records, in chunks."""
-    stored, found = records(kind, rows), []
-    for start in range(0, rows, CHUNK_ROWS):
-        keys = pa.array(2 * np.arange(start, min(start + CHUNK_ROWS, rows)))
-        found.append((keys, stored.take(slice(start, start + CHUNK_ROWS))))
-    return found
-
-
-def release_of(store: RedisStore, batches: list[Batch]) -> Release:
-    """What a run would say of them."""
-    values = sum((keyed_digest(keys, some.flat()) for keys, some in batches), start=Digest())
-    return Release(
-        name="2024-03-10-0123456789abcdef",
-        pipeline="benchmark",
-        partition="2024-03-10",
-        run_id="0123456789abcdef",
-        snapshot="0" * 16,
-        model=ModelPin(name="made up", version="v1", digest="0", sha256="0"),
-        key=(Key(name="user", dtype="int64"),),
-        record=batches[0][1].kind,
-        rows=values.count,
-        values=values,
-        store=store,
-    )
-
-
-def seconds(do: Callable[[], object]) -> float:
-    """How long something takes."""
-    started = time.perf_counter()
-    do()
-    return time.perf_counter() - started
+ASKED, AT_ONCE = 5_000, 10_000
 
 
 class Rounds:
@@ -105,9 +63,7 @@ class Rounds:
 
     def scan(self) -> None:
         """Everything read back and digested, as a night verifies it."""
-        digests = in_threads(lambda batch: keyed_digest(batch[0], batch[1].flat()), self.store.scan(self.storage, self.release))
-        if sum(digests, start=Digest()) != self.release.values:
-            raise SystemExit("what was read back is something else")
+        read_back(self.storage, self.release)
 
     def publish(self) -> None:
         """It goes live."""
@@ -146,9 +102,7 @@ def look_up(store: RedisStore, storage: LocalStorage, release: Release, rows: in
     """Print what look-ups take."""
     keys = (2 * np.random.default_rng(1).integers(0, rows, ASKED)).tolist()
     table = store.open(storage, release)
-    ask: Callable[[Any], object] = table.get
-    median, most = np.percentile([seconds(partial(ask, key)) * 1e6 for key in keys], [50, 99])
-    print(f"  get {median:,.0f} us, 99 %: {most:,.0f} us")
+    print(f"  get {clocked(table.get, keys)}")
     many = (2 * np.random.default_rng(2).integers(0, rows, AT_ONCE)).tolist()
     took = min(seconds(lambda: table.get_many(many)) for _ in range(5))
     print(f"  get_many of {AT_ONCE:,} {AT_ONCE / took:,.0f} keys/s")
