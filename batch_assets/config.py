@@ -129,8 +129,7 @@ class PipelineConfig(BaseModel):
     )
     stores: tuple[Annotated[Store, STORES], ...] = Field(
         default_factory=lambda: (STORES.adapter("arrow").model_validate({}),),
-        description="Where releases are kept and looked up; the first is asked by look-ups.",
-        min_length=1,
+        description="Where releases are kept and looked up; the first is asked by look-ups. At least one.",
     )
     engine: EngineSettings = EngineSettings()
     scoring: ScoringSettings = ScoringSettings()
@@ -152,6 +151,8 @@ class PipelineConfig(BaseModel):
         taken = {"models": "the registry", "sweeps": "what sweeps measured"}
         if self.name in taken:
             raise ValueError(f"a pipeline cannot be called {self.name}: that folder holds {taken[self.name]}")
+        if not self.stores:
+            raise ValueError("stores names none; name at least one, or leave it out for the Arrow file")
         called = [store.called for store in self.stores]
         if len(set(called)) < len(called):
             raise ValueError(f"stores are called the same: {', '.join(called)}; give them a name each")

@@ -13,7 +13,7 @@ from batch_assets_tests.wheel.environments import Environment
 
 Say = Callable[[str], None]
 
-THEIR_STORE = "import redis\n"
+THEIR_STORE = "import their_client\n"
 """A store of somebody else's package, whose library is not installed."""
 
 RESOURCES = {f"batch_assets_{name}" for name in ("nights", "progress", "ray", "root")}
@@ -103,15 +103,19 @@ def missing(project: DgProject, folder: Path, say: Say) -> None:
     (source / "their_store.py").write_text(THEIR_STORE)
     (source / "their_store-1.0.dist-info").mkdir()
     (source / "their_store-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: their-store\nVersion: 1.0\n")
-    (source / "their_store-1.0.dist-info" / "entry_points.txt").write_text("[batch_assets.stores]\nredis = their_store:Redis\n")
+    (source / "their_store-1.0.dist-info" / "entry_points.txt").write_text("[batch_assets.stores]\nreels = their_store:Reels\n")
     (project.defs / "other").mkdir()
     for old, new, sentence in (
         (
             "engine:",
-            "store: { kind: redis }\n  engine:",
-            "The store redis of their-store cannot be imported (No module named 'redis')",
+            "stores:\n    - kind: reels\n  engine:",
+            "The store reels of their-store cannot be imported (No module named 'their_client')",
         ),
-        ("engine:", "store: { kind: tapes }\n  engine:", "There is no store of the kind 'tapes'; there is arrow, redis"),
+        (
+            "engine:",
+            "stores:\n    - kind: tapes\n  engine:",
+            "There is no store of the kind 'tapes'; there is arrow, redis, postgres, cassandra, reels",
+        ),
         ("kind: duckdb", "kind: kafka", "There is no source of the kind 'kafka'; there is duckdb, parquet"),
     ):
         changed = re.sub(
