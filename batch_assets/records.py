@@ -101,7 +101,11 @@ class RecordType(BaseModel):
 
     def as_mapping(self, record: np.void) -> dict[str, Any]:
         """One packed record in plain values: of a field with names the name."""
-        return {one.name: one.names[record[one.name]] if one.names else record[one.name].tolist() for one in self.fields}
+        found = record.item()
+        return {
+            one.name: one.names[value] if one.names else value.tolist() if one.length else value
+            for one, value in zip(self.fields, found, strict=True)
+        }
 
 
 class Records:

@@ -20,6 +20,7 @@ _VERBS = {
     "releases": "releases:releases",
     "replay": "explain:replay",
     "run": "run:run",
+    "serve": "serve:serve",
     "sweep": "sweep:sweep",
     "ui": "ui:ui",
     "verdict": "verdict:verdict",

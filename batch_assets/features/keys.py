@@ -26,6 +26,8 @@ KeyType = Literal["int32", "int64", "string", "date"]
 KeyValue = int | str | date
 """What stands in one column of a key."""
 
+_DAY, _NUMBER = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}"), re.compile(r"-?[0-9]{1,19}")
+
 _SIGN = np.uint64(1 << 63)
 _NUL, _END = b"\0\xff", b"\0\x01"
 """A 00 within a text of an identity, and what follows the text."""
@@ -68,10 +70,10 @@ def _parsed(text: str, kind: pa.DataType) -> KeyValue | None:
         return text
     if pa.types.is_date32(kind):
         try:
-            return date.fromisoformat(text) if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text) else None
+            return date.fromisoformat(text) if _DAY.fullmatch(text) else None
         except ValueError:
             return None
-    return int(text) if re.fullmatch(r"-?[0-9]{1,19}", text) and -(1 << 63) <= int(text) < 1 << 63 else None
+    return number if _NUMBER.fullmatch(text) and -(1 << 63) <= (number := int(text)) < 1 << 63 else None
 
 
 def identity(table: pa.Table, names: Sequence[str]) -> pa.Array:

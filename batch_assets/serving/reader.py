@@ -6,9 +6,11 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
+import pyarrow as pa
 
 from batch_assets.errors import BatchAssetsError, Closed, NoPrediction, ReleaseBroken
 from batch_assets.features.keys import KeyValue, Said, identity_of, in_words, parsed, parts, plain
@@ -38,6 +40,34 @@ class _Opened:
     release: Release
     table: Table
     pid: int
+
+    @cached_property
+    def types(self) -> list[pa.DataType]:
+        """Those of the key's columns."""
+        return [one.arrow for one in self.release.key]
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Those of the key's columns."""
+        return [one.name for one in self.release.key]
+
+    @cached_property
+    def origin(self) -> dict[str, Any]:
+        """What the record of every key says at its end."""
+        return {"model_version": self.release.model.version, "partition": self.release.partition}
+
+    @cached_property
+    def lineage(self) -> dict[str, Any]:
+        """Where all its answers come from."""
+        release = self.release
+        return {
+            "pipeline": release.pipeline,
+            "release": release.name,
+            "run_id": release.run_id,
+            "snapshot": release.snapshot,
+            "model": release.model.name,
+            "model_sha256": release.model.sha256,
+        }
 
 
 class Reader:
@@ -183,48 +213,32 @@ class Reader:
 
 
 def _get(opened: _Opened, key: Sequence[object]) -> Answer | None:
-    typed = parsed(key, [one.arrow for one in opened.release.key])
-    stored = _stored(opened.release, typed) if typed else None
+    typed = parsed(key, opened.types)
+    stored = _stored(opened, typed) if typed else None
     found = opened.table.get(stored) if stored is not None else None
-    return _answer(opened.release, typed, found) if typed and found is not None else None
+    return _answer(opened, typed, found) if typed and found is not None else None
 
 
 def _get_many(opened: _Opened, keys: Sequence[Sequence[object]]) -> list[Answer | None]:
-    types = [one.arrow for one in opened.release.key]
-    typed = [parsed(key, types) for key in keys]
-    stored = [_stored(opened.release, one) if one else None for one in typed]
+    typed = [parsed(key, opened.types) for key in keys]
+    stored = [_stored(opened, one) if one else None for one in typed]
     found = iter(opened.table.get_many([one for one in stored if one is not None]))
     records = [next(found) if one is not None else None for one in stored]
     return [
-        _answer(opened.release, one, record) if one and record is not None else None
-        for one, record in zip(typed, records, strict=True)
+        _answer(opened, one, record) if one and record is not None else None for one, record in zip(typed, records, strict=True)
     ]
 
 
-def _stored(release: Release, typed: Sequence[KeyValue]) -> KeyValue | bytes | None:
+def _stored(opened: _Opened, typed: Sequence[KeyValue]) -> KeyValue | bytes | None:
     """A key as the store has it, or None if nobody has such a key."""
     if len(typed) == 1:
         return typed[0]
-    identity = identity_of(typed, [one.arrow for one in release.key])
+    identity = identity_of(typed, opened.types)
     found: bytes | None = identity[0].as_py() if identity is not None else None
     return found
 
 
-def _answer(release: Release, typed: Sequence[KeyValue], found: np.void) -> Answer:
-    return Answer(
-        key=plain(typed),
-        record={
-            **{one.name: plain([value]) for one, value in zip(release.key, typed, strict=True)},
-            **release.record.as_mapping(found),
-            "model_version": release.model.version,
-            "partition": release.partition,
-        },
-        lineage={
-            "pipeline": release.pipeline,
-            "release": release.name,
-            "run_id": release.run_id,
-            "snapshot": release.snapshot,
-            "model": release.model.name,
-            "model_sha256": release.model.sha256,
-        },
-    )
+def _answer(opened: _Opened, typed: Sequence[KeyValue], found: np.void) -> Answer:
+    key = plain(typed)
+    columns = {opened.names[0]: key} if len(typed) == 1 else {n: plain([v]) for n, v in zip(opened.names, typed, strict=True)}
+    return Answer(key, {**columns, **opened.release.record.as_mapping(found), **opened.origin}, dict(opened.lineage))
