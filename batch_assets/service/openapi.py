@@ -3,6 +3,9 @@
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
+
+from batch_assets.features.contract import Column, FeatureContract
 from batch_assets.service.bodies import BatchGet, Score
 from batch_assets.service.options import ServiceOptions
 
@@ -78,25 +81,21 @@ def document(options: ServiceOptions) -> dict[str, Any]:
             )
         },
         "/healthz": {"get": _operation("health", "Whether the worker is there.", {"type": "object"}, (421, 429))},
-        "/readyz": {
-            "get": {
-                **_operation("ready", "Whether every pipeline can be asked, and none is too old.", ready, (421, 429)),
-            }
-        },
+        "/readyz": {"get": _operation("ready", "Whether every pipeline can be asked, and none is too old.", ready, (421, 429))},
     }
     paths["/readyz"]["get"]["responses"]["503"] = _response("One of them cannot; says why.", ready)
-    scoring = sorted(one.name for one in options.pipelines if one.serve.realtime is not None)
-    if scoring:
-        paths["/v1/{pipeline}:score"] = {
-            "post": _operation(
-                "score",
-                "The record of a row that is sent, scored now by the version that is approved for that.",
-                _FRESH,
-                (401, 404, 408, 413, 415, 421, 422, 429, 503, 504),
-                [{**names, "schema": {"type": "string", "enum": scoring}}],
-                Score.model_json_schema(),
-            )
-        }
+    for config in options.pipelines:
+        if config.serve.realtime is not None:
+            paths[f"/v1/{config.name}:score"] = {
+                "post": _operation(
+                    f"score_{config.name}",
+                    "The record of a row that is sent, scored now by the version that is approved for that.",
+                    _FRESH,
+                    (401, 408, 413, 415, 421, 422, 429, 503, 504),
+                    (),
+                    _rows_of(config.features.contract),
+                )
+            }
     return {
         "openapi": "3.1.0",
         "info": {"title": "batch-assets", "version": version("batch-assets")},
@@ -104,6 +103,33 @@ def document(options: ServiceOptions) -> dict[str, Any]:
         "components": {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}},
         "security": [{}, {"token": []}],
     }
+
+
+def _rows_of(contract: FeatureContract) -> dict[str, Any]:
+    """The body with a row that the contract permits."""
+    features = {column.name: _values_of(column) for column in contract.columns}
+    said = Score.model_json_schema()
+    row = {"type": "object", "properties": features, "required": list(features), "additionalProperties": False}
+    return {**said, "properties": {"features": row}}
+
+
+def _values_of(column: Column) -> dict[str, Any]:
+    """The values that a column permits."""
+    if column.dtype == "bool":
+        one: dict[str, Any] = {"type": "boolean"}
+    else:
+        whole = not column.dtype.startswith("float")
+        bounds = np.iinfo(column.dtype) if whole else np.finfo(column.dtype)
+        least, most = (int if whole else float)(bounds.min), (int if whole else float)(bounds.max)
+        one = {
+            "type": "integer" if whole else "number",
+            "minimum": least if column.min is None else column.min,
+            "maximum": most if column.max is None else column.max,
+        }
+    if column.length is not None:
+        exactly = {"minItems": column.length, "maxItems": column.length} if isinstance(column.length, int) else {}
+        one = {"type": "array", "items": one, **exactly}
+    return {"anyOf": [one, {"type": "null"}]} if column.nullable else one
 
 
 def _operation(

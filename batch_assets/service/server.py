@@ -1,6 +1,7 @@
 """Worker processes that share one address, until they are told to stop."""
 
 import os
+import socket
 import tempfile
 from collections.abc import Callable
 
@@ -25,6 +26,7 @@ def serve(options: ServiceOptions, say: Callable[[str], None]) -> None:
     from granian.http import HTTP1Settings
 
     Token(options)  # before a worker says so
+    _require_free(options)
     with tempfile.TemporaryDirectory(prefix="batch-assets-metrics-") as counts:
         os.environ[OPTIONS] = options.model_dump_json()
         if options.workers > 1:
@@ -47,9 +49,14 @@ def serve(options: ServiceOptions, say: Callable[[str], None]) -> None:
         )
         names = ", ".join(one.name for one in options.pipelines)
         say(f"{names}: http://{options.host}:{options.port} (Ctrl-C ends it)")
-        try:
-            server.serve()
-        except OSError as error:
-            raise ConfigError(
-                f"{options.host}:{options.port} cannot be listened on ({error}): choose another --port."
-            ) from error
+        server.serve()
+
+
+def _require_free(options: ServiceOptions) -> None:
+    """Raises ConfigError if somebody listens on the address, or nobody may; workers share it, so they would not notice."""
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+    try:
+        with socket.create_server((options.host, options.port), family=family):
+            pass
+    except OSError as error:
+        raise ConfigError(f"{options.host}:{options.port} cannot be listened on ({error}): choose another --port.") from error
