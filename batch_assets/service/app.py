@@ -1,6 +1,7 @@
 """The service of one worker: its routes, and what they hand on."""
 
 import asyncio
+import gc
 import os
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -33,8 +34,14 @@ _THREADS = 16
 
 
 def from_environment() -> ASGIApp:
-    """The application of a worker process, which has its options from the environment."""
-    return service(ServiceOptions.model_validate_json(os.environ[OPTIONS]))
+    """The application of a worker process, which has its options from the environment.
+
+    What was imported for it lasts as long as the process: the garbage collector does not look through it while people wait.
+    """
+    found = service(ServiceOptions.model_validate_json(os.environ[OPTIONS]))
+    gc.collect()
+    gc.freeze()
+    return found
 
 
 def service(options: ServiceOptions) -> ASGIApp:

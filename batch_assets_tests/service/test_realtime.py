@@ -85,7 +85,7 @@ def test_a_row_that_the_model_has_no_number_for_fails_alone(asked: InProcess) ->
 def test_another_version_scores_once_it_is_approved(realtime: Small, asked: InProcess) -> None:
     row = {"features": {"x": 1.0, "y": 1.0, "z": 1.0}}
     first = asked.post("/v1/small:score", row).json()["record"]
-    realtime.registry.register("small", "v2", realtime.card(other := small_model((-1.0, 0.0, 0.0))), other)
+    realtime.registry.register("small", "v2", realtime.card(other := small_model((-1.0, 0.5, 0.25))), other)
     approve(realtime, "v2")
     while (seen := asked.post("/v1/small:score", row).json()["record"])["model_version"] == "v1":
         assert seen == first
