@@ -55,8 +55,11 @@ BatchAssetsError
     ├── Overloaded          as many wait for an answer as may
     ├── DeadlinePassed      there was no answer in time
     ├── NotScored           the model gives no answer to what was asked
+    ├── Refused             a request over HTTP that is not answered, and its status
     └── NoPrediction        no prediction for key
 """
+
+from collections.abc import Mapping
 
 
 class BatchAssetsError(Exception):
@@ -281,6 +284,14 @@ class DeadlinePassed(ServingError):
 
 class NotScored(ServingError):
     """The model gives no answer to a request; the others that were computed with it have theirs."""
+
+
+class Refused(ServingError):
+    """A request over HTTP is not answered: `status` and `headers` are what its answer has."""
+
+    def __init__(self, message: str, status: int, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status, self.headers = status, dict(headers or {})
 
 
 class NoPrediction(ServingError):

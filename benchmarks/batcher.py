@@ -5,7 +5,7 @@
 - `one row at a time`: what a service without a batcher does. Everybody who asks waits for a call of the model for one row, not
   padded, on a thread beside the event loop.
 - `batcher of N`: everybody asks the batcher; a pass has N rows at most, padded to multiples of 64 as a night's are.
-- `the model alone`: a loop calls the model for one row, not padded, and nobody asks: no event loop, no thread.
+- `row by row in a loop`: a loop calls the model for one row, not padded, and nobody asks: no event loop, no thread.
 
 As many ask at the same time as two passes hold, each again once there is an answer; of one row at a time 512. Subjects take
 turns; rows per second are medians of the rounds. Answers are compared: of batches bit by bit. `--root` is where the demo's
@@ -45,7 +45,7 @@ Row = npt.NDArray[np.float32]
 
 SIZES = (64, 256, 1_024)
 ASKING = 512
-ALONE, ONE = "the model alone", "one row at a time"
+ALONE, ONE = "row by row in a loop", "one row at a time"
 SINGLE_SHARE = 10
 """By how much fewer rows are scored one at a time: these take long, and their rate does not depend on it."""
 
@@ -62,7 +62,7 @@ def main() -> None:
         predictor, rows = demo(options.root or Path(folder), options.rows)
         rates = measure(predictor, rows, options.rounds)
     found = {
-        name: {"rows_per_s": rate, "to_one_row_at_a_time": rate / rates[ONE], "to_the_model_alone": rate / rates[ALONE]}
+        name: {"rows_per_s": rate, "to_one_row_at_a_time": rate / rates[ONE], "to_row_by_row": rate / rates[ALONE]}
         for name, rate in rates.items()
     }
     if options.json:
@@ -70,7 +70,7 @@ def main() -> None:
         return
     print(f"{'':<20}{'rows/s':>12}{f': {ONE}':>22}{f': {ALONE}':>20}")
     for name, one in found.items():
-        print(f"{name:<20}{one['rows_per_s']:>12,.0f}{one['to_one_row_at_a_time']:>22.2f}{one['to_the_model_alone']:>20.2f}")
+        print(f"{name:<20}{one['rows_per_s']:>12,.0f}{one['to_one_row_at_a_time']:>22.2f}{one['to_row_by_row']:>20.2f}")
 
 
 def demo(root: Path, count: int) -> tuple[Predictor, list[Row]]:

@@ -4,6 +4,7 @@ import click
 
 from batch_assets.cli.apart import Answer
 from batch_assets.cli.terminal import answered, settle
+from batch_assets.errors import NoSuchPipeline
 
 
 @click.command()
@@ -22,21 +23,29 @@ def serve(
     """
 
     def work() -> dict[str, object]:
+        from pydantic import ValidationError
+
         from batch_assets.orchestration.catalog import pipeline, usable_pipelines
         from batch_assets.service.options import Limits, ServiceOptions
         from batch_assets.service.server import serve as serve_until_told
         from batch_assets.storage import default_models, default_root
 
-        options = ServiceOptions(
-            root=default_root(),
-            models=default_models(),
-            pipelines=tuple(map(pipeline, pipelines)) if pipelines else tuple(usable_pipelines()),
-            host=host,
-            port=port,
-            workers=workers,
-            names=names,
-            limits=Limits(per_second=per_second),
-        )
+        served = tuple(map(pipeline, pipelines)) if pipelines else tuple(usable_pipelines())
+        if not served:
+            raise NoSuchPipeline("There is no pipeline to be served yet: `dg scaffold defs` makes one.")
+        try:
+            options = ServiceOptions(
+                root=default_root(),
+                models=default_models(),
+                pipelines=served,
+                host=host,
+                port=port,
+                workers=workers,
+                names=names,
+                limits=Limits(per_second=per_second),
+            )
+        except ValidationError as error:
+            raise click.UsageError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
         serve_until_told(options, lambda line: click.echo(line, err=True))
         return {}
 

@@ -17,6 +17,7 @@ from batch_assets.errors import (
     NoSuchPipeline,
     NotScored,
     Overloaded,
+    Refused,
     ReleaseBroken,
     StorageError,
     StoreUnavailable,
@@ -42,14 +43,6 @@ _HEADERS = (
     (b"cache-control", b"no-store"),
     (b"x-content-type-options", b"nosniff"),
 )
-
-
-class Refused(BatchAssetsError):
-    """A request that is answered by a sentence and a status, whatever it asks for."""
-
-    def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(message)
-        self.status, self.headers = status, dict(headers or {})
 
 
 class JsonAnswer(Response):

@@ -13,9 +13,9 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from batch_assets.errors import NoSuchPipeline
+from batch_assets.errors import NoSuchPipeline, Refused
 from batch_assets.models.registry import Registry
-from batch_assets.service.answers import JsonAnswer, Refused
+from batch_assets.service.answers import JsonAnswer
 from batch_assets.service.bodies import BatchGet, Score, body_of, key_of, understood
 from batch_assets.service.guard import Guard
 from batch_assets.service.metrics import Nights, Requests, exposed
@@ -85,7 +85,7 @@ class Service:
             await self._router(scope, receive, send)
             return
         if scope["method"] not in ("GET", "HEAD"):
-            raise Refused(405, "A key is asked for with GET.", {"Allow": "GET, HEAD"})
+            raise Refused("A key is asked for with GET.", 405, {"Allow": "GET, HEAD"})
         await (await self.get(about[0], scope["raw_path"]))(scope, receive, send)
 
     async def get(self, pipeline: str, raw_path: bytes) -> Response:
@@ -97,7 +97,7 @@ class Service:
         served, limits = self._known(request.path_params["pipeline"]), self._options.limits
         asked: BatchGet = understood(await body_of(request, limits), BatchGet)
         if len(asked.keys) > limits.keys:
-            raise Refused(413, f"At most {limits.keys:,} keys are answered at once, not {len(asked.keys):,}.")
+            raise Refused(f"At most {limits.keys:,} keys are answered at once, not {len(asked.keys):,}.", 413)
         found = await served.get_many(asked.keys)
         return JsonAnswer({"answers": [None if one is None else _plain(one) for one in found]})
 
@@ -106,7 +106,7 @@ class Service:
         config = self._known(request.path_params["pipeline"]).config
         settings = config.serve.realtime
         if settings is None:
-            raise Refused(404, f"{config.name} scores nothing by day: its YAML has no serve.realtime.")
+            raise Refused(f"{config.name} scores nothing by day: its YAML has no serve.realtime.", 404)
         asked: Score = understood(await body_of(request, self._options.limits), Score)
         realtime = self._realtime.get(config.name)
         if realtime is None:
@@ -156,7 +156,7 @@ class Service:
 
 async def _nothing(scope: Scope, _receive: Receive, _send: Send) -> None:
     if scope["type"] == "http":
-        raise Refused(404, "There is nothing at this path: /openapi.json says what can be asked.")
+        raise Refused("There is nothing at this path: /openapi.json says what can be asked.", 404)
 
 
 def _plain(answer: Answer) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, Validat
 from pydantic_core import from_json
 from starlette.requests import ClientDisconnect, Request
 
-from batch_assets.service.answers import Refused
+from batch_assets.errors import Refused
 from batch_assets.service.options import Limits
 
 KeyPart = StrictInt | StrictStr
@@ -36,25 +36,25 @@ def key_of(raw_path: bytes) -> tuple[str, ...]:
     try:
         return tuple((unquote_to_bytes(one) if b"%" in one else one).decode() for one in segments)
     except UnicodeDecodeError:
-        raise Refused(422, "A key in a path is percent-encoded UTF-8.") from None
+        raise Refused("A key in a path is percent-encoded UTF-8.", 422) from None
 
 
 async def body_of(request: Request, limits: Limits) -> Any:
     """What a request's JSON says. Raises Refused."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
-        raise Refused(415, "A body is JSON: send it with Content-Type: application/json.")
+        raise Refused("A body is JSON: send it with Content-Type: application/json.", 415)
     try:
         async with asyncio.timeout(limits.body_seconds):
             data = await _read(request, limits.body_bytes)
     except TimeoutError:
-        raise Refused(408, f"The body did not arrive within {limits.body_seconds:g} s.", {"Connection": "close"}) from None
+        raise Refused(f"The body did not arrive within {limits.body_seconds:g} s.", 408, {"Connection": "close"}) from None
     except ClientDisconnect:
-        raise Refused(400, "The body ended before it was complete.", {"Connection": "close"}) from None
+        raise Refused("The body ended before it was complete.", 400, {"Connection": "close"}) from None
     try:
         return from_json(data, allow_inf_nan=False)
     except ValueError:
-        raise Refused(422, "The body is not JSON.") from None
+        raise Refused("The body is not JSON.", 422) from None
 
 
 def understood(body: Any, kind: type[BatchGet] | type[Score]) -> Any:
@@ -64,13 +64,13 @@ def understood(body: Any, kind: type[BatchGet] | type[Score]) -> Any:
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(map(str, first["loc"][:2])) or "the body"
-        raise Refused(422, f"The body is not understood: {where}: {first['msg']}.") from None
+        raise Refused(f"The body is not understood: {where}: {first['msg']}.", 422) from None
 
 
 async def _read(request: Request, most: int) -> bytes:
     said = request.headers.get("content-length", "0")
     found, size = list[bytes](), int(said) if said.isdigit() else 0
-    too_long = Refused(413, f"A body has {most:,} bytes at most: ask for fewer at once.", {"Connection": "close"})
+    too_long = Refused(f"A body has {most:,} bytes at most: ask for fewer at once.", 413, {"Connection": "close"})
     if size > most:
         raise too_long
     size = 0

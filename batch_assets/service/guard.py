@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from batch_assets.errors import BatchAssetsError
-from batch_assets.service.answers import Refused, refusal
+from batch_assets.errors import BatchAssetsError, Refused
+from batch_assets.service.answers import refusal
 from batch_assets.service.metrics import Requests
 from batch_assets.service.options import Limits, ServiceOptions, Token
 
@@ -56,7 +56,7 @@ class Guard:
             if status:
                 raise
             sentence = f"This request failed within the service ({type(error).__name__}): its log says where."
-            await refusal(Refused(500, sentence))(scope, receive, noted)
+            await refusal(Refused(sentence, 500))(scope, receive, noted)
         finally:
             self._requests.note(scope, status, self._clock() - began)
 
@@ -65,17 +65,17 @@ class Guard:
         headers = dict(scope["headers"])
         host = _without_port(headers.get(b"host", b"").decode("latin-1").lower())
         if host not in self._hosts:
-            raise Refused(421, "This service is not called that: ask it by its address, or start it with --name.")
+            raise Refused("This service is not called that: ask it by its address, or start it with --name.", 421)
         if len(scope["raw_path"]) + len(scope["query_string"]) > self._limits.url_bytes:
-            raise Refused(414, f"A path and query have {self._limits.url_bytes:,} bytes at most: use batchGet.")
+            raise Refused(f"A path and query have {self._limits.url_bytes:,} bytes at most: use batchGet.", 414)
         if (
             self._token.needed
             and scope["path"] not in OPEN
             and not self._token.fits(_borne(headers.get(b"authorization", b"")))
         ):
             raise Refused(
-                401,
                 "This service asks for a token: send it as Authorization: Bearer TOKEN.",
+                401,
                 {"WWW-Authenticate": 'Basic realm="batch-assets", charset="UTF-8"'},
             )
         self._rate.take()
@@ -96,7 +96,7 @@ class Rate:
         self._left = min(max(self._per_second, 1.0), self._left + (now - self._seen) * self._per_second)
         self._seen = now
         if self._left < 1:
-            raise Refused(429, f"More than {self._per_second:g} requests a second: ask again later.", {"Retry-After": "1"})
+            raise Refused(f"More than {self._per_second:g} requests a second: ask again later.", 429, {"Retry-After": "1"})
         self._left -= 1
 
 

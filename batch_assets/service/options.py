@@ -33,7 +33,9 @@ class Limits(BaseModel):
     body_seconds: float = Field(10, description="How long a body may take to arrive.")
     keys: int = Field(10_000, description="The most keys of one batchGet.")
     connections: int = Field(1_024, description="Requests at the same time; who comes then waits.")
-    per_second: float | None = Field(None, description="Requests a second of one worker; who comes then is told to come later.")
+    per_second: float | None = Field(
+        None, gt=0, description="Requests a second of one worker; who comes then is told to come later."
+    )
 
 
 class ServiceOptions(BaseModel):
@@ -53,7 +55,7 @@ class ServiceOptions(BaseModel):
     @model_validator(mode="after")
     def _has_a_name(self) -> Self:
         if self.host in _ANYWHERE and not self.names:
-            raise ValueError("whoever listens on every address must be told its names: say them with --name")
+            raise ValueError(f"{self.host} is every address of this machine: say with --name by which names clients call it")
         return self
 
     @property

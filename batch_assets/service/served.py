@@ -8,9 +8,8 @@ from typing import TypeVar
 
 from batch_assets.clock import Clock, end_of, utc_now
 from batch_assets.config import PipelineConfig
-from batch_assets.errors import BatchAssetsError
+from batch_assets.errors import BatchAssetsError, Refused
 from batch_assets.features.keys import Said
-from batch_assets.service.answers import Refused
 from batch_assets.serving.file_store import FileStore
 from batch_assets.serving.reader import Answer, Reader
 from batch_assets.serving.release import current_log
@@ -46,7 +45,7 @@ class Served:
         """The reader; it may wait for a disk or a server. Raises Refused while nothing was published."""
         if self._reader is None:
             if current_log(self._storage, self.config.name).latest() is None:
-                raise Refused(503, f"Nothing of {self.config.name} has been published yet.", {"Retry-After": "60"})
+                raise Refused(f"Nothing of {self.config.name} has been published yet.", 503, {"Retry-After": "60"})
             self._reader = Reader.open(self.config.name, self._storage)
         return self._reader
 

@@ -88,12 +88,18 @@ class Running:
         return self._log.read_text()
 
 
+def free_port() -> int:
+    """A port on which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
 @contextmanager
 def running(said: ServiceOptions, folder: Path, **environment: str) -> Iterator[Running]:
     """A service on a port of its own, until the end of the block."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     log = folder / f"service-{port}.log"
     with log.open("w") as output:
         process = subprocess.Popen(

@@ -70,7 +70,7 @@ def test_a_service_of_this_machine_knows_its_names(asked: InProcess, host: str) 
 
 def test_others_reach_it_with_a_token_and_by_a_name_only(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(TOKEN, raising=False)
-    with pytest.raises(ValueError, match="say them with --name"):
+    with pytest.raises(ValueError, match="say with --name by which names"):
         options(small, host="0.0.0.0")
     public = options(small, host="0.0.0.0", names=("scores.example",))
     with pytest.raises(ConfigError, match=r"can be reached by others, so BATCH_ASSETS_TOKEN must hold a token"):
