@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 import pytest
+from hypothesis import settings
 
 import batch_assets
 from batch_assets.demo import train as training
@@ -46,6 +47,8 @@ def pytest_configure() -> None:
     """A shell lets what it runs in the background ignore Ctrl-C, and every process that tests start would inherit that."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    settings.register_profile("untimed", deadline=None)  # what an example takes says how busy the machine is
+    settings.load_profile("untimed")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
