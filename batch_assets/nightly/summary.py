@@ -4,6 +4,7 @@ from typing import Any
 
 from batch_assets.config import PipelineConfig
 from batch_assets.errors import NotFound
+from batch_assets.features.provenance import read_provenance
 from batch_assets.nightly.night import Night
 from batch_assets.nightly.verdict import read_verdict
 from batch_assets.quality.outcome import CheckOutcome
@@ -27,6 +28,7 @@ def summarize(night: Night, matches: CheckOutcome, began: str) -> dict[str, Any]
     if verdict is None:
         raise NotFound(f"{night.name} was not judged.")
     outcomes = [*verdict.outcomes, matches]
+    left_out = read_provenance(storage, night.frozen.folder).forgotten
     live = current_log(storage, config.name).latest()
     release = release_name(manifest)
     return {
@@ -36,6 +38,7 @@ def summarize(night: Night, matches: CheckOutcome, began: str) -> dict[str, Any]
         "scored_rows": manifest.scored,
         "excluded_rows": manifest.excluded,
         "dead_letter_rows": manifest.dead_lettered,
+        "forgotten_rows": left_out.rows if left_out else 0,
         "run_id": night.run_id,
         "engine": manifest.work.engine,
         "model": {"name": model.name, "version": model.version, "sha256": manifest.model.sha256},
