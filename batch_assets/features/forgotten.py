@@ -55,9 +55,9 @@ class Suppressed(BaseModel):
 class Purged(BaseModel):
     """A day was written anew without the rows of everybody who was forgotten up to the entry `number`.
 
-    `rows` is how many were taken out of which file, by its path before (`predictions/…`, `user_features/…`), and `digests` are
-    those of the snapshots and runs afterwards, which the digests before, minus those of the removed rows, were found equal to.
-    `dropped` is what was taken away as a whole.
+    `rows` is how many were taken out of each snapshot, by the folder that it had. `digests` are those of the snapshots and runs
+    afterwards, sealed: each was found equal to the digest before minus that of the rows that went. `dropped` are folders that
+    were taken away as a whole.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -110,6 +110,10 @@ class Hashing:
         """Both of each row."""
         both = zip(self.bits(table, key).tolist(), self.hmacs(table, key), strict=True)
         return tuple(KeyHash(bits=bits, hmac=one) for bits, one in both)
+
+    def seal(self, text: str) -> str:
+        """What shows to whoever has the secret, and to nobody else, that a text is the same."""
+        return self._hmac(b"\0seal" + text.encode()).hex()
 
     def _hmac(self, message: bytes) -> bytes:
         return hmac.digest(self._secret, self._pipeline + message, hashlib.sha256)

@@ -16,17 +16,12 @@ from batch_assets.nightly.freeze import freeze
 from batch_assets.nightly.publish import published_matches
 from batch_assets.nightly.summary import summarize
 from batch_assets.serving.reader import Reader
+from batch_assets_tests.operations.forgetting import secret
 from batch_assets_tests.small import DAY, Small, rows
 
+__all__ = ["secret"]
+
 Make = Callable[..., Small]
-
-
-@pytest.fixture
-def secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A place for the secret, outside of every root."""
-    path = tmp_path / "elsewhere" / "secret"
-    monkeypatch.setenv(KEPT_IN, str(path))
-    return path
 
 
 def keys(*values: object, kind: pa.DataType | None = None) -> pa.Table:
