@@ -151,7 +151,7 @@ def _unfinished_has(config: PipelineConfig, storage: Storage, run: str, who: For
     names = config.features.contract.key_names
     try:
         files = [f"{run}/{name}" for name in storage.names(run) if name.endswith(".parquet")]
-        return any(who.rows(read_committed(storage, file, names), names).any() for file in files)
+        return any(who.rows(read_committed(storage, file, list(names)), names).any() for file in files)
     except CommitBroken:
         return True
 

@@ -6,10 +6,12 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from batch_assets import demo
 from batch_assets.engines.local_engine import LocalEngine
 from batch_assets.errors import AtWork, StorageError
 from batch_assets.features.forgotten import Purged, forgotten_log
@@ -224,3 +226,39 @@ class TestBefore:
         assert found_in(nights.storage.root, GONE) == []
         assert records(nights, *KEPT) == told
         assert sorted(one.rows for one in list_releases(nights.config, nights.storage)) == [292, 292]
+
+
+CUSTOMERS = """
+SELECT printf('cdnow-%05d', customer_id) AS user, date_diff('day', max(date), $partition::DATE)::FLOAT / 600 AS x,
+       count(*)::FLOAT / 10 AS y, sum(amount::DECIMAL(18, 2))::FLOAT / 1000 AS z
+FROM rows WHERE date <= $partition::DATE GROUP BY customer_id
+"""
+
+
+def test_fifty_customers_of_cdnow_are_gone_and_stay_away(make_small: Make) -> None:
+    """Real customers of a real shop, by a key that no number looks like: two nights, fifty are purged, three more nights."""
+    bought = pq.read_table(Path(demo.__path__[0], "cdnow_transactions.parquet"))
+    bought = bought.append_column("user", pa.array([""] * len(bought)))
+    days = [f"1998-06-{number}" for number in range(20, 25)]
+    dates = {"start": "1998-06-20", "end": "1998-06-30"}
+    small = make_small(bought, partitions=dates, scoring={"chunk_rows": 4_096, "batch_size": 1_024})
+    small.source.with_name("query.sql").write_text(CUSTOMERS)
+    for day in days[:2]:
+        small.night(day)
+    before = {day: predictions(small, day) for day in days[:2]}
+    customers = list(before[days[0]])
+    gone = np.random.default_rng(1997).choice(customers, 50, replace=False).tolist()
+    others = [one for one in customers[::97] if one not in gone]
+    told = records(small, *others)
+    assert (len(customers), len(found_in(small.storage.root, gone)) > 0) == (23_570, True)
+    forgets(small, *gone)
+    assert [one.rows for one in purged(small).days] == [50, 50]
+    assert found_in(small.storage.root, gone) == []
+    for day in days[:2]:
+        assert predictions(small, day) == {key: one for key, one in before[day].items() if key not in gone}
+    assert records(small, *others) == told
+    for day in days[2:]:
+        assert small.night(day).release.rows == 23_520
+        assert found_in(small.storage.root, gone) == []
+        assert answers(small, *gone) == [None] * 50
+        assert None not in answers(small, *others)
