@@ -9,16 +9,16 @@ import pyarrow as pa
 
 from batch_assets.arrow import as_column
 from batch_assets.config import PipelineConfig
-from batch_assets.errors import ForgetInvalid
-from batch_assets.features.forgotten import Forgotten, suppress
-from batch_assets.features.keys import Said, parsed, parts
+from batch_assets.errors import ForgetInvalid, NotPublishable, ReleaseBroken, StoreUnavailable
+from batch_assets.features.forgotten import Forgotten, forgotten, suppress
+from batch_assets.features.keys import Said, columns_of, parsed, parts
 from batch_assets.models.registry import Registry
 from batch_assets.nightly.left_out import without_forgotten
 from batch_assets.nightly.progress import Progress
 from batch_assets.nightly.publish import build, remove_releases, stores_for
 from batch_assets.runs.commit import run_folder
 from batch_assets.runs.manifest import Manifest, read_manifest
-from batch_assets.serving.release import current_log, go_live, release_name, release_parts, stores_of
+from batch_assets.serving.release import current_log, go_live, in_stores, release_name, release_parts, stores_of
 from batch_assets.serving.retention import release_names
 from batch_assets.storage import Storage
 
@@ -62,15 +62,15 @@ def forget(
         ForgetInvalid: there is no reason, it names a key, or something is no key of the pipeline.
         SecretInvalid: the secret is not there, is another one, or lies under the root.
         ReleaseBroken, StoreUnavailable: no store could build what should be live; the entry is written, say the same again.
+        NotPublishable: what is live cannot be built without the key, as its run is not kept any more.
     """
-    table = _as_table(config, keys)
     _require_reason(keys, why)
-    entry, secret = suppress(storage, config.name, table, config.features.contract.key_names, why)
+    entry, secret = suppress(storage, config.name, _as_table(config, keys), config.features.contract.key_names, why)
     started = time.perf_counter()
     latest = current_log(storage, config.name).latest()
     before = latest.body.release if latest else None
     rebuilt, removed, lagging, seconds, live = list[str](), list[str](), dict[str, str](), None, None
-    for name, found in sorted(_with_keys(config, storage), key=lambda one: one[0] != before):
+    for name, found in _with_keys(config, storage, before):
         if found is None:
             remove_releases(storage, config.name, [name], progress)
             removed.append(name)
@@ -80,7 +80,8 @@ def forget(
             lagging = _let_live(config, storage, registry, manifest, who, why, progress)
             live, seconds = release_name(manifest), time.perf_counter() - started
         else:
-            stores = [store for store in config.stores if store.called in stores_of(storage, config.name, name)]
+            there = stores_of(storage, config.name, name)
+            stores = [store for store in config.stores if store.called in there]
             remove_releases(storage, config.name, manifest.releases_before, progress)
             _, failed = build(config, storage, manifest, who, stores or config.stores[:1], progress)
             lagging |= failed
@@ -88,17 +89,49 @@ def forget(
     return Hushed(config.name, entry.number, secret, live, seconds, tuple(rebuilt), tuple(removed), lagging)
 
 
-def _with_keys(config: PipelineConfig, storage: Storage) -> "Iterator[tuple[str, tuple[Manifest, Forgotten | None] | None]]":
-    """Each release that has rows of forgotten keys, and the run that it is built from; None if that is not kept any more."""
-    for name in release_names(storage, config.name):
+def _with_keys(
+    config: PipelineConfig, storage: Storage, live: str | None
+) -> Iterator[tuple[str, tuple[Manifest, Forgotten | None] | None]]:
+    """Each release that has rows of forgotten keys, and the run that it is built from; None if that is not kept any more.
+
+    The live one comes first, before anybody looks at the others.
+    """
+    for name in sorted(release_names(storage, config.name), key=lambda name: name != live):
         parts_of = release_parts(name)
         manifest = read_manifest(storage, run_folder(config.name, *parts_of)) if parts_of else None
         if manifest is None:
-            yield name, None  # nobody can say whom it has
+            if _has_some(config, storage, name):
+                _require_not_live(config, name, live)
+                yield name, None
             continue
         found = without_forgotten(storage, config, manifest)
         if name in found[0].releases_before:
             yield name, found
+
+
+def _has_some(config: PipelineConfig, storage: Storage, name: str) -> bool:
+    """Whether a release has a key that is forgotten, as it is read back; one that cannot be read may have some."""
+    who = forgotten(storage, config.name)
+    types = [one.arrow for one in config.features.contract.key]
+    try:
+        for release in in_stores(storage, config.name, name):
+            for keys, _ in release.store.scan(storage, release):
+                columns = [keys] if len(types) == 1 else columns_of(keys, types)
+                table = pa.table(columns, names=config.features.contract.key_names)
+                if who and who.rows(table, config.features.contract.key_names).any():
+                    return True
+    except (ReleaseBroken, StoreUnavailable):
+        return True
+    return False
+
+
+def _require_not_live(config: PipelineConfig, name: str, live: str | None) -> None:
+    """Raises NotPublishable for what is live: to take that out would leave everybody without an answer."""
+    if name == live:
+        raise NotPublishable(
+            f"The release {name} of {config.name} is live and has the key, and its run is not kept any more, so it cannot be "
+            "built without it: publish another day, then say the same again."
+        )
 
 
 def _let_live(

@@ -73,54 +73,55 @@ def rewrite_run(work: Rewriting, registry: Registry, manifest: Manifest, release
         ProofFailed: a digest is not the one before minus that of the rows that went.
         CommitBroken: a file of the run was changed.
     """
-    storage, key = work.storage, work.before.snapshot.key
-    old = [(file, replays, read_footer(storage, f"{manifest.folder}/{file.name}")) for file, replays in manifest.by_chunk()]
-    moved = [_moved(work.gone, commit) for _, _, commit in old]
-    left = [(one, chunk) for one, chunk in zip(old, moved, strict=True) if chunk.rows]
-    plan = tuple(replace(chunk, number=number) for number, (_, chunk) in enumerate(left))
+    storage = work.storage
+    old = [(replays, read_footer(storage, f"{manifest.folder}/{file.name}")) for file, replays in manifest.by_chunk()]
+    left = [(chunk, one) for one in old if (chunk := _moved(work.gone, one[1])).rows]
+    plan = tuple(replace(chunk, number=number) for number, (chunk, _) in enumerate(left))
     run_id = _run_id(work, registry, manifest, plan)
     folder = run_folder(manifest.pipeline, manifest.partition, run_id)
-    commits, replayed, histogram = dict[int, ChunkCommit](), list[ManifestFile](), _empty(manifest)
-    labels = [(0,) * len(manifest.labels)]
-    for chunk, ((_, replays, commit), _) in zip(plan, left, strict=True):
-        commits[chunk.number] = _rewrite_chunk(work, manifest, folder, chunk, commit, run_id)
-        histogram, labels = histogram + commits[chunk.number].histogram, [*labels, commits[chunk.number].labels]
+    commits = {
+        chunk.number: _rewrite_chunk(work, manifest, folder, chunk, commit, run_id)
+        for chunk, (_, (_, commit)) in zip(plan, left, strict=True)
+    }
+    before = tuple(dict.fromkeys((*manifest.releases_before, *releases)))
+    new = _manifest(work, manifest, folder, plan, commits).model_copy(
+        update={"run_id": run_id, "folder": folder, "left_out": LeftOut(number=work.number, instead_of=before)}
+    )
+    for chunk, (_, (replays, _)) in zip(plan, left, strict=True):
         for replay in replays:
             name = f"{chunk.name}.{replay.name.partition('.')[2]}"
             file, records = _rewrite_replay(work, manifest, replay, f"{folder}/{name}")
-            if len(records):
-                replayed.append(file)
-                found = Histogram.of(records.score, manifest.histogram.edges)
-                histogram = histogram + found.model_copy(update={"non_finite": 0})
-                labels = [*labels, records.by_label()]
-    proof = prove(storage, work.after.snapshot, work.after.folder, folder, plan, commits)
-    scored = sum(file.scored for file in replayed)
-    files = (*manifest_files(storage, folder, plan, commits), *replayed)
-    new = manifest.model_copy(
-        update={
-            "run_id": run_id,
-            "folder": folder,
-            "snapshot": work.after.snapshot.digest,
-            "snapshot_folder": work.after.folder,
-            "rows": proof.rows,
-            "scored": sum(commit.scored for commit in commits.values()) + scored,
-            "excluded": sum(commit.excluded for commit in commits.values()),
-            "dead_lettered": sum(commit.dead_lettered for commit in commits.values()) - scored,
-            "values": sum((file.values for file in files), Digest()),
-            "proof": proof,
-            "histogram": histogram,
-            "labels": added(labels, manifest.record),
-            "files": files,
-            "left_out": LeftOut(number=work.number, instead_of=tuple(dict.fromkeys((*manifest.releases_before, *releases)))),
-        }
-    )
-    _prove_whole(work, key, manifest, new)
+            histogram = Histogram.of(records.score, manifest.histogram.edges).model_copy(update={"non_finite": 0})
+            new = new.with_replays([file] if len(records) else [], histogram, records.by_label())
+    _prove_whole(work, manifest, new)
     return new
 
 
-def _prove_whole(work: Rewriting, key: tuple[str, ...], before: Manifest, after: Manifest) -> None:
+def _manifest(
+    work: Rewriting, manifest: Manifest, folder: str, plan: tuple[Chunk, ...], commits: dict[int, ChunkCommit]
+) -> Manifest:
+    """The manifest of the commits in a folder, after they were proven against the new snapshot. Raises ProofFailed."""
+    proof = prove(work.storage, work.after.snapshot, work.after.folder, folder, plan, commits)
+    return manifest.model_copy(
+        update={
+            "snapshot": work.after.snapshot.digest,
+            "snapshot_folder": work.after.folder,
+            "rows": proof.rows,
+            "scored": sum(commit.scored for commit in commits.values()),
+            "excluded": sum(commit.excluded for commit in commits.values()),
+            "dead_lettered": sum(commit.dead_lettered for commit in commits.values()),
+            "values": sum((commit.values for commit in commits.values()), Digest()),
+            "proof": proof,
+            "histogram": sum((one.histogram for one in commits.values()), Histogram.empty(manifest.histogram.edges)),
+            "labels": added((commit.labels for commit in commits.values()), manifest.record),
+            "files": manifest_files(work.storage, folder, plan, commits),
+        }
+    )
+
+
+def _prove_whole(work: Rewriting, before: Manifest, after: Manifest) -> None:
     """The digest of all predictions is the one before minus that of the rows that went. Raises ProofFailed."""
-    removed = Digest()
+    removed, key = Digest(), work.before.snapshot.key
     for file in before.files:
         table = read_committed(work.storage, f"{before.folder}/{file.name}", [*key, *before.record.names])
         table = table.filter(as_arrow(work.chosen(table)))
@@ -225,10 +226,6 @@ def _rewrite_replay(work: Rewriting, manifest: Manifest, file: ManifestFile, pat
     if not same_rows(table, found):
         raise ProofFailed(f"{path} is not what {file.name} was without the rows that go: remove it and try again.")
     return new, records
-
-
-def _empty(manifest: Manifest) -> Histogram:
-    return Histogram.empty(manifest.histogram.edges)
 
 
 def frozen_as(storage: Storage, folder: str, snapshot: Snapshot) -> Frozen:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from batch_assets.features.forgotten import KEPT_IN
+from batch_assets.features.keys import Said
 from batch_assets.operations.forget import Hushed, forget
 from batch_assets.serving.reader import Answer, Reader
 from batch_assets_tests.small import Small
@@ -20,11 +21,11 @@ def secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def forgets(small: Small, *keys: int | str, why: str = WHY) -> Hushed:
+def forgets(small: Small, *keys: Said, why: str = WHY) -> Hushed:
     return forget(small.config, small.storage, small.registry, keys, why, small.progress)
 
 
-def answers(small: Small, *keys: int | str) -> list[Answer | None]:
+def answers(small: Small, *keys: Said) -> list[Answer | None]:
     """What readers are told now."""
     reader = Reader.open("small", small.storage)
     try:
@@ -33,6 +34,6 @@ def answers(small: Small, *keys: int | str) -> list[Answer | None]:
         reader.close()
 
 
-def records(small: Small, *keys: int | str) -> list[object]:
+def records(small: Small, *keys: Said) -> list[object]:
     """Of what they are told, the records alone."""
     return [one and one.record for one in answers(small, *keys)]

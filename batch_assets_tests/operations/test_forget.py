@@ -157,7 +157,18 @@ def test_who_is_interrupted_says_the_same_again(two_nights: Small, monkeypatch: 
     assert len(list(forgotten_log(two_nights.storage, "small").history())) == 1
 
 
-def test_several_columns_are_one_key(make_small: Make) -> None:
+def test_a_release_without_its_run_is_taken_out_unless_it_is_live(two_nights: Small) -> None:
+    for day in DAYS[:2]:
+        two_nights.storage.discard(two_nights.opened(day).folder)
+    assert forgets(two_nights, 77_777).removed == ()
+    with pytest.raises(NotPublishable, match="is live and has the key, and its run is not kept any more"):
+        forgets(two_nights, 7)
+    two_nights.night(DAYS[2])
+    assert [one[:10] for one in forgets(two_nights, 7).removed] == DAYS[1::-1]
+    assert answers(two_nights, 7) == [None]
+
+
+def test_keys_of_text_are_forgotten_too(make_small: Make) -> None:
     small = make_small(rows(20, key_type=pa.string()))
     small.night()
     forgets(small, "user-0000007")
