@@ -172,13 +172,13 @@ def _without_names(verdict: Verdict, removed: Iterable[str]) -> Verdict:
     pattern = re.compile(rf"(?<!\w)(?:{names})(?!\w)")
 
     def hushed(text: str) -> str:
-        return pattern.sub("(forgotten)", text) if names else text
+        """Rows are named behind the word first, until the next finding."""
+        return re.sub(r", first [^;]*", lambda found: pattern.sub("(forgotten)", found[0]), text) if names else text
 
     outcomes = tuple(
         one.model_copy(
             update={
                 "message": hushed(one.message),
-                "table": hushed(one.table),
                 "findings": tuple(each.model_copy(update={"message": hushed(each.message)}) for each in one.findings),
             }
         )

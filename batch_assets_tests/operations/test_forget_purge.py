@@ -15,9 +15,11 @@ from batch_assets import demo
 from batch_assets.engines.local_engine import LocalEngine
 from batch_assets.errors import AtWork, StorageError
 from batch_assets.features.forgotten import Purged, forgotten_log
-from batch_assets.nightly.freeze import freeze
+from batch_assets.nightly.freeze import freeze, frozen
+from batch_assets.nightly.judge_features import judge_features
 from batch_assets.nightly.publish import published_matches
 from batch_assets.nightly.score import score
+from batch_assets.nightly.verdict import read_verdict
 from batch_assets.operations import purge as purging
 from batch_assets.operations.dead_letters import finished, list_dead_letters, replay
 from batch_assets.operations.diff import diff
@@ -190,6 +192,22 @@ def test_whoever_is_all_of_a_chunk(nights: Small) -> None:
     assert found_in(nights.storage.root, everybody[:130]) == []
     assert latest_manifest(nights.storage, nights.opened(DAYS[1]).folder) is not None
     assert None not in answers(nights, *everybody[130:])
+
+
+def test_a_verdict_names_none_of_them(make_small: Make) -> None:
+    """A scan of all rows names the first that it finds."""
+    table = with_values(rows(300, key_type=pa.string()), "x", dict.fromkeys((6, 7, 11, 149), None))
+    small = make_small(table, quality={"expectations": {"full_scan": True, "max_missing": 0.001}})
+    judge_features(small.config, small.storage, freeze(small.config, small.storage, DAYS[0], small.progress), DAYS[0])
+    assert [name for name, _ in found_in(small.storage.root, GONE) if "_verdict" in name]
+    forgets(small, *GONE)
+    purged(small)
+    assert found_in(small.storage.root, GONE) == []
+    verdict = read_verdict(small.storage, frozen(small.config, small.storage, DAYS[0]).folder)
+    assert verdict is not None
+    assert verdict.outcome("full_scan").message.endswith(
+        "in 4 of 300 rows (1.33%), at most 0.10% is allowed, first user (forgotten), (forgotten), user-0000012, (forgotten)"
+    )
 
 
 class TestBefore:
