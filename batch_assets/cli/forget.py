@@ -39,6 +39,10 @@ def _show_forgotten(console: Console, found: dict[str, Any]) -> None:
             console.print(f"{name} was built without it.", soft_wrap=True)
     for name in found["removed"]:
         console.print(f"{name} was removed: its run is not kept any more.", soft_wrap=True)
+    for name, who in found["busy"].items():
+        console.print(
+            escape(f"{name} is being published by {who}, who leaves it out: say the same again later."), soft_wrap=True
+        )
     for store, why in found["lagging"].items():
         console.print(escape(f"{store} still answers it: {why}"), soft_wrap=True)
 

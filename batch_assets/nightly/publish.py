@@ -97,6 +97,8 @@ def publish(night: Night, progress: Progress, why: str = "") -> Published:
     releases, lagging = build(config, storage, manifest, left_out, stores_for(config, storage, day), progress)
     model.require_in_force()
     require_day(storage, config.name, day)
+    if suppressed_number(storage, config.name) != forgot:
+        return publish(night, progress, why)  # somebody was forgotten meanwhile
     seen: list[NumberedLog[Any]] = [night.log(), accepted_log(storage, config.name, day), *model.logs]
     live = go_live(storage, releases, model.approval, model.withdrawn(), seen, why)
     try:
@@ -109,7 +111,7 @@ def publish(night: Night, progress: Progress, why: str = "") -> Published:
         lagging |= {one.store.called: live.why for one in releases if one.store.called not in followed}
     remove_releases(storage, config.name, manifest.releases_before, progress)
     if suppressed_number(storage, config.name) != forgot:
-        return publish(night, progress, why)  # somebody was forgotten in this very moment
+        return publish(night, progress, why)  # in this very moment
     retired = retire(storage, config.name, config.stores, [releases[0].name])
     for name, reason in retired.unavailable.items():
         progress.say(f"Nothing is removed from {name} now: {reason}")

@@ -16,11 +16,13 @@ from batch_assets.models.registry import Registry
 from batch_assets.nightly.left_out import without_forgotten
 from batch_assets.nightly.progress import Progress
 from batch_assets.nightly.publish import build, remove_releases, stores_for
-from batch_assets.runs.commit import run_folder
+from batch_assets.process import Process
+from batch_assets.runs.commit import day_folder, run_folder
 from batch_assets.runs.manifest import Manifest, read_manifest
 from batch_assets.serving.release import current_log, go_live, in_stores, release_name, release_parts, stores_of
 from batch_assets.serving.retention import release_names
 from batch_assets.storage import Storage
+from batch_assets.storage.lease import at_work
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,8 @@ class Hushed:
 
     `number` is the entry of the log that says who, when and why. `live` is the release that is live now, and `seconds` passed
     from that entry until it was; both are None if what is live did not have the keys. `rebuilt` were built anew without them,
-    `removed` were taken out and have nothing in their place; `lagging` stores still have the keys, for the reason given.
+    `removed` were taken out and have nothing in their place; `busy` are being published by somebody, who leaves the keys out
+    before they are live; `lagging` stores still have the keys, for the reason given.
     `secret` is the file in which a new secret was made, or nothing.
     """
 
@@ -40,6 +43,7 @@ class Hushed:
     seconds: float | None
     rebuilt: tuple[str, ...]
     removed: tuple[str, ...]
+    busy: dict[str, str]
     lagging: dict[str, str]
 
 
@@ -69,24 +73,39 @@ def forget(
     started = time.perf_counter()
     latest = current_log(storage, config.name).latest()
     before = latest.body.release if latest else None
-    rebuilt, removed, lagging, seconds, live = list[str](), list[str](), dict[str, str](), None, None
+    rebuilt, removed, busy, lagging = list[str](), list[str](), dict[str, str](), dict[str, str]()
+    seconds, live = None, None
     for name, found in _with_keys(config, storage, before):
-        if found is None:
+        if name != before and (who_works := _at_work(storage, config.name, name)):
+            busy[name] = who_works
+        elif found is None:
             remove_releases(storage, config.name, [name], progress)
             removed.append(name)
-            continue
-        manifest, who = found
-        if name == before:
-            lagging = _let_live(config, storage, registry, manifest, who, why, progress)
-            live, seconds = release_name(manifest), time.perf_counter() - started
+        elif name == before:
+            lagging = _let_live(config, storage, registry, *found, why, progress)
+            live, seconds = release_name(found[0]), time.perf_counter() - started
+            rebuilt.append(live)
         else:
-            there = stores_of(storage, config.name, name)
-            stores = [store for store in config.stores if store.called in there]
-            remove_releases(storage, config.name, manifest.releases_before, progress)
-            _, failed = build(config, storage, manifest, who, stores or config.stores[:1], progress)
-            lagging |= failed
-        rebuilt.append(release_name(manifest))
-    return Hushed(config.name, entry.number, secret, live, seconds, tuple(rebuilt), tuple(removed), lagging)
+            lagging |= _build_anew(config, storage, name, *found, progress)
+            rebuilt.append(release_name(found[0]))
+    return Hushed(config.name, entry.number, secret, live, seconds, tuple(rebuilt), tuple(removed), busy, lagging)
+
+
+def _at_work(storage: Storage, pipeline: str, name: str) -> str:
+    """Who else works on a release's day, or nothing."""
+    day, _ = release_parts(name) or ("", "")
+    others = (one for one in at_work(storage, day_folder(pipeline, day)) if one != Process.current())
+    return ", ".join(map(str, others))
+
+
+def _build_anew(
+    config: PipelineConfig, storage: Storage, name: str, manifest: Manifest, who: Forgotten | None, progress: Progress
+) -> dict[str, str]:
+    """Take a release that is not live out, and build it anew where it was; says which stores could not, and why."""
+    there = stores_of(storage, config.name, name)
+    stores = [store for store in config.stores if store.called in there] or config.stores[:1]
+    remove_releases(storage, config.name, manifest.releases_before, progress)
+    return build(config, storage, manifest, who, stores, progress)[1]
 
 
 def _with_keys(
