@@ -37,6 +37,9 @@ class Digest(BaseModel):
     def __add__(self, other: "Digest") -> "Digest":
         return Digest(count=self.count + other.count, a=(self.a + other.a) & _MASK, b=(self.b + other.b) & _MASK)
 
+    def __sub__(self, other: "Digest") -> "Digest":
+        return Digest(count=self.count - other.count, a=(self.a - other.a) & _MASK, b=(self.b - other.b) & _MASK)
+
     def hex(self) -> str:
         """48 hex digits: the count and both sums."""
         return f"{self.count:016x}{self.a:016x}{self.b:016x}"
@@ -68,13 +71,16 @@ def hash_keys(keys: "pa.Array | pa.ChunkedArray") -> RowHashes:
     """Hash a column of keys without nulls, whole numbers, days, text or bytes; shape (rows,)."""
     if isinstance(keys, pa.ChunkedArray):
         keys = keys.combine_chunks()
+    return RowHashes(*(hash_under(keys, seed) for seed in _SEEDS))
+
+
+def hash_under(keys: pa.Array, seed: np.uint64) -> UInt64Array:
+    """One hash of each key under a seed; shape (rows,)."""
     if pa.types.is_date32(keys.type):
         keys = keys.cast(pa.int32())
     if pa.types.is_integer(keys.type):
-        words = as_numpy(keys.cast(pa.int64())).view(np.uint64)
-        return RowHashes(*(_splitmix64(words ^ seed) for seed in _SEEDS))
-    large = keys.cast(pa.large_binary() if pa.types.is_binary(keys.type) else pa.large_string())
-    return RowHashes(*(_hash_text(large, seed) for seed in _SEEDS))
+        return _splitmix64(as_numpy(keys.cast(pa.int64())).view(np.uint64) ^ seed)
+    return _hash_text(keys.cast(pa.large_binary() if pa.types.is_binary(keys.type) else pa.large_string()), seed)
 
 
 def keyed_digest(keys: pa.Array, columns: Sequence[npt.NDArray[Any]]) -> Digest:

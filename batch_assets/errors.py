@@ -44,6 +44,10 @@ BatchAssetsError
 ├── QualityError            what is said of it
 │   ├── OverrideInvalid     nothing blocks, or an override has no reason or no name
 │   └── PreflightFailed     a sample says that the night would not be good
+├── ForgetError             a key cannot be forgotten
+│   ├── ForgetInvalid       no reason, a reason that names the key, or what is no key
+│   ├── SecretInvalid       the secret of the hashes is missing, another one, or where it must not be
+│   └── AtWork              somebody works on what would be written anew
 ├── Blocked                 a blocking check failed; nothing after it was done
 ├── RunFailed               a run failed for a reason that is none of these
 ├── AlertFailed             a receiver could not be told; names its kind and host, never its whole address
@@ -240,6 +244,22 @@ class OverrideInvalid(QualityError):
 
 class PreflightFailed(QualityError):
     """A sample says that the night would not be good; not a chunk was scored."""
+
+
+class ForgetError(BatchAssetsError):
+    """A key cannot be forgotten."""
+
+
+class ForgetInvalid(ForgetError):
+    """There is no reason, the reason names the key, or what was said is no key of the pipeline."""
+
+
+class SecretInvalid(ForgetError):
+    """The secret by which forgotten keys are known is missing, another one, or where it must not be."""
+
+
+class AtWork(ForgetError):
+    """Somebody works on what would be written anew."""
 
 
 class Blocked(BatchAssetsError):

@@ -13,6 +13,7 @@ _VERBS = {
     "demo": "run:demo",
     "diff": "diff:diff",
     "explain": "explain:explain",
+    "forget": "forget:forget",
     "lookup": "lookup:lookup",
     "models": "models:models",
     "preflight": "preflight:preflight",

@@ -31,6 +31,8 @@ def _show_run(console: Console, found: dict[str, Any]) -> None:
         f"{found['input_rows']:,} in = {found['scored_rows']:,} scored + {found['excluded_rows']:,} excluded "
         f"+ {found['dead_letter_rows']:,} dead-lettered",
     )
+    if found["forgotten_rows"]:
+        table.add_row("excluded: forgotten", f"{found['forgotten_rows']:,} of the source, which are in no file")
     table.add_row("run", f"{found['run_id']}, {found['resumed_chunks']} chunks resumed")
     table.add_row("engine", found["engine"])
     table.add_row("model", f"{model['name']} {model['version']}, sha256 {model['sha256'][:16]}…")

@@ -163,6 +163,11 @@ class FeatureContract(BaseModel):
         return None if "variable" in lengths else sum(length if isinstance(length, int) else 1 for length in lengths)
 
     @property
+    def key_names(self) -> tuple[str, ...]:
+        """The columns of the key, which say whom a row is about."""
+        return tuple(one.name for one in self.key)
+
+    @property
     def identity(self) -> tuple[str, ...]:
         """The columns that say what a row is about: those of the key and, if there is one, the item."""
         return tuple(one.name for one in (*self.key, *([self.item] if self.item else [])))

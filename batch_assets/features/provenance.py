@@ -7,9 +7,10 @@ import hashlib
 import json
 from datetime import date
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from batch_assets.errors import SnapshotChanged, UnreadableEntry
+from batch_assets.features.forgotten import ExcludedRows
 from batch_assets.logs import Change, LogEntry, NumberedLog
 from batch_assets.storage import Storage
 
@@ -52,7 +53,8 @@ class SourceTable(BaseModel):
 class Provenance(BaseModel):
     """What a freeze of `day` read: the tables by name, the time zone of its days, and a sha256 of what decided the rows.
 
-    That is what the pipeline says of its source and, where there is one, the query.
+    That is what the pipeline says of its source and, where there is one, the query. `forgotten` are rows that were read and
+    left out; None where nobody was forgotten then.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -61,6 +63,7 @@ class Provenance(BaseModel):
     timezone: str
     settings_sha256: str
     tables: tuple[SourceTable, ...]
+    forgotten: ExcludedRows | None = Field(None, exclude_if=lambda said: said is None)
 
 
 def sha256_of(*said: str) -> str:

@@ -142,8 +142,15 @@ def write_snapshot(folder: Path, batches: pa.RecordBatchReader, key: Sequence[st
             digests[-1].append(RowGroup(rows=len(keys), keys=key_digest(keys)))
     if writer is not None:
         writer.close()
-    files = tuple(in_threads(lambda part: _describe(folder / part[0], part[1]), zip(names, digests, strict=True)))
-    schema_text = str(batches.schema.remove_metadata())
+    return described(folder, key, batches.schema, names, digests)
+
+
+def described(
+    folder: Path, key: Sequence[str], schema: pa.Schema, names: Iterable[str], groups: Iterable[Iterable[RowGroup]]
+) -> Snapshot:
+    """The description of part files in a local folder, which is put beside them: their names, and the row groups of each."""
+    files = tuple(in_threads(lambda part: _describe(folder / part[0], part[1]), zip(names, groups, strict=True)))
+    schema_text = str(schema.remove_metadata())
     digest = _digest(tuple(key), schema_text, files)
     snapshot = Snapshot(digest=digest, key=tuple(key), schema_text=schema_text, files=files)
     (folder / _DOCUMENT).write_text(snapshot.model_dump_json(indent=1))
@@ -160,6 +167,14 @@ def read_snapshot(storage: Storage, folder: str, digest: str) -> Snapshot:
     if digest != snapshot.digest or digest != _digest(snapshot.key, snapshot.schema_text, snapshot.files):
         raise SnapshotChanged(f"{path} is not what was frozen (other digest); freeze the partition again with --refresh.")
     return snapshot
+
+
+def any_snapshot(storage: Storage, folder: str) -> Snapshot:
+    """The description of whatever snapshot lies in a folder. Raises SnapshotChanged."""
+    try:
+        return Snapshot.model_validate_json(storage.read(f"{folder}/{_DOCUMENT}"))
+    except (NotFound, ValidationError) as error:
+        raise SnapshotChanged(f"{folder}/{_DOCUMENT} cannot be read; freeze the partition again with --refresh.") from error
 
 
 class SnapshotReader:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from batch_assets.config import PipelineConfig
 from batch_assets.errors import AlreadyExists, NotFound, SnapshotChanged
+from batch_assets.features.forgotten import ExcludedRows, Without, forgotten
 from batch_assets.features.profile import read_profile, write_profile
 from batch_assets.features.provenance import Provenance, keep_provenance, read_provenance
 from batch_assets.features.snapshot import (
@@ -75,7 +76,7 @@ def frozen_for_a_look(config: PipelineConfig, storage: Storage, day: str, progre
         found = frozen(config, storage, day)
     except NotFound:
         with storage.scratch() as scratch:
-            snapshot, provenance, seconds = _compute(config, day, scratch, progress)
+            snapshot, provenance, seconds = _compute(config, storage, day, scratch, progress)
             keep_provenance(LocalStorage(str(scratch)), _NEW, provenance)
             yield Frozen(snapshot, LocalStorage(str(scratch)), _NEW, reused=False, seconds=seconds)
         return
@@ -89,6 +90,7 @@ def freeze(config: PipelineConfig, storage: Storage, day: str, progress: Progres
         SourceError: the source cannot be read or queried.
         BadKeys: a key is null or doubled.
         SnapshotChanged: the snapshot that is there was changed; `refresh` replaces it.
+        SecretInvalid: the pipeline has forgotten keys, and their secret is not there, or another one.
     """
     log = current_log(storage, config.name, day)
     entry = log.latest()
@@ -99,7 +101,7 @@ def freeze(config: PipelineConfig, storage: Storage, day: str, progress: Progres
     if entry and not kept:
         progress.say(f"The features of {day} were frozen before, but are not kept any more: they are computed again.")
     with storage.scratch() as scratch:
-        snapshot, provenance, seconds = _compute(config, day, scratch, progress)
+        snapshot, provenance, seconds = _compute(config, storage, day, scratch, progress)
         computed = time.perf_counter()
         folder = snapshot_folder(config.name, day, snapshot.digest)
         snapshot = _put_in_place(storage, scratch / _NEW, folder, snapshot)
@@ -114,23 +116,30 @@ def freeze(config: PipelineConfig, storage: Storage, day: str, progress: Progres
 
 
 def _compute(
-    config: PipelineConfig, day: str, scratch: Path, progress: Progress
+    config: PipelineConfig, storage: Storage, day: str, scratch: Path, progress: Progress
 ) -> tuple[Snapshot, Provenance, dict[str, float]]:
-    """Make a day's snapshot with its profile in a scratch folder; also what was read, and the seconds it took, by stage."""
+    """Make a day's snapshot with its profile in a scratch folder; also what was read, and the seconds it took, by stage.
+
+    Rows about somebody who is forgotten are left out before anything is written.
+    """
     started, key = time.perf_counter(), config.features.contract.identity
+    who = forgotten(storage, config.name)
     (scratch / _NEW).mkdir()
     (scratch / "spill").mkdir()
     with config.features.source.read(day, key, scratch / "spill", config.partitions.timezone) as read:
         progress.at("freezing features", 0, None)
         row_group_rows = min(config.scoring.chunk_rows, ROWS_PER_GROUP)
-        snapshot = write_snapshot(scratch / _NEW, read.rows, key, row_group_rows)
+        left = Without(read.rows, who, config.features.contract.key_names) if who else None
+        snapshot = write_snapshot(scratch / _NEW, left.reader() if left else read.rows, key, row_group_rows)
+    excluded = ExcludedRows(number=who.number, rows=left.rows) if who and left else None
     computed = time.perf_counter()
     numeric = _numeric_columns(
         scratch / _NEW / snapshot.files[0].name, {*key, *(one.name for one in config.features.contract.carry)}
     )
     write_profile(scratch / _NEW, numeric, config.features.contract.categories)
     progress.at("freezing features", snapshot.rows, snapshot.rows)
-    return snapshot, read.provenance, {"compute": computed - started, "profile": time.perf_counter() - computed}
+    provenance = read.provenance.model_copy(update={"forgotten": excluded})
+    return snapshot, provenance, {"compute": computed - started, "profile": time.perf_counter() - computed}
 
 
 def _put_in_place(storage: Storage, scratch: Path, folder: str, snapshot: Snapshot) -> Snapshot:

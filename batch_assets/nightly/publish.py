@@ -1,7 +1,7 @@
 """Publish a run whose verdict is good: build its release, read it back, let it go live."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -9,20 +9,22 @@ from typing import Any
 
 import pyarrow as pa
 
+from batch_assets.arrow import as_arrow
 from batch_assets.config import PipelineConfig
 from batch_assets.digest import keyed_digest
 from batch_assets.errors import CommitBroken, NotPublishable, ReleaseBroken, ServingError, StoreUnavailable, Withdrawn
+from batch_assets.features.forgotten import Forgotten, suppressed_number
 from batch_assets.features.keys import identity, in_order
 from batch_assets.logs import LogEntry, NumberedLog
 from batch_assets.nightly.accepted import accepted_log
 from batch_assets.nightly.judge import judge
+from batch_assets.nightly.left_out import without_forgotten
 from batch_assets.nightly.night import Night
 from batch_assets.nightly.progress import Progress
 from batch_assets.nightly.score import BYTES_PER_ROW, SPARE_BYTES
 from batch_assets.nightly.verdict import read_verdict
 from batch_assets.quality.gates import GATES
 from batch_assets.quality.outcome import CheckOutcome
-from batch_assets.records import RecordType
 from batch_assets.runs.commit import read_committed
 from batch_assets.runs.manifest import Manifest, ManifestFile
 from batch_assets.serving.release import (
@@ -30,13 +32,14 @@ from batch_assets.serving.release import (
     build_release,
     current_log,
     go_live,
+    in_stores,
     live_release,
     release_name,
     require_not_withdrawn,
     require_release,
     step_back,
 )
-from batch_assets.serving.retention import retire
+from batch_assets.serving.retention import remove, retire
 from batch_assets.serving.store import Batch, Release, Store
 from batch_assets.storage import Storage, require_space
 from batch_assets.threads import in_threads
@@ -74,7 +77,8 @@ def publish(night: Night, progress: Progress, why: str = "") -> Published:
     """
     started = time.perf_counter()
     config, storage, day, model = night.config, night.storage, night.day, night.model
-    manifest = night.manifest()
+    forgot = suppressed_number(storage, config.name)
+    manifest, left_out = without_forgotten(storage, config, night.manifest())
     if read_verdict(storage, night.folder) is None:
         raise NotPublishable(f"{night.name} was not judged: materialize predictions again.")
     verdict = judge(night, manifest)  # what was said before, unless it would be compared with something else now
@@ -82,17 +86,19 @@ def publish(night: Night, progress: Progress, why: str = "") -> Published:
         reasons = "; ".join(f"{outcome.name}: {outcome.message}" for outcome in verdict.blocking)
         raise NotPublishable(f"{night.name} is not published, its verdict blocks: {reasons}")
     require_space(storage, manifest.scored * BYTES_PER_ROW + SPARE_BYTES, f"Publishing {manifest.scored:,} rows")
-    record, contract = model.card.head.record, config.features.contract
-    if contract.item is not None:
+    item = config.features.contract.item
+    if item is not None:
         raise NotPublishable(
-            f"{night.name} has a row for each {contract.item.name} of a key, and no store answers "
+            f"{night.name} has a row for each {item.name} of a key, and no store answers "
             "keys with several rows: read its predictions files."
         )
     if not why:
-        require_not_withdrawn(storage, config.name, release_name(manifest))
-    releases, lagging = _built(night, manifest, record, progress)
+        require_not_withdrawn(storage, config.name, release_name(manifest), *manifest.releases_before)
+    releases, lagging = build(config, storage, manifest, left_out, stores_for(config, storage, day), progress)
     model.require_in_force()
     require_day(storage, config.name, day)
+    if suppressed_number(storage, config.name) != forgot:
+        return publish(night, progress, why)  # somebody was forgotten meanwhile
     seen: list[NumberedLog[Any]] = [night.log(), accepted_log(storage, config.name, day), *model.logs]
     live = go_live(storage, releases, model.approval, model.withdrawn(), seen, why)
     try:
@@ -103,6 +109,9 @@ def publish(night: Night, progress: Progress, why: str = "") -> Published:
     if live.body.release == releases[0].name:
         followed = {one.store for one in live.body.stores}
         lagging |= {one.store.called: live.why for one in releases if one.store.called not in followed}
+    remove_releases(storage, config.name, manifest.releases_before, progress)
+    if suppressed_number(storage, config.name) != forgot:
+        return publish(night, progress, why)  # in this very moment
     retired = retire(storage, config.name, config.stores, [releases[0].name])
     for name, reason in retired.unavailable.items():
         progress.say(f"Nothing is removed from {name} now: {reason}")
@@ -110,18 +119,33 @@ def publish(night: Night, progress: Progress, why: str = "") -> Published:
     return Published(releases[0], live.body.release, time.perf_counter() - started, lagging, warnings)
 
 
-def _built(night: Night, manifest: Manifest, record: RecordType, progress: Progress) -> tuple[list[Release], dict[str, str]]:
-    """The run's release in each store that could build it, and why each of the others could not.
+def build(
+    config: PipelineConfig,
+    storage: Storage,
+    manifest: Manifest,
+    left_out: Forgotten | None,
+    stores: Iterable[Store],
+    progress: Progress,
+) -> tuple[list[Release], dict[str, str]]:
+    """A run's release in each of some stores that could build it, and why each of the others could not.
+
+    Args:
+        config: the pipeline.
+        storage: its root.
+        manifest: the run.
+        left_out: whose rows it leaves out.
+        stores: where the release is built, read back and described.
+        progress: is told how far it is.
 
     Raises:
         ReleaseBroken, StoreUnavailable: no store could.
+        CommitBroken: a predictions file does not hold the values that the manifest says.
     """
-    config, storage, contract = night.config, night.storage, night.config.features.contract
-    built, failed = list[Release](), dict[str, ServingError]()
-    for store in _stores_for(config, storage, night.day):
+    contract, built, failed = config.features.contract, list[Release](), dict[str, ServingError]()
+    for store in stores:
         try:
-            batches = partial(_batches, storage, manifest, contract.identity, record, progress)
-            built.append(build_release(storage, store, manifest, contract.key, record, batches))
+            batches = partial(_batches, storage, manifest, contract.identity, left_out, progress)
+            built.append(build_release(storage, store, manifest, contract.key, manifest.record, batches))
         except (ReleaseBroken, StoreUnavailable) as error:
             failed[store.called] = error
             progress.say(f"{store.called} lags: {error}")
@@ -130,18 +154,27 @@ def _built(night: Night, manifest: Manifest, record: RecordType, progress: Progr
     return built, {name: str(error) for name, error in failed.items()}
 
 
+def remove_releases(storage: Storage, pipeline: str, names: Iterable[str], progress: Progress) -> None:
+    """Take releases out of every store; one that a store cannot drop now is not described any more, and pruned later."""
+    for release in [one for name in names for one in in_stores(storage, pipeline, name)]:
+        try:
+            remove(storage, release)
+        except StoreUnavailable as error:
+            progress.say(f"{release.name} stays in {release.store.called} for now, `batch-assets prune` removes it: {error}")
+
+
 def published_matches(night: Night) -> CheckOutcome:
     """`published_matches`: a night's release, read back now from every store, is what its manifest says.
 
     Something as new must be live, and every store of the pipeline must have what is.
     """
-    config, storage, day, model = night.config, night.storage, night.day, night.model
+    config, storage, day = night.config, night.storage, night.day
     manifest = night.manifest()
     entry = require_day(storage, config.name, day)
     wrong = list[str]()
-    for store in _stores_for(config, storage, day):
+    for store in stores_for(config, storage, day):
         try:
-            require_release(storage, manifest, config.features.contract.key, model.card.head.record, store)
+            require_release(storage, manifest, config.features.contract.key, manifest.record, store)
         except ServingError as error:
             wrong.append(str(error) if len(config.stores) == 1 else f"{store.called} lags: {error}")
     if not wrong:
@@ -152,7 +185,8 @@ def published_matches(night: Night) -> CheckOutcome:
         wrong += [f"{name} lags: its readers see an older release." for name in lagging_stores(config, storage)]
     live = entry.body.release if entry else "nothing"
     stores = "" if len(config.stores) == 1 else f" in each of {', '.join(store.called for store in config.stores)}"
-    good = f"{manifest.scored:,} records of {manifest.scored:,}{stores}, digests are equal; live is {live}."
+    rows = manifest.released.count
+    good = f"{rows:,} records of {rows:,}{stores}, digests are equal; live is {live}."
     newest = entry is not None and entry.body.partition >= day
     return GATES["published_matches"].outcome(
         passed=newest and not wrong,
@@ -161,7 +195,7 @@ def published_matches(night: Night) -> CheckOutcome:
     )
 
 
-def _stores_for(config: PipelineConfig, storage: Storage, day: str) -> list[Store]:
+def stores_for(config: PipelineConfig, storage: Storage, day: str) -> list[Store]:
     """The stores that get a day's release: one that keeps a few has no use for a day that is older than the live one.
 
     There is always one, or nobody could look at what a backfill has made.
@@ -198,24 +232,26 @@ def live_since(config: PipelineConfig, storage: Storage, day: str) -> datetime |
 
 
 def _batches(
-    storage: Storage, manifest: Manifest, key: Sequence[str], record: RecordType, progress: Progress
+    storage: Storage, manifest: Manifest, key: Sequence[str], left_out: Forgotten | None, progress: Progress
 ) -> Iterator[Batch]:
-    """The predictions of each file, after their digest was compared with the manifest's."""
+    """The predictions of each file, after their digest was compared with the manifest's, but for those that are left out."""
 
     def batch(files: tuple[ManifestFile, list[ManifestFile]]) -> Batch:
         chunk, replays = files
-        tables = [_intact(storage, manifest, file, key, record) for file in (chunk, *replays)]
+        tables = [_intact(storage, manifest, file, key) for file in (chunk, *replays)]
         table = in_order(pa.concat_tables(tables, promote_options="permissive"), key) if replays else tables[0]
-        return identity(table, key), record.from_table(table)
+        table = table.filter(as_arrow(~left_out.rows(table, key))) if left_out else table
+        return identity(table, key), manifest.record.from_table(table)
 
     done = 0
     for keys, records in in_threads(batch, manifest.by_chunk()):
         yield keys, records
         done += len(keys)
-        progress.at("publishing", done, manifest.scored)
+        progress.at("publishing", done, manifest.released.count)
 
 
-def _intact(storage: Storage, manifest: Manifest, file: ManifestFile, key: Sequence[str], record: RecordType) -> pa.Table:
+def _intact(storage: Storage, manifest: Manifest, file: ManifestFile, key: Sequence[str]) -> pa.Table:
+    record = manifest.record
     table = read_committed(storage, f"{manifest.folder}/{file.name}", [*key, *record.names])
     if keyed_digest(identity(table, key), record.from_table(table).flat()) != file.values:
         raise CommitBroken(

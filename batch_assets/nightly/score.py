@@ -220,7 +220,7 @@ def _manifest(
         },
     )
     if earlier is not None:
-        manifest = _with_replays_of(earlier.body, manifest, storage)
+        manifest = _with_replays_of(earlier.body, manifest, storage).model_copy(update={"left_out": earlier.body.left_out})
         if earlier.body.values != manifest.values:
             raise ProofFailed(f"{night.folder}: what was scored again has other values than manifest {earlier.number} says.")
     why = "lost chunks were scored again" if earlier else "all chunks are committed"

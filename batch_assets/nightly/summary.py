@@ -4,6 +4,7 @@ from typing import Any
 
 from batch_assets.config import PipelineConfig
 from batch_assets.errors import NotFound
+from batch_assets.features.provenance import read_provenance
 from batch_assets.nightly.night import Night
 from batch_assets.nightly.verdict import read_verdict
 from batch_assets.quality.outcome import CheckOutcome
@@ -27,6 +28,7 @@ def summarize(night: Night, matches: CheckOutcome, began: str) -> dict[str, Any]
     if verdict is None:
         raise NotFound(f"{night.name} was not judged.")
     outcomes = [*verdict.outcomes, matches]
+    left_out = read_provenance(storage, night.frozen.folder).forgotten
     live = current_log(storage, config.name).latest()
     release = release_name(manifest)
     return {
@@ -36,6 +38,7 @@ def summarize(night: Night, matches: CheckOutcome, began: str) -> dict[str, Any]
         "scored_rows": manifest.scored,
         "excluded_rows": manifest.excluded,
         "dead_letter_rows": manifest.dead_lettered,
+        "forgotten_rows": left_out.rows if left_out else 0,
         "run_id": night.run_id,
         "engine": manifest.work.engine,
         "model": {"name": model.name, "version": model.version, "sha256": manifest.model.sha256},
@@ -49,15 +52,16 @@ def summarize(night: Night, matches: CheckOutcome, began: str) -> dict[str, Any]
 
 
 def _one_lookup(config: PipelineConfig, storage: Storage, manifest: Manifest, release: str) -> dict[str, Any] | None:
-    """The first scored key, looked up in the run's own release."""
+    """The first scored key that nobody has forgotten, looked up in the run's own release; None if there is none."""
     scored = next((file for file in manifest.files if file.scored), None)
     if scored is None:
         return None
-    names = list(config.features.contract.identity)
-    row = read_committed(storage, f"{manifest.folder}/{scored.name}", names).slice(0, 1).to_pylist()[0]
+    names, left_out = list(config.features.contract.identity), manifest.values.count - manifest.released.count
+    rows = read_committed(storage, f"{manifest.folder}/{scored.name}", names).slice(0, left_out + 1).to_pylist()
     there = stores_of(storage, config.name, release)
     store = next((one.called for one in config.stores if one.called in there), config.stores[0].called)
     reader = Reader.of_release(storage, read_release(storage, config.name, release, store))
-    answer = reader.lookup(*(row[name] for name in names))
+    answers = reader.get_many([[row[name] for name in names] for row in rows])
     reader.close()
-    return {"key": answer.key, "record": answer.record}
+    answer = next(filter(None, answers), None)
+    return {"key": answer.key, "record": answer.record} if answer else None

@@ -7,9 +7,11 @@ from typing import Any
 
 import pyarrow as pa
 
+from batch_assets.arrow import as_arrow
 from batch_assets.config import PipelineConfig
 from batch_assets.engines.engine import Engine
 from batch_assets.errors import LostRace, NewRunNeeded, NoPrediction, NotFound
+from batch_assets.features.forgotten import forgotten
 from batch_assets.features.keys import Said, in_words, parts, plain
 from batch_assets.features.snapshot import SnapshotReader, read_snapshot
 from batch_assets.histogram import Histogram
@@ -124,7 +126,10 @@ def replay(
     task = replace(task, settings=task.settings.model_copy(update={"max_failed": 1.0}))
     chunks = {f"{chunk.name}": chunk for chunk in night.plan}
     replays, still = [], Counter[str]()
-    for name, table in _tables(storage, manifest, config.features.contract.identity):
+    who, contract = forgotten(storage, config.name), config.features.contract
+    for name, every in _tables(storage, manifest, contract.identity):
+        table = every.filter(as_arrow(~who.rows(every, contract.key_names))) if who else every
+        still.update({"forgotten (not tried again)": len(every) - len(table)})
         rows = [row["row"] for row in table.to_pylist() if row["reason"] != KILLED_WORKER]
         replays += [Replay(chunks[name], tuple(row - chunks[name].start for row in rows))] if rows else []
         still.update({f"{KILLED_WORKER} (not tried again)": len(table) - len(rows)})

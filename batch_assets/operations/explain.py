@@ -161,7 +161,7 @@ def _release(storage: Storage, manifest: Manifest) -> ReleaseState:
         name = live  # from before dead letters were replayed
     try:
         stores = stores_of(storage, manifest.pipeline, name)
-        matches = all(read_release(storage, manifest.pipeline, name, store).values == manifest.values for store in stores)
+        matches = all(read_release(storage, manifest.pipeline, name, store).values == manifest.released for store in stores)
     except ReleaseBroken:
         matches = False
     return ReleaseState(name, matches, name == live, live)

@@ -16,8 +16,8 @@ from batch_assets.errors import CommitBroken, ConfigError, StoreUnavailable
 from batch_assets.features.snapshot import partition_folder
 from batch_assets.nightly.progress import Progress
 from batch_assets.runs.commit import day_folder, read_footer
-from batch_assets.serving.release import current_log, release_parts
-from batch_assets.serving.retention import in_stores, retire
+from batch_assets.serving.release import current_log, in_stores, release_parts
+from batch_assets.serving.retention import retire
 from batch_assets.serving.store import release_folder
 from batch_assets.storage import Storage
 from batch_assets.storage.lease import at_work, left_behind

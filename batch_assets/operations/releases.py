@@ -12,8 +12,8 @@ from batch_assets.nightly.accepted import accept_again, accepted_log, accepted_r
 from batch_assets.nightly.night import Night
 from batch_assets.nightly.progress import Progress
 from batch_assets.nightly.publish import Published, publish
-from batch_assets.serving.release import Live, current_log, release_parts, roll_back
-from batch_assets.serving.retention import Retired, in_stores, release_names, retire
+from batch_assets.serving.release import Live, current_log, in_stores, release_parts, roll_back
+from batch_assets.serving.retention import Retired, release_names, retire
 from batch_assets.serving.store import Release, Store
 from batch_assets.storage import Storage
 
@@ -140,25 +140,26 @@ def prune_stores(config: PipelineConfig, storage: Storage, *, dry_run: bool) -> 
 
 def _state(history: list[LogEntry[Live]], releases: list[Release]) -> ReleaseState:
     first = releases[0]
-    since = next((entry.when for entry in history if entry.body.release == first.name), None)
+    names = (first.name, *first.instead_of)
+    since = next((entry.when for entry in history if entry.body.release in names), None)
     return ReleaseState(
         release=first.name,
         partition=first.partition,
         model=f"{first.model.name} {first.model.version}",
         rows=first.rows,
         stores=tuple(one.store.called for one in releases),
-        state=_word(history, first.name),
+        state=_word(history, first.name, names),
         live_since=since,
     )
 
 
-def _word(history: list[LogEntry[Live]], name: str) -> str:
+def _word(history: list[LogEntry[Live]], name: str, names: tuple[str, ...]) -> str:
     if history and history[0].body.release == name:
         return "live"
     for entry in history:
-        if entry.body.withdrawn == name:
+        if entry.body.withdrawn in names:
             return "withdrawn"
-        if entry.body.release == name:
+        if entry.body.release in names:
             return "superseded"
     return "never live"
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import dagster as dg
 
+from batch_assets.features.provenance import read_provenance
 from batch_assets.models.registry import ModelVersion
 from batch_assets.nightly.freeze import Frozen
 from batch_assets.nightly.publish import Published
@@ -29,8 +30,10 @@ _LEAST_LEFT, _MOST_LEFT = "seconds_left_at_least", "seconds_left_at_most"
 def of_features(frozen: Frozen, verdict: Verdict, began: str) -> Metadata:
     """user_features: rows, rows/s, seconds, the snapshot and its column profile."""
     total = sum(frozen.seconds.values())
+    left_out = read_provenance(frozen.storage, frozen.folder).forgotten
     return {
         "dagster/row_count": frozen.snapshot.rows,
+        **({"excluded: forgotten": left_out.rows} if left_out else {}),
         "rows_per_s": _rate(frozen.snapshot.rows, total),
         "seconds_per_stage": _seconds_table(frozen.seconds),
         "resumed": "the snapshot that was frozen before" if frozen.reused else "no, frozen now",

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from batch_assets.digest import Digest
 from batch_assets.errors import CommitBroken
@@ -40,6 +40,19 @@ class ManifestFile(BaseModel):
     def is_replay(self) -> bool:
         """Whether it holds rows that were dead letters before."""
         return ".replay-" in self.name
+
+
+class LeftOut(BaseModel):
+    """Scored rows of a run that its releases do not have, as they are about somebody who was forgotten up to entry `number`.
+
+    `values` digests them. `instead_of` are the names of the releases that the run had before and that had such rows.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    number: int = 0
+    values: Digest = Digest()
+    instead_of: tuple[str, ...] = ()
 
 
 class Manifest(BaseModel):
@@ -83,6 +96,17 @@ class Manifest(BaseModel):
     wall_seconds: float
     proof_seconds: float
     versions: dict[str, str]
+    left_out: LeftOut | None = Field(None, exclude_if=lambda said: said is None)
+
+    @property
+    def released(self) -> Digest:
+        """The digest of what a release of the run has: all scored rows but those that are left out."""
+        return self.values - self.left_out.values if self.left_out else self.values
+
+    @property
+    def releases_before(self) -> tuple[str, ...]:
+        """The names of the run's releases that had rows which are left out now."""
+        return self.left_out.instead_of if self.left_out else ()
 
     def by_chunk(self) -> list[tuple[ManifestFile, list[ManifestFile]]]:
         """Every chunk's file with the files of its replays, in the order of the snapshot."""

@@ -6,7 +6,7 @@ does not replace what is live.
 """
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -37,14 +37,18 @@ _SAMPLED = 64
 
 
 def release_name(manifest: "Manifest") -> str:
-    """A finished run has one release, and another when dead letters were replayed: what is live is not replaced in place."""
-    replays = manifest.replays
-    return f"{manifest.partition}-{manifest.run_id}{f'.{replays}' if replays else ''}"
+    """A finished run has one release, another when dead letters were replayed, and another when keys were forgotten.
+
+    So what is live is not replaced in place.
+    """
+    replays, left_out = manifest.replays, manifest.left_out
+    without = f".f{left_out.number}" if left_out and left_out.values.count else ""
+    return f"{manifest.partition}-{manifest.run_id}{f'.{replays}' if replays else ''}{without}"
 
 
 def release_parts(name: str) -> tuple[str, str] | None:
     """Partition and run id of a release by its name, or None if no release is called so."""
-    found = re.fullmatch(r"([0-9]{4}-[0-9]{2}-[0-9]{2})-([0-9a-f]+)(\.[0-9]+)?", name)
+    found = re.fullmatch(r"([0-9]{4}-[0-9]{2}-[0-9]{2})-([0-9a-f]+)(\.[0-9]+)?(\.f[0-9]+)?", name)
     return (found[1], found[2]) if found else None
 
 
@@ -188,7 +192,7 @@ def require_release(storage: Storage, manifest: "Manifest", key: tuple[Key, ...]
 
 
 def derived(manifest: "Manifest", key: tuple[Key, ...], record: RecordType, store: Store) -> Release:
-    """What a run's release must say of itself, before it is built: its rows and their digest are those of the run."""
+    """What a run's release must say of itself, before it is built: the rows of the run but for those of forgotten keys."""
     return Release(
         name=release_name(manifest),
         pipeline=manifest.pipeline,
@@ -198,8 +202,9 @@ def derived(manifest: "Manifest", key: tuple[Key, ...], record: RecordType, stor
         model=manifest.model,
         key=key,
         record=record,
-        rows=manifest.scored,
-        values=manifest.values,
+        rows=manifest.released.count,
+        values=manifest.released,
+        instead_of=manifest.releases_before,
         store=store,
     )
 
@@ -267,21 +272,21 @@ def go_live(
             if same or newer:
                 return stood
         if not why:
-            require_not_withdrawn(storage, release.pipeline, release.name)
+            require_not_withdrawn(storage, release.pipeline, release.name, *release.instead_of)
         return Change(body, why or f"run {release.run_id} was accepted", seen)
 
     step_back(storage, release.pipeline, withdrawn)
     return follow(storage, release.pipeline, log.update(decide))
 
 
-def require_not_withdrawn(storage: Storage, pipeline: str, name: str) -> None:
-    """Raises NotPublishable if a person went back from a release, and nobody has published it since."""
+def require_not_withdrawn(storage: Storage, pipeline: str, *names: str) -> None:
+    """Raises NotPublishable if a person went back from a release of one of these names, and nobody has published it since."""
     for entry in current_log(storage, pipeline).history():
-        if entry.body.release == name:
+        if entry.body.release in names:
             return
-        if entry.body.withdrawn == name:
+        if entry.body.withdrawn in names:
             raise NotPublishable(
-                f"{entry.who} went back from release {name} of {pipeline} on {entry.when[:16]} ({entry.why}): "
+                f"{entry.who} went back from release {entry.body.withdrawn} of {pipeline} on {entry.when[:16]} ({entry.why}): "
                 "`batch-assets releases publish` with a reason publishes it again."
             )
 
@@ -310,11 +315,12 @@ def roll_back(storage: Storage, pipeline: str, why: str, to: str | None, withdra
         for entry in log.history():
             if entry.body.withdrawn and entry.body.release != to:
                 left.add(entry.body.withdrawn)
-            stores = _still_there(storage, pipeline, entry)
-            wanted = entry.body.release == to if to else entry.body.release not in left
-            if wanted and entry.body.release != live and entry.body.approval not in withdrawn and stores:
-                body = entry.body.model_copy(update={"stores": stores, "withdrawn": live})
-                return Change(body, why, log.made_from(entry))
+            if entry.body.approval in withdrawn or (not to and entry.body.release in left):
+                continue
+            found = _still_there(storage, pipeline, entry)
+            wanted = found is not None and (found.release == to if to else found.release not in left)
+            if found is not None and wanted and found.release != live:
+                return Change(found.model_copy(update={"withdrawn": live}), why, log.made_from(entry))
         what = f"release {to} to go back to" if to else f"earlier release than {live}"
         raise NotPublishable(f"{pipeline} has no {what} any more: `batch-assets releases list {pipeline}` shows what there is.")
 
@@ -369,17 +375,32 @@ def _stepped_back(
     if live is None or live.body.approval not in withdrawn:
         return live
     standing = next((entry for entry in log.history() if entry.body.approval not in withdrawn), None)
-    stores = _still_there(log.storage, pipeline, standing) if standing else ()
-    if standing is None or not stores:
+    found = _still_there(log.storage, pipeline, standing) if standing else None
+    if standing is None or found is None:
         return live
-    body = standing.body.model_copy(update={"stores": stores, "withdrawn": None})
+    body = found.model_copy(update={"withdrawn": None})
     return Change(body, f"approval {live.body.approval} was withdrawn", log.made_from(standing))
 
 
-def _still_there(storage: Storage, pipeline: str, entry: LogEntry[Live]) -> tuple[InStore, ...]:
-    """The stores that still have what an entry let go live."""
+def _still_there(storage: Storage, pipeline: str, entry: LogEntry[Live]) -> Live | None:
+    """What an entry let go live, or what took its place when keys were forgotten, in the stores that have it."""
     there = stores_of(storage, pipeline, entry.body.release)
-    return tuple(one for one in entry.body.stores if one.store in there)
+    stores = tuple(one for one in entry.body.stores if one.store in there)
+    if stores:
+        return entry.body.model_copy(update={"stores": stores})
+    for name in sorted(storage.names(f"{pipeline}/serving/releases"), reverse=True):
+        if name.startswith(entry.body.partition):
+            others = [one for one in in_stores(storage, pipeline, name) if entry.body.release in one.instead_of]
+            if others:
+                return entry.body.model_copy(update={"release": name, "stores": _in_stores(others)})
+    return None
+
+
+def in_stores(storage: Storage, pipeline: str, name: str) -> Iterator[Release]:
+    """A release in each store that has a description of it that can be read."""
+    for store in stores_of(storage, pipeline, name):
+        with suppress(ReleaseBroken):
+            yield described(storage, pipeline, name, store)
 
 
 def _in_stores(releases: Sequence[Release]) -> tuple[InStore, ...]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from batch_assets.errors import ReleaseBroken, StoreUnavailable
 from batch_assets.process import Process
 from batch_assets.runs.commit import day_folder
-from batch_assets.serving.release import current_log, described, release_parts, stores_of
+from batch_assets.serving.release import current_log, described, in_stores, release_parts, stores_of
 from batch_assets.serving.store import Release, Store
 from batch_assets.storage import Storage
 from batch_assets.storage.lease import at_work
@@ -64,13 +64,6 @@ def remove(storage: Storage, release: Release) -> None:
     release.store.drop(storage, release)
     if not stores_of(storage, release.pipeline, release.name) and storage.names(release.folder):
         storage.discard(release.folder)
-
-
-def in_stores(storage: Storage, pipeline: str, name: str) -> Iterator[Release]:
-    """A release in each store that has a description of it that can be read."""
-    for store in stores_of(storage, pipeline, name):
-        with suppress(ReleaseBroken):
-            yield described(storage, pipeline, name, store)
 
 
 def release_names(storage: Storage, pipeline: str) -> list[str]:

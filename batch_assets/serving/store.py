@@ -201,6 +201,7 @@ class Release(BaseModel):
     """What one release holds, where it came from, and a store that holds it; `built` is what that says of it.
 
     `rows` and `values` are its own: what it must hold, derived from the run. In each store it has a description of its own.
+    `instead_of` are the releases whose place it took when keys were forgotten that they have.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -215,6 +216,7 @@ class Release(BaseModel):
     record: RecordType
     rows: int
     values: Digest
+    instead_of: tuple[str, ...] = Field((), exclude_if=lambda names: not names)
     store: Annotated[Store, STORES]
     built: dict[str, str] = {}
 

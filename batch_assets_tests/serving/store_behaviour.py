@@ -197,6 +197,24 @@ class StoreBehaviour:
         with pytest.raises(ReleaseBroken):
             release.store.open(storage, release)
 
+    def test_without_some_keys_it_answers_the_others_as_before(self, storage: LocalStorage, tmp_path: Path) -> None:
+        """Keys that are forgotten: the release is built anew without them beside the one that had them, which is dropped."""
+        keys, stored = KEYS["int32"], records(BINARY, 1_000)
+        left = np.array([key not in (-500, 7, 8, 499) for key in keys.to_pylist()])
+        name = "2024-03-10-0123456789abcdef"
+        before = self.built(storage, tmp_path, keys, stored, batch=100, name=name)
+        without = keys.filter(pa.array(left)), stored.take(left)
+        after = self.built(storage, tmp_path, *without, batch=100, name=f"{name}.f1", instead_of=(name,))
+        before.store.drop(storage, before)
+        table = after.store.open(storage, after)
+        wanted = [one.tobytes() if there else None for one, there in zip(stored.packed(), left, strict=True)]
+        assert [one and one.tobytes() for one in table.get_many(keys.to_pylist())] == wanted
+        assert [table.get(key) for key in (-500, 7, 8, 499)] == [None] * 4
+        table.close()
+        assert sum(
+            (hash_keys(some).with_values(kept.flat()).digest() for some, kept in after.store.scan(storage, after)), Digest()
+        ) == (after.values)
+
     def test_it_comes_back_from_its_description(self, storage: LocalStorage, tmp_path: Path) -> None:
         release = self.built(storage, tmp_path, pa.array([7]), records(BINARY, 1))
         read = Release.model_validate_json(release.model_dump_json())
@@ -278,6 +296,22 @@ class ServerStoreBehaviour(StoreBehaviour):
             self.published(stranger, tmp_path, 2)
         assert self.seen(storage, tmp_path) == self.told(1)
         assert self.store(tmp_path).left_behind(storage, "small", []) == []
+
+    def test_its_readers_do_not_find_keys_that_were_forgotten(self, storage: LocalStorage, tmp_path: Path) -> None:
+        before = self.published(storage, tmp_path, 1)
+        stored = records(BINARY, 3, 1).take(slice(1, 3))
+        after = self.built(storage, tmp_path, pa.array([2, 3]), stored, name=f"{before.name}.f2", instead_of=(before.name,))
+        after.store.publish(storage, after, 2)
+        before.store.drop(storage, before)
+        assert self.seen(storage, tmp_path) == (2, self.told(1)[1])
+        pointer = self.store(tmp_path).pointer(storage, "small")
+        assert pointer is not None
+        assert pointer.release.instead_of == (before.name,)
+        table = pointer.release.store.open(storage, pointer.release)
+        assert table.get_many([1, 2]) == [None, table.get(2)]
+        table.close()
+        with pytest.raises(ReleaseBroken):
+            before.store.open(storage, before).get(1)
 
     def test_what_its_readers_see_is_not_dropped(self, storage: LocalStorage, tmp_path: Path) -> None:
         release = self.published(storage, tmp_path, 1)
