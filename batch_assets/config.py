@@ -22,6 +22,7 @@ from batch_assets.quality.sla import SlaSettings
 from batch_assets.quality.sources import SourceSettings
 from batch_assets.scoring.heads.head import Answers
 from batch_assets.scoring.settings import ScoringSettings
+from batch_assets.serving.items import ItemSettings
 from batch_assets.serving.settings import ServiceSettings
 from batch_assets.serving.store import STORES, Store
 from batch_assets.sources.source import SOURCES, Source
@@ -132,6 +133,7 @@ class PipelineConfig(BaseModel):
         default_factory=lambda: (STORES.adapter("arrow").model_validate({}),),
         description="Where releases are kept and looked up; the first is asked by look-ups. At least one.",
     )
+    items: ItemSettings = ItemSettings()
     serve: ServiceSettings = ServiceSettings()
     engine: EngineSettings = EngineSettings()
     scoring: ScoringSettings = ScoringSettings()

@@ -40,12 +40,16 @@ class RecordField(BaseModel):
 
 
 class RecordType(BaseModel):
-    """The fields of a record in their order, and which of them is the score: what drift, ranks and plots look at."""
+    """The fields of a record in their order, and which of them is the score: what drift, ranks and plots look at.
+
+    `count` is the field, if there is one, that says how many numbers of each field with several are there.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     fields: tuple[RecordField, ...] = Field(min_length=1)
     score: str
+    count: str | None = Field(None, exclude_if=lambda name: name is None)
 
     @model_validator(mode="after")
     def _has_a_score(self) -> "RecordType":
@@ -77,6 +81,10 @@ class RecordType(BaseModel):
         """One packed record, little-endian, without padding."""
         return np.dtype([(one.name, f"<{one.dtype}", *([(one.length,)] if one.length else [])) for one in self.fields])
 
+    def length_of(self, name: str) -> int:
+        """How many numbers a field has."""
+        return next(one.length or 1 for one in self.fields if one.name == name)
+
     def empty(self) -> "Records":
         """No records."""
         return self.unpacked(np.empty(0, dtype=self.dtype))
@@ -101,11 +109,14 @@ class RecordType(BaseModel):
 
     def as_mapping(self, record: np.void) -> dict[str, Any]:
         """One packed record in plain values: of a field with names the name."""
-        found = record.item()
-        return {
-            one.name: one.names[value] if one.names else value.tolist() if one.length else value
-            for one, value in zip(self.fields, found, strict=True)
-        }
+        found = dict(zip(self.names, record.item(), strict=True))
+        there = found[self.count] if self.count else None
+        for field in self.fields:
+            if field.names:
+                found[field.name] = field.names[found[field.name]]
+            elif field.length:
+                found[field.name] = found[field.name][:there].tolist()
+        return found
 
 
 class Records:

@@ -1,7 +1,7 @@
 """Publish a run whose verdict is good: build its release, read it back, let it go live."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -9,10 +9,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from batch_assets.arrow import as_arrow
+from batch_assets.arrow import as_arrow, as_numpy
 from batch_assets.config import PipelineConfig
-from batch_assets.digest import keyed_digest
+from batch_assets.digest import Digest, keyed_digest
 from batch_assets.errors import CommitBroken, NotPublishable, ReleaseBroken, ServingError, StoreUnavailable, Withdrawn
+from batch_assets.features.contract import FeatureContract
 from batch_assets.features.forgotten import Forgotten, suppressed_number
 from batch_assets.features.keys import identity, in_order
 from batch_assets.logs import LogEntry, NumberedLog
@@ -27,7 +28,9 @@ from batch_assets.quality.gates import GATES
 from batch_assets.quality.outcome import CheckOutcome
 from batch_assets.runs.commit import read_committed
 from batch_assets.runs.manifest import Manifest, ManifestFile
+from batch_assets.serving.items import Rows, best_items, record_of
 from batch_assets.serving.release import (
+    Content,
     Live,
     build_release,
     current_log,
@@ -86,12 +89,6 @@ def publish(night: Night, progress: Progress, why: str = "") -> Published:
         reasons = "; ".join(f"{outcome.name}: {outcome.message}" for outcome in verdict.blocking)
         raise NotPublishable(f"{night.name} is not published, its verdict blocks: {reasons}")
     require_space(storage, manifest.scored * BYTES_PER_ROW + SPARE_BYTES, f"Publishing {manifest.scored:,} rows")
-    item = config.features.contract.item
-    if item is not None:
-        raise NotPublishable(
-            f"{night.name} has a row for each {item.name} of a key, and no store answers "
-            "keys with several rows: read its predictions files."
-        )
     if not why:
         require_not_withdrawn(storage, config.name, release_name(manifest), *manifest.releases_before)
     releases, lagging = build(config, storage, manifest, left_out, stores_for(config, storage, day), progress)
@@ -141,11 +138,12 @@ def build(
         ReleaseBroken, StoreUnavailable: no store could.
         CommitBroken: a predictions file does not hold the values that the manifest says.
     """
-    contract, built, failed = config.features.contract, list[Release](), dict[str, ServingError]()
+    built, failed = list[Release](), dict[str, ServingError]()
+    batches = partial(_batches, config, storage, manifest, left_out, progress)
+    content = _content(config, manifest, batches)
     for store in stores:
         try:
-            batches = partial(_batches, storage, manifest, contract.identity, left_out, progress)
-            built.append(build_release(storage, store, manifest, contract.key, manifest.record, batches))
+            built.append(build_release(storage, store, manifest, content, batches))
         except (ReleaseBroken, StoreUnavailable) as error:
             failed[store.called] = error
             progress.say(f"{store.called} lags: {error}")
@@ -169,12 +167,13 @@ def published_matches(night: Night) -> CheckOutcome:
     Something as new must be live, and every store of the pipeline must have what is.
     """
     config, storage, day = night.config, night.storage, night.day
-    manifest = night.manifest()
+    manifest, left_out = without_forgotten(storage, config, night.manifest())
     entry = require_day(storage, config.name, day)
     wrong = list[str]()
+    content = _content(config, manifest, partial(_batches, config, storage, manifest, left_out, None))
     for store in stores_for(config, storage, day):
         try:
-            require_release(storage, manifest, config.features.contract.key, manifest.record, store)
+            require_release(storage, manifest, content, store)
         except ServingError as error:
             wrong.append(str(error) if len(config.stores) == 1 else f"{store.called} lags: {error}")
     if not wrong:
@@ -185,7 +184,7 @@ def published_matches(night: Night) -> CheckOutcome:
         wrong += [f"{name} lags: its readers see an older release." for name in lagging_stores(config, storage)]
     live = entry.body.release if entry else "nothing"
     stores = "" if len(config.stores) == 1 else f" in each of {', '.join(store.called for store in config.stores)}"
-    rows = manifest.released.count
+    rows = content.values.count
     good = f"{rows:,} records of {rows:,}{stores}, digests are equal; live is {live}."
     newest = entry is not None and entry.body.partition >= day
     return GATES["published_matches"].outcome(
@@ -231,23 +230,57 @@ def live_since(config: PipelineConfig, storage: Storage, day: str) -> datetime |
     return since
 
 
-def _batches(
-    storage: Storage, manifest: Manifest, key: Sequence[str], left_out: Forgotten | None, progress: Progress
-) -> Iterator[Batch]:
-    """The predictions of each file, after their digest was compared with the manifest's, but for those that are left out."""
+def _content(config: PipelineConfig, manifest: Manifest, batches: Callable[[], Iterator[Batch]]) -> Content:
+    """What a run's releases hold: its scored rows but for those that are left out or, of items, the best of each key.
 
-    def batch(files: tuple[ManifestFile, list[ManifestFile]]) -> Batch:
+    Of rows the manifest knows the digest; of items it is that of what is made of the predictions files, each of which is
+    compared with the manifest meanwhile.
+    """
+    contract = config.features.contract
+    if contract.item is None:
+        return Content(contract.key, manifest.record, manifest.released)
+    values = sum((keyed_digest(keys, records.flat()) for keys, records in batches()), start=Digest())
+    return Content(contract.key, record_of(contract.item, manifest.record, config.items.best), values)
+
+
+def _batches(
+    config: PipelineConfig, storage: Storage, manifest: Manifest, left_out: Forgotten | None, progress: Progress | None
+) -> Iterator[Batch]:
+    """The records of a release in ascending order of their keys, from predictions files that were compared with the manifest."""
+    contract = config.features.contract
+    tables = _tables(contract, storage, manifest, left_out, progress)
+    if contract.item is None:
+        for table in tables:
+            yield identity(table, contract.identity), manifest.record.from_table(table)
+        return
+    pieces = (
+        Rows(
+            identity(table, contract.key_names),
+            as_numpy(table.column(contract.item.name)),
+            manifest.record.from_table(table).score,
+        )
+        for table in tables
+    )
+    yield from best_items(pieces, record_of(contract.item, manifest.record, config.items.best))
+
+
+def _tables(
+    contract: FeatureContract, storage: Storage, manifest: Manifest, left_out: Forgotten | None, progress: Progress | None
+) -> Iterator[pa.Table]:
+    """The predictions of each chunk, after their digest was compared with the manifest's, but for those that are left out."""
+
+    def read(files: tuple[ManifestFile, list[ManifestFile]]) -> pa.Table:
         chunk, replays = files
         tables = [_intact(storage, manifest, file, key) for file in (chunk, *replays)]
         table = in_order(pa.concat_tables(tables, promote_options="permissive"), key) if replays else tables[0]
-        table = table.filter(as_arrow(~left_out.rows(table, key))) if left_out else table
-        return identity(table, key), manifest.record.from_table(table)
+        return table.filter(as_arrow(~left_out.rows(table, contract.key_names))) if left_out else table
 
-    done = 0
-    for keys, records in in_threads(batch, manifest.by_chunk()):
-        yield keys, records
-        done += len(keys)
-        progress.at("publishing", done, manifest.released.count)
+    key, done = contract.identity, 0
+    for table in in_threads(read, manifest.by_chunk()):
+        yield table
+        done += len(table)
+        if progress is not None:
+            progress.at("publishing", done, manifest.released.count)
 
 
 def _intact(storage: Storage, manifest: Manifest, file: ManifestFile, key: Sequence[str]) -> pa.Table:

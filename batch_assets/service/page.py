@@ -16,7 +16,7 @@ from batch_assets.errors import BatchAssetsError, NoPrediction
 from batch_assets.operations.releases import ReleaseState, list_releases
 from batch_assets.service.served import Served
 from batch_assets.serving.reader import Answer, Reader
-from batch_assets.serving.retention import in_stores
+from batch_assets.serving.release import in_stores
 from batch_assets.storage import Storage
 
 _RELEASES = 7

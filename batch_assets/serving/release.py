@@ -8,6 +8,7 @@ does not replace what is live.
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -125,13 +126,17 @@ def named_release(storage: Storage, pipeline: str, entry: LogEntry[Live], store:
     return release
 
 
+@dataclass(frozen=True)
+class Content:
+    """What a release holds: what its keys are, the type of their records, and the digest of all of them."""
+
+    key: tuple[Key, ...]
+    record: RecordType
+    values: Digest
+
+
 def build_release(
-    storage: Storage,
-    store: Store,
-    manifest: "Manifest",
-    key: tuple[Key, ...],
-    record: RecordType,
-    batches: Callable[[], Batches],
+    storage: Storage, store: Store, manifest: "Manifest", content: Content, batches: Callable[[], Batches]
 ) -> Release:
     """Build a run's release in a store beside the live one and read it back before it takes its place.
 
@@ -141,12 +146,12 @@ def build_release(
         ReleaseBroken: what was read back is not what the manifest says; nothing is published then.
         StoreUnavailable: the store does not answer, or cannot take more.
     """
-    expected = derived(manifest, key, record, store)
+    expected = derived(manifest, content, store)
     there = storage.names(expected.folder).get(f"{store.called}.json") is not None
     damaged: Release | None = None
     if there:
         try:
-            release = require_release(storage, manifest, key, record, store)
+            release = require_release(storage, manifest, content, store)
         except ReleaseBroken:
             with suppress(ReleaseBroken):
                 damaged = described(storage, manifest.pipeline, expected.name, store.called)
@@ -173,14 +178,14 @@ def build_release(
     return release
 
 
-def require_release(storage: Storage, manifest: "Manifest", key: tuple[Key, ...], record: RecordType, store: Store) -> Release:
+def require_release(storage: Storage, manifest: "Manifest", content: Content, store: Store) -> Release:
     """A run's release in a store, if description and records, read back one by one, are what the manifest says.
 
     Raises:
         ReleaseBroken: it is not.
         StoreUnavailable: the store does not answer.
     """
-    expected = derived(manifest, key, record, store)
+    expected = derived(manifest, content, store)
     release = read_release(storage, manifest.pipeline, expected.name, store.called)
     same_place = release.store.same_place(store)
     if not same_place or release.model_copy(update={"built": {}, "store": store}) != expected:
@@ -191,8 +196,8 @@ def require_release(storage: Storage, manifest: "Manifest", key: tuple[Key, ...]
     return release
 
 
-def derived(manifest: "Manifest", key: tuple[Key, ...], record: RecordType, store: Store) -> Release:
-    """What a run's release must say of itself, before it is built: the rows of the run but for those of forgotten keys."""
+def derived(manifest: "Manifest", content: Content, store: Store) -> Release:
+    """What a run's release must say of itself, before it is built."""
     return Release(
         name=release_name(manifest),
         pipeline=manifest.pipeline,
@@ -200,10 +205,10 @@ def derived(manifest: "Manifest", key: tuple[Key, ...], record: RecordType, stor
         run_id=manifest.run_id,
         snapshot=manifest.snapshot,
         model=manifest.model,
-        key=key,
-        record=record,
-        rows=manifest.released.count,
-        values=manifest.released,
+        key=content.key,
+        record=content.record,
+        rows=content.values.count,
+        values=content.values,
         instead_of=manifest.releases_before,
         store=store,
     )

@@ -185,10 +185,33 @@ class TestItems:
         with pytest.raises(NoPrediction, match=r"\(31, \d+\): it is not in the snapshot"):
             explain(small.config, small.storage, small.registry, (31, int(last) + 1), DAY)
 
-    def test_no_store_answers_them_yet(self, make_small: Make) -> None:
-        small = pipeline(make_small, candidates(50, 20), ABOUT)
+    @pytest.mark.parametrize("best", [1, 3, 50])
+    def test_a_key_is_answered_with_its_best_items(self, make_small: Make, best: int) -> None:
+        small = pipeline(make_small, candidates(50, 20), ABOUT, items={"best": best})
+        manifest = finished(small)
+        published = publish(small.opened(DAY), small.progress)
+        expected: dict[int, list[tuple[float, int]]] = {}
+        for row in predictions(small, manifest).to_pylist():
+            expected.setdefault(row["user"], []).append((-row["probability"], row["item"]))
+        assert published.release.rows == len(expected)
+        reader = Reader.open("small", small.storage)
+        for user, answer in zip(expected, reader.get_many(list(expected)), strict=True):
+            assert answer is not None
+            pairs = sorted(expected[user])[:best]
+            record = answer.record
+            assert record["items"] == [item for _, item in pairs]
+            assert record["scores"] == [-score for score, _ in pairs]
+            assert (record["count"], record["probability"]) == (len(pairs), -pairs[0][0])
+        assert reader.get(10**6) is None
+        assert published_matches(small.opened(DAY)).passed
+
+    def test_items_without_a_fixed_width_are_refused(self, make_small: Make) -> None:
+        table = candidates(50, 20)
+        names = pa.array([f"item {number}" for number in table["item"].to_pylist()])
+        about = {**ABOUT, "item": {"name": "item", "dtype": "string"}}
+        small = pipeline(make_small, table.set_column(1, "item", names), about)
         finished(small)
-        with pytest.raises(NotPublishable, match="has a row for each item of a key, and no store answers"):
+        with pytest.raises(NotPublishable, match="item is string, and a release has items that are whole numbers"):
             publish(small.opened(DAY), small.progress)
 
 
