@@ -246,7 +246,7 @@ def _content(config: PipelineConfig, manifest: Manifest, batches: Callable[[], I
 def _batches(
     config: PipelineConfig, storage: Storage, manifest: Manifest, left_out: Forgotten | None, progress: Progress | None
 ) -> Iterator[Batch]:
-    """The records of a release in ascending order of their keys, from predictions files that were compared with the manifest."""
+    """The records of a release in ascending order of their keys, from files that were compared with the manifest."""
     contract = config.features.contract
     tables = _tables(contract, storage, manifest, left_out, progress)
     if contract.item is None:
