@@ -232,7 +232,7 @@ def _out_of_reach(config: PipelineConfig, storage: Storage) -> tuple[str, ...]:
         f"The source of {config.name} and, of a lake, its history; each freeze leaves them out.",
         f"Copies and backups of {storage.location} elsewhere, and results that were copied out of it.",
         *([f"What {', '.join(servers)} keep beside their tables: backups, write-ahead logs, snapshots."] if servers else []),
-        "Dagster's event log: messages of errors and pictures of earlier runs may name keys; wipe those materializations.",
+        "Dagster's event log: messages, pictures and digests of earlier runs may give keys away; wipe those materializations.",
         "Alerts that were sent, and logs of processes.",
         "Models that were trained with them.",
         "Reasons that people gave, and names that they gave to things.",
