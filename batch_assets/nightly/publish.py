@@ -3,15 +3,24 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
+from batch_assets.clock import end_of
 from batch_assets.config import PipelineConfig
 from batch_assets.digest import keyed_digest
-from batch_assets.errors import CommitBroken, NotPublishable, ReleaseBroken, ServingError, StoreUnavailable, Withdrawn
+from batch_assets.errors import (
+    BatchAssetsError,
+    CommitBroken,
+    NotPublishable,
+    ReleaseBroken,
+    ServingError,
+    StoreUnavailable,
+    Withdrawn,
+)
 from batch_assets.features.keys import identity, in_order
 from batch_assets.logs import LogEntry, NumberedLog
 from batch_assets.nightly.accepted import accepted_log
@@ -25,6 +34,7 @@ from batch_assets.quality.outcome import CheckOutcome
 from batch_assets.records import RecordType
 from batch_assets.runs.commit import read_committed
 from batch_assets.runs.manifest import Manifest, ManifestFile
+from batch_assets.serving.export import export, is_exported
 from batch_assets.serving.release import (
     Live,
     build_release,
@@ -46,13 +56,15 @@ from batch_assets.threads import in_threads
 class Published:
     """A release, which one is live now (this one, or a newer), and what was found and did not block.
 
-    `release` is that of the first store that has it; `lagging` are the stores that have not, and why.
+    `release` is that of the first store that has it; `lagging` are the stores that have not, and why. `not_exported` is why the
+    pipeline's export was not written; nothing if it was, or if there is none.
     """
 
     release: Release
     live: str
     seconds: float
     lagging: Mapping[str, str] = field(default_factory=dict)
+    not_exported: str = ""
     warnings: tuple[CheckOutcome, ...] = ()
 
     @property
@@ -106,8 +118,9 @@ def publish(night: Night, progress: Progress, why: str = "") -> Published:
     retired = retire(storage, config.name, config.stores, [releases[0].name])
     for name, reason in retired.unavailable.items():
         progress.say(f"Nothing is removed from {name} now: {reason}")
+    not_exported = _not_exported(night, manifest, progress)
     warnings = tuple(outcome for outcome in verdict.outcomes if not outcome.passed)
-    return Published(releases[0], live.body.release, time.perf_counter() - started, lagging, warnings)
+    return Published(releases[0], live.body.release, time.perf_counter() - started, lagging, not_exported, warnings)
 
 
 def _built(night: Night, manifest: Manifest, record: RecordType, progress: Progress) -> tuple[list[Release], dict[str, str]]:
@@ -130,10 +143,24 @@ def _built(night: Night, manifest: Manifest, record: RecordType, progress: Progr
     return built, {name: str(error) for name, error in failed.items()}
 
 
+def _not_exported(night: Night, manifest: Manifest, progress: Progress) -> str:
+    """Why a day that is published could not be exported; nothing if it was, or need not be. It blocks nothing."""
+    config = night.config
+    if config.export is None:
+        return ""
+    over = end_of(date.fromisoformat(night.day), config.partitions.timezone)
+    try:
+        export(night.storage, config.export, manifest, config.features.contract.identity, over)
+    except BatchAssetsError as error:
+        progress.say(f"{night.name} is published and not exported: {error}")
+        return str(error)
+    return ""
+
+
 def published_matches(night: Night) -> CheckOutcome:
     """`published_matches`: a night's release, read back now from every store, is what its manifest says.
 
-    Something as new must be live, and every store of the pipeline must have what is.
+    Something as new must be live, and every store of the pipeline must have what is. An export that is missing only warns.
     """
     config, storage, day, model = night.config, night.storage, night.day, night.model
     manifest = night.manifest()
@@ -154,11 +181,22 @@ def published_matches(night: Night) -> CheckOutcome:
     stores = "" if len(config.stores) == 1 else f" in each of {', '.join(store.called for store in config.stores)}"
     good = f"{manifest.scored:,} records of {manifest.scored:,}{stores}, digests are equal; live is {live}."
     newest = entry is not None and entry.body.partition >= day
+    if newest and not wrong and not _has_export(night, manifest):
+        again = f"`batch-assets releases publish {config.name} {day}` writes it"
+        return GATES["published_matches"].outcome(
+            passed=False, severity="warn", message=f"Run {night.run_id} is published, and its export is missing: {again}."
+        )
     return GATES["published_matches"].outcome(
         passed=newest and not wrong,
         severity="error",
         message=f"Run {night.run_id}: {' '.join(wrong)}" if wrong else good,
     )
+
+
+def _has_export(night: Night, manifest: Manifest) -> bool:
+    """Whether there is the export that the pipeline wants."""
+    settings = night.config.export
+    return settings is None or is_exported(night.storage, settings, night.config.name, release_name(manifest))
 
 
 def _stores_for(config: PipelineConfig, storage: Storage, day: str) -> list[Store]:

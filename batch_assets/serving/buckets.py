@@ -5,7 +5,7 @@ or over the 8-byte words of a text and then its length) modulo the number of buc
 computes it so; `batch_assets_tests/serving/test_buckets.py` has vectors.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import date
@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from batch_assets.digest import hash_keys
+from batch_assets.features.keys import identity
 from batch_assets.records import Records
 from batch_assets.serving.store import Batches, Release
 from batch_assets.storage import Storage
@@ -68,7 +69,7 @@ def bucket_of(key: Any, count: int) -> int:
     return _splitmix64(found ^ len(data)) % count
 
 
-def buckets_of(keys: "pa.Array | pa.ChunkedArray", count: int) -> npt.NDArray[np.int64]:
+def buckets_of(keys: pa.Array, count: int) -> npt.NDArray[np.int64]:
     """The bucket of each key; shape (rows,)."""
     return (hash_keys(keys).a % np.uint64(count)).astype(np.int64)
 
@@ -84,37 +85,42 @@ def grouped(storage: Storage, release: Release, batches: Batches, count: int) ->
     """
     schema = pa.schema([("key", release.key_type), ("record", pa.binary(release.record.dtype.itemsize))])
     tables = (_table(schema, keys, records) for keys, records in batches)
-    for part in parted(storage, schema, tables, release.rows, count):
+    for part in parted(storage, schema, ["key"], tables, release.rows, count):
         keys, packed = part.table.column(0).combine_chunks(), part.table.column(1).combine_chunks()
         records = np.ascontiguousarray(np.frombuffer(packed.buffers()[1], release.record.dtype, len(keys))[part.order])
         yield Group(part.first, part.starts, keys.take(pa.array(part.order)), release.record.unpacked(records))
 
 
-def parted(storage: Storage, schema: pa.Schema, tables: Iterable[pa.Table], rows: int, count: int) -> Iterator[Part]:
+def parted(
+    storage: Storage, schema: pa.Schema, key: Sequence[str], tables: Iterable[pa.Table], rows: int, count: int
+) -> Iterator[Part]:
     """The rows of tables by the bucket of their key, each bucket once and whole.
 
     Args:
         storage: lends room for rows that do not fit into memory together.
-        schema: of the tables; their first column is the key.
+        schema: of the tables.
+        key: the columns that are their key.
         tables: in ascending order of their keys.
         rows: how many there are in all of them.
         count: the number of buckets.
     """
     parts = count_of(rows, ROWS_AT_ONCE)
     if parts == 1:
-        yield _part(pa.concat_tables([schema.empty_table(), *tables]), 0, count, count)
+        yield _part(pa.concat_tables([schema.empty_table(), *tables]), key, 0, count, count)
         return
     bounds = np.array([part * count // parts for part in range(parts + 1)])
     with storage.scratch() as folder:
-        _spill(folder, schema, tables, bounds)
+        _spill(folder, schema, key, tables, bounds)
         for part in range(parts):
             path = folder / f"part-{part}.arrow"
             with pa.memory_map(str(path)) as file:
-                yield _part(pa.ipc.open_stream(file).read_all(), int(bounds[part]), int(bounds[part + 1]), count)
+                yield _part(pa.ipc.open_stream(file).read_all(), key, int(bounds[part]), int(bounds[part + 1]), count)
             path.unlink()
 
 
-def _spill(folder: Path, schema: pa.Schema, tables: Iterable[pa.Table], bounds: npt.NDArray[np.int64]) -> None:
+def _spill(
+    folder: Path, schema: pa.Schema, key: Sequence[str], tables: Iterable[pa.Table], bounds: npt.NDArray[np.int64]
+) -> None:
     """Write rows into a file for each part; bucket b is of part p where bounds[p] <= b < bounds[p + 1]."""
     with ExitStack() as stack:
         files = [
@@ -122,7 +128,7 @@ def _spill(folder: Path, schema: pa.Schema, tables: Iterable[pa.Table], bounds: 
             for part in range(len(bounds) - 1)
         ]
         for table in tables:
-            part = np.searchsorted(bounds, buckets_of(table.column(0), int(bounds[-1])), side="right") - 1
+            part = np.searchsorted(bounds, buckets_of(identity(table, key), int(bounds[-1])), side="right") - 1
             order = np.argsort(part, kind="stable")
             ends = np.searchsorted(part[order], np.arange(len(files) + 1))
             sorted_table = table.take(order)
@@ -130,9 +136,9 @@ def _spill(folder: Path, schema: pa.Schema, tables: Iterable[pa.Table], bounds: 
                 file.write_table(sorted_table.slice(ends[number], ends[number + 1] - ends[number]))
 
 
-def _part(table: pa.Table, first: int, end: int, count: int) -> Part:
+def _part(table: pa.Table, key: Sequence[str], first: int, end: int, count: int) -> Part:
     """The rows of a table by their bucket, from `first` up to `end`."""
-    buckets = buckets_of(table.column(0), count)
+    buckets = buckets_of(identity(table, key), count)
     order = np.argsort(buckets, kind="stable")
     return Part(first, np.searchsorted(buckets[order], np.arange(first, end + 1)), order, table)
 
