@@ -15,6 +15,7 @@ _VERBS = {
     "explain": "explain:explain",
     "lookup": "lookup:lookup",
     "models": "models:models",
+    "path": "path:path",
     "preflight": "preflight:preflight",
     "prune": "prune:prune",
     "releases": "releases:releases",
