@@ -1,6 +1,6 @@
 """A store's server killed (SIGKILL) at random moments of whole nights, and started again: old or new is live, never neither.
 
-    python benchmarks/stores/kills.py --server redis [--kills 50] [--seed 1] [--rows 300000]
+    python benchmarks/stores/kills.py --server redis [--kills 50] [--seed 1] [--rows 100000]
 
 `--server` is redis, postgres or cassandra, `--kills` how many there are in each stage: while a release is built, while it is
 read back, while it goes live, and while the one before is dropped. Each kill is in the night of another day. Afterwards readers
@@ -276,7 +276,7 @@ def main() -> None:
     parser.add_argument("--server", choices=SERVERS, required=True)
     parser.add_argument("--kills", type=int, default=50, help="in each stage")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--rows", type=int, default=300_000)
+    parser.add_argument("--rows", type=int, default=100_000)
     options = parser.parse_args()
     source, outcomes = random.Random(options.seed), Counter[str]()  # noqa: S311 - not for secrets
     with tempfile.TemporaryDirectory() as folder, SERVERS[options.server]() as server:
