@@ -1,6 +1,6 @@
 """A store's server killed (SIGKILL) at random moments of whole nights, and started again: old or new is live, never neither.
 
-    python benchmarks/stores/kills.py --server redis [--kills 50] [--seed 1] [--rows 100000]
+    python benchmarks/stores/kills.py --server redis [--kills 50] [--stages build publish] [--seed 1] [--rows 100000]
 
 `--server` is redis, postgres or cassandra, `--kills` how many there are in each stage: while a release is built, while it is
 read back, while it goes live, and while the one before is dropped. Each kill is in the night of another day. Afterwards readers
@@ -14,6 +14,7 @@ processes takes some hundredths of a second, so a kill in a stage that is shorte
 import argparse
 import functools
 import json
+import logging
 import random
 import sys
 import tempfile
@@ -219,7 +220,10 @@ class Nights:
             raise Failed("Nothing is live in the store.")
         there, wanted = HELD[self.kind](self.server), LIVE[self.kind](pointer.release)
         if there != wanted:
-            raise Failed(f"The server holds {len(there - wanted)} things that nobody names, and lacks {len(wanted - there)}.")
+            strange, lost = (sorted(some)[:3] for some in (there - wanted, wanted - there))
+            raise Failed(
+                f"The server holds what nobody names ({', '.join(strange)}), or lacks what is live ({', '.join(lost)})."
+            )
 
 
 def _in_redis(server: Server) -> set[str]:
@@ -275,15 +279,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--server", choices=SERVERS, required=True)
     parser.add_argument("--kills", type=int, default=50, help="in each stage")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--rows", type=int, default=100_000)
     options = parser.parse_args()
+    logging.disable()  # a reader says each time that it cannot look; it is asked until it can
     source, outcomes = random.Random(options.seed), Counter[str]()  # noqa: S311 - not for secrets
     with tempfile.TemporaryDirectory() as folder, SERVERS[options.server]() as server:
         nights = Nights(Path(folder), server, options.server, options.rows, source)
         nights.begin()
         for number in range(options.kills):
-            for stage in STAGES:
+            for stage in options.stages:
                 began = time.monotonic()
                 said = nights.kill(stage)
                 outcomes[f"{stage}, {'new' if 'the new' in said else 'old'} day"] += 1
