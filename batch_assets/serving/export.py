@@ -54,8 +54,8 @@ def export_folder(pipeline: str, name: str) -> str:
 
 def is_exported(storage: Storage, settings: ExportSettings, pipeline: str, name: str) -> bool:
     """Whether a release is exported, in these shards."""
-    there = storage.names(export_folder(pipeline, name))
-    return there.keys() == {settings.folder(shard) for shard in range(settings.shards)}
+    there = {one for one in storage.names(export_folder(pipeline, name)) if one.startswith(f"{settings.by}=")}
+    return there == {settings.folder(shard) for shard in range(settings.shards)}
 
 
 def export(storage: Storage, settings: ExportSettings, manifest: Manifest, key: Sequence[str], over: datetime) -> str:
