@@ -36,16 +36,16 @@ def found(small: Small, day: str | None = None) -> Paths:
 
 
 class View:
-    """A view that was written once, and is read in a new session each time."""
+    """A view that was written once, and is read over a new connection each time."""
 
     def __init__(self, small: Small, folder: Path) -> None:
         self.file = folder / "small.sql"
         write_view(small.storage, "small", self.file)
 
     def ask(self, query: str) -> list[Any]:
-        with duckdb.connect() as session:
-            session.execute(self.file.read_text())
-            return session.execute(query).fetchall()
+        with duckdb.connect() as connection:
+            connection.execute(self.file.read_text())
+            return connection.execute(query).fetchall()
 
 
 @pytest.fixture
@@ -162,9 +162,9 @@ class TestCommand:
     def test_a_view(self, printed: Callable[..., str], tmp_path: Path) -> None:
         file = tmp_path / "view.sql"
         assert printed("--view", str(file)) == f"{file}\n"
-        with duckdb.connect() as session:
-            session.execute(file.read_text())
-            assert session.execute("SELECT count(*) FROM small").fetchall() == [(600,)]
+        with duckdb.connect() as connection:
+            connection.execute(file.read_text())
+            assert connection.execute("SELECT count(*) FROM small").fetchall() == [(600,)]
         with pytest.raises(click.UsageError, match="leave --partition out"):
             printed("--view", str(file), "--partition", DAYS[0])
 
