@@ -22,6 +22,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import date, timedelta
 from pathlib import Path
 from statistics import median
@@ -40,7 +41,7 @@ from batch_assets.nightly.score import score
 from batch_assets.operations.releases import prune_stores, publish_day
 from batch_assets.serving.reader import Reader
 from batch_assets.serving.release import require_equal
-from batch_assets.serving.store import Release, Store
+from batch_assets.serving.store import Pointer, Release, Store
 from batch_assets_tests.servers import CassandraServer, PostgresServer, RedisServer, Server
 from batch_assets_tests.small import Small, rows, small_model
 
@@ -83,33 +84,29 @@ class Killer:
     def _watched(self, stage: str, method: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(method)
         def plain(*arguments: Any) -> Any:
-            self._begin(stage)
-            began = time.monotonic()
-            try:
+            with self._within(stage):
                 return method(*arguments)
-            finally:
-                self.seconds[stage].append(time.monotonic() - began)
-                self._running = ""
 
         @functools.wraps(method)
         def generator(*arguments: Any) -> Iterator[Any]:
-            self._begin(stage)
-            began = time.monotonic()
-            try:
+            with self._within(stage):
                 yield from method(*arguments)
-            finally:
-                self.seconds[stage].append(time.monotonic() - began)
-                self._running = ""
 
         return generator if STAGES[stage] == "scan" else plain
 
-    def _begin(self, stage: str) -> None:
-        self._running = stage
+    @contextmanager
+    def _within(self, stage: str) -> Iterator[None]:
+        self._running, began = stage, time.monotonic()
         if self._armed == stage:
             self._armed = ""
             later = self._source.random() * median(self.seconds[stage][:UNDISTURBED])
             self._thread = threading.Thread(target=self._kill, args=(later,))
             self._thread.start()
+        try:
+            yield
+        finally:
+            self.seconds[stage].append(time.monotonic() - began)
+            self._running = ""
 
     def _kill(self, later: float) -> None:
         time.sleep(later)
@@ -141,7 +138,7 @@ class Nights:
 
     def kill(self, stage: str) -> str:
         """A night whose server is killed, and all that must hold afterwards; says what was seen. Raises Failed."""
-        before = self._day()
+        before = _day(self.number)
         reader = Reader.of_store(self.store, "small", fresh_s=0)
         night = self._judged()
         self.killer.arm(stage)
@@ -159,12 +156,16 @@ class Nights:
         self._again(self._prune)
         return f"killed in {self.killer.hit:<8} {ended:<8} readers saw the {'new' if seen == night.day else 'old'} day"
 
-    def _day(self) -> str:
-        return (FIRST + timedelta(days=self.number)).isoformat()
+    def _pointer(self) -> Pointer:
+        """What the store's own pointer names. Raises Failed if that is nothing."""
+        pointer = self.store.pointer(self.small.storage, "small")
+        if pointer is None:
+            raise Failed("Nothing is live in the store.")
+        return pointer
 
     def _judged(self) -> Night:
         self.number += 1
-        day = self._day()
+        day = _day(self.number)
         freeze(self.small.config, self.small.storage, day, self.small.progress)
         scored = score(self.small.opened(day), LocalEngine(2), self.small.progress)
         judge(scored.night, scored.manifest)
@@ -189,9 +190,7 @@ class Nights:
     def _seen_by(self, reader: Reader, *days: str) -> str:
         """The day that readers of the store's own pointer see, of some; those of the storage root see one of them, too."""
         storage = self.small.storage
-        pointer = self._again(lambda: self.store.pointer(storage, "small"))
-        if pointer is None:
-            raise Failed("Nothing is live in the store.")
+        pointer = self._again(self._pointer)
         self._again(lambda: require_equal(storage, pointer.release))
         seen = self._again(lambda: reader.lookup(1)).record["partition"]
         new = self._again(lambda: Reader.of_store(self.store, "small").lookup(1)).record["partition"]
@@ -215,9 +214,7 @@ class Nights:
         found = prune_stores(self.small.config, self.small.storage, dry_run=False)
         if found.unavailable:
             raise StoreUnavailable(str(found.unavailable))
-        pointer = self.store.pointer(self.small.storage, "small")
-        if pointer is None:
-            raise Failed("Nothing is live in the store.")
+        pointer = self._pointer()
         if self.store.left_behind(self.small.storage, "small", [pointer.release]):
             self.server.stop()  # a Cassandra that was killed while it made a table has it only from its next start on
             self.server.start()
@@ -228,6 +225,10 @@ class Nights:
             raise Failed(
                 f"The server holds what nobody names ({', '.join(strange)}), or lacks what is live ({', '.join(lost)})."
             )
+
+
+def _day(number: int) -> str:
+    return (FIRST + timedelta(days=number)).isoformat()
 
 
 def _in_redis(server: Server) -> set[str]:
