@@ -22,6 +22,7 @@ from batch_assets.quality.sla import SlaSettings
 from batch_assets.quality.sources import SourceSettings
 from batch_assets.scoring.heads.head import Answers
 from batch_assets.scoring.settings import ScoringSettings
+from batch_assets.serving.export import EVENT_TIMESTAMP, ExportSettings
 from batch_assets.serving.items import ItemSettings
 from batch_assets.serving.settings import ServiceSettings
 from batch_assets.serving.store import STORES, Store
@@ -135,6 +136,10 @@ class PipelineConfig(BaseModel):
     )
     items: ItemSettings = ItemSettings()
     serve: ServiceSettings = ServiceSettings()
+    export: ExportSettings | None = Field(
+        None,
+        description="Whether a published day is written as Parquet, too, in a folder for each shard; it is not by default.",
+    )
     engine: EngineSettings = EngineSettings()
     scoring: ScoringSettings = ScoringSettings()
     preflight: bool = Field(False, description="Whether a sample is scored, and may say no, before a day is.")
@@ -161,6 +166,8 @@ class PipelineConfig(BaseModel):
         if len(set(called)) < len(called):
             raise ValueError(f"stores are called the same: {', '.join(called)}; give them a name each")
         reserved = {"model_version", "partition", "kind", "reason", "error", "file", "row", *self.answers.names}
+        if self.export:
+            reserved |= {EVENT_TIMESTAMP, self.export.by}
         contract = self.features.contract
         taken_names = reserved & {*contract.identity, *(one.name for one in contract.carry)}
         if taken_names:

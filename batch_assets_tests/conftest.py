@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
 import pytest
@@ -124,7 +124,15 @@ def bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
     return s3_server.new_bucket()
 
 
-def require(server: type[Server]) -> None:
+class Brought(Protocol):
+    """What `make servers` brings."""
+
+    @classmethod
+    def require(cls) -> None:
+        """Raises ServerMissing if this machine lacks something of it."""
+
+
+def require(server: type[Brought]) -> None:
     """Skip the test if this machine lacks the server; fail it where the environment says that all servers are required."""
     try:
         server.require()

@@ -16,6 +16,7 @@ _VERBS = {
     "forget": "forget:forget",
     "lookup": "lookup:lookup",
     "models": "models:models",
+    "path": "path:path",
     "preflight": "preflight:preflight",
     "prune": "prune:prune",
     "releases": "releases:releases",

@@ -85,13 +85,15 @@ def publish(pipeline: str, day: str, why: str) -> dict[str, Any]:
 
     with TerminalProgress() as progress:
         found = publish_day(_config(pipeline), storage(), registry(), day, progress, why)
-    problem = " ".join(f"{store} lags: {reason}" for store, reason in found.lagging.items())
+    problems = [f"{store} lags: {reason}" for store, reason in found.lagging.items()]
+    problem = " ".join([*problems, *([f"It is not exported: {found.not_exported}"] if found.not_exported else [])])
     return {
         "pipeline": pipeline,
         "release": found.release.name,
         "rows": found.release.rows,
         "live_release": found.live,
         "lagging": dict(found.lagging),
+        "not_exported": found.not_exported,
         **({"error": problem} if problem else {}),
     }
 

@@ -1,23 +1,21 @@
 """Publish a run whose verdict is good: build its release, read it back, let it go live."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import partial
 from typing import Any
 
-import pyarrow as pa
-
-from batch_assets.arrow import as_arrow, as_numpy
 from batch_assets.config import PipelineConfig
-from batch_assets.digest import Digest, keyed_digest
-from batch_assets.errors import CommitBroken, NotPublishable, ReleaseBroken, ServingError, StoreUnavailable, Withdrawn
-from batch_assets.features.contract import FeatureContract
-from batch_assets.features.forgotten import Forgotten, suppressed_number
-from batch_assets.features.keys import identity, in_order
+from batch_assets.errors import (
+    NotPublishable,
+    ServingError,
+    Withdrawn,
+)
+from batch_assets.features.forgotten import suppressed_number
 from batch_assets.logs import LogEntry, NumberedLog
 from batch_assets.nightly.accepted import accepted_log
+from batch_assets.nightly.build import build, content_of, export_day, remove_releases
 from batch_assets.nightly.judge import judge
 from batch_assets.nightly.left_out import without_forgotten
 from batch_assets.nightly.night import Night
@@ -26,39 +24,36 @@ from batch_assets.nightly.score import BYTES_PER_ROW, SPARE_BYTES
 from batch_assets.nightly.verdict import read_verdict
 from batch_assets.quality.gates import GATES
 from batch_assets.quality.outcome import CheckOutcome
-from batch_assets.runs.commit import read_committed
-from batch_assets.runs.manifest import Manifest, ManifestFile
-from batch_assets.serving.items import Rows, best_items, record_of
+from batch_assets.runs.manifest import Manifest
+from batch_assets.serving.export import is_exported
 from batch_assets.serving.release import (
-    Content,
     Live,
-    build_release,
     current_log,
     go_live,
-    in_stores,
     live_release,
     release_name,
     require_not_withdrawn,
     require_release,
     step_back,
 )
-from batch_assets.serving.retention import remove, retire
-from batch_assets.serving.store import Batch, Release, Store
+from batch_assets.serving.retention import retire
+from batch_assets.serving.store import Release, Store
 from batch_assets.storage import Storage, require_space
-from batch_assets.threads import in_threads
 
 
 @dataclass(frozen=True)
 class Published:
     """A release, which one is live now (this one, or a newer), and what was found and did not block.
 
-    `release` is that of the first store that has it; `lagging` are the stores that have not, and why.
+    `release` is that of the first store that has it; `lagging` are the stores that have not, and why. `not_exported` is why the
+    pipeline's export was not written; nothing if it was, or if there is none.
     """
 
     release: Release
     live: str
     seconds: float
     lagging: Mapping[str, str] = field(default_factory=dict)
+    not_exported: str = ""
     warnings: tuple[CheckOutcome, ...] = ()
 
     @property
@@ -112,65 +107,21 @@ def publish(night: Night, progress: Progress, why: str = "") -> Published:
     retired = retire(storage, config.name, config.stores, [releases[0].name])
     for name, reason in retired.unavailable.items():
         progress.say(f"Nothing is removed from {name} now: {reason}")
+    not_exported = export_day(config, storage, manifest, left_out, progress)
     warnings = tuple(outcome for outcome in verdict.outcomes if not outcome.passed)
-    return Published(releases[0], live.body.release, time.perf_counter() - started, lagging, warnings)
-
-
-def build(
-    config: PipelineConfig,
-    storage: Storage,
-    manifest: Manifest,
-    left_out: Forgotten | None,
-    stores: Iterable[Store],
-    progress: Progress,
-) -> tuple[list[Release], dict[str, str]]:
-    """A run's release in each of some stores that could build it, and why each of the others could not.
-
-    Args:
-        config: the pipeline.
-        storage: its root.
-        manifest: the run.
-        left_out: whose rows it leaves out.
-        stores: where the release is built, read back and described.
-        progress: is told how far it is.
-
-    Raises:
-        ReleaseBroken, StoreUnavailable: no store could.
-        CommitBroken: a predictions file does not hold the values that the manifest says.
-    """
-    built, failed = list[Release](), dict[str, ServingError]()
-    batches = partial(_batches, config, storage, manifest, left_out, progress)
-    content = _content(config, manifest, batches)
-    for store in stores:
-        try:
-            built.append(build_release(storage, store, manifest, content, batches))
-        except (ReleaseBroken, StoreUnavailable) as error:
-            failed[store.called] = error
-            progress.say(f"{store.called} lags: {error}")
-    if not built:
-        raise next(iter(failed.values()))
-    return built, {name: str(error) for name, error in failed.items()}
-
-
-def remove_releases(storage: Storage, pipeline: str, names: Iterable[str], progress: Progress) -> None:
-    """Take releases out of every store; one that a store cannot drop now is not described any more, and pruned later."""
-    for release in [one for name in names for one in in_stores(storage, pipeline, name)]:
-        try:
-            remove(storage, release)
-        except StoreUnavailable as error:
-            progress.say(f"{release.name} stays in {release.store.called} for now, `batch-assets prune` removes it: {error}")
+    return Published(releases[0], live.body.release, time.perf_counter() - started, lagging, not_exported, warnings)
 
 
 def published_matches(night: Night) -> CheckOutcome:
     """`published_matches`: a night's release, read back now from every store, is what its manifest says.
 
-    Something as new must be live, and every store of the pipeline must have what is.
+    Something as new must be live, and every store of the pipeline must have what is. An export that is missing only warns.
     """
     config, storage, day = night.config, night.storage, night.day
     manifest, left_out = without_forgotten(storage, config, night.manifest())
     entry = require_day(storage, config.name, day)
     wrong = list[str]()
-    content = _content(config, manifest, partial(_batches, config, storage, manifest, left_out, None))
+    content = content_of(config, storage, manifest, left_out)
     for store in stores_for(config, storage, day):
         try:
             require_release(storage, manifest, content, store)
@@ -187,11 +138,22 @@ def published_matches(night: Night) -> CheckOutcome:
     rows = content.values.count
     good = f"{rows:,} records of {rows:,}{stores}, digests are equal; live is {live}."
     newest = entry is not None and entry.body.partition >= day
+    if newest and not wrong and not _has_export(night, manifest):
+        again = f"`batch-assets releases publish {config.name} {day}` writes it"
+        return GATES["published_matches"].outcome(
+            passed=False, severity="warn", message=f"Run {night.run_id} is published, and its export is missing: {again}."
+        )
     return GATES["published_matches"].outcome(
         passed=newest and not wrong,
         severity="error",
         message=f"Run {night.run_id}: {' '.join(wrong)}" if wrong else good,
     )
+
+
+def _has_export(night: Night, manifest: Manifest) -> bool:
+    """Whether there is the export that the pipeline wants."""
+    settings = night.config.export
+    return settings is None or is_exported(night.storage, settings, night.config.name, release_name(manifest))
 
 
 def stores_for(config: PipelineConfig, storage: Storage, day: str) -> list[Store]:
@@ -228,67 +190,3 @@ def live_since(config: PipelineConfig, storage: Storage, day: str) -> datetime |
             break
         since = datetime.fromisoformat(entry.when)
     return since
-
-
-def _content(config: PipelineConfig, manifest: Manifest, batches: Callable[[], Iterator[Batch]]) -> Content:
-    """What a run's releases hold: its scored rows but for those that are left out or, of items, the best of each key.
-
-    Of rows the manifest knows the digest; of items it is that of what is made of the predictions files, each of which is
-    compared with the manifest meanwhile.
-    """
-    contract = config.features.contract
-    if contract.item is None:
-        return Content(contract.key, manifest.record, manifest.released)
-    values = sum((keyed_digest(keys, records.flat()) for keys, records in batches()), start=Digest())
-    return Content(contract.key, record_of(contract.item, manifest.record, config.items.best), values)
-
-
-def _batches(
-    config: PipelineConfig, storage: Storage, manifest: Manifest, left_out: Forgotten | None, progress: Progress | None
-) -> Iterator[Batch]:
-    """The records of a release in ascending order of their keys, from files that were compared with the manifest."""
-    contract = config.features.contract
-    tables = _tables(contract, storage, manifest, left_out, progress)
-    if contract.item is None:
-        for table in tables:
-            yield identity(table, contract.identity), manifest.record.from_table(table)
-        return
-    pieces = (
-        Rows(
-            identity(table, contract.key_names),
-            as_numpy(table.column(contract.item.name)),
-            manifest.record.from_table(table).score,
-        )
-        for table in tables
-    )
-    yield from best_items(pieces, record_of(contract.item, manifest.record, config.items.best))
-
-
-def _tables(
-    contract: FeatureContract, storage: Storage, manifest: Manifest, left_out: Forgotten | None, progress: Progress | None
-) -> Iterator[pa.Table]:
-    """The predictions of each chunk, after their digest was compared with the manifest's, but for those that are left out."""
-
-    def read(files: tuple[ManifestFile, list[ManifestFile]]) -> pa.Table:
-        chunk, replays = files
-        tables = [_intact(storage, manifest, file, key) for file in (chunk, *replays)]
-        table = in_order(pa.concat_tables(tables, promote_options="permissive"), key) if replays else tables[0]
-        return table.filter(as_arrow(~left_out.rows(table, contract.key_names))) if left_out else table
-
-    key, done = contract.identity, 0
-    for table in in_threads(read, manifest.by_chunk()):
-        yield table
-        done += len(table)
-        if progress is not None:
-            progress.at("publishing", done, manifest.released.count)
-
-
-def _intact(storage: Storage, manifest: Manifest, file: ManifestFile, key: Sequence[str]) -> pa.Table:
-    record = manifest.record
-    table = read_committed(storage, f"{manifest.folder}/{file.name}", [*key, *record.names])
-    if keyed_digest(identity(table, key), record.from_table(table).flat()) != file.values:
-        raise CommitBroken(
-            f"{manifest.folder}/{file.name} holds other values than its manifest says: remove it and run again, "
-            "then the chunk is scored again."
-        )
-    return table

@@ -13,12 +13,14 @@ from batch_assets.errors import ForgetInvalid, NotPublishable, ReleaseBroken, St
 from batch_assets.features.forgotten import Forgotten, forgotten, suppress
 from batch_assets.features.keys import Said, columns_of, parsed, parts
 from batch_assets.models.registry import Registry
+from batch_assets.nightly.build import build, export_day, remove_releases
 from batch_assets.nightly.left_out import without_forgotten
 from batch_assets.nightly.progress import Progress
-from batch_assets.nightly.publish import build, remove_releases, stores_for
+from batch_assets.nightly.publish import stores_for
 from batch_assets.process import Process
 from batch_assets.runs.commit import day_folder, run_folder
 from batch_assets.runs.manifest import Manifest, read_manifest
+from batch_assets.serving.export import exports_of
 from batch_assets.serving.release import current_log, go_live, in_stores, release_name, release_parts, stores_of
 from batch_assets.serving.retention import release_names
 from batch_assets.storage import Storage
@@ -103,19 +105,24 @@ def _build_anew(
 ) -> dict[str, str]:
     """Take a release that is not live out, and build it anew where it was; says which stores could not, and why."""
     there = stores_of(storage, config.name, name)
-    stores = [store for store in config.stores if store.called in there] or config.stores[:1]
+    stores = [store for store in config.stores if store.called in there]
+    exported = set(manifest.releases_before) & set(exports_of(storage, config.name))
     remove_releases(storage, config.name, manifest.releases_before, progress)
-    return build(config, storage, manifest, who, stores, progress)[1]
+    lagging = build(config, storage, manifest, who, stores, progress)[1] if stores else {}
+    if exported:
+        export_day(config, storage, manifest, who, progress)
+    return lagging
 
 
 def _with_keys(
     config: PipelineConfig, storage: Storage, live: str | None
 ) -> Iterator[tuple[str, tuple[Manifest, Forgotten | None] | None]]:
-    """Each release that has rows of forgotten keys, and the run that it is built from; None if that is not kept any more.
+    """Each release or export that has rows of forgotten keys, and the run that it is built from; None if that is not kept.
 
     The live one comes first, before anybody looks at the others.
     """
-    for name in sorted(release_names(storage, config.name), key=lambda name: name != live):
+    names = {*release_names(storage, config.name), *exports_of(storage, config.name)}
+    for name in sorted(names, key=lambda name: (name != live, name)):
         parts_of = release_parts(name)
         manifest = read_manifest(storage, run_folder(config.name, *parts_of)) if parts_of else None
         if manifest is None:
@@ -132,6 +139,8 @@ def _has_some(config: PipelineConfig, storage: Storage, name: str) -> bool:
     """Whether a release has a key that is forgotten, as it is read back; one that cannot be read may have some."""
     who = forgotten(storage, config.name)
     types = [one.arrow for one in config.features.contract.key]
+    if not stores_of(storage, config.name, name):
+        return True
     try:
         for release in in_stores(storage, config.name, name):
             for keys, _ in release.store.scan(storage, release):
@@ -170,6 +179,7 @@ def _let_live(
     if entry is not None:
         go_live(storage, releases, entry.body.approval, withdrawn, log.made_from(entry), f"keys were forgotten: {why}")
     remove_releases(storage, config.name, manifest.releases_before, progress)
+    export_day(config, storage, manifest, who, progress)
     return lagging
 
 

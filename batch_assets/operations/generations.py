@@ -24,13 +24,15 @@ from batch_assets.features.snapshot import (
 from batch_assets.logs import Change, LogEntry, NumberedLog
 from batch_assets.models.registry import Registry
 from batch_assets.nightly.accepted import Acceptance, Accepted, accepted_log
+from batch_assets.nightly.build import build, export_day, remove_releases
 from batch_assets.nightly.progress import Progress
-from batch_assets.nightly.publish import build, remove_releases, stores_for
+from batch_assets.nightly.publish import stores_for
 from batch_assets.nightly.verdict import Verdict, read_verdict, record
 from batch_assets.operations.rewritten import Rewriting, frozen_as, rewrite_run
 from batch_assets.runs.manifest import Manifest, manifest_log
+from batch_assets.serving.export import exports_of
 from batch_assets.serving.release import current_log as live_log
-from batch_assets.serving.release import go_live, stores_of
+from batch_assets.serving.release import go_live, release_parts, stores_of
 from batch_assets.storage import Storage
 
 
@@ -113,6 +115,7 @@ def point_to(
     _accept_instead(storage, config.name, day, {old.run_id: new for old, new in runs})
     for old, new in runs:
         _release_instead(config, storage, registry, old, new, progress)
+        _export_instead(config, storage, old, new, progress)
 
 
 def _accept_instead(storage: Storage, pipeline: str, day: str, instead: dict[str, Manifest]) -> None:
@@ -157,6 +160,15 @@ def _release_instead(
         seen: list[NumberedLog[Any]] = [manifest_log(storage, new.folder), accepted_log(storage, config.name, old.partition)]
         go_live(storage, releases, live.body.approval, withdrawn, seen, "keys were forgotten")
     remove_releases(storage, config.name, names, progress)
+
+
+def _export_instead(config: PipelineConfig, storage: Storage, old: Manifest, new: Manifest, progress: Progress) -> None:
+    """Take the exports of the old run away; if there were some, the new one is exported."""
+    own = (old.partition, old.run_id)
+    names = [name for name in exports_of(storage, config.name) if release_parts(name) == own]
+    if names:
+        export_day(config, storage, new, None, progress)
+        remove_releases(storage, config.name, names, progress)
 
 
 def _keep_verdict(storage: Storage, folder: str, place: str, subject: str, removed: Iterable[str]) -> None:

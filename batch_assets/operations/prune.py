@@ -1,9 +1,9 @@
 """Prune: what no pointer and none of the last days needs is taken away, so that the storage root stops growing.
 
 Kept are the newest days, as many as the settings say, and the day of the live release; there only what nobody can ever read
-is removed. Of older days releases go first, then runs, then snapshots, each as a whole: what points goes before what it
-points to, so whenever this is interrupted, nothing points to something half there. Logs are history and stay; one that names
-what is gone counts as naming nothing.
+is removed. Of older days exports and releases go first, then runs, then snapshots, each as a whole: what points goes before
+what it points to, so whenever this is interrupted, nothing points to something half there. Logs are history and stay; one that
+names what is gone counts as naming nothing.
 """
 
 from collections import Counter
@@ -16,6 +16,7 @@ from batch_assets.errors import CommitBroken, ConfigError, StoreUnavailable
 from batch_assets.features.snapshot import partition_folder
 from batch_assets.nightly.progress import Progress
 from batch_assets.runs.commit import day_folder, read_footer
+from batch_assets.serving.export import export_folder
 from batch_assets.serving.release import current_log, in_stores, release_parts
 from batch_assets.serving.retention import retire
 from batch_assets.serving.store import release_folder
@@ -23,7 +24,14 @@ from batch_assets.storage import Storage
 from batch_assets.storage.lease import at_work, left_behind
 
 Kind = Literal[
-    "releases", "releases in stores", "runs", "snapshots", "rejects files", "unfinished files", "files of dead processes"
+    "exports",
+    "releases",
+    "releases in stores",
+    "runs",
+    "snapshots",
+    "rejects files",
+    "unfinished files",
+    "files of dead processes",
 ]
 
 
@@ -39,7 +47,7 @@ class Waste:
     @property
     def is_folder(self) -> bool:
         """Whether it is taken away as a whole folder."""
-        return self.kind in ("releases", "runs", "snapshots")
+        return self.kind in ("exports", "releases", "runs", "snapshots")
 
 
 @dataclass(frozen=True)
@@ -124,10 +132,11 @@ def _waste(storage: Storage, pipeline: str, days: list[str], first_kept: str | N
     def is_old(day: str) -> bool:
         return first_kept is not None and day < first_kept and day != live
 
-    names = sorted(storage.names(f"{pipeline}/serving/releases"))
-    releases = [(parts[0], name) for name in names if (parts := release_parts(name))]
+    exports = _by_day(storage, f"{pipeline}/exports")
+    releases = _by_day(storage, f"{pipeline}/serving/releases")
     old = [day for day in days if is_old(day)]
     folders: list[tuple[Kind, str, str]] = [
+        *(("exports", day, export_folder(pipeline, name)) for day, name in exports if is_old(day)),
         *(("releases", day, release_folder(pipeline, name)) for day, name in releases if is_old(day)),
         *(("runs", day, folder) for day in old for folder in _runs(storage, pipeline, day)),
         *(("snapshots", day, folder) for day in old for folder in _snapshots(storage, pipeline, day)),
@@ -175,6 +184,11 @@ def _runs(storage: Storage, pipeline: str, day: str) -> list[str]:
 def _snapshots(storage: Storage, pipeline: str, day: str) -> list[str]:
     """The folders of a day's snapshots."""
     return _within(storage, partition_folder(pipeline, day), "snapshot=")
+
+
+def _by_day(storage: Storage, folder: str) -> list[tuple[str, str]]:
+    """The days of what is called as releases are, and those names."""
+    return [(parts[0], name) for name in sorted(storage.names(folder)) if (parts := release_parts(name))]
 
 
 def _within(storage: Storage, folder: str, prefix: str) -> list[str]:

@@ -5,7 +5,7 @@ or over the 8-byte words of a text and then its length) modulo the number of buc
 computes it so; `batch_assets_tests/serving/test_buckets.py` has vectors.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import date
@@ -17,8 +17,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from batch_assets.digest import hash_keys
-from batch_assets.records import Records, RecordType
-from batch_assets.serving.store import Batch, Batches, Release
+from batch_assets.features.keys import identity
+from batch_assets.records import Records
+from batch_assets.serving.store import Batches, Release
 from batch_assets.storage import Storage
 
 ROWS_AT_ONCE = 1 << 22
@@ -35,6 +36,19 @@ class Group:
     starts: npt.NDArray[np.int64]
     keys: pa.Array
     records: Records
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some rows, and whole buckets of them from `first` on.
+
+    Rows `order[starts[n]]` to `order[starts[n + 1]]` of the table are those of bucket `first + n`, in the order of their keys.
+    """
+
+    first: int
+    starts: npt.NDArray[np.int64]
+    order: npt.NDArray[np.int64]
+    table: pa.Table
 
 
 def count_of(rows: int, each: int) -> int:
@@ -69,58 +83,70 @@ def grouped(storage: Storage, release: Release, batches: Batches, count: int) ->
         batches: in ascending order of their keys.
         count: the number of buckets.
     """
-    parts = count_of(release.rows, ROWS_AT_ONCE)
+    schema = pa.schema([("key", release.key_type), ("record", pa.binary(release.record.dtype.itemsize))])
+    tables = (_table(schema, keys, records) for keys, records in batches)
+    for part in parted(storage, schema, ["key"], tables, release.rows, count):
+        keys, packed = part.table.column(0).combine_chunks(), part.table.column(1).combine_chunks()
+        records = np.ascontiguousarray(np.frombuffer(packed.buffers()[1], release.record.dtype, len(keys))[part.order])
+        yield Group(part.first, part.starts, keys.take(pa.array(part.order)), release.record.unpacked(records))
+
+
+def parted(
+    storage: Storage, schema: pa.Schema, key: Sequence[str], tables: Iterable[pa.Table], rows: int, count: int
+) -> Iterator[Part]:
+    """The rows of tables by the bucket of their key, each bucket once and whole.
+
+    Args:
+        storage: lends room for rows that do not fit into memory together.
+        schema: of the tables.
+        key: the columns that are their key.
+        tables: in ascending order of their keys.
+        rows: how many there are in all of them.
+        count: the number of buckets.
+    """
+    parts = count_of(rows, ROWS_AT_ONCE)
     if parts == 1:
-        yield _group(release.record, _table(release, list(batches)), 0, count, count)
+        yield _part(pa.concat_tables([schema.empty_table(), *tables]), key, 0, count, count)
         return
     bounds = np.array([part * count // parts for part in range(parts + 1)])
     with storage.scratch() as folder:
-        _spill(folder, release, batches, bounds)
+        _spill(folder, schema, key, tables, bounds)
         for part in range(parts):
             path = folder / f"part-{part}.arrow"
             with pa.memory_map(str(path)) as file:
-                yield _group(
-                    release.record, pa.ipc.open_stream(file).read_all(), int(bounds[part]), int(bounds[part + 1]), count
-                )
+                yield _part(pa.ipc.open_stream(file).read_all(), key, int(bounds[part]), int(bounds[part + 1]), count)
             path.unlink()
 
 
-def _spill(folder: Path, release: Release, batches: Batches, bounds: npt.NDArray[np.int64]) -> None:
+def _spill(
+    folder: Path, schema: pa.Schema, key: Sequence[str], tables: Iterable[pa.Table], bounds: npt.NDArray[np.int64]
+) -> None:
     """Write rows into a file for each part; bucket b is of part p where bounds[p] <= b < bounds[p + 1]."""
-    schema = _table(release, []).schema
     with ExitStack() as stack:
         files = [
             stack.enter_context(pa.ipc.new_stream(str(folder / f"part-{part}.arrow"), schema))
             for part in range(len(bounds) - 1)
         ]
-        for batch in batches:
-            part = np.searchsorted(bounds, buckets_of(batch[0], int(bounds[-1])), side="right") - 1
+        for table in tables:
+            part = np.searchsorted(bounds, buckets_of(identity(table, key), int(bounds[-1])), side="right") - 1
             order = np.argsort(part, kind="stable")
             ends = np.searchsorted(part[order], np.arange(len(files) + 1))
-            table = _table(release, [batch]).take(order)
+            sorted_table = table.take(order)
             for number, file in enumerate(files):
-                file.write_table(table.slice(ends[number], ends[number + 1] - ends[number]))
+                file.write_table(sorted_table.slice(ends[number], ends[number + 1] - ends[number]))
 
 
-def _group(record: RecordType, table: pa.Table, first: int, end: int, count: int) -> Group:
+def _part(table: pa.Table, key: Sequence[str], first: int, end: int, count: int) -> Part:
     """The rows of a table by their bucket, from `first` up to `end`."""
-    keys = table.column(0).combine_chunks()
-    buckets = buckets_of(keys, count)
+    buckets = buckets_of(identity(table, key), count)
     order = np.argsort(buckets, kind="stable")
-    starts = np.searchsorted(buckets[order], np.arange(first, end + 1))
-    packed = np.ascontiguousarray(np.frombuffer(table.column(1).combine_chunks().buffers()[1], record.dtype, len(keys))[order])
-    return Group(first, starts, keys.take(pa.array(order)), record.unpacked(packed))
+    return Part(first, np.searchsorted(buckets[order], np.arange(first, end + 1)), order, table)
 
 
-def _table(release: Release, batches: list[Batch]) -> pa.Table:
+def _table(schema: pa.Schema, keys: pa.Array, records: Records) -> pa.Table:
     """Rows as a table of keys and packed records."""
-    kind = pa.binary(release.record.dtype.itemsize)
-    packed = [
-        pa.FixedSizeBinaryArray.from_buffers(kind, len(keys), [None, pa.py_buffer(records.packed())])
-        for keys, records in batches
-    ]
-    columns = [pa.chunked_array([keys for keys, _ in batches], release.key_type), pa.chunked_array(packed, kind)]
-    return pa.table(columns, names=["key", "record"])
+    packed = [None, pa.py_buffer(records.packed())]
+    return pa.table([keys, pa.FixedSizeBinaryArray.from_buffers(schema.field(1).type, len(keys), packed)], schema=schema)
 
 
 def _splitmix64(x: int) -> int:

@@ -176,7 +176,8 @@ class CassandraStore(Store):
         registry, build = Registry(self.session(), self.keyspace), release.built["build"]
         if registry.begin_drop(release.pipeline, build, root_id(storage)):
             self.session().change(f"DROP TABLE IF EXISTS {self.keyspace}.{build}")
-            registry.forget(release.pipeline, build)
+            if not self._is_listed(build):  # a node that was killed while it made a table has it only from its next start on
+                registry.forget(release.pipeline, build)
 
     @override
     def left_behind(self, storage: Storage, pipeline: str, named: Collection[Release]) -> list[Release]:
@@ -188,14 +189,17 @@ class CassandraStore(Store):
 
     def _open(self, release: Release) -> CassandraTable:
         """A release's table. Raises ReleaseBroken if it is not there."""
-        names = [self.keyspace.encode(), release.built["build"].encode()]
-        tables = "SELECT table_name FROM system_schema.tables WHERE keyspace_name = ? AND table_name = ?"
-        if not self.session().rows(tables, names, "LOCAL_ONE"):
+        if not self._is_listed(release.built["build"]):
             raise ReleaseBroken(
                 f"The table {self.keyspace}.{release.built['build']} of release {release.name} is not in {self.where}: publish "
                 "the partition again."
             )
         return CassandraTable(self, release)
+
+    def _is_listed(self, table: str) -> bool:
+        """Whether Cassandra says that it has a table."""
+        tables = "SELECT table_name FROM system_schema.tables WHERE keyspace_name = ? AND table_name = ?"
+        return bool(self.session().rows(tables, [self.keyspace.encode(), table.encode()], "LOCAL_ONE"))
 
     def _seen(self, pipeline: str) -> Seen | None:
         """What is there of a pipeline; None if nothing was ever built in this keyspace."""

@@ -39,6 +39,10 @@ class FileStore(Store):
     def table(self, path: Path, release: Release) -> Table:
         """The file, open for look-ups; errors of Arrow and the disk are explained. Raises ReleaseBroken."""
 
+    def path(self, release: Release) -> str:
+        """Where the file lies, below the storage root."""
+        return f"{self._folder(release)}/{self.file}"
+
     @override
     def build(self, storage: Storage, release: Release, batches: Batches) -> dict[str, str]:
         """As the port says. Each try has a folder of its own, so that of two at the same time neither touches the other's."""
@@ -66,8 +70,7 @@ class FileStore(Store):
     def require_there(self, storage: Storage, release: Release) -> None:
         size, wanted = storage.names(self._folder(release)).get(self.file, 0), int(release.built["size"])
         if size != wanted:
-            path = f"{self._folder(release)}/{self.file}"
-            raise ReleaseBroken(f"{path} has {size:,} bytes instead of {wanted:,}: publish it again.")
+            raise ReleaseBroken(f"{self.path(release)} has {size:,} bytes instead of {wanted:,}: publish it again.")
 
     @override
     def drop(self, storage: Storage, release: Release) -> None:
@@ -78,7 +81,7 @@ class FileStore(Store):
     def _there(self, storage: Storage, release: Release) -> Iterator[Path]:
         """The file, which has its size (one that was cut, mapped, would end its reader); errors of reading it are explained."""
         self.require_there(storage, release)
-        path = f"{self._folder(release)}/{self.file}"
+        path = self.path(release)
         try:
             yield storage.local_path(path)
         except (OSError, pa.ArrowInvalid) as error:

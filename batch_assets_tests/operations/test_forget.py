@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from batch_assets.engines.local_engine import LocalEngine
@@ -18,7 +19,9 @@ from batch_assets.operations import forget as forgetting
 from batch_assets.operations.dead_letters import finished, replay
 from batch_assets.operations.explain import explain
 from batch_assets.operations.releases import go_back, list_releases, publish_day
+from batch_assets.serving.export import export_folder, exports_of
 from batch_assets.serving.release import current_log, release_parts
+from batch_assets.serving.retention import remove
 from batch_assets_tests.nights import DAYS
 from batch_assets_tests.operations.forgetting import answers, forgets, records, secret
 from batch_assets_tests.small import Small, rows, with_values
@@ -77,6 +80,19 @@ class TestAtOnce:
         found = list_releases(two_nights.config, two_nights.storage)
         assert [(one.partition, one.rows) for one in found] == [(day, 298) for day in DAYS[1::-1]]
         assert all(release_parts(one.release) for one in found)
+
+    def test_no_export_has_the_key_any_more_also_of_a_release_that_no_store_keeps(self, make_small: Make) -> None:
+        small = make_small(rows(300), export={"shards": 3})
+        releases = [small.night(day).release for day in DAYS[:2]]
+        remove(small.storage, releases[0])
+        forgets(small, 7)
+        found = exports_of(small.storage, "small")
+        assert [name[:10] for name in found] == DAYS[:2]
+        assert not {one.name for one in releases} & set(found)
+        for name in found:
+            users = pq.read_table(small.storage.local_path(export_folder("small", name)))["user"].to_pylist()
+            assert sorted(users) == [user for user in range(1, 301) if user != 7]
+        assert published_matches(small.opened(DAYS[1])).passed
 
     def test_whoever_is_nobody_changes_nothing(self, two_nights: Small) -> None:
         before = [one.release for one in list_releases(two_nights.config, two_nights.storage)]

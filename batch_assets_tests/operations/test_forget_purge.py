@@ -30,6 +30,7 @@ from batch_assets.operations.replay import replay as replay_key
 from batch_assets.process import Process
 from batch_assets.runs.commit import day_folder
 from batch_assets.runs.manifest import latest_manifest
+from batch_assets.serving.export import exports_of
 from batch_assets.storage import LocalStorage
 from batch_assets_tests.nights import DAYS, files
 from batch_assets_tests.operations.forgetting import answers, forgets, records, secret
@@ -53,7 +54,8 @@ def nights(make_small: Make) -> Small:
     table = with_values(rows(300, key_type=pa.string()), "x", {7: None, 8: 9.0, 9: None})
     rule = {"column": "x", "op": ">", "value": 8, "reason": "too much"}
     lenient = {"completeness": {"min_output_ratio": 0.9}}
-    small = make_small(table, scoring={"chunk_rows": 64, "batch_size": 64, "exclude": [rule]}, quality=lenient)
+    settings = {"quality": lenient, "export": {"shards": 3}}
+    small = make_small(table, scoring={"chunk_rows": 64, "batch_size": 64, "exclude": [rule]}, **settings)
     for day in DAYS[:2]:
         small.night(day)
     return small
@@ -100,6 +102,7 @@ class TestPurged:
         assert found_in(nights.storage.root, GONE)
         report = purged(nights)
         assert found_in(nights.storage.root, GONE) == []
+        assert [name[:10] for name in exports_of(nights.storage, "small")] == DAYS[:2]
         assert [(one.day, one.rows) for one in report.days] == [(day, 6) for day in DAYS[:2]]
         for day in DAYS[:2]:
             assert predictions(nights, day) == {key: one for key, one in before[day].items() if key not in GONE}

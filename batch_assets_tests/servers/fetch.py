@@ -1,7 +1,8 @@
-"""Bring what the tests' servers need and this machine lacks: `make servers`.
+"""Bring what tests start and this machine lacks, the servers and the programs that read from them: `make servers`.
 
 Redis and PostgreSQL are packages of Debian, whose services are neither started nor enabled. Cassandra is what cassandra.pom.xml
-asks Maven for; each jar has to be the one that cassandra.sha256 says. What is here already is left as it is.
+asks Maven for; each jar has to be the one that cassandra.sha256 says. Packages of node are those that a lock file names, with
+their digests, and Feast gets an environment of its own. What is here already is left as it is.
 """
 
 import hashlib
@@ -13,6 +14,8 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from batch_assets_tests.readers.programs import HERE as READERS
+from batch_assets_tests.readers.programs import Feast, Node
 from batch_assets_tests.servers import PostgresServer, RedisServer
 from batch_assets_tests.servers.cassandra_server import HERE, JARS, java
 
@@ -46,7 +49,7 @@ class CannotBeHad(RuntimeError):
 def main() -> int:
     """Bring all that can be had, and say of the rest why it cannot; the exit status."""
     refused = False
-    for bring in (_redis, _postgres, _cassandra):
+    for bring in (_redis, _postgres, _cassandra, _node, _feast):
         try:
             bring()
         except CannotBeHad as reason:
@@ -88,6 +91,32 @@ def _cassandra() -> None:
         new.rename(JARS)
 
 
+def _node() -> None:
+    if not Node.missing():
+        return
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        raise CannotBeHad(
+            "Readers in JavaScript need node 20 or newer and npm, which are not here; install them in your own way."
+        )
+    Node.packages.mkdir(parents=True, exist_ok=True)
+    for name in ("package.json", "package-lock.json"):
+        shutil.copy(READERS / name, Node.packages)
+    try:
+        _run("Packages of node", ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"], Node.packages)
+    except CannotBeHad:
+        (Node.packages / "package-lock.json").unlink()
+        raise
+
+
+def _feast() -> None:
+    if not Feast.missing():
+        return
+    shutil.rmtree(Feast.environment, ignore_errors=True)
+    _run("Feast", [sys.executable, "-m", "venv", str(Feast.environment)])
+    python = str(Feast.environment / "bin" / "python")
+    _run("Feast", [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", f"feast=={Feast.version}"])
+
+
 def _java_version() -> int:
     if java() is None:
         return 0
@@ -110,9 +139,9 @@ def _install(*packages: str) -> None:
     _run(what, [*(["sudo"] if os.getuid() else []), "sh", "-c", INSTALL, "install", *packages])
 
 
-def _run(what: str, command: list[str]) -> None:
+def _run(what: str, command: list[str], folder: Path | None = None) -> None:
     try:
-        subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE)
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE, cwd=folder)
     except subprocess.TimeoutExpired:
         raise CannotBeHad(f"{what} cannot be had: {command[0]} takes more than {PATIENCE:.0f} s.") from None
     except subprocess.CalledProcessError as failed:

@@ -225,6 +225,19 @@ class TestLeftBehind(InCassandra):
         assert tables >= {live.built["build"], named.built["build"]}
         assert left.built["build"] not in tables
 
+    def test_a_table_that_cassandra_lists_and_does_not_know_is_found_until_it_does(
+        self, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A node that was killed while it made a table does so until its next start: DROP TABLE IF EXISTS does nothing."""
+        live, ghost = self.few(storage), self.few(storage)
+        live.store.publish(storage, live, 1)
+        with monkeypatch.context() as patched:
+            patched.setattr(ghost.store.session(), "change", lambda cql: None)
+            ghost.store.drop(storage, ghost)
+        assert live.store.left_behind(storage, "small", [live]) == [ghost]
+        live.store.drop(storage, ghost)
+        assert live.store.left_behind(storage, "small", [live]) == []
+
     def test_where_nothing_was_built_nothing_is(self, storage: LocalStorage) -> None:
         store = CassandraStore(port=self.port, keyspace="empty", replication=ONE_NODE)
         assert store.left_behind(storage, "churn", []) == []
