@@ -122,7 +122,7 @@ def _with_keys(
     The live one comes first, before anybody looks at the others.
     """
     names = {*release_names(storage, config.name), *exports_of(storage, config.name)}
-    for name in sorted(names, key=lambda name: (name != live, name)):
+    for name in sorted(sorted(names, reverse=True), key=lambda name: name != live):
         parts_of = release_parts(name)
         manifest = read_manifest(storage, run_folder(config.name, *parts_of)) if parts_of else None
         if manifest is None:

@@ -30,7 +30,7 @@ from batch_assets.nightly.publish import stores_for
 from batch_assets.nightly.verdict import Verdict, read_verdict, record
 from batch_assets.operations.rewritten import Rewriting, frozen_as, rewrite_run
 from batch_assets.runs.manifest import Manifest, manifest_log
-from batch_assets.serving.export import exports_of
+from batch_assets.serving.export import export_folder, exports_of
 from batch_assets.serving.release import current_log as live_log
 from batch_assets.serving.release import go_live, release_parts, stores_of
 from batch_assets.storage import Storage
@@ -114,8 +114,8 @@ def point_to(
         current_log(storage, config.name, day).update(moved)
     _accept_instead(storage, config.name, day, {old.run_id: new for old, new in runs})
     for old, new in runs:
-        _release_instead(config, storage, registry, old, new, progress)
         _export_instead(config, storage, old, new, progress)
+        _release_instead(config, storage, registry, old, new, progress)
 
 
 def _accept_instead(storage: Storage, pipeline: str, day: str, instead: dict[str, Manifest]) -> None:
@@ -168,7 +168,8 @@ def _export_instead(config: PipelineConfig, storage: Storage, old: Manifest, new
     names = [name for name in exports_of(storage, config.name) if release_parts(name) == own]
     if names:
         export_day(config, storage, new, None, progress)
-        remove_releases(storage, config.name, names, progress)
+    for name in names:
+        storage.discard(export_folder(config.name, name))
 
 
 def _keep_verdict(storage: Storage, folder: str, place: str, subject: str, removed: Iterable[str]) -> None:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from batch_assets.config import PipelineConfig
 from batch_assets.errors import StorageFull
 from batch_assets.features.keys import identity_of
-from batch_assets.nightly import publish as publishing
+from batch_assets.nightly import build as building
 from batch_assets.nightly.publish import Published, published_matches
 from batch_assets.operations.releases import publish_day
 from batch_assets.serving import buckets, export
@@ -106,7 +106,7 @@ class TestItFails:
 
         small = make_small(rows(300), **EXPORT)
         with monkeypatch.context() as patched:
-            patched.setattr(publishing, "export", full)
+            patched.setattr(building, "export", full)
             published = small.night()
         assert published.is_live
         assert published.not_exported == "The disk is full: free some space."
