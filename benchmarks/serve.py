@@ -155,7 +155,8 @@ def measured(port: int, said: argparse.Namespace, folder: Path) -> dict[str, Any
     look_ups, answers = (statistics.median(some) for some in rates.values())
     ratios = [one / other for one, other in zip(*rates.values(), strict=True)]
     rate = said.rate or 1_000
-    took = attacked(base, said.rows, rate, 10 * said.seconds)
+    results = folder / "results.bin"
+    took = reported(attack(base, said.rows, rate, 10 * said.seconds, results), results)
     return {
         "server": said.server,
         "look-ups/s at saturation": look_ups,
@@ -178,28 +179,23 @@ def saturated(url: str, seconds: int, script: Path) -> float:
     return float(line.split()[-1])
 
 
-def attack(base: str, rows: int, rate: int, seconds: int) -> "subprocess.Popen[bytes]":
-    """vegeta, at a steady rate; its results are on stdout."""
+def attack(base: str, rows: int, rate: int, seconds: int, results: Path) -> "subprocess.Popen[bytes]":
+    """vegeta, at a steady rate; its results are in a file."""
     targets = "".join(f"GET {base}/v1/{NAME}/{2 * random.randrange(rows)}\n" for _ in range(20_000))  # noqa: S311
-    with tempfile.NamedTemporaryFile("w", suffix=".targets", delete=False) as file:
-        file.write(targets)
+    file = results.with_suffix(".targets")
+    file.write_text(targets)
     vegeta = shutil.which("vegeta") or ""
-    command = [vegeta, "attack", "-rate", str(rate), "-duration", f"{seconds}s", "-targets", file.name]
-    return subprocess.Popen(command, stdout=subprocess.PIPE)  # noqa: S603
+    command = [vegeta, "attack", "-rate", str(rate), "-duration", f"{seconds}s", "-targets", str(file)]
+    return subprocess.Popen([*command, "-output", str(results)])  # noqa: S603
 
 
-def attacked(base: str, rows: int, rate: int, seconds: int) -> dict[str, Any]:
-    """What answers take at a steady rate, in ms. Raises SystemExit if one is no success."""
-    return reported(attack(base, rows, rate, seconds))
-
-
-def reported(process: "subprocess.Popen[bytes]") -> dict[str, Any]:
-    """What vegeta says of its answers."""
+def reported(process: "subprocess.Popen[bytes]", results: Path) -> dict[str, Any]:
+    """What answers took at a steady rate, in ms. Raises SystemExit if one is no success."""
+    process.wait()
     vegeta = shutil.which("vegeta") or ""
     said = subprocess.run(  # noqa: S603
-        [vegeta, "report", "-type", "json"], stdin=process.stdout, capture_output=True, check=True
+        [vegeta, "report", "-type", "json", str(results)], capture_output=True, check=True
     ).stdout
-    process.wait()
     found = json.loads(said)
     if found["success"] != 1:
         raise SystemExit(f"not every answer was a success: {found['status_codes']} {found['errors']}")
@@ -211,7 +207,8 @@ def soaked(
     storage: LocalStorage, releases: list[Release], port: int, worker: psutil.Process, said: argparse.Namespace
 ) -> dict[str, Any]:
     """What the worker holds while releases go live in turn under a steady rate of look-ups."""
-    process = attack(f"http://127.0.0.1:{port}", said.rows, said.rate or 500, said.soak)
+    results = Path(storage.location, "results.bin")
+    process = attack(f"http://127.0.0.1:{port}", said.rows, said.rate or 500, said.soak, results)
     held, swaps, began = list[tuple[int, int]](), 0, time.monotonic()
     while time.monotonic() - began < said.soak - 1:
         time.sleep(SWAP_SECONDS)
@@ -220,7 +217,7 @@ def soaked(
         held.append((worker.memory_info().rss >> 20, worker.num_fds()))
     tenth = held[: max(len(held) // 10, 1)]
     return {
-        **reported(process),
+        **reported(process, results),
         "swaps": swaps,
         "MB held at most, first tenth": max(one[0] for one in tenth),
         "MB held at most, in all": max(one[0] for one in held),
