@@ -16,7 +16,7 @@ from dagster_graphql import DagsterGraphQLClient
 from batch_assets_tests.conftest import Command
 
 
-def until(condition: Callable[[], Any], what: str, seconds: float = 90.0) -> Any:
+def until(condition: Callable[[], Any], what: str, seconds: float = 240.0) -> Any:
     """What the condition gives as soon as it is true."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

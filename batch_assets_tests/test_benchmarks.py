@@ -118,6 +118,6 @@ def test_the_command_compares_the_default_engine_with_the_others(tmp_path: Path)
 def test_the_batcher_is_measured_beside_one_row_at_a_time(trained_root: Path) -> None:
     command = [sys.executable, str(BENCHMARKS / "batcher.py"), "--rows=2000", "--rounds=1", f"--root={trained_root}", "--json"]
     found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)["subjects"]
-    assert set(found) == {"one row at a time", "batcher of 64", "batcher of 256", "batcher of 1,024", "the model alone"}
+    assert set(found) == {"one row at a time", "batcher of 64", "batcher of 256", "batcher of 1,024", "row by row in a loop"}
     for one in found.values():
         assert one["to_one_row_at_a_time"] == one["rows_per_s"] / found["one row at a time"]["rows_per_s"]

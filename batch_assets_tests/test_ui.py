@@ -78,7 +78,7 @@ def _a_backfill_is_a_run_a_day_with_one_version(ui: DemoUi) -> None:
     days = ["1998-06-28", "1998-06-29"]
     backfill = ui.ask(launch, keys=keys, days=days)["launchPartitionBackfill"]["backfillId"]
     runs = until(
-        lambda: len(found := ui.runs(dagster__backfill=backfill)) == 2 and _over(found) and found, "the backfill", seconds=120
+        lambda: len(found := ui.runs(dagster__backfill=backfill)) == 2 and _over(found) and found, "the backfill", seconds=300
     )
     assert {run["status"] for run in runs} == {"SUCCESS"}
     assert {run["tags"]["dagster/partition"] for run in runs} == set(days)
