@@ -14,19 +14,11 @@ from batch_assets.service.guard import Guard
 from batch_assets.service.metrics import Requests
 from batch_assets.service.options import TOKEN, Limits, ServiceOptions
 from batch_assets_tests.service.asking import InProcess, options
-from batch_assets_tests.small import Small, rows
+from batch_assets_tests.small import Small
 
 SECRET = "correct horse battery staple"
 
 pytestmark = pytest.mark.night
-
-
-@pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory, model_bytes: bytes) -> Small:
-    """A night that tests ask about and leave as it is."""
-    small = Small(tmp_path_factory.mktemp("published"), rows(2_000), model_bytes)
-    small.night()
-    return small
 
 
 @pytest.fixture

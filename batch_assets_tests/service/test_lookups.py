@@ -16,14 +16,6 @@ from batch_assets_tests.small import DAY, Small, rows
 pytestmark = pytest.mark.night
 
 
-@pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory, model_bytes: bytes) -> Small:
-    """A night that tests ask about and leave as it is."""
-    small = Small(tmp_path_factory.mktemp("published"), rows(2_000), model_bytes)
-    small.night()
-    return small
-
-
 @pytest.fixture
 def asked(published: Small) -> Iterator[InProcess]:
     with InProcess(options(published)) as found:
