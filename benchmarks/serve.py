@@ -33,10 +33,10 @@ import psutil
 sys.path.insert(0, str(Path(__file__).parent.parent))
 sys.path.insert(0, str(Path(__file__).parent / "stores"))
 
+from embedded_table import RECORD
 from made_up import made_up, release_of
 
 from batch_assets.config import PipelineConfig
-from batch_assets.records import RecordField, RecordType
 from batch_assets.service.options import OPTIONS, ServiceOptions
 from batch_assets.serving.arrow_store import ArrowStore
 from batch_assets.serving.release import go_live, require_equal, roll_back
@@ -44,14 +44,6 @@ from batch_assets.serving.store import Release
 from batch_assets.storage import LocalStorage
 
 NAME = "benchmark"
-RECORD = RecordType(
-    fields=(
-        RecordField(name="probability", dtype="f4"),
-        RecordField(name="decile", dtype="i1"),
-        RecordField(name="label", dtype="i1", names=("no", "yes")),
-    ),
-    score="probability",
-)
 SWAP_SECONDS = 5
 PROGRAMS = {
     "granian": "import os; from batch_assets.service.options import *; from batch_assets.service.server import serve; "

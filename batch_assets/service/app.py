@@ -118,7 +118,7 @@ class Service:
         return JsonAnswer({"status": "ok"})
 
     async def ready(self, _: Request) -> Response:
-        """Whether every pipeline can be asked; if not, which, and a sentence that names no release without a token."""
+        """Whether every pipeline can be asked; if not, which one cannot, and why; it needs no token."""
         found = await asyncio.gather(*(one.hindrance() for one in self._served.values()))
         hindered = {name: why for name, why in zip(self._served, found, strict=True) if why}
         return JsonAnswer({"ready": not hindered, "hindered": hindered}, 503 if hindered else 200)
