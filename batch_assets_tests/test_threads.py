@@ -41,12 +41,13 @@ def test_no_more_is_taken_than_one_for_each_processor_ahead() -> None:
 
 
 def test_an_error_comes_where_its_result_would_be_and_ends_it() -> None:
+    before = set(threading.enumerate())
     results = in_threads(lambda item: 1 // (3 - item), range(10))
     assert [next(results) for _ in range(3)] == [0, 0, 1]
     with pytest.raises(ZeroDivisionError):
         next(results)
     assert list(results) == []
-    assert not [thread for thread in threading.enumerate() if "ThreadPoolExecutor" in thread.name and thread.is_alive()]
+    assert set(threading.enumerate()) <= before
 
 
 def test_an_error_of_who_gives_the_items_is_raised() -> None:

@@ -58,7 +58,7 @@ class TestWhatIsDue:
 
     def test_a_day_that_is_scored_and_not_published_is_due(self, small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
         """The run was accepted, and then the disk was full."""
-        from batch_assets.nightly import publish
+        from batch_assets.nightly import build
 
         def full(*_: object) -> None:
             raise StorageFull("no space")
@@ -66,7 +66,7 @@ class TestWhatIsDue:
         small.night()
         model = small.register("v2", small_model(TURNED))
         with monkeypatch.context() as patched:
-            patched.setattr(publish, "build_release", full)
+            patched.setattr(build, "build_release", full)
             with pytest.raises(StorageFull):
                 small.night()
         accepted = accepted_run(small.storage, "small", DAY, ())

@@ -29,6 +29,7 @@ class RedisServer(Server):
     def prepare(self) -> None:
         settings = {
             "port": str(self.port),
+            "cluster-port": str(self.port + 1),  # else 10000 above, where connections may have theirs
             "bind": "127.0.0.1",
             "dir": str(self.folder),
             "save": '""',

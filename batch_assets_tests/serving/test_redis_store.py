@@ -222,7 +222,7 @@ def test_a_cluster(start_server: Start, storage: LocalStorage, monkeypatch: pyte
     clients = [redis.Redis(port=node.port) for node in nodes]
     for client, (first, last) in zip(clients, [(0, 8_191), (8_192, 16_383)], strict=True):
         client.execute_command("CLUSTER", "ADDSLOTSRANGE", first, last)
-    clients[0].execute_command("CLUSTER", "MEET", "127.0.0.1", nodes[1].port)
+    clients[0].execute_command("CLUSTER", "MEET", "127.0.0.1", nodes[1].port, nodes[1].port + 1)
     while not all(b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO") for client in clients):
         pass
     store = RedisStore(host="127.0.0.1", port=nodes[0].port, cluster=True)
