@@ -16,7 +16,7 @@ from batch_assets.models.approvals import Approved
 from batch_assets.models.registry import Retirement
 from batch_assets.nightly.accepted import Acceptance, Accepted, TakenBack
 from batch_assets.scoring.batch_size import BatchSize
-from batch_assets.serving.release import InStore, Live
+from batch_assets.serving.live import InStore, Live
 from batch_assets.storage import LocalStorage
 from batch_assets_tests.forgery import Anything, numbered, witnesses
 

@@ -12,7 +12,7 @@ import pytest
 from batch_assets.demo import train as training
 from batch_assets.models.registry import Registry
 from batch_assets.orchestration.catalog import pipeline
-from batch_assets.serving.release import current_log
+from batch_assets.serving.live import current_log
 from batch_assets.storage import LocalStorage
 from batch_assets_tests.conftest import Command
 from batch_assets_tests.open_ui import Ui, open_ui, until

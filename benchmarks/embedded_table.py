@@ -32,7 +32,7 @@ from batch_assets.records import RecordField, Records, RecordType
 from batch_assets.runs.model_pin import ModelPin
 from batch_assets.serving.arrow_file import ArrowFile
 from batch_assets.serving.arrow_store import ArrowStore, schema_of
-from batch_assets.serving.release import require_equal
+from batch_assets.serving.build import require_equal
 from batch_assets.serving.store import Batch, Release
 from batch_assets.storage import LocalStorage
 from batch_assets_tests.serving.swapping import swapped

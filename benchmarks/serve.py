@@ -39,7 +39,8 @@ from made_up import made_up, release_of
 from batch_assets.config import PipelineConfig
 from batch_assets.service.options import OPTIONS, ServiceOptions
 from batch_assets.serving.arrow_store import ArrowStore
-from batch_assets.serving.release import go_live, require_equal, roll_back
+from batch_assets.serving.build import require_equal
+from batch_assets.serving.live import go_live, roll_back
 from batch_assets.serving.store import Release
 from batch_assets.storage import LocalStorage
 

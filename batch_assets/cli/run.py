@@ -163,7 +163,7 @@ def _run_range(
 ) -> dict[str, Any]:
     from batch_assets.orchestration.catalog import pipeline
     from batch_assets.orchestration.launch import materialize_days, open_instance
-    from batch_assets.serving.release import current_log
+    from batch_assets.serving.live import current_log
 
     config, root = pipeline(name), storage()
     models = _models(config, config.partitions.between(first, last, name), as_of)

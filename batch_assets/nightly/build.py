@@ -17,9 +17,10 @@ from batch_assets.features.keys import identity, in_order
 from batch_assets.nightly.progress import Progress
 from batch_assets.runs.commit import read_committed
 from batch_assets.runs.manifest import Manifest, ManifestFile
+from batch_assets.serving.build import Content, build_release
 from batch_assets.serving.export import export, export_folder
 from batch_assets.serving.items import Rows, best_items, record_of
-from batch_assets.serving.release import Content, build_release, in_stores, release_name
+from batch_assets.serving.release import in_stores, release_name
 from batch_assets.serving.retention import remove
 from batch_assets.serving.store import Batch, Release, Store
 from batch_assets.storage import Storage

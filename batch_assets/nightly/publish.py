@@ -25,17 +25,10 @@ from batch_assets.nightly.verdict import read_verdict
 from batch_assets.quality.gates import GATES
 from batch_assets.quality.outcome import CheckOutcome
 from batch_assets.runs.manifest import Manifest
+from batch_assets.serving.build import require_release
 from batch_assets.serving.export import is_exported
-from batch_assets.serving.release import (
-    Live,
-    current_log,
-    go_live,
-    live_release,
-    release_name,
-    require_not_withdrawn,
-    require_release,
-    step_back,
-)
+from batch_assets.serving.live import Live, current_log, go_live, live_release, require_not_withdrawn, step_back
+from batch_assets.serving.release import release_name
 from batch_assets.serving.retention import retire
 from batch_assets.serving.store import Release, Store
 from batch_assets.storage import Storage, require_space

@@ -10,8 +10,9 @@ from batch_assets.nightly.verdict import read_verdict
 from batch_assets.quality.outcome import CheckOutcome
 from batch_assets.runs.commit import read_committed
 from batch_assets.runs.manifest import Manifest
+from batch_assets.serving.live import current_log
 from batch_assets.serving.reader import Reader
-from batch_assets.serving.release import current_log, read_release, release_name, stores_of
+from batch_assets.serving.release import read_release, release_name, stores_of
 from batch_assets.storage import Storage
 
 

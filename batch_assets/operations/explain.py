@@ -14,7 +14,8 @@ from batch_assets.operations.recorded import Chosen, Fate, RecordedKey, recorded
 from batch_assets.quality.outcome import CheckOutcome
 from batch_assets.runs.commit import Written
 from batch_assets.runs.manifest import Manifest, ModelPin
-from batch_assets.serving.release import current_log, read_release, release_name, release_parts, stores_of
+from batch_assets.serving.live import current_log
+from batch_assets.serving.release import read_release, release_name, release_parts, stores_of
 from batch_assets.storage import Storage
 
 

@@ -21,7 +21,8 @@ from batch_assets.process import Process
 from batch_assets.runs.commit import day_folder, run_folder
 from batch_assets.runs.manifest import Manifest, read_manifest
 from batch_assets.serving.export import exports_of
-from batch_assets.serving.release import current_log, go_live, in_stores, release_name, release_parts, stores_of
+from batch_assets.serving.live import current_log, go_live
+from batch_assets.serving.release import in_stores, release_name, release_parts, stores_of
 from batch_assets.serving.retention import release_names
 from batch_assets.storage import Storage
 from batch_assets.storage.lease import at_work

@@ -31,8 +31,9 @@ from batch_assets.nightly.verdict import Verdict, read_verdict, record
 from batch_assets.operations.rewritten import Rewriting, frozen_as, rewrite_run
 from batch_assets.runs.manifest import Manifest, manifest_log
 from batch_assets.serving.export import export_folder, exports_of
-from batch_assets.serving.release import current_log as live_log
-from batch_assets.serving.release import go_live, release_parts, stores_of
+from batch_assets.serving.live import current_log as live_log
+from batch_assets.serving.live import go_live
+from batch_assets.serving.release import release_parts, stores_of
 from batch_assets.storage import Storage
 
 

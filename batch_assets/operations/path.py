@@ -11,7 +11,8 @@ from batch_assets.runs.commit import run_folder
 from batch_assets.runs.manifest import Manifest, damage, manifest_log, read_manifest
 from batch_assets.serving.export import export_folder, is_exported
 from batch_assets.serving.file_store import FileStore
-from batch_assets.serving.release import current_log, in_stores, release_name, release_parts
+from batch_assets.serving.live import current_log
+from batch_assets.serving.release import in_stores, release_name, release_parts
 from batch_assets.storage import Storage
 
 

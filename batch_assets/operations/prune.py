@@ -17,7 +17,8 @@ from batch_assets.features.snapshot import partition_folder
 from batch_assets.nightly.progress import Progress
 from batch_assets.runs.commit import day_folder, read_footer
 from batch_assets.serving.export import export_folder
-from batch_assets.serving.release import current_log, in_stores, release_parts
+from batch_assets.serving.live import current_log
+from batch_assets.serving.release import in_stores, release_parts
 from batch_assets.serving.retention import retire
 from batch_assets.serving.store import release_folder
 from batch_assets.storage import Storage

@@ -23,7 +23,8 @@ from batch_assets.runs.chunks import Chunk
 from batch_assets.runs.commit import ChunkCommit, day_folder, read_commit, read_committed, run_folder
 from batch_assets.runs.manifest import Manifest, ManifestFile, manifest_log, read_manifest
 from batch_assets.runs.rejects import EXCLUDED
-from batch_assets.serving.release import current_log, release_parts
+from batch_assets.serving.live import current_log
+from batch_assets.serving.release import release_parts
 from batch_assets.storage import Storage
 
 Chosen = Literal["live", "accepted", "newest finished, not accepted"]

@@ -12,7 +12,8 @@ from batch_assets.nightly.accepted import accept_again, accepted_log, accepted_r
 from batch_assets.nightly.night import Night
 from batch_assets.nightly.progress import Progress
 from batch_assets.nightly.publish import Published, publish
-from batch_assets.serving.release import Live, current_log, in_stores, release_parts, roll_back
+from batch_assets.serving.live import Live, current_log, roll_back
+from batch_assets.serving.release import in_stores, release_parts
 from batch_assets.serving.retention import Retired, release_names, retire
 from batch_assets.serving.store import Release, Store
 from batch_assets.storage import Storage

@@ -20,8 +20,9 @@ from batch_assets.nightly.verdict import read_verdict
 from batch_assets.operations.sample import places, score_sample
 from batch_assets.quality.model_shift import Shift
 from batch_assets.runs.manifest import latest_manifest
-from batch_assets.serving.release import current_log as live_log
-from batch_assets.serving.release import live_release, release_name, stores_of
+from batch_assets.serving.live import current_log as live_log
+from batch_assets.serving.live import live_release
+from batch_assets.serving.release import release_name, stores_of
 from batch_assets.storage import Storage
 
 

@@ -25,7 +25,7 @@ from batch_assets.orchestration.remembered import of_logs, require_remembered
 from batch_assets.orchestration.resources import RayCluster, StorageRoot
 from batch_assets.orchestration.runs import began
 from batch_assets.runs.commit import day_folder
-from batch_assets.serving.release import current_log as live_log
+from batch_assets.serving.live import current_log as live_log
 from batch_assets.storage.lease import lease
 
 Result = dg.MaterializeResult[None]

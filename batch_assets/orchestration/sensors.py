@@ -15,7 +15,7 @@ from batch_assets.orchestration.pins import pin_tags
 from batch_assets.orchestration.remembered import require_remembered
 from batch_assets.orchestration.resources import StorageRoot
 from batch_assets.orchestration.runs import belongs_to, blocking_findings
-from batch_assets.serving.release import current_log as live_log
+from batch_assets.serving.live import current_log as live_log
 
 _KEY = "batch_assets/rollout"
 """The tag of a roll-out's runs: approval, sha256 and day, the same for every attempt at them."""

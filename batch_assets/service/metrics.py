@@ -16,7 +16,7 @@ from batch_assets.errors import BatchAssetsError
 from batch_assets.runs.commit import run_folder
 from batch_assets.runs.manifest import latest_manifest
 from batch_assets.service.options import SEVERAL
-from batch_assets.serving.release import live_release
+from batch_assets.serving.live import live_release
 from batch_assets.storage import Storage
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)

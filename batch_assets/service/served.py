@@ -11,8 +11,8 @@ from batch_assets.config import PipelineConfig
 from batch_assets.errors import BatchAssetsError, Refused
 from batch_assets.features.keys import Said
 from batch_assets.serving.file_store import FileStore
+from batch_assets.serving.live import current_log
 from batch_assets.serving.reader import Answer, Reader
-from batch_assets.serving.release import current_log
 from batch_assets.storage import Storage
 
 Found = TypeVar("Found")

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from batch_assets.errors import BatchAssetsError, Closed, NoPrediction, ReleaseBroken
 from batch_assets.features.keys import KeyValue, Said, identity_of, in_words, parsed, parts, plain
-from batch_assets.serving.release import current_log, named_release
+from batch_assets.serving.live import current_log, named_release
 from batch_assets.serving.store import Pointer, Release, Store, Table
 from batch_assets.storage import Storage, default_root, open_storage
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from batch_assets.errors import ReleaseBroken, StoreUnavailable
 from batch_assets.process import Process
 from batch_assets.runs.commit import day_folder
-from batch_assets.serving.release import current_log, described, in_stores, release_parts, stores_of
+from batch_assets.serving.live import current_log
+from batch_assets.serving.release import described, in_stores, release_parts, stores_of
 from batch_assets.serving.store import Release, Store
 from batch_assets.storage import Storage
 from batch_assets.storage.lease import at_work

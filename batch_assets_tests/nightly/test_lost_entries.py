@@ -25,8 +25,8 @@ from batch_assets.nightly.verdict import verdict_log
 from batch_assets.operations.explain import explain
 from batch_assets.runs.manifest import manifest_log
 from batch_assets.scoring.batch_size import Sweep, resolved, sweep_log
+from batch_assets.serving.live import current_log as live_log
 from batch_assets.serving.reader import Reader
-from batch_assets.serving.release import current_log as live_log
 from batch_assets.storage import LocalStorage
 from batch_assets_tests.forgery import Anything, delete_newest, forge, numbered
 from batch_assets_tests.nights import probability

@@ -30,7 +30,7 @@ from batch_assets.nightly.publish import publish
 from batch_assets.nightly.score import Scored, score
 from batch_assets.nightly.verdict import Verdict, read_verdict, verdict_log
 from batch_assets.scoring.scorer import ScoringTask
-from batch_assets.serving.release import current_log
+from batch_assets.serving.live import current_log
 from batch_assets.storage import LocalStorage
 from batch_assets_tests.small import DAY, Quiet, Small, rows, small_model
 

@@ -20,7 +20,8 @@ from batch_assets.operations.dead_letters import finished, replay
 from batch_assets.operations.explain import explain
 from batch_assets.operations.releases import go_back, list_releases, publish_day
 from batch_assets.serving.export import export_folder, exports_of
-from batch_assets.serving.release import current_log, release_parts
+from batch_assets.serving.live import current_log
+from batch_assets.serving.release import release_parts
 from batch_assets.serving.retention import remove
 from batch_assets_tests.nights import DAYS
 from batch_assets_tests.operations.forgetting import answers, forgets, records, secret

@@ -27,8 +27,8 @@ from batch_assets.operations.explain import explain
 from batch_assets.operations.prune import prune
 from batch_assets.operations.replay import replay
 from batch_assets.process import Process
+from batch_assets.serving.live import current_log
 from batch_assets.serving.reader import Reader
-from batch_assets.serving.release import current_log
 from batch_assets.storage import LocalStorage
 from batch_assets.storage.lease import LEASE_SECONDS, lease
 from batch_assets_tests.nights import DAYS, SETTINGS, files, folders, judged, night, probability, pruned

@@ -18,8 +18,8 @@ from batch_assets.models.registry import Registry
 from batch_assets.operations.explain import explain
 from batch_assets.operations.prune import prune
 from batch_assets.process import Process
+from batch_assets.serving.live import current_log, live_release
 from batch_assets.serving.reader import Reader
-from batch_assets.serving.release import current_log, live_release
 from batch_assets.storage import LocalStorage, Storage
 from batch_assets_tests.nights import DAYS, folders, judged, night, probability, pruned
 from batch_assets_tests.small import Small, rows

@@ -23,7 +23,7 @@ from batch_assets.operations.rollout import approve, expected, outstanding, plan
 from batch_assets.quality.outcome import CheckOutcome
 from batch_assets.runs.manifest import latest_manifest
 from batch_assets.scoring.scorer import Scorer
-from batch_assets.serving.release import Live, current_log, go_live, live_release
+from batch_assets.serving.live import Live, current_log, go_live, live_release
 from batch_assets_tests.small import DAY, Quiet, Small, small_model
 
 DAYS = ["2024-03-08", "2024-03-09", DAY]

@@ -25,7 +25,7 @@ from batch_assets.orchestration.launch import materialize as launch_day
 from batch_assets.orchestration.liveness import POOL, fail_dead_runs
 from batch_assets.orchestration.resources import StorageRoot
 from batch_assets.process import Process
-from batch_assets.serving.release import current_log
+from batch_assets.serving.live import current_log
 from batch_assets_tests.conftest import PROJECT
 from batch_assets_tests.small import Quiet
 

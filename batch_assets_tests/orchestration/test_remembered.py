@@ -17,7 +17,7 @@ from batch_assets.orchestration.asset_checks import build_checks
 from batch_assets.orchestration.nights import opened_nights
 from batch_assets.orchestration.resources import StorageRoot
 from batch_assets.orchestration.runs import step_failures
-from batch_assets.serving.release import current_log as live_log
+from batch_assets.serving.live import current_log as live_log
 from batch_assets_tests.forgery import delete_newest
 from batch_assets_tests.orchestration.location import changed, repository, run
 from batch_assets_tests.small import DAY, Small

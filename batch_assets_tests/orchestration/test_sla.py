@@ -17,7 +17,7 @@ from batch_assets.orchestration.assets import asset_key, partitions
 from batch_assets.orchestration.nights import opened_nights
 from batch_assets.orchestration.resources import StorageRoot
 from batch_assets.orchestration.sla import build_sla_sensors, expected
-from batch_assets.serving.release import InStore, Live, current_log
+from batch_assets.serving.live import InStore, Live, current_log
 from batch_assets_tests.listener import Listener
 from batch_assets_tests.orchestration.location import changed, repository, run
 from batch_assets_tests.small import DAY, Small

@@ -32,7 +32,7 @@ from batch_assets.nightly.night import Night
 from batch_assets.nightly.publish import publish, published_matches
 from batch_assets.nightly.score import score
 from batch_assets.orchestration.catalog import pipeline
-from batch_assets.serving.release import current_log
+from batch_assets.serving.live import current_log
 from batch_assets.sources.duckdb_source import DuckdbSource
 from batch_assets.storage import LocalStorage
 from batch_assets_tests.small import Quiet

@@ -8,8 +8,8 @@ from urllib.parse import quote
 import pyarrow as pa
 import pytest
 
+from batch_assets.serving.live import live_release
 from batch_assets.serving.reader import Reader
-from batch_assets.serving.release import live_release
 from batch_assets_tests.service.asking import InProcess, options
 from batch_assets_tests.small import DAY, Small, rows
 

@@ -15,7 +15,7 @@ import pytest
 from batch_assets.errors import ConfigError
 from batch_assets.service.options import TOKEN
 from batch_assets.service.server import serve
-from batch_assets.serving.release import roll_back
+from batch_assets.serving.live import roll_back
 from batch_assets_tests.service.asking import Running, options, running
 from batch_assets_tests.small import DAY, Small, rows
 

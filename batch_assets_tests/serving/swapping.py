@@ -18,8 +18,8 @@ from batch_assets.features.keys import Key
 from batch_assets.records import RecordField, Records, RecordType
 from batch_assets.runs.model_pin import ModelPin
 from batch_assets.serving.arrow_store import ArrowStore
+from batch_assets.serving.live import current_log, go_live
 from batch_assets.serving.reader import Reader
-from batch_assets.serving.release import current_log, go_live
 from batch_assets.serving.store import Batch, Release
 from batch_assets.storage import LocalStorage
 

@@ -15,8 +15,8 @@ import redis
 from batch_assets.errors import ReleaseBroken, StoreUnavailable
 from batch_assets.secret import Secret
 from batch_assets.serving import redis_store
+from batch_assets.serving.build import require_equal
 from batch_assets.serving.redis_store import RedisStore, Sentinels
-from batch_assets.serving.release import require_equal
 from batch_assets.serving.store import Release, Store
 from batch_assets.storage import LocalStorage
 from batch_assets_tests.servers import RedisServer

@@ -15,8 +15,8 @@ from batch_assets.nightly.night import Night
 from batch_assets.nightly.publish import Published, publish, published_matches
 from batch_assets.nightly.score import score
 from batch_assets.serving import arrow_file
+from batch_assets.serving.live import current_log
 from batch_assets.serving.reader import Reader
-from batch_assets.serving.release import current_log
 from batch_assets_tests.small import DAY, Small, rows, small_model
 
 Make = Callable[..., Small]

@@ -11,8 +11,9 @@ from batch_assets.errors import NotPublishable, StoreUnavailable
 from batch_assets.nightly.publish import lagging_stores, live_since, published_matches
 from batch_assets.operations.prune import prune
 from batch_assets.operations.releases import go_back, list_releases, list_stores, prune_stores, publish_day, show_release
+from batch_assets.serving.live import current_log
 from batch_assets.serving.reader import Reader
-from batch_assets.serving.release import current_log, described
+from batch_assets.serving.release import described
 from batch_assets.serving.store import Store
 from batch_assets_tests.nights import DAYS, SETTINGS
 from batch_assets_tests.servers import RedisServer

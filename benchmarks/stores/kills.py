@@ -35,8 +35,8 @@ from batch_assets.nightly.night import Night
 from batch_assets.nightly.publish import publish, published_matches
 from batch_assets.nightly.score import score
 from batch_assets.operations.releases import prune_stores, publish_day
+from batch_assets.serving.build import require_equal
 from batch_assets.serving.reader import Reader
-from batch_assets.serving.release import require_equal
 from batch_assets.serving.store import Pointer, Release, Store
 from batch_assets_tests.servers import CassandraServer, PostgresServer, RedisServer, Server
 from batch_assets_tests.small import Small, rows, small_model
