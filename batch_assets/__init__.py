@@ -8,7 +8,8 @@ What a project needs of it, each imported when it is first asked for:
 | `pipeline` | a pipeline's settings by its name, as its `defs.yaml` says them |
 | `make_card`, `export_model`, `predict_scores` | training: a card, a torch module as a file, scores as a night computes them |
 | `Binary`, `Classes`, `Value` | what a model's outputs mean |
-| `Reader`, `open_storage` | look-ups from Python |
+| `Reader`, `AsyncReader`, `open_storage` | look-ups from Python, and from an event loop |
+| `explain` | where a prediction comes from, from the frozen row to the answer |
 | `Source`, `Runtime`, `Head`, `Store` | the ports: what a package of your own can add, see `batch_assets.ports` |
 | `BatchAssetsError` | what every error on purpose is; `batch_assets.errors` has them all |
 
@@ -28,18 +29,21 @@ if TYPE_CHECKING:
     from batch_assets.models.predictor import predict_scores as predict_scores
     from batch_assets.models.runtimes.pytorch.export import export_model as export_model
     from batch_assets.models.runtimes.runtime import Runtime as Runtime
+    from batch_assets.operations.explain import explain as explain
     from batch_assets.orchestration.catalog import pipeline as pipeline
     from batch_assets.orchestration.component import ScoringPipeline as ScoringPipeline
     from batch_assets.scoring.heads.classifier import Binary as Binary
     from batch_assets.scoring.heads.classifier import Classes as Classes
     from batch_assets.scoring.heads.head import Head as Head
     from batch_assets.scoring.heads.value import Value as Value
+    from batch_assets.serving.async_reader import AsyncReader as AsyncReader
     from batch_assets.serving.reader import Reader as Reader
     from batch_assets.serving.store import Store as Store
     from batch_assets.sources.source import Source as Source
     from batch_assets.storage import open_storage as open_storage
 
 _PLACES = {
+    "AsyncReader": "batch_assets.serving.async_reader",
     "BatchAssetsError": "batch_assets.errors",
     "Binary": "batch_assets.scoring.heads.classifier",
     "Classes": "batch_assets.scoring.heads.classifier",
@@ -50,6 +54,7 @@ _PLACES = {
     "Source": "batch_assets.sources.source",
     "Store": "batch_assets.serving.store",
     "Value": "batch_assets.scoring.heads.value",
+    "explain": "batch_assets.operations.explain",
     "export_model": "batch_assets.models.runtimes.pytorch.export",
     "make_card": "batch_assets.models.card",
     "open_storage": "batch_assets.storage",

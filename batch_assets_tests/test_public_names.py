@@ -13,6 +13,7 @@ import batch_assets
 from batch_assets_tests.small import Small
 
 NAMES = [
+    "AsyncReader",
     "BatchAssetsError",
     "Binary",
     "Classes",
@@ -23,6 +24,7 @@ NAMES = [
     "Source",
     "Store",
     "Value",
+    "explain",
     "export_model",
     "make_card",
     "open_storage",

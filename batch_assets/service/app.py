@@ -149,8 +149,7 @@ class Service:
     async def _lifespan(self, _: Any) -> AsyncIterator[None]:
         yield
         await asyncio.gather(*(one.close() for one in self._realtime.values()))
-        for served in self._served.values():
-            served.close()
+        await asyncio.gather(*(one.close() for one in self._served.values()))
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 

@@ -197,4 +197,4 @@ class DynamicBatcher(Generic[Request, Answer]):
 
 
 def _closed() -> Closed:
-    return Closed("This batcher is closed: ask another one.")
+    return Closed("This is closed, and takes no more requests: open another.")

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from batch_assets.errors import BatchAssetsError, Closed, NoPrediction, ReleaseBroken
 from batch_assets.features.keys import KeyValue, Said, identity_of, in_words, parsed, parts, plain
+from batch_assets.serving.file_store import FileStore
 from batch_assets.serving.live import current_log, named_release
 from batch_assets.serving.store import Pointer, Release, Store, Table
 from batch_assets.storage import Storage, default_root, open_storage
@@ -127,6 +128,11 @@ class Reader:
         """The release that is answered from now. Raises Closed."""
         return self._now().release
 
+    @property
+    def is_local(self) -> bool:
+        """Whether a file on this machine answers, and no server; nobody looks whether another is live. Raises Closed."""
+        return isinstance(self._still().release.store, FileStore)
+
     def lookup(self, *key: object) -> Answer:
         """The prediction of a key, one value for each of its columns.
 
@@ -169,11 +175,16 @@ class Reader:
                 raise
             return ask(newer)
 
-    def _now(self) -> _Opened:
-        """What is asked; every now and then one of the calls looks whether it is still live."""
+    def _still(self) -> _Opened:
+        """What was asked last. Raises Closed."""
         opened = self._opened
         if opened is None:
             raise Closed(f"This reader of {self._pipeline} is closed: open another.")
+        return opened
+
+    def _now(self) -> _Opened:
+        """What is asked; every now and then one of the calls looks whether it is still live."""
+        opened = self._still()
         if opened.pid != os.getpid():
             opened = self._opened = self._open()
             self._turn = threading.Lock()  # the one of the process that forked may have been held

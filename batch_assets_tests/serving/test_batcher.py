@@ -220,7 +220,7 @@ class TestClosing:
             await rush.settle()
             rush.close(drain=True)
             await rush.settle()
-            with pytest.raises(Closed, match="This batcher is closed: ask another one"):
+            with pytest.raises(Closed, match="This is closed, and takes no more requests: open another"):
                 await rush.batcher.ask(6)
             assert not rush.closing[0].done()
 
