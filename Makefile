@@ -8,7 +8,7 @@ export DAGSTER_HOME ?= $(CURDIR)/.dagster_home
 export BATCH_ASSETS_ROOT ?= $(CURDIR)/data
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo ui servers test test-fast wheel-test bench check
+.PHONY: help install demo ui servers test test-long test-fast wheel-test bench check
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -30,8 +30,11 @@ ui: install ## Open the Dagster UI on http://127.0.0.1:3000
 servers: install ## Bring the Redis, PostgreSQL, Cassandra, packages of node and Feast that tests start
 	@$(BIN)/python -m batch_assets_tests.servers.fetch
 
-test: install ## Run every test
+test: install ## Run the tests, but for those that take minutes
 	@$(BIN)/python -m pytest --numprocesses 3 --dist worksteal
+
+test-long: install ## Run the tests that take minutes, one after the other (half an hour)
+	@$(BIN)/python -m pytest --long -m long
 
 test-fast: install ## Run the tests that need no whole night and no process of their own
 	@$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "not process and not night"

@@ -103,6 +103,7 @@ class TestPackages:
 
 
 @pytest.mark.process
+@pytest.mark.long
 def test_the_command_compares_the_default_engine_with_the_others(tmp_path: Path) -> None:
     command = [sys.executable, str(BENCHMARKS / "compare.py"), "--rows=2000", "--rounds=1", f"--data={tmp_path}", "--json"]
     done = subprocess.run([*command, "--subjects=ours,ours_local,forward_only"], capture_output=True, text=True, check=True)

@@ -112,6 +112,7 @@ class TestDemo:
         assert "0.85" in command.run("models", "list").stdout
 
 
+@pytest.mark.long
 def test_ray_gives_the_same_run_and_the_same_bits(undisturbed: tuple[Command, dict[str, Any]], command: Command) -> None:
     found = answer(command, *RUN, "--engine", "ray")
     assert set(found) >= FIELDS
@@ -144,7 +145,7 @@ def kill_after_three_commits(command: Command, engine: str) -> int:
     raise AssertionError("five runs were faster than the kill")
 
 
-@pytest.mark.parametrize("engine", ["local", "ray"])
+@pytest.mark.parametrize("engine", [pytest.param("local", marks=pytest.mark.long), "ray"])
 def test_a_killed_run_resumes(undisturbed: tuple[Command, dict[str, Any]], command: Command, engine: str) -> None:
     committed = kill_after_three_commits(command, engine)
     before = {path: path.stat().st_mtime_ns for path in chunks(command.root)}
@@ -165,7 +166,7 @@ def _worker(process: "subprocess.Popen[str]") -> int:
     return children[0].pid
 
 
-@pytest.mark.parametrize("same_instance", [True, False])
+@pytest.mark.parametrize("same_instance", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_two_runs_at_once_give_one_result(
     undisturbed: tuple[Command, dict[str, Any]], command: Command, tmp_path: Path, same_instance: bool
 ) -> None:
@@ -185,7 +186,14 @@ def test_two_runs_at_once_give_one_result(
     assert len(releases) == 1
 
 
-@pytest.mark.parametrize(("number", "engine"), [(signal.SIGINT, "local"), (signal.SIGTERM, "local"), (signal.SIGTERM, "ray")])
+@pytest.mark.parametrize(
+    ("number", "engine"),
+    [
+        pytest.param(signal.SIGINT, "local", marks=pytest.mark.long),
+        (signal.SIGTERM, "local"),
+        pytest.param(signal.SIGTERM, "ray", marks=pytest.mark.long),
+    ],
+)
 def test_an_interrupted_run_says_that_it_resumes(command: Command, number: signal.Signals, engine: str) -> None:
     """Ctrl-C, or what a scheduler sends before it takes the machine away."""
     process = command.start(*RUN, "--engine", engine)
@@ -233,6 +241,7 @@ def _head_of_ray(process: "subprocess.Popen[str]") -> psutil.Process:
     raise AssertionError(process.communicate())
 
 
+@pytest.mark.long
 def test_a_run_whose_ray_loses_its_head_says_so_and_resumes(command: Command) -> None:
     """Ray ends the process at work, without a word on stdout; the command goes on with another."""
     process = command.start(*RUN, "--engine", "ray")
@@ -400,6 +409,7 @@ class TestDiff:
 
 
 class TestReleases:
+    @pytest.mark.long
     def test_a_night_is_gone_back_from_and_published_again(self, command: Command) -> None:
         good_days(command.root, WEEK[:1])
         for day in WEEK[:2]:
@@ -454,6 +464,7 @@ class TestPrune:
         assert "5 are too few" in done.stderr
 
 
+@pytest.mark.long
 def test_a_sweep_finds_a_batch_size_and_the_next_run_would_use_it(command: Command) -> None:
     answer(command, *RUN, "--engine", "local")
     found = answer(command, "sweep", PIPELINE, "--max-memory", "1", "--json")

@@ -77,6 +77,7 @@ def test_what_is_no_model_is_refused_in_a_sentence(command: Command, tmp_path: P
         assert command.run("models", "register", PIPELINE, name, *arguments).returncode == 1
 
 
+@pytest.mark.long
 def test_outputs_that_look_like_something_else_are_refused_until_somebody_confirms_them(
     command: Command, tmp_path: Path
 ) -> None:
@@ -116,6 +117,7 @@ def test_a_column_that_changes_nothing_is_a_warning(command: Command, tmp_path: 
     assert "warn customer_propensity v2 gives the same whatever is in orders_90d: " in done.stdout
 
 
+@pytest.mark.long
 def test_several_days_end_with_a_table_and_a_bad_one_is_named(command: Command) -> None:
     days = ("--from", DAYS[0], "--to", DAYS[2], "--engine", "local")
     first = command.run("run", PIPELINE, *days)

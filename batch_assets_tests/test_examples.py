@@ -62,6 +62,7 @@ def walked(folder: Path, example: Path, shorter: dict[str, str]) -> dict[str, st
     return outputs
 
 
+@pytest.mark.long
 def test_the_flights_are_walked_through(tmp_path: Path) -> None:
     """As the README of the example says, but for one day instead of sixty, and by a model of a few days."""
     shorter = {"2013-03-01": "2013-01-01", "flights/train.py": "flights/train.py --first 2013-03-25"}

@@ -47,6 +47,7 @@ def kit(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
+@pytest.mark.long
 def test_every_check_that_a_cpu_can_run_passes_and_the_others_say_that_they_were_not_run(tmp_path: Path) -> None:
     done = kit(tmp_path, "--device", "cpu", "--quick", "--json", str(tmp_path / "report.json"))
     assert done.returncode == 0, done.stdout + done.stderr

@@ -145,6 +145,7 @@ def test_a_night_of_two_pipelines_in_it(root: Path, tmp_path_factory: pytest.Tem
     assert found == json.loads(do("batch-assets", "--project", str(root), "lookup", "small", "7", "--json", folder=elsewhere))
 
 
+@pytest.mark.long
 class TestARowThatKills:
     """The process of the night dies; who goes on has workers that may die, and finds the row."""
 

@@ -44,6 +44,7 @@ def ui(command: Command, tmp_path: Path) -> Iterator[DemoUi]:
         yield DemoUi(command, port)
 
 
+@pytest.mark.long
 def test_a_night_with_the_daemon(ui: DemoUi) -> None:
     second = ui.command.run("ui", "--port", "0")
     assert second.returncode == 1

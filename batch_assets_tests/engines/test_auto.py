@@ -39,6 +39,7 @@ class TestAutoEngine(EngineBehaviour):
         return auto()
 
 
+@pytest.mark.long
 class TestAutoEngineWithACluster(EngineBehaviour):
     @pytest.fixture
     def engine(self) -> Engine:
@@ -93,6 +94,7 @@ def score_poisoned(config: PipelineConfig, root: str) -> Scored:
         return score(Night.open(config, storage, DAY, Registry(storage).resolve(config.model)), auto(), Quiet())
 
 
+@pytest.mark.long
 def test_a_row_that_kills_the_process_is_found_by_the_run_that_resumes(make_small: Make) -> None:
     settings = {"scoring": {"chunk_rows": 4, "batch_size": 64}}
     table = with_values(rows(40), "x", {10: POISON})

@@ -71,7 +71,7 @@ def test_a_worker_that_hangs_is_replaced(poisoned: Working, tmp_path: Path) -> N
     assert poisoned.prove().rows == 2_000
 
 
-@pytest.mark.parametrize("fault", ["kill", "lose the device"])
+@pytest.mark.parametrize("fault", ["kill", pytest.param("lose the device", marks=pytest.mark.long)])
 def test_a_row_that_kills_its_worker_is_found_and_dead_lettered(make_small: Make, fault: str) -> None:
     poisoned, healthy = (Working(make_small(with_values(rows(125), "x", {40: POISON}), **SMALL_CHUNKS)) for _ in range(2))
     healthy.score_all()
@@ -86,6 +86,7 @@ def test_a_row_that_kills_its_worker_is_found_and_dead_lettered(make_small: Make
     assert poisoned.prove().rows == 125
 
 
+@pytest.mark.long
 def test_several_rows_of_a_chunk_that_kill_are_all_found(make_small: Make) -> None:
     working = Working(make_small(with_values(rows(40), "x", {3: POISON, 5: POISON, 13: POISON}), **SMALL_CHUNKS))
     commits, _ = score(with_fault(working, "kill"))
@@ -93,6 +94,7 @@ def test_several_rows_of_a_chunk_that_kill_are_all_found(make_small: Make) -> No
     assert {letter["row"] for letter in working.rejects()} == {3, 5, 13}
 
 
+@pytest.mark.long
 def test_a_row_that_hangs_its_worker_is_found_like_one_that_kills_it(make_small: Make) -> None:
     poisoned = Working(make_small(with_values(rows(125), "x", {40: POISON}), **SMALL_CHUNKS))
     commits, _ = score(with_fault(poisoned, "stop"), stall_seconds=4.0)
@@ -100,6 +102,7 @@ def test_a_row_that_hangs_its_worker_is_found_like_one_that_kills_it(make_small:
     assert [letter["row"] for letter in poisoned.rejects()] == [40]
 
 
+@pytest.mark.long
 def test_a_worker_that_was_idle_for_long_is_not_stalled(poisoned: Working) -> None:
     said: list[str] = []
     with RayEngine(settings=EngineSettings(workers=2, stall_seconds=1.5)).open(poisoned.task, said.append) as workers:
@@ -126,6 +129,7 @@ def test_what_the_model_says_comes_out_as_itself(make_small: Make) -> None:
         score(with_fault(working, "broken weights"))
 
 
+@pytest.mark.long
 def test_idle_workers_are_let_go_while_others_work(poisoned: Working, monkeypatch: pytest.MonkeyPatch) -> None:
     """One slow chunk: the worker without work leaves, so that its place in the cluster is free."""
     import ray

@@ -48,6 +48,7 @@ def test_the_next_run_finds_them_with_the_model_loaded(small: Small) -> None:
     assert workers_of(Working(small)) <= first
 
 
+@pytest.mark.long
 def test_another_model_gets_other_workers_and_the_idle_ones_make_room(make_small: Make) -> None:
     one, other = (Working(make_small()) for _ in range(2))
     other.small.register("v2", small_model((3.0, 2.0, 1.0)))
@@ -69,6 +70,7 @@ def test_they_leave_when_nobody_comes(small: Small) -> None:
     assert ray.available_resources().get("CPU") == 2.0
 
 
+@pytest.mark.long
 def test_they_are_not_kept_where_that_is_not_wanted(small: Small) -> None:
     assert not {pid for pid, _ in workers_of(Working(small), keep_seconds=0)} & {
         pid for pid, _ in workers_of(Working(small), keep_seconds=0)

@@ -452,7 +452,9 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("animal", MODELS)
+@pytest.mark.parametrize(
+    "animal", [pytest.param(one, marks=pytest.mark.long) if "PSI" in MODELS[one] else one for one in MODELS]
+)
 def test_bad_models(world: World, animal: str) -> None:
     world.approve(Otherwise(world, animal))
     stopped(world, MODELS[animal])

@@ -62,6 +62,7 @@ def test_the_last_line_says_what_has_not_run_and_why() -> None:
     assert (run.stdout.splitlines()[-1], run.returncode) == (expected, 0)
 
 
+@pytest.mark.long
 def test_where_servers_are_required_a_missing_one_fails_its_tests() -> None:
     run = run_without_servers({"BATCH_ASSETS_SERVERS": "required"})
     assert "needs redis-server: run `make servers`" in run.stdout

@@ -60,7 +60,7 @@ class InCassandra:
         session.rows(f"DELETE FROM {self.keyspace}.releases WHERE pipeline = 'small'", [], "LOCAL_QUORUM")
 
     def store(self, folder: Path) -> CassandraStore:
-        return CassandraStore(port=self.port, keyspace=self.keyspace, replication=ONE_NODE)
+        return CassandraStore(port=self.port, keyspace=self.keyspace, replication=ONE_NODE, connect_timeout_s=30)
 
     def few(self, storage: LocalStorage, seed: int = 3) -> Release:
         """A release of three keys."""

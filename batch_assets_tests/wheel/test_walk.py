@@ -20,6 +20,7 @@ def said() -> Iterator[list[str]]:
     print(*sentences, sep="\n")
 
 
+@pytest.mark.long
 def test_a_night_without_torch(tmp_path: Path, said: list[str]) -> None:
     environment = BorrowedEnvironment(tmp_path / "environment", built_wheel(tmp_path))
     project = DgProject(tmp_path / "project", environment.python, ())

@@ -211,10 +211,11 @@ class RuntimeBehaviour:
             self.require_sentence(str(caught.value))
 
     @pytest.mark.process
-    def test_damages_of_a_file_are_sentences(self, model: bytes) -> None:
+    @pytest.mark.parametrize("count", [8, pytest.param(60, marks=pytest.mark.long)])
+    def test_damages_of_a_file_are_sentences(self, model: bytes, count: int) -> None:
         """Bytes flipped, cut out, doubled and overwritten: a sentence each, or a model, which then has another sha256."""
         random, files = np.random.default_rng(13), list[bytes]()
-        for number in range(60):
+        for number in range(count):
             place, length = int(random.integers(len(model))), int(random.integers(1, 64))
             noise = random.integers(0, 256, length, dtype=np.uint8).tobytes()
             flipped = bytes([model[place] ^ (1 << int(random.integers(8)))])

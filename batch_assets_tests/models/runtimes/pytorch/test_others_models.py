@@ -343,7 +343,11 @@ def _tensors(contract: FeatureContract, rows: pa.Table) -> tuple[torch.Tensor, .
     return tuple(tensors)
 
 
-@pytest.mark.parametrize("package", SOURCES)
+LONG = ("torch", "pytorch_tabnet", "deepctr_torch")
+"""Those that take longest."""
+
+
+@pytest.mark.parametrize("package", [pytest.param(one, marks=pytest.mark.long) if one in LONG else one for one in SOURCES])
 def test_each_is_scored_as_it_scores_itself_or_refused(package: str) -> None:
     pytest.importorskip(package)
     with warnings.catch_warnings():

@@ -33,6 +33,7 @@ def logits(predictor: Predictor, features: np.ndarray, batch_rows: int = 128) ->
 
 
 @pytest.mark.process
+@pytest.mark.long
 def test_the_same_model_exported_from_two_folders_gives_the_same_bytes(tmp_path: Path) -> None:
     digests = set()
     for folder in (tmp_path / "here", tmp_path / "quite" / "somewhere" / "else"):
