@@ -61,7 +61,7 @@ class RecordType(BaseModel):
             raise ValueError(f"the score {self.score} must be a field with one floating-point number")
         return self
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """The fields' names."""
         return tuple(field.name for field in self.fields)
@@ -107,14 +107,19 @@ class RecordType(BaseModel):
                 found[field.name] = as_numpy(column)
         return Records(self, found)
 
+    @cached_property
+    def _no_numbers(self) -> tuple[RecordField, ...]:
+        """The fields whose values are something else than one number."""
+        return tuple(one for one in self.fields if one.names or one.length)
+
     def as_mapping(self, record: np.void) -> dict[str, Any]:
         """One packed record in plain values: of a field with names the name."""
         found = dict(zip(self.names, record.item(), strict=True))
         there = found[self.count] if self.count else None
-        for field in self.fields:
+        for field in self._no_numbers:
             if field.names:
                 found[field.name] = field.names[found[field.name]]
-            elif field.length:
+            else:
                 found[field.name] = found[field.name][:there].tolist()
         return found
 

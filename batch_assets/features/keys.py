@@ -6,7 +6,7 @@ as its UTF-8 bytes, 00 in it as 00 FF, and 00 01 at its end. So whoever sorts, c
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import date, timedelta
 from typing import Literal
 
@@ -26,7 +26,11 @@ KeyType = Literal["int32", "int64", "string", "date"]
 KeyValue = int | str | date
 """What stands in one column of a key."""
 
+Parser = Callable[[Sequence[object]], tuple[KeyValue, ...] | None]
+"""From a key that somebody wrote to what stands in its columns; None if nobody has such a key."""
+
 _DAY, _NUMBER = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}"), re.compile(r"-?[0-9]{1,19}")
+_LIMIT = 1 << 63
 
 _SIGN = np.uint64(1 << 63)
 _NUL, _END = b"\0\xff", b"\0\x01"
@@ -58,22 +62,33 @@ def parts(said: Said) -> tuple[object, ...]:
 
 def parsed(said: Sequence[object], types: Sequence[pa.DataType]) -> tuple[KeyValue, ...] | None:
     """A key that somebody wrote, as what stands in columns of these types; None if nobody has such a key."""
-    if len(said) != len(types):
-        return None
-    found = [_parsed(str(one), kind) for one, kind in zip(said, types, strict=True)]
-    values = tuple(one for one in found if one is not None)
-    return values if len(values) == len(types) else None
+    return parser(types)(said)
 
 
-def _parsed(text: str, kind: pa.DataType) -> KeyValue | None:
-    if pa.types.is_string(kind):
-        return text
-    if pa.types.is_date32(kind):
-        try:
-            return date.fromisoformat(text) if _DAY.fullmatch(text) else None
-        except ValueError:
+def parser(types: Sequence[pa.DataType]) -> Parser:
+    """What parses keys whose columns have these types, as `parsed` does: for whoever has many of them."""
+    each: list[Callable[[str], KeyValue | None]] = [
+        str if pa.types.is_string(kind) else _day if pa.types.is_date32(kind) else _number for kind in types
+    ]
+
+    def parse(said: Sequence[object]) -> tuple[KeyValue, ...] | None:
+        if len(said) != len(each):
             return None
-    return number if _NUMBER.fullmatch(text) and -(1 << 63) <= (number := int(text)) < 1 << 63 else None
+        values = [one(str(text)) for one, text in zip(each, said, strict=True)]
+        return None if None in values else tuple(values)  # type: ignore[arg-type] # there is no None in it
+
+    return parse
+
+
+def _day(text: str) -> date | None:
+    try:
+        return date.fromisoformat(text) if _DAY.fullmatch(text) else None
+    except ValueError:
+        return None
+
+
+def _number(text: str) -> int | None:
+    return number if _NUMBER.fullmatch(text) and -_LIMIT <= (number := int(text)) < _LIMIT else None
 
 
 def identity(table: pa.Table, names: Sequence[str]) -> pa.Array:

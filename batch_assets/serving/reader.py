@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from batch_assets.errors import BatchAssetsError, Closed, NoPrediction, ReleaseBroken
-from batch_assets.features.keys import KeyValue, Said, identity_of, in_words, parsed, parts, plain
+from batch_assets.features.keys import KeyValue, Parser, Said, identity_of, in_words, parsed, parser, parts, plain
 from batch_assets.serving.file_store import FileStore
 from batch_assets.serving.live import current_log, named_release
 from batch_assets.serving.store import Pointer, Release, Store, Table
@@ -46,6 +46,11 @@ class _Opened:
     def types(self) -> list[pa.DataType]:
         """Those of the key's columns."""
         return [one.arrow for one in self.release.key]
+
+    @cached_property
+    def parse(self) -> Parser:
+        """What makes such a key of what somebody says."""
+        return parser(self.types)
 
     @cached_property
     def names(self) -> list[str]:
@@ -224,14 +229,14 @@ class Reader:
 
 
 def _get(opened: _Opened, key: Sequence[object]) -> Answer | None:
-    typed = parsed(key, opened.types)
+    typed = opened.parse(key)
     stored = _stored(opened, typed) if typed else None
     found = opened.table.get(stored) if stored is not None else None
     return _answer(opened, typed, found) if typed and found is not None else None
 
 
 def _get_many(opened: _Opened, keys: Sequence[Sequence[object]]) -> list[Answer | None]:
-    typed = [parsed(key, opened.types) for key in keys]
+    typed = [opened.parse(key) for key in keys]
     stored = [_stored(opened, one) if one else None for one in typed]
     found = iter(opened.table.get_many([one for one in stored if one is not None]))
     records = [next(found) if one is not None else None for one in stored]
