@@ -184,7 +184,7 @@ class NumberedLog(Generic[Body]):
         entry = {
             "number": after + 1,
             "who": f"{user_name()}@{socket.gethostname()}",
-            "when": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "when": datetime.now(UTC).isoformat(timespec="microseconds"),
             "why": why,
             "body": body.model_dump(mode="json"),
             "before": self.entry(after).sha256 if after else "",

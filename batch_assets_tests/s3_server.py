@@ -24,6 +24,8 @@ class S3Server:
 
     def __init__(self) -> None:
         self._moto, self._turn = DomainDispatcherApplication(create_backend_app), threading.Lock()
+        self.answers_to_lose = 0
+        """So many of the next puts take place, and who asked is told that the server failed."""
         self._server = make_server("127.0.0.1", 0, self._answer, threaded=True, request_handler=_Silent)
         self._thread = threading.Thread(target=self._server.serve_forever)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -36,7 +38,12 @@ class S3Server:
 
     def _answer(self, environment: dict[str, Any], start: Any) -> Iterable[bytes]:
         with self._turn:
-            return [b"".join(self._moto(environment, start))]
+            if environment["REQUEST_METHOD"] != "PUT" or not self.answers_to_lose:
+                return [b"".join(self._moto(environment, start))]
+            self.answers_to_lose -= 1
+            b"".join(self._moto(environment, lambda *_: None))
+            start("503 Slow Down", [("Content-Length", "0")])
+            return [b""]
 
     def __enter__(self) -> Self:
         self._thread.start()

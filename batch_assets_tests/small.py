@@ -7,7 +7,7 @@ import pickle
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -37,7 +37,7 @@ from batch_assets.scoring.batch_size import Sweep
 from batch_assets.scoring.heads.classifier import Binary, Classes
 from batch_assets.scoring.heads.head import Head
 from batch_assets.scoring.scorer import Scorer
-from batch_assets.storage import LocalStorage
+from batch_assets.storage import LocalStorage, open_storage
 
 DAY = "2024-03-10"
 OUTPUTS = {
@@ -121,10 +121,11 @@ def sandbox() -> Sandbox:
 
 
 class Small:
-    """A storage root, a source and a pipeline in a folder."""
+    """A storage root, a source and a pipeline in a folder; `root` may be another place, like `s3://bucket`."""
 
-    def __init__(self, folder: Path, table: pa.Table, model: bytes, **settings: Any) -> None:
-        self.storage = LocalStorage(str(folder / "root"))
+    def __init__(self, folder: Path, table: pa.Table, model: bytes, root: str = "", **settings: Any) -> None:
+        # Most tests look into the folder of a local root; those of a bucket do not.
+        self.storage = cast(LocalStorage, open_storage(root)) if root else LocalStorage(str(folder / "root"))
         self.registry = Registry(self.storage, sandbox())
         self.progress = Quiet()
         self.source = folder / "rows.parquet"

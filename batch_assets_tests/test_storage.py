@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import json
 import multiprocessing
@@ -8,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,10 +19,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typing_extensions import override
 
-from batch_assets.errors import AlreadyExists, LostEntry, LostRace, NotFound, OtherLayout, StorageError, TornEntry
+from batch_assets.errors import AlreadyExists, LostEntry, LostRace, NotFound, OtherLayout, StorageError, StorageFull, TornEntry
 from batch_assets.logs import NumberedLog
-from batch_assets.storage import LAYOUT, LocalStorage, S3Storage, Storage, open_storage, root_id
+from batch_assets.storage import LAYOUT, LocalStorage, S3Storage, Storage, open_storage, root_id, s3
+from batch_assets.storage.s3 import _AnswerLost
 from batch_assets_tests.forgery import Anything, forge, numbered, witnesses
+from batch_assets_tests.s3_server import S3Server
 
 
 class StorageBehaviour:
@@ -264,8 +268,84 @@ class TestS3Storage(StorageBehaviour):
 
     def test_what_a_bucket_cannot_do_is_said(self, storage: Storage) -> None:
         assert storage.free_bytes() is None
-        with pytest.raises(StorageError, match="local disk"):
-            storage.local_path("a")
+
+    def test_a_put_whose_answer_was_lost_is_ones_own(self, storage: Storage, s3_server: S3Server) -> None:
+        storage.create("first", b"so that the root is claimed")
+        s3_server.answers_to_lose = 2
+        storage.create("x/1", b"who: me")
+        assert s3_server.answers_to_lose == 0
+        assert storage.read("x/1") == b"who: me"
+        with pytest.raises(AlreadyExists):
+            storage.create("x/1", b"who: me")
+
+    def test_what_another_wrote_while_an_answer_was_lost_is_theirs(
+        self, storage: Storage, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        storage.create("x/1", b"who: they")
+        real = S3Storage._put_once
+
+        def lost(self: S3Storage, *args: Any, **said: Any) -> None:
+            monkeypatch.setattr(S3Storage, "_put_once", real)
+            raise _AnswerLost("503")
+
+        monkeypatch.setattr(S3Storage, "_put_once", lost)
+        with pytest.raises(AlreadyExists):
+            storage.create("x/1", b"who: me!")
+        assert storage.read("x/1") == b"who: they"
+
+    def test_whoever_died_while_putting_a_folder_is_gone_on_for(self, storage: Storage) -> None:
+        storage.create("x/folder/a.parquet", b"rows")
+        with storage.scratch() as scratch:
+            (scratch / "_document.json").write_text("{}")
+            (scratch / "a.parquet").write_text("rows")
+            storage.adopt(scratch, "x/folder")
+            assert storage.names("x/folder").keys() == {"a.parquet", "_document.json"}
+            with pytest.raises(AlreadyExists):
+                storage.adopt(scratch, "x/folder")
+
+    def test_a_large_file_goes_in_parts(self, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(s3, "_IN_PARTS", 1 << 20)
+        data = os.urandom(6 << 20)
+        with storage.scratch() as scratch:
+            (scratch / "large").write_bytes(data)
+            storage.adopt(scratch, "x/folder")
+            assert storage.read("x/folder/large") == data
+            (scratch / "large").write_bytes(data[:-1] + b"!")
+            with pytest.raises(AlreadyExists):
+                storage.adopt(scratch, "x/folder")
+        assert storage.sha256("x/folder/large") == hashlib.sha256(data).hexdigest()
+
+    def test_a_local_copy_is_made_once_and_is_another_for_another_content(
+        self, storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("BATCH_ASSETS_CACHE", str(tmp_path / "copies"))
+        storage.create("x/file", b"one")
+        copy = storage.local_path("x/file")
+        assert copy.read_bytes() == b"one"
+        inode = copy.stat().st_ino
+        assert storage.local_path("x/file").stat().st_ino == inode
+        os.utime(copy, (0, 0))
+        storage.delete("x/file")
+        storage.create("x/file", b"two")
+        assert storage.local_path("x/file").read_bytes() == b"two"
+        assert not copy.exists(), "nobody has asked for it in a week"
+        with pytest.raises(NotFound):
+            storage.local_path("x/nothing")
+
+    def test_a_full_disk_leaves_no_part_of_a_copy(
+        self, storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("BATCH_ASSETS_CACHE", str(tmp_path / "copies"))
+        storage.create("x/file", b"one")
+
+        def full(*_: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "replace", full)
+            with pytest.raises(StorageFull, match=r"There is no room for a copy of x/file .* set BATCH_ASSETS_CACHE"):
+                storage.local_path("x/file")
+        assert list((tmp_path / "copies").iterdir()) == []
 
     @pytest.mark.parametrize("look", [lambda root: root.names("a"), lambda root: root.create("a", b"")])
     def test_a_bucket_that_is_not_there_is_a_sentence(self, bucket: str, look: Callable[[Storage], object]) -> None:

@@ -47,4 +47,4 @@ def sweep(pipeline: str, partition: str | None, max_memory: float | None) -> dic
     limit = int(max_memory * 1e9) if max_memory else None
     with TerminalProgress() as progress:
         swept = measured(config, root, day, model, progress, limit)
-    return {**swept.sweep.model_dump(mode="json"), "picture": str(root.local_path(swept.picture))}
+    return {**swept.sweep.model_dump(mode="json"), "picture": f"{root.location}/{swept.picture}"}

@@ -45,7 +45,7 @@ def paths(config: PipelineConfig, storage: Storage, registry: Registry, day: str
     exported = config.export is not None and is_exported(storage, config.export, config.name, name)
 
     def local(path: str) -> str:
-        return str(storage.local_path(path))
+        return f"{storage.location}/{path}"
 
     return Paths(
         pipeline=config.name,
@@ -92,7 +92,7 @@ def write_view(storage: Storage, pipeline: str, file: Path) -> None:
     It can be written before anything was published. It looks for the release that is live, as readers do, and for the manifest
     that this was built from, so it need not be written again.
     """
-    file.write_text(_VIEW.format(pipeline=pipeline, root=str(storage.local_path(pipeline).parent).replace("'", "''")))
+    file.write_text(_VIEW.format(pipeline=pipeline, root=storage.location.replace("'", "''")))
 
 
 _VIEW = """\

@@ -17,7 +17,7 @@ from batch_assets.features.keys import KeyValue, Parser, Said, identity_of, in_w
 from batch_assets.serving.file_store import FileStore
 from batch_assets.serving.live import current_log, named_release
 from batch_assets.serving.store import Pointer, Release, Store, Table
-from batch_assets.storage import Storage, default_root, open_storage
+from batch_assets.storage import LocalStorage, Storage, default_root, open_storage
 
 Found = TypeVar("Found")
 
@@ -135,8 +135,8 @@ class Reader:
 
     @property
     def is_local(self) -> bool:
-        """Whether a file on this machine answers, and no server; nobody looks whether another is live. Raises Closed."""
-        return isinstance(self._still().release.store, FileStore)
+        """Whether files on this machine answer, and say what is live, and no server does; nobody looks. Raises Closed."""
+        return isinstance(self._still().release.store, FileStore) and isinstance(self._storage, LocalStorage)
 
     def lookup(self, *key: object) -> Answer:
         """The prediction of a key, one value for each of its columns.

@@ -54,7 +54,7 @@ class Storage(Protocol):
         """Direct children of a folder and their sizes in bytes (0 for folders), in one listing; empty if there is none."""
 
     def local_path(self, path: str) -> Path:
-        """The file or folder as a local path, for libraries that take nothing else. Raises StorageError if there is none."""
+        """A file as a local path, for what maps it: of a bucket a copy on this machine. Raises NotFound, StorageError."""
 
     def create(self, path: str, data: "bytes | memoryview | pa.Buffer") -> None:
         """Write a file whole, durably and exclusively. Raises AlreadyExists, StorageFull."""

@@ -8,10 +8,13 @@ unless AWS_ALLOW_HTTP says otherwise.
 import hashlib
 import io
 import os
+import random
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -20,6 +23,7 @@ from urllib.parse import urlsplit
 from typing_extensions import override
 
 from batch_assets.errors import AlreadyExists, NotFound, StorageError
+from batch_assets.storage.copies import copy_of
 from batch_assets.storage.port import FORMAT_FILE, Stamp, Storage, layout_document, path_parts
 
 if TYPE_CHECKING:
@@ -27,7 +31,23 @@ if TYPE_CHECKING:
     from obstore import ReadableFile
     from obstore.store import S3Store
 
+_IN_PARTS, _PART = 64 << 20, 16 << 20
+"""A file of more bytes is put in parts of so many, which are read from the disk as they are sent."""
+
+_PIECE = 8 << 20
+"""Bytes of a file that come at once."""
+
+_PATIENCE, _FIRST_PAUSE, _LONGEST_PAUSE = 60.0, 0.1, 10.0
+"""Seconds for which a request is tried again, and between two tries."""
+
+_CONDITION = "PreconditionFailed"
+"""What S3 calls the refusal of a conditional put."""
+
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+
+
+class _AnswerLost(StorageError):
+    """Nobody knows whether a put took place."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +69,15 @@ class S3Storage(Storage):
 
     @override
     def local_path(self, path: str) -> Path:
-        raise StorageError(f"{path} is under {self.root}, this needs it on a local disk: set BATCH_ASSETS_ROOT to a folder.")
+        """A copy on this machine (`storage.copies`)."""
+        stamp = self.stamp(path)
+
+        def pieces() -> Iterator[bytes]:
+            with self._explained(path) as store:
+                for piece in store.get(self._key(path)).stream(_PIECE):
+                    yield bytes(piece)
+
+        return copy_of(self.root, path, stamp, pieces)
 
     @override
     def read(self, path: str) -> bytes:
@@ -90,24 +118,30 @@ class S3Storage(Storage):
 
     @override
     def create(self, path: str, data: "bytes | memoryview | pa.Buffer") -> None:
-        """One conditional put of the whole buffer, which may have up to 5 GB.
-
-        A put that is repeated because the server's answer was lost may find its own file, and then says AlreadyExists:
-        whoever comes second looks at what is there anyway.
-        """
-        self._put(self._claimed, path, data)
+        """One conditional put of the whole buffer, which may have up to 5 GB; one whose answer was lost is repeated."""
+        self._create(path, memoryview(data).cast("B"))
 
     @override
     def adopt(self, folder: Path, path: str) -> None:
         """Put every file of a folder exclusively, JSON documents last, because they are what a reader of a folder opens first.
 
-        An object store has no folder that could be moved at once. Whoever puts the first file owns the name, everybody else
-        gets AlreadyExists, possibly before the owner's last file is there; if the owner dies in between, a folder without
-        its document stays behind, which readers take for none, and which `discard` takes away.
+        An object store has no folder that could be moved at once, and whoever puts its files may die in between. So a file
+        that is there already with the same content is taken as it is: whoever adopts the same files again completes the
+        folder. AlreadyExists is raised for other content, and if there was nothing left to put. A folder without its
+        document is one that readers take for none.
         """
         files = [file.relative_to(folder) for file in folder.rglob("*") if file.is_file()]
+        new = False
         for file in sorted(files, key=lambda one: (one.suffix == ".json", one.as_posix())):
-            self.create(f"{path}/{file.as_posix()}", (folder / file).read_bytes())
+            name = f"{path}/{file.as_posix()}"
+            try:
+                self._create(name, folder / file)
+                new = True
+            except AlreadyExists:
+                if not self._holds(name, folder / file):
+                    raise
+        if not new:
+            raise AlreadyExists(f"{path} already exists under {self.root}.")
 
     @override
     def touch(self, path: str) -> None:
@@ -144,6 +178,14 @@ class S3Storage(Storage):
     @cached_property
     def _store(self) -> "S3Store":
         """The client: built when it is first needed, once in each process."""
+        return self._client(retries=5)
+
+    @cached_property
+    def _once(self) -> "S3Store":
+        """The client for conditional puts: it sends each of them once, as a second one would find the first one's file."""
+        return self._client(retries=0)
+
+    def _client(self, retries: int) -> "S3Store":
         try:
             from obstore.store import S3Store
         except ImportError:
@@ -152,21 +194,76 @@ class S3Storage(Storage):
         endpoint = next((os.environ[name] for name in _ENDPOINTS if os.environ.get(name)), "")
         local = urlsplit(endpoint).hostname in ("localhost", "127.0.0.1", "::1")
         allowed = local or os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true")
-        return S3Store(bucket, prefix=prefix or None, client_options={"allow_http": allowed})
+        return S3Store(
+            bucket,
+            prefix=prefix or None,
+            client_options={"allow_http": allowed, "timeout": "120s", "connect_timeout": "10s"},
+            retry_config={"max_retries": retries, "retry_timeout": timedelta(seconds=_PATIENCE)},
+        )
 
     @cached_property
-    def _claimed(self) -> "S3Store":
-        """The client, once the root says its layout version: before the first write, so that reading makes nothing."""
+    def _claimed(self) -> bool:
+        """That the root says its layout version: asked before the first write, so that reading makes nothing."""
         with suppress(AlreadyExists):  # this root was written to before
-            self._put(self._store, FORMAT_FILE, layout_document())
-        return self._store
+            self._put(FORMAT_FILE, memoryview(layout_document()))
+        return True
 
-    def _put(self, store: "S3Store", path: str, data: "bytes | memoryview | pa.Buffer") -> None:
+    def _create(self, path: str, data: memoryview | Path) -> None:
+        if self._claimed:
+            self._put(path, data)
+
+    def _put(self, path: str, data: memoryview | Path) -> None:
+        """Put a file exclusively. Whether a put took place whose answer did not arrive is asked by putting it again.
+
+        If then it is there with this content, it is one's own: what must have one winner says who wrote it.
+        """
+        deadline, pause = time.monotonic() + _PATIENCE, _FIRST_PAUSE
+        large = isinstance(data, Path) and data.stat().st_size > _IN_PARTS
+        lost = large  # the client itself repeats a part
+        while True:
+            try:
+                self._put_once(path, data, large=large)
+            except AlreadyExists:
+                if lost and self._holds(path, data):
+                    return
+                raise
+            except _AnswerLost as error:
+                lost = True
+                if time.monotonic() + pause > deadline:
+                    raise StorageError(str(error)) from error
+                time.sleep(pause * (0.5 + random.random() / 2))  # noqa: S311 - so that not all of them come again at once
+                pause = min(2 * pause, _LONGEST_PAUSE)
+            else:
+                return
+
+    def _put_once(self, path: str, data: memoryview | Path, *, large: bool) -> None:
+        """Raises AlreadyExists; _AnswerLost if nobody knows whether it took place; StorageError."""
+        from obstore.exceptions import GenericError
+
+        client = self._store if large else self._once
+        content = data.read_bytes() if isinstance(data, Path) and not large else data
         try:
             with self._explained(path):
-                store.put(self._key(path), memoryview(data).cast("B"), mode="create", use_multipart=False)
+                client.put(self._key(path), content, mode="create", use_multipart=large, chunk_size=_PART)
         except NotFound:  # a new file can lack nothing but its bucket
             raise StorageError(f"{self.root} has no such bucket: make it, or look at AWS_ENDPOINT_URL.") from None
+        except StorageError as error:
+            if not isinstance(error.__cause__, GenericError):
+                raise
+            if "412" in str(error.__cause__).split(":", 1)[0] or _CONDITION in str(error.__cause__):
+                raise AlreadyExists(f"{path} already exists under {self.root}.") from None  # so it is said of parts
+            raise _AnswerLost(str(error)) from error
+
+    def _holds(self, path: str, data: memoryview | Path) -> bool:
+        """Whether a file has this content."""
+        size = data.stat().st_size if isinstance(data, Path) else data.nbytes
+        with self._explained(path) as store:
+            if store.head(self._key(path))["size"] != size:
+                return False
+        if isinstance(data, Path):
+            with data.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest() == self.sha256(path)
+        return self.read(path) == data
 
     def _key(self, path: str) -> str:
         return "/".join(path_parts(path, self.root))

@@ -1,0 +1,78 @@
+"""Copies of a bucket's files on this machine, for what maps a file: made when one is first asked for, whole or not at all.
+
+A copy is found by root, path and etag, so another content under the same name is another copy. Copies that nobody has asked
+for in a week go when one is made; who has one mapped keeps it.
+"""
+
+import errno
+import hashlib
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from batch_assets.errors import StorageError, StorageFull
+from batch_assets.storage.port import Stamp
+
+KEPT_SECONDS = 7 * 86_400
+
+
+def copies_folder() -> Path:
+    """Where copies lie: BATCH_ASSETS_CACHE, or batch-assets in the user's own folder for what can be made again."""
+    if named := os.environ.get("BATCH_ASSETS_CACHE"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "batch-assets"
+
+
+def copy_of(root: str, path: str, stamp: Stamp, pieces: Callable[[], Iterable[bytes]]) -> Path:
+    """The copy of a file.
+
+    Args:
+        root: the storage root, as the user says it.
+        path: the file in it.
+        stamp: size and etag of the file.
+        pieces: its bytes, asked for if there is no copy yet.
+
+    Raises:
+        StorageFull: the disk here is full.
+        StorageError: the copy cannot be written, or what came is not as long as the file.
+    """
+    name = hashlib.sha256(f"{root}\0{path}\0{stamp.token}\0{stamp.size}".encode()).hexdigest()[:32]
+    folder = copies_folder()
+    copy = folder / name
+    try:
+        if copy.exists():
+            os.utime(copy)
+            return copy
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make(copy, path, stamp.size, pieces)
+        _let_go(folder)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageFull(f"There is no room for a copy of {path} in {folder}: set BATCH_ASSETS_CACHE.") from error
+        raise StorageError(f"{path} cannot be copied to {folder} ({error}): set BATCH_ASSETS_CACHE.") from error
+    return copy
+
+
+def _make(copy: Path, path: str, size: int, pieces: Callable[[], Iterable[bytes]]) -> None:
+    begun = copy.with_name(f"{copy.name}.{uuid.uuid4().hex}")
+    try:
+        with begun.open("xb") as file:
+            for piece in pieces():
+                file.write(piece)
+            found = file.tell()
+        if found != size:
+            raise StorageError(f"Of {path} came {found:,} of {size:,} bytes: try again.")
+        begun.chmod(0o444)
+        begun.replace(copy)
+    finally:
+        begun.unlink(missing_ok=True)
+
+
+def _let_go(folder: Path) -> None:
+    for file in folder.iterdir():
+        with suppress(OSError):  # another process may let it go in the same moment
+            if file.stat().st_mtime < time.time() - KEPT_SECONDS:
+                file.unlink()

@@ -1,0 +1,91 @@
+"""Nights whose root is a bucket: what is made there is what is made on a disk, and is looked up, explained and pruned."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from batch_assets.engines.local_engine import LocalEngine
+from batch_assets.errors import NoPrediction
+from batch_assets.nightly.freeze import freeze
+from batch_assets.nightly.judge import judge
+from batch_assets.nightly.publish import publish, published_matches
+from batch_assets.nightly.score import score
+from batch_assets.operations.diff import diff
+from batch_assets.operations.explain import explain
+from batch_assets.operations.path import paths
+from batch_assets.operations.prune import prune
+from batch_assets.operations.releases import go_back, list_releases
+from batch_assets.operations.replay import replay
+from batch_assets.serving.reader import Reader
+from batch_assets_tests.nights import DAYS, SETTINGS
+from batch_assets_tests.s3_server import S3Server
+from batch_assets_tests.small import Small, Working, rows
+
+Make = Callable[..., Small]
+
+
+@pytest.fixture
+def small(make_small: Make, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Small:
+    monkeypatch.setenv("BATCH_ASSETS_CACHE", str(tmp_path / "copies"))
+    return make_small(rows(300), root=f"{bucket}/nights", export={"by": "user_shard", "shards": 4}, **SETTINGS)
+
+
+def test_a_night_is_the_same_as_on_a_disk(small: Small, make_small: Make) -> None:
+    on_disk = make_small(rows(300))
+    releases = [one.night(DAYS[0]).release for one in (small, on_disk)]
+    assert releases[0].values == releases[1].values
+    assert releases[0].snapshot == releases[1].snapshot
+    assert releases[0].run_id == releases[1].run_id
+    readers = [Reader.open("small", one.storage) for one in (small, on_disk)]
+    assert readers[0].get_many(range(1, 302)) == readers[1].get_many(range(1, 302))
+    assert published_matches(small.opened(DAYS[0])).passed
+    with pytest.raises(NoPrediction, match="301"):
+        readers[0].lookup(301)
+
+
+def test_it_is_explained_replayed_compared_gone_back_from_and_pruned(small: Small) -> None:
+    for day in DAYS[:3]:
+        small.night(day)
+    storage, config, registry = small.storage, small.config, small.registry
+    assert explain(config, storage, registry, 7).fate == "scored"
+    assert replay(config, storage, registry, 7).bit_equal
+    assert diff(config, storage, registry, DAYS[0], DAYS[1], small.progress).both == 300
+    found = paths(config, storage, registry)
+    assert found.release is not None
+    assert all(one.startswith(f"{storage.location}/small/") for one in (*found.predictions, found.release))
+    reader = Reader.open("small", storage, fresh_s=0)
+    assert reader.lookup(7).record["partition"] == DAYS[2]
+    go_back(config, storage, registry, "a reason")
+    assert reader.lookup(7).record["partition"] == DAYS[1]
+    prune(config, storage, None, dry_run=False, progress=small.progress)
+    assert {one.partition for one in list_releases(config, storage)} == set(DAYS[1:3])
+    assert reader.lookup(7).record["partition"] == DAYS[1]
+
+
+def test_a_run_that_ended_early_is_gone_on_with(small: Small) -> None:
+    working = Working(small)
+    scored = working.score_all()
+    small.storage.delete(f"{working.run.folder}/chunk-00001.parquet")
+    (missing,) = working.run.plan[1:]
+    assert working.commits().keys() == scored.keys() - {missing.number}
+    assert small.night().release.rows == 300
+
+
+def test_answers_that_get_lost_change_nothing(small: Small, make_small: Make, s3_server: S3Server) -> None:
+    expected = make_small(rows(300)).night(DAYS[0]).release
+    lost = 0
+    for step in (
+        lambda: freeze(small.config, small.storage, DAYS[0], small.progress),
+        lambda: score(small.opened(DAYS[0]), LocalEngine(1), small.progress),
+        lambda: judge(small.opened(DAYS[0])),
+        lambda: publish(small.opened(DAYS[0]), small.progress),
+    ):
+        s3_server.answers_to_lose = 2
+        step()
+        lost += 2 - s3_server.answers_to_lose
+    s3_server.answers_to_lose = 0
+    assert lost == 8
+    found = Reader.open("small", small.storage)
+    assert (found.release.values, found.release.run_id) == (expected.values, expected.run_id)
+    assert found.lookup(7).record["partition"] == DAYS[0]
