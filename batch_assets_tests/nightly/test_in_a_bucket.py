@@ -1,13 +1,14 @@
 """Nights whose root is a bucket: what is made there is what is made on a disk, and is looked up, explained and pruned."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from batch_assets.engines.local_engine import LocalEngine
 from batch_assets.errors import NoPrediction
-from batch_assets.nightly.freeze import freeze
+from batch_assets.nightly.freeze import Frozen, freeze, frozen
 from batch_assets.nightly.judge import judge
 from batch_assets.nightly.publish import publish, published_matches
 from batch_assets.nightly.score import score
@@ -18,6 +19,7 @@ from batch_assets.operations.prune import prune
 from batch_assets.operations.releases import go_back, list_releases
 from batch_assets.operations.replay import replay
 from batch_assets.serving.reader import Reader
+from batch_assets.storage import S3Storage
 from batch_assets_tests.nights import DAYS, SETTINGS
 from batch_assets_tests.s3_server import S3Server
 from batch_assets_tests.small import Small, Working, rows
@@ -89,3 +91,30 @@ def test_answers_that_get_lost_change_nothing(small: Small, make_small: Make, s3
     found = Reader.open("small", small.storage)
     assert (found.release.values, found.release.run_id) == (expected.values, expected.run_id)
     assert found.lookup(7).record["partition"] == DAYS[0]
+
+
+@pytest.mark.parametrize("dies", [True, False])
+def test_a_second_freeze_in_the_middle_of_the_first(small: Small, monkeypatch: pytest.MonkeyPatch, dies: bool) -> None:
+    """The first one has put some files of the snapshot: the second completes them, whether the first goes on or not."""
+    real, put = S3Storage._put, list[str]()
+
+    class Died(BaseException):
+        """As if the process were killed."""
+
+    def halted(storage: S3Storage, path: str, data: memoryview | Path) -> None:
+        if "/snapshot=" in path and len(put) == 1:
+            monkeypatch.setattr(S3Storage, "_put", real)
+            second.append(freeze(small.config, small.storage, DAYS[0], small.progress))
+            if dies:
+                raise Died
+        real(storage, path, data)
+        if "/snapshot=" in path:
+            put.append(path)
+
+    second = list[Frozen]()
+    monkeypatch.setattr(S3Storage, "_put", halted)
+    with pytest.raises(Died) if dies else nullcontext():
+        first = freeze(small.config, small.storage, DAYS[0], small.progress)
+        assert first.snapshot == second[0].snapshot
+    assert small.night(DAYS[0]).release.rows == 300
+    assert frozen(small.config, small.storage, DAYS[0]).snapshot == second[0].snapshot
