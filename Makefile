@@ -7,6 +7,9 @@ STAMP := $(VENV)/.installed
 export DAGSTER_HOME ?= $(CURDIR)/.dagster_home
 export BATCH_ASSETS_ROOT ?= $(CURDIR)/data
 
+# Tests and Ray start hundreds of processes: each would compile all of the package again where nothing may be kept.
+export PYTHONDONTWRITEBYTECODE :=
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo ui servers test test-long test-fast wheel-test bench check
 

@@ -2,12 +2,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from batch_assets.engines.ray_local import local_ray
+
 
 @pytest.fixture(scope="module")
 def shared_ray() -> Iterator[None]:
     """One local Ray for many tests, connected before an engine is asked."""
-    import ray
-
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+    with local_ray(num_cpus=2):
+        yield

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -14,18 +14,9 @@ from batch_assets.runs.chunks import Chunk
 from batch_assets.scoring.scorer import Scorer
 from batch_assets_tests.small import Small, Working, small_model
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.usefixtures("shared_ray")]
 
 Make = Callable[..., Small]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def shared_ray() -> Iterator[None]:
-    import ray
-
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 def _pid(scorer: Scorer, chunk: Chunk) -> tuple[int, int]:
