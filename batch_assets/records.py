@@ -108,19 +108,24 @@ class RecordType(BaseModel):
         return Records(self, found)
 
     @cached_property
-    def _no_numbers(self) -> tuple[RecordField, ...]:
-        """The fields whose values are something else than one number."""
-        return tuple(one for one in self.fields if one.names or one.length)
+    def _named(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """The fields whose values have names, and these."""
+        return tuple((one.name, one.names) for one in self.fields if one.names)
+
+    @cached_property
+    def _lists(self) -> tuple[str, ...]:
+        """The fields with several numbers."""
+        return tuple(one.name for one in self.fields if one.length and not one.names)
 
     def as_mapping(self, record: np.void) -> dict[str, Any]:
         """One packed record in plain values: of a field with names the name."""
         found = dict(zip(self.names, record.item(), strict=True))
-        there = found[self.count] if self.count else None
-        for field in self._no_numbers:
-            if field.names:
-                found[field.name] = field.names[found[field.name]]
-            else:
-                found[field.name] = found[field.name][:there].tolist()
+        for name, values in self._named:
+            found[name] = values[found[name]]
+        if self._lists:
+            there = found[self.count] if self.count else None
+            for name in self._lists:
+                found[name] = found[name][:there].tolist()
         return found
 
 

@@ -71,13 +71,18 @@ def parser(types: Sequence[pa.DataType]) -> Parser:
         str if pa.types.is_string(kind) else _day if pa.types.is_date32(kind) else _number for kind in types
     ]
 
+    def parse_one(said: Sequence[object]) -> tuple[KeyValue, ...] | None:
+        value = first(str(said[0])) if len(said) == 1 else None
+        return None if value is None else (value,)
+
     def parse(said: Sequence[object]) -> tuple[KeyValue, ...] | None:
         if len(said) != len(each):
             return None
         values = [one(str(text)) for one, text in zip(each, said, strict=True)]
         return None if None in values else tuple(values)  # type: ignore[arg-type] # there is no None in it
 
-    return parse
+    first = each[0]
+    return parse_one if len(each) == 1 else parse
 
 
 def _day(text: str) -> date | None:

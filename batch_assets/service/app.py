@@ -86,11 +86,8 @@ class Service:
             return
         if scope["method"] not in ("GET", "HEAD"):
             raise Refused("A key is asked for with GET.", 405, {"Allow": "GET, HEAD"})
-        await (await self.get(about[0], scope["raw_path"]))(scope, receive, send)
-
-    async def get(self, pipeline: str, raw_path: bytes) -> Response:
-        """The prediction of a key."""
-        return JsonAnswer(_plain(await self._known(pipeline).lookup(key_of(raw_path))))
+        found = await self._known(about[0]).lookup(key_of(scope["raw_path"]))
+        await JsonAnswer(_plain(found))(scope, receive, send)
 
     async def batch_get(self, request: Request) -> Response:
         """The predictions of many keys, all of one release, null where there is none."""

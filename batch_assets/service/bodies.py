@@ -32,8 +32,11 @@ class Score(BaseModel):
 
 def key_of(raw_path: bytes) -> tuple[str, ...]:
     """The key in /v1/PIPELINE/KEY, one value for each segment. Raises Refused."""
-    segments = raw_path.split(b"/", 3)[3].split(b"/")
+    said = raw_path.split(b"/", 3)[3]
+    segments = said.split(b"/")
     try:
+        if len(segments) == 1 and b"%" not in said:
+            return (said.decode(),)
         return tuple((unquote_to_bytes(one) if b"%" in one else one).decode() for one in segments)
     except UnicodeDecodeError:
         raise Refused("A key in a path is percent-encoded UTF-8.", 422) from None

@@ -38,13 +38,14 @@ class ArrowTable(Table):
         number = bisect_right(self._firsts, sought) - 1
         if number < 0:
             return None
-        count, signposts, keys, fields, *_ = self._touched[number] or self._touch(number)
-        start = (bisect_right(signposts, sought) - 1) * APART  # never below zero: the batch begins with the key or before it
+        batch = self._touched[number] or self._touch(number)
+        keys, count = batch.keys, batch.rows
+        start = (bisect_right(batch.signposts, sought) - 1) * APART  # not below zero: the batch does not begin after the key
         end = start + APART
         row = bisect_right(keys, sought, start, end if end < count else count) - 1
         if keys[row] != sought:
             return None
-        return self._record(self._dtype, self._pack(*[field[row] for field in fields]))
+        return self._record(self._dtype, self._pack(*[field[row] for field in batch.fields]))
 
     @override
     def get_many(self, keys: Sequence[Any]) -> list[np.void | None]:

@@ -47,11 +47,10 @@ class AsyncReader:
 
     async def lookup(self, *key: object) -> Answer:
         """The prediction of a key, one value for each of its columns. Raises as `Reader.lookup` does, and Overloaded."""
-        if not self._reader.is_local:
-            found = await self._together.ask(key)
-            if found is not None:
-                return found
-        return await self._ask(lambda reader: reader.lookup(*key))
+        if self._reader.is_local:
+            return self._reader.lookup(*key)
+        found = await self._together.ask(key)
+        return found if found is not None else await self._ask(lambda reader: reader.lookup(*key))
 
     async def get(self, key: Said) -> Answer | None:
         """The prediction of a key, or None if there is none. Raises as `Reader.get` does, and Overloaded."""

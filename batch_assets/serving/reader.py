@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -24,8 +24,7 @@ Found = TypeVar("Found")
 _LOG = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """One key's prediction: the record as in the predictions file, and its lineage; a key of several columns is a list."""
 
     key: object
@@ -46,6 +45,11 @@ class _Opened:
     def types(self) -> list[pa.DataType]:
         """Those of the key's columns."""
         return [one.arrow for one in self.release.key]
+
+    @cached_property
+    def is_file(self) -> bool:
+        """Whether a file answers."""
+        return isinstance(self.release.store, FileStore)
 
     @cached_property
     def parse(self) -> Parser:
@@ -136,7 +140,7 @@ class Reader:
     @property
     def is_local(self) -> bool:
         """Whether files on this machine answer, and say what is live, and no server does; nobody looks. Raises Closed."""
-        return isinstance(self._still().release.store, FileStore) and isinstance(self._storage, LocalStorage)
+        return self._still().is_file and isinstance(self._storage, LocalStorage)
 
     def lookup(self, *key: object) -> Answer:
         """The prediction of a key, one value for each of its columns.
@@ -147,9 +151,9 @@ class Reader:
             StoreUnavailable: the store does not answer.
             Closed: the reader was closed.
         """
-        found, release = self._ask(lambda opened: (_get(opened, key), opened.release))
+        found = self._ask(_get, key)
         if found is None:
-            said = in_words(key)
+            said, release = in_words(key), self._still().release
             if parsed(key, [one.arrow for one in release.key]) is None:
                 about = ", ".join(f"{one.name} ({one.dtype})" for one in release.key)
                 raise NoPrediction(f"no prediction for key {said}: keys of {release.pipeline} are {about}")
@@ -158,27 +162,27 @@ class Reader:
 
     def get(self, key: Said) -> Answer | None:
         """The prediction of a key, or None if there is none; a key of several columns is a sequence. Raises as `lookup`."""
-        return self._ask(lambda opened: _get(opened, parts(key)))
+        return self._ask(_get, parts(key))
 
     def get_many(self, keys: Iterable[Said]) -> list[Answer | None]:
         """The predictions of many keys in their order, all of one release, None where there is none. Raises as `lookup`."""
         said = [parts(key) for key in keys]
-        return self._ask(lambda opened: _get_many(opened, said))
+        return self._ask(_get_many, said)
 
     def close(self) -> None:
         """Let go of the release, which calls that are under way still have."""
         self._opened = None
 
-    def _ask(self, ask: Callable[[_Opened], Found]) -> Found:
-        """Ask what is live. If that was pruned meanwhile, what is live now is asked."""
+    def _ask(self, ask: Callable[[_Opened, Sequence[Any]], Found], said: Sequence[Any]) -> Found:
+        """Ask what is live for what was said. If that was pruned meanwhile, what is live now is asked."""
         opened = self._now()
         try:
-            return ask(opened)
+            return ask(opened, said)
         except ReleaseBroken:
             newer = self._look(opened)
             if newer is opened:
                 raise
-            return ask(newer)
+            return ask(newer, said)
 
     def _still(self) -> _Opened:
         """What was asked last. Raises Closed."""
@@ -255,6 +259,8 @@ def _stored(opened: _Opened, typed: Sequence[KeyValue]) -> KeyValue | bytes | No
 
 
 def _answer(opened: _Opened, typed: Sequence[KeyValue], found: np.void) -> Answer:
-    key = plain(typed)
-    columns = {opened.names[0]: key} if len(typed) == 1 else {n: plain([v]) for n, v in zip(opened.names, typed, strict=True)}
-    return Answer(key, {**columns, **opened.release.record.as_mapping(found), **opened.origin}, dict(opened.lineage))
+    key, record = plain(typed), opened.release.record.as_mapping(found)
+    if len(typed) == 1:
+        return Answer(key, {opened.names[0]: key, **record, **opened.origin}, opened.lineage.copy())
+    columns = {name: plain([value]) for name, value in zip(opened.names, typed, strict=True)}
+    return Answer(key, {**columns, **record, **opened.origin}, opened.lineage.copy())
