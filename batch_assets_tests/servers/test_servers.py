@@ -180,7 +180,14 @@ def connected(port: int) -> Iterator[Any]:
     from cassandra.policies import RoundRobinPolicy
 
     profiles = {EXEC_PROFILE_DEFAULT: ExecutionProfile(RoundRobinPolicy(), request_timeout=60)}
-    cluster = Cluster(["127.0.0.1"], port=port, protocol_version=5, execution_profiles=profiles, connect_timeout=60)
+    cluster = Cluster(
+        ["127.0.0.1"],
+        port=port,
+        protocol_version=5,
+        execution_profiles=profiles,
+        connect_timeout=60,
+        control_connection_timeout=60,
+    )
     with cluster, cluster.connect() as session:
         yield session
 

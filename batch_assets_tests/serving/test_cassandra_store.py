@@ -70,7 +70,8 @@ class InCassandra:
         """What a user of CQL gets."""
         from cassandra.cluster import Cluster
 
-        with Cluster(["127.0.0.1"], port=self.port) as cluster, cluster.connect(self.keyspace) as session:
+        patient = {"connect_timeout": 60, "control_connection_timeout": 60}
+        with Cluster(["127.0.0.1"], port=self.port, **patient) as cluster, cluster.connect(self.keyspace) as session:
             return list(session.execute(statement))
 
 

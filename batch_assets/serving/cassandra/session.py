@@ -191,6 +191,7 @@ def _cluster(driver: Any, store: "CassandraStore") -> Any:
         auth_provider=user,
         ssl_context=_tls(store),
         connect_timeout=store.connect_timeout_s,
+        control_connection_timeout=store.connect_timeout_s,  # else 2 s, whatever was said
         execution_profiles={driver.cluster.EXEC_PROFILE_DEFAULT: profile},
         reconnection_policy=policies.ExponentialReconnectionPolicy(*_RECONNECT_S, max_attempts=None),
     )
