@@ -116,6 +116,7 @@ def test_the_command_compares_the_default_engine_with_the_others(tmp_path: Path)
 
 
 @pytest.mark.process
+@pytest.mark.long
 def test_the_batcher_is_measured_beside_one_row_at_a_time(trained_root: Path) -> None:
     command = [sys.executable, str(BENCHMARKS / "batcher.py"), "--rows=2000", "--rounds=1", f"--root={trained_root}", "--json"]
     found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)["subjects"]

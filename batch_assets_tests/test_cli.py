@@ -312,6 +312,7 @@ class TestVerdict:
 
 
 class TestPreflight:
+    @pytest.mark.long
     def test_of_the_approved_version(self, undisturbed: tuple[Command, dict[str, Any]]) -> None:
         command, _ = undisturbed
         found = answer(command, "preflight", PIPELINE, "--partition", "1998-06-28", "--json")

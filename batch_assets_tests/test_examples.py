@@ -72,6 +72,7 @@ def test_the_flights_are_walked_through(tmp_path: Path) -> None:
     assert "N14228" in outputs["N14228"]
 
 
+@pytest.mark.long
 def test_what_customers_spend_is_walked_through(tmp_path: Path) -> None:
     """A regression from YAML to an answer that can be explained: drift, audit and replay are of numbers, not of classes."""
     outputs = walked(tmp_path, SPEND, {"--from 1998-06-28": "--from 1998-06-29"})

@@ -130,6 +130,7 @@ class Theirs:
 
 
 @pytest.mark.process
+@pytest.mark.long
 def test_a_night_of_two_pipelines_in_it(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """From the YAML to a look-up from another folder; Dagster sees both of them, with one set of resources."""
     small = Small(tmp_path_factory.mktemp("small"), rows(2_000), small_model())

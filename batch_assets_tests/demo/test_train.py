@@ -2,6 +2,8 @@ import hashlib
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
+
 from batch_assets.demo import train as training
 from batch_assets.models.registry import ModelVersion, Registry
 from batch_assets.orchestration.catalog import pipeline
@@ -38,6 +40,7 @@ def test_training_again_gives_the_same_bytes(trained_root: Path, tmp_path: Path)
     assert again.digest == trained(trained_root).digest
 
 
+@pytest.mark.long
 def test_another_seed_is_another_model(trained_root: Path, tmp_path: Path) -> None:
     other = training.train(pipeline(training.PIPELINE), Registry(LocalStorage(str(tmp_path))), Quiet(), version="v2", seed=7)
     assert other.card.model_sha256 != trained(trained_root).card.model_sha256

@@ -134,6 +134,7 @@ class TestRayEngine(EngineBehaviour):
         engine.close()
         assert ray.is_initialized()
 
+    @pytest.mark.long
     def test_more_workers_than_cpus_do_not_wait_for_each_other(self, shared_ray: None, small: Small) -> None:
         freeze(small.config, small.storage, DAY, small.progress)
         manifest = score(

@@ -51,6 +51,7 @@ def test_another_model_gets_other_workers_and_the_idle_ones_make_room(make_small
     assert time.monotonic() - started < 60, "two CPUs, both held by workers of the first model"
 
 
+@pytest.mark.long
 def test_they_leave_when_nobody_comes(small: Small) -> None:
     import ray
 

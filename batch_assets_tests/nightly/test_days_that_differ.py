@@ -138,6 +138,7 @@ class TestFewerUsersAtWeekends:
 
 
 class TestFirstDays:
+    @pytest.mark.long
     def test_the_first_days_of_cdnow_are_published(self, trained_root: Path, tmp_path: Path) -> None:
         """From the shop's first day on: every day there are more customers, and each was there for a day more."""
         shutil.copytree(trained_root, tmp_path / "root")

@@ -191,6 +191,7 @@ def test_the_schema_is_that_of_the_settings() -> None:
 
 
 @pytest.mark.process
+@pytest.mark.long
 def test_dg_checks_it_as_if_it_were_alone(tmp_path: Path) -> None:
     """`dg check yaml` by the schema, `dg check defs` by what is served; who serves it is not stopped."""
     project = DgProject(tmp_path)

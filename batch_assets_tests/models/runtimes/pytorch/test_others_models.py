@@ -343,7 +343,7 @@ def _tensors(contract: FeatureContract, rows: pa.Table) -> tuple[torch.Tensor, .
     return tuple(tensors)
 
 
-LONG = ("torch", "pytorch_tabnet", "deepctr_torch")
+LONG = ("torch", "pytorch_tabnet", "deepctr_torch", "transformers")
 """Those that take longest."""
 
 
