@@ -20,9 +20,9 @@ _AT_ONCE = BatcherSettings(max_batch_size=1_000, max_wait_ms=0, max_waiting=20_0
 class AsyncReader:
     """A `Reader` for an event loop, which never waits for a server: a file is asked in the loop, a server on threads.
 
-    Keys that are asked for one by one while the server is busy with others go to it together. So every store answers more of
-    them a second than by its own client for event loops (`benchmarks/stores/async_reader.py`), and nobody waits for a batch
-    to be full. It is made and asked in one event loop.
+    Keys that are asked for one by one while the server is busy with others go to it together. So Redis and PostgreSQL answer
+    more of them a second than by their own clients for event loops (`benchmarks/stores/async_reader.py`), and nobody waits
+    for a batch to be full. It is made and asked in one event loop.
 
     Args:
         reader: what is asked.

@@ -40,8 +40,8 @@ _PIECE = 8 << 20
 _PATIENCE, _FIRST_PAUSE, _LONGEST_PAUSE = 60.0, 0.1, 10.0
 """Seconds for which a request is tried again, and between two tries."""
 
-_CONDITION = "PreconditionFailed"
-"""What S3 calls the refusal of a conditional put."""
+_CONDITION = ("412 Precondition Failed", "PreconditionFailed")
+"""How the refusal of a conditional put is called."""
 
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 
@@ -250,7 +250,7 @@ class S3Storage(Storage):
         except StorageError as error:
             if not isinstance(error.__cause__, GenericError):
                 raise
-            if "412" in str(error.__cause__).split(":", 1)[0] or _CONDITION in str(error.__cause__):
+            if any(word in str(error.__cause__) for word in _CONDITION):
                 raise AlreadyExists(f"{path} already exists under {self.root}.") from None  # so it is said of parts
             raise _AnswerLost(str(error)) from error
 
