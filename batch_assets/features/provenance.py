@@ -16,7 +16,10 @@ from batch_assets.storage import Storage
 
 
 class SourceFile(BaseModel):
-    """One file of a table as it was when the freeze began. `stamp` is its mtime in nanoseconds and its inode."""
+    """One file of a table as it was when the freeze began; of a topic, one of its partitions.
+
+    `stamp` is what tells that it is still the same: its mtime in nanoseconds and its inode, an etag, offsets.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -29,17 +32,19 @@ class SourceFile(BaseModel):
 class SourceTable(BaseModel):
     """What was read as one table; each source says of it what it knows.
 
-    `path` is where it lies, as its source calls that: a file, a folder, a glob. `rows` are all that are there, `unreadable` how
-    many of them could not be read, which count as input that was not scored. `told` are phrases: widened types, columns that
-    some files do not have. Of a table with an `event_date`, the column that says when a row happened, `newest` is the newest
-    date in what was read, `newest_until_day` the newest one that is not after the partition's day, and `rows_of_day` how many
-    rows have that day; a table without one says nothing of its dates.
+    `path` is where it lies, as its source calls that: a file, a folder, a glob, an address without its secrets. `pinned` is the
+    state that was read, where the back end has a name for one: a version, a snapshot, offsets. `rows` are all that are there,
+    `unreadable` how many of them could not be read, which count as input that was not scored. `told` are phrases: widened
+    types, columns that some files do not have. Of a table with an `event_date`, the column that says when a row happened,
+    `newest` is the newest date in what was read, `newest_until_day` the newest one that is not after the partition's day, and
+    `rows_of_day` how many rows have that day; a table without one says nothing of its dates.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     path: str
+    pinned: str = ""
     files: tuple[SourceFile, ...] = ()
     rows: int
     unreadable: int = 0

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batch_assets.errors import SourceError
+from batch_assets.sources.closed import folded
 from batch_assets.sources.listing import ListedFile
 
 _READ_AS = {
@@ -290,11 +291,6 @@ def _nested_is_read_as(arrow: pa.DataType, duck: object) -> bool:
             kind == "map" and _is_read_as(arrow.key_type, children["key"]) and _is_read_as(arrow.item_type, children["value"])
         )
     return kind == "list" and hasattr(arrow, "value_type") and _is_read_as(arrow.value_type, children["child"])
-
-
-def folded(name: str) -> str:
-    """What SQL compares of a name: DuckDB takes A to Z for a to z, and no other letters."""
-    return "".join(sign.lower() if sign.isascii() else sign for sign in name)
 
 
 def _reason(error: BaseException) -> str:

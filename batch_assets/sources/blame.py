@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from batch_assets.sources.agreement import folded
+from batch_assets.sources.closed import first_line, folded, quoted
 from batch_assets.sources.listing import ListedFile
-from batch_assets.sources.tables import Table, first_line, quoted
+from batch_assets.sources.tables import Table
 
 if TYPE_CHECKING:
     import duckdb

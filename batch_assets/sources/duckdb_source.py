@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from batch_assets.errors import SourceError
 from batch_assets.features.provenance import sha256_of
-from batch_assets.sources.agreement import folded
+from batch_assets.sources.closed import folded
 from batch_assets.sources.listing import TableSettings
 from batch_assets.sources.query import require_select
 from batch_assets.sources.session import Query, ordered_rows

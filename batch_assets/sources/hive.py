@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from batch_assets.errors import SourceError
-from batch_assets.sources.agreement import folded
+from batch_assets.sources.closed import folded
 from batch_assets.sources.listing import ListedFile
 
 _NULL = "__HIVE_DEFAULT_PARTITION__"

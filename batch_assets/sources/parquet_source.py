@@ -10,12 +10,11 @@ from pydantic import Field
 from typing_extensions import override
 
 from batch_assets.features.provenance import sha256_of
-from batch_assets.sources.agreement import folded
+from batch_assets.sources.closed import folded, quoted, quoted_name
 from batch_assets.sources.hive import files_of_day
 from batch_assets.sources.listing import TableSettings
 from batch_assets.sources.session import Query, ordered_rows
 from batch_assets.sources.source import Read, Source
-from batch_assets.sources.tables import quoted, quoted_name
 
 TABLE = "rows"
 """What the one table is called."""

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 from batch_assets.errors import SourceError
-from batch_assets.sources.agreement import folded
+from batch_assets.sources.closed import folded
 
 if TYPE_CHECKING:
     import duckdb

@@ -6,7 +6,7 @@ than those of the tables cannot be opened, and none of that can be changed once 
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -17,8 +17,8 @@ import pyarrow as pa
 
 from batch_assets.errors import BadKeys, SourceError
 from batch_assets.features.provenance import Provenance
-from batch_assets.sources.agreement import folded
 from batch_assets.sources.blame import damaged_place, rows_with
+from batch_assets.sources.closed import closed_session, first_line, folded, quoted_name, require_keys
 from batch_assets.sources.listing import Chosen, TableSettings, require_unchanged
 from batch_assets.sources.source import Read
 from batch_assets.sources.tables import (
@@ -26,11 +26,8 @@ from batch_assets.sources.tables import (
     Table,
     create_view,
     described,
-    first_line,
     link_files,
     only_in_folders,
-    quoted,
-    quoted_name,
     verify,
 )
 
@@ -84,14 +81,14 @@ def ordered_rows(query: Query, day: str, keys: Sequence[str], spill: Path, timez
     """
     import duckdb
 
-    with TemporaryDirectory(dir=spill) as folder, duckdb.connect() as connection:
-        places = Path(folder)
+    with TemporaryDirectory(dir=spill) as folder, ExitStack() as stack:
+        places, tables = Path(folder), list[Table]()
         linked = [
             link_files(number, name, table, places, query.chosen) for number, (name, table) in enumerate(query.tables.items())
         ]
-        tables: list[Table] = []
         try:
-            _close_off(connection, query, linked, places, timezone)
+            files = [link for one in linked for link in one.links.values()]
+            connection = stack.enter_context(closed_session(places, query.memory_limit, timezone, files))
             text = query.accepted(connection, query.text)
             tables += [create_view(connection, one) for one in linked]
             connection.execute("SET lock_configuration = true")
@@ -117,43 +114,11 @@ def ordered_rows(query: Query, day: str, keys: Sequence[str], spill: Path, timez
         _require_unchanged(query, linked)
 
 
-def _close_off(
-    connection: "duckdb.DuckDBPyConnection", query: Query, linked: Sequence[LinkedTable], spill: Path, timezone: str
-) -> None:
-    """Let a session see the tables' files and its own spills, and nothing of the environment."""
-    settings = {
-        "memory_limit": query.memory_limit,
-        "temp_directory": str(spill / "duckdb"),
-        "TimeZone": timezone,
-        "Calendar": "gregorian",
-        **dict.fromkeys(("home_directory", "extension_directory", "secret_directory"), str(spill / "duckdb")),
-        "disabled_optimizers": "statistics_propagation",  # it answers min and max by footers, which leave NaN out
-        **dict.fromkeys(("http_proxy", "http_proxy_username", "http_proxy_password"), ""),  # from the environment by default
-    }
-    for name, value in settings.items():
-        connection.execute(f"SET {name} = {quoted(value)}")
-    for name in (
-        "python_enable_replacements",
-        "autoload_known_extensions",
-        "autoinstall_known_extensions",
-        "enable_progress_bar",  # the command line has its own
-    ):
-        connection.execute(f"SET {name} = false")
-    paths = ", ".join(quoted(link) for one in linked for link in one.links.values())
-    connection.execute(f"SET allowed_paths = [{paths}]")
-    connection.execute("SET enable_external_access = false")
-
-
 def _ordered(connection: "duckdb.DuckDBPyConnection", query: Query, text: str, keys: Sequence[str]) -> str:
     """The query, its rows in the order of their keys."""
     described = connection.execute(f"DESCRIBE {text}", dict(query.parameters)).fetchall()
     names = [row[0] for row in described]
-    missing = [key for key in keys if key not in names]
-    if missing:
-        raise SourceError(f"{query.named} does not give the key {' and '.join(missing)}, only {', '.join(names)}.")
-    doubled = sorted({name for name in names if [folded(other) for other in names].count(folded(name)) > 1})
-    if doubled:
-        raise SourceError(f"{query.named} gives {' and '.join(doubled)} more than once; give each column a name of its own.")
+    require_keys(query.named, names, keys)
     ordered = f"SELECT * FROM (\n{text}\n) ORDER BY {', '.join(map(quoted_name, keys))}"
     return query.accepted(connection, ordered)
 

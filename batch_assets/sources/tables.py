@@ -20,7 +20,8 @@ import pyarrow as pa
 
 from batch_assets.errors import SourceError
 from batch_assets.features.provenance import SourceFile, SourceTable
-from batch_assets.sources.agreement import Agreement, Column, FileColumn, Shape, agree, folded
+from batch_assets.sources.agreement import Agreement, Column, FileColumn, Shape, agree
+from batch_assets.sources.closed import first_line, folded, quoted, quoted_name
 from batch_assets.sources.hive import HiveColumn, hive_columns
 from batch_assets.sources.listing import Chosen, ListedFile, TableSettings, list_files
 from batch_assets.sources.pages import verify_microseconds, verify_pages
@@ -241,18 +242,3 @@ def _select(table: Table, shape: Shape) -> str:
     kinds = ", ".join(f"{column.word}: {column.duck}" for column in linked.hive)
     hive = f"hive_partitioning = true, hive_types = {{{kinds}}}" if kinds else "hive_partitioning = false"
     return f"SELECT {', '.join(selected)} FROM read_parquet([{links}], can_have_nan = true, {hive}) AS file({', '.join(words)})"
-
-
-def quoted(text: str) -> str:
-    """A text as SQL writes it."""
-    return "'" + text.replace("'", "''") + "'"
-
-
-def quoted_name(name: str) -> str:
-    """A name as SQL writes it."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, without the line of the query that follows."""
-    return (str(error).splitlines() or [type(error).__name__])[0].strip().rstrip(".")

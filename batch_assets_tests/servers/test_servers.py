@@ -78,8 +78,9 @@ class ServerBehaviour:
         )
         with owner:
             assert owner.stdout is not None
-            processes = [psutil.Process(int(pid)) for pid in owner.stdout.readline().split()]
-            assert processes
+            pids = [int(pid) for pid in owner.stdout.readline().split()]
+            assert pids
+            processes = [process for process in psutil.process_iter() if process.pid in pids]  # some work for a moment only
             owner.kill()
         assert wait_until_ended(processes, 30) == []
 

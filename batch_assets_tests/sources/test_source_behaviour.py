@@ -10,7 +10,7 @@ from typing_extensions import override
 from batch_assets.sources.duckdb_source import DuckdbSource
 from batch_assets.sources.parquet_source import ParquetSource
 from batch_assets.sources.source import Source
-from batch_assets_tests.sources.source_behaviour import SourceBehaviour
+from batch_assets_tests.sources.file_source_behaviour import FileSourceBehaviour
 
 
 def written(folder: Path, parts: Sequence[pa.Table]) -> None:
@@ -18,7 +18,7 @@ def written(folder: Path, parts: Sequence[pa.Table]) -> None:
         pq.write_table(part, folder / f"{number}.parquet", write_page_checksum=True)
 
 
-class TestDuckdb(SourceBehaviour):
+class TestDuckdb(FileSourceBehaviour):
     @override
     def placed(self, folder: Path, parts: Sequence[pa.Table]) -> Source:
         written(folder, parts)
@@ -27,14 +27,14 @@ class TestDuckdb(SourceBehaviour):
         return DuckdbSource(query=str(query), tables={"t": {"path": str(folder), "event_date": "day"}})
 
 
-class TestParquet(SourceBehaviour):
+class TestParquet(FileSourceBehaviour):
     @override
     def placed(self, folder: Path, parts: Sequence[pa.Table]) -> Source:
         written(folder, parts)
         return ParquetSource(path=str(folder), day="day")
 
 
-class TestParquetInFolders(SourceBehaviour):
+class TestParquetInFolders(FileSourceBehaviour):
     @override
     def placed(self, folder: Path, parts: Sequence[pa.Table]) -> Source:
         for number, part in enumerate(parts):

@@ -1,0 +1,118 @@
+"""Rows in any order, as they come from elsewhere -> a source's rows in the order of their keys."""
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+from typing_extensions import override
+
+from batch_assets.errors import BadKeys, BatchAssetsError, SourceError
+from batch_assets.features.provenance import Provenance, SourceTable, sha256_of
+from batch_assets.sources.closed import closed_session, first_line, quoted_name, require_keys
+from batch_assets.sources.source import Read, Source
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_BATCH_ROWS = 1 << 17
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """The rows of a day in any order, which are read once, and what they are read from."""
+
+    rows: "pa.RecordBatchReader"
+    table: SourceTable
+
+
+class StreamedSource(Source):
+    """A source whose rows come in any order. They are put in order here, on disk if they do not fit in memory.
+
+    An adapter says in `streamed` what its rows are; what it raises while they are read arrives as it was raised. It is also
+    a table of the duckdb source, under `tables`, if it is written there with its kind.
+    """
+
+    memory_limit: str = Field("4GB", description="What may be used before rows are sorted on disk.")
+
+    @property
+    @abstractmethod
+    def table_name(self) -> str:
+        """What messages and `quality.sources.not_daily` call the one table."""
+
+    @abstractmethod
+    def streamed(self, day: str, spill: Path, timezone: str) -> AbstractContextManager[Streamed]:
+        """The rows of a day, all from one state of what they are read from; arguments and errors are those of `read`."""
+
+    @override
+    def table_names(self) -> tuple[str, ...]:
+        return (self.table_name,)
+
+    @override
+    @contextmanager
+    def read(self, day: str, keys: Sequence[str], spill: Path, timezone: str = "UTC") -> Iterator[Read]:
+        with (
+            self.streamed(day, spill, timezone) as streamed,
+            in_order(streamed.rows, self.table_name, keys, spill, self.memory_limit) as rows,
+        ):
+            provenance = Provenance(
+                day=date.fromisoformat(day),
+                timezone=timezone,
+                settings_sha256=sha256_of(self.model_dump_json()),
+                tables=(streamed.table,),
+            )
+            try:
+                yield Read(rows, provenance)
+            except BadKeys as error:
+                raise BadKeys(f"{self.table_name} for {day}: {error}", *error.examples) from error
+
+
+class Kept:
+    """Batches that DuckDB reads, and what was raised when one was asked for, which DuckDB would make a text of."""
+
+    def __init__(self, rows: "pa.RecordBatchReader") -> None:
+        self._rows = rows
+        self.raised: BaseException | None = None
+
+    def reader(self) -> "pa.RecordBatchReader":
+        """The same rows."""
+        import pyarrow as pa
+
+        return pa.RecordBatchReader.from_batches(self._rows.schema, self._batches())
+
+    def _batches(self) -> "Iterator[pa.RecordBatch]":
+        try:
+            yield from self._rows
+        except BaseException as error:
+            self.raised = error
+            raise
+
+
+@contextmanager
+def in_order(
+    rows: "pa.RecordBatchReader", table: str, keys: Sequence[str], spill: Path, memory_limit: str
+) -> "Iterator[pa.RecordBatchReader]":
+    """The same rows in ascending order of their keys: text by its bytes in UTF-8.
+
+    Raises:
+        SourceError: a key is no column, or there is not enough memory or disk; or it is what reading the rows raises.
+    """
+    import duckdb
+    import pyarrow as pa
+
+    require_keys(table, rows.schema.names, keys)
+    kept = Kept(rows)
+    try:
+        with closed_session(spill, memory_limit) as connection:
+            connection.register("rows", kept.reader())
+            connection.execute("SET lock_configuration = true")
+            ordered = f"SELECT * FROM rows ORDER BY {', '.join(map(quoted_name, keys))}"
+            yield connection.sql(ordered).to_arrow_reader(_BATCH_ROWS)
+    except (duckdb.Error, pa.ArrowException) as error:
+        if isinstance(kept.raised, BatchAssetsError):
+            raise kept.raised from error
+        raise SourceError(f"The rows of {table} cannot be put in order: {first_line(kept.raised or error)}.") from error
