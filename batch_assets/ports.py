@@ -32,7 +32,7 @@ class Adapter(BaseModel):
 A = TypeVar("A", bound=Adapter)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Port(Generic[A]):
     """One port; as the annotation of a field it makes an adapter from settings: `source: Annotated[Source, SOURCES]`.
 

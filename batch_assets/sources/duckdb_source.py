@@ -1,11 +1,11 @@
-"""`kind: duckdb`: one query in SQL over tables of Parquet files, computed as of a partition's day."""
+"""`kind: duckdb`: one query in SQL over tables, computed as of a partition's day."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 from typing_extensions import override
 
 from batch_assets.errors import SourceError
@@ -15,10 +15,21 @@ from batch_assets.sources.listing import TableSettings
 from batch_assets.sources.query import require_select
 from batch_assets.sources.session import Query, ordered_rows
 from batch_assets.sources.source import Read, Source
+from batch_assets.sources.streamed import STREAMED, StreamedSource
+
+
+def _is_of(said: Any) -> str:
+    return "kind" if isinstance(said, Source) or (isinstance(said, Mapping) and "kind" in said) else "files"
+
+
+TableOfQuery = Annotated[
+    Annotated[TableSettings, Tag("files")] | Annotated[StreamedSource, STREAMED, Tag("kind")], Discriminator(_is_of)
+]
+"""What a name in the query stands for."""
 
 
 class DuckdbSource(Source):
-    """A query over Parquet files.
+    """A query over tables: Parquet files, or any kind of source whose rows are its own, like a topic or a table of a lake.
 
     The query, one SELECT, sees each entry of `tables` as a view and the partition's day as the parameter `$partition` (a DATE).
     It must use only what was known at the end of that day, and it must give the columns that the feature contract names.
@@ -26,7 +37,9 @@ class DuckdbSource(Source):
 
     kind: Literal["duckdb"] = "duckdb"
     query: str = Field(description="Path of the file with the SELECT statement.")
-    tables: dict[str, TableSettings] = Field(description="View name -> path or glob of Parquet files, or more about them.")
+    tables: dict[str, TableOfQuery] = Field(
+        description="Name in the query -> path or glob of Parquet files, or more about them; or a source, with its kind."
+    )
     memory_limit: str = Field("4GB", description="What DuckDB may use before it spills to disk.")
 
     @model_validator(mode="after")

@@ -1,11 +1,11 @@
-"""One query over tables of Parquet files -> its rows in the order of their keys, and what they were read from, by DuckDB.
+"""One query over tables -> its rows in the order of their keys, and what they were read from, by DuckDB.
 
 The session knows nothing but the tables: its time zone is the partition's, its calendar and its settings are ours, files other
 than those of the tables cannot be opened, and none of that can be changed once the tables are there.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import date
@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from batch_assets.errors import BadKeys, SourceError
-from batch_assets.features.provenance import Provenance
+from batch_assets.features.provenance import Provenance, SourceTable
 from batch_assets.sources.blame import damaged_place, rows_with
 from batch_assets.sources.closed import closed_session, first_line, folded, quoted_name, require_keys
 from batch_assets.sources.listing import Chosen, TableSettings, require_unchanged
 from batch_assets.sources.source import Read
+from batch_assets.sources.streamed import StreamedSource, fill
 from batch_assets.sources.tables import (
     LinkedTable,
     Table,
@@ -50,7 +51,7 @@ class Query:
     Args:
         named: what messages call it, like the file that it is in.
         text: one SELECT over the tables.
-        tables: their files, by the names that the query knows.
+        tables: what they are, by the names that the query knows.
         memory_limit: what DuckDB may use before it spills.
         settings_sha256: what a provenance says of whatever decided the rows.
         parameters: the values of `$name` in the text.
@@ -61,7 +62,7 @@ class Query:
 
     named: str
     text: str
-    tables: Mapping[str, TableSettings]
+    tables: Mapping[str, TableSettings | StreamedSource]
     memory_limit: str
     settings_sha256: str
     parameters: Mapping[str, object] = field(default_factory=dict)
@@ -84,13 +85,20 @@ def ordered_rows(query: Query, day: str, keys: Sequence[str], spill: Path, timez
     with TemporaryDirectory(dir=spill) as folder, ExitStack() as stack:
         places, tables = Path(folder), list[Table]()
         linked = [
-            link_files(number, name, table, places, query.chosen) for number, (name, table) in enumerate(query.tables.items())
+            link_files(number, name, table, places, query.chosen)
+            for number, (name, table) in enumerate(query.tables.items())
+            if isinstance(table, TableSettings)
         ]
         try:
             files = [link for one in linked for link in one.links.values()]
             connection = stack.enter_context(closed_session(places, query.memory_limit, timezone, files))
             text = query.accepted(connection, query.text)
             tables += [create_view(connection, one) for one in linked]
+            filled = {
+                name: fill(connection, name, table, day, places, timezone)
+                for name, table in query.tables.items()
+                if isinstance(table, StreamedSource)
+            }
             connection.execute("SET lock_configuration = true")
             ordered = _ordered(connection, query, text, keys)
             verify(tables, _plan(connection, query, ordered))
@@ -98,7 +106,7 @@ def ordered_rows(query: Query, day: str, keys: Sequence[str], spill: Path, timez
                 day=date.fromisoformat(day),
                 timezone=timezone,
                 settings_sha256=query.settings_sha256,
-                tables=tuple(described(connection, table, day) for table in tables),
+                tables=_in_their_order(query, [described(connection, table, day) for table in tables], filled),
             )
             rows = connection.sql(ordered, params=dict(query.parameters)).to_arrow_reader(_BATCH_ROWS)
             yield Read(rows, provenance)
@@ -112,6 +120,11 @@ def ordered_rows(query: Query, day: str, keys: Sequence[str], spill: Path, timez
             reason = _reason(error, query.text, tables) or f"{query.named} cannot be computed for {day}: {first_line(error)}."
             raise SourceError(_with_paths(reason, linked)) from error
         _require_unchanged(query, linked)
+
+
+def _in_their_order(query: Query, read: Iterable[SourceTable], filled: Mapping[str, SourceTable]) -> tuple[SourceTable, ...]:
+    by_name = {**filled, **{table.name: table for table in read}}
+    return tuple(by_name[name] for name in query.tables)
 
 
 def _ordered(connection: "duckdb.DuckDBPyConnection", query: Query, text: str, keys: Sequence[str]) -> str:

@@ -62,12 +62,16 @@ class Source(Adapter):
         """The names of the tables that a provenance has, as `quality.sources.not_daily` says them; nothing is opened."""
 
 
+STREAMED_KINDS: dict[str, str] = {}
+"""Those of our kinds that can also be a table of a query."""
+
 SOURCES: Port[Source] = Port(
     "source",
     "batch_assets.sources",
     {
         "duckdb": "batch_assets.sources.duckdb_source:DuckdbSource",
         "parquet": "batch_assets.sources.parquet_source:ParquetSource",
+        **STREAMED_KINDS,
     },
 )
 """Every kind of source; a package adds one by an entry point in this group."""

@@ -13,10 +13,12 @@ from typing_extensions import override
 
 from batch_assets.errors import BadKeys, BatchAssetsError, SourceError
 from batch_assets.features.provenance import Provenance, SourceTable, sha256_of
+from batch_assets.ports import Port
 from batch_assets.sources.closed import closed_session, first_line, quoted_name, require_keys
-from batch_assets.sources.source import Read, Source
+from batch_assets.sources.source import SOURCES, STREAMED_KINDS, Read, Source
 
 if TYPE_CHECKING:
+    import duckdb
     import pyarrow as pa
 
 _BATCH_ROWS = 1 << 17
@@ -71,6 +73,10 @@ class StreamedSource(Source):
                 raise BadKeys(f"{self.table_name} for {day}: {error}", *error.examples) from error
 
 
+STREAMED: Port[StreamedSource] = Port("table", SOURCES.group, STREAMED_KINDS)
+"""Every kind of source that can be a table of a query."""
+
+
 class Kept:
     """Batches that DuckDB reads, and what was raised when one was asked for, which DuckDB would make a text of."""
 
@@ -116,3 +122,22 @@ def in_order(
         if isinstance(kept.raised, BatchAssetsError):
             raise kept.raised from error
         raise SourceError(f"The rows of {table} cannot be put in order: {first_line(kept.raised or error)}.") from error
+
+
+def fill(
+    connection: "duckdb.DuckDBPyConnection", name: str, source: StreamedSource, day: str, spill: Path, timezone: str
+) -> SourceTable:
+    """Make a table of a session from a source's rows; what it was read from. Raises as `StreamedSource.streamed` does."""
+    import duckdb
+
+    with source.streamed(day, spill, timezone) as streamed:
+        kept = Kept(streamed.rows)
+        connection.register("streamed", kept.reader())
+        try:
+            connection.execute(f"CREATE TABLE {quoted_name(name)} AS SELECT * FROM streamed")
+        except duckdb.Error as error:
+            if isinstance(kept.raised, BatchAssetsError):
+                raise kept.raised from error
+            raise
+        connection.unregister("streamed")
+        return streamed.table.model_copy(update={"name": name})

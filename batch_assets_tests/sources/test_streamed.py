@@ -8,12 +8,15 @@ from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from typing_extensions import override
 
 from batch_assets.errors import SourceError
 from batch_assets.features.provenance import SourceTable
-from batch_assets.sources.source import SOURCES, Source
+from batch_assets.ports import Port
+from batch_assets.sources.duckdb_source import DuckdbSource
+from batch_assets.sources.source import Source
 from batch_assets.sources.streamed import Streamed, StreamedSource
 from batch_assets_tests.sources.source_behaviour import DAY, SourceBehaviour, rows_of
 
@@ -64,10 +67,22 @@ def heap(folder: Path, parts: Sequence[pa.Table], **said: int) -> HeapSource:
     return HeapSource(path=str(path), **said)
 
 
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    (tmp_path / "table").mkdir()
+    return tmp_path / "table"
+
+
+@pytest.fixture
+def spill(tmp_path: Path) -> Path:
+    (tmp_path / "spill").mkdir()
+    return tmp_path / "spill"
+
+
 @pytest.fixture(autouse=True)
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if a package brought it."""
-    monkeypatch.setattr(type(SOURCES), "adapter", lambda port, kind: HeapSource)
+    monkeypatch.setattr(Port, "adapter", lambda port, kind: HeapSource)
 
 
 class TestStreamed(SourceBehaviour):
@@ -84,3 +99,43 @@ class TestStreamed(SourceBehaviour):
         source = heap(table, [rows_of(DAY, pa.array([1]))]).model_copy(update={"memory_limit": "much"})
         with pytest.raises(SourceError, match=r"^The rows of heap cannot be put in order: .*Memory must have a number.*\.$"):
             self.read(source, spill)
+
+
+class TestTableOfAQuery:
+    """A source with its kind under `tables` of the duckdb source."""
+
+    @staticmethod
+    def query(folder: Path, text: str, parts: Sequence[pa.Table], **said: int) -> DuckdbSource:
+        path = folder / "query.sql"
+        path.write_text(text)
+        pq.write_table(pa.table({"user": [1, 2, 3], "name": ["a", "b", "c"]}), folder / "names.parquet")
+        names = {"path": str(folder / "names.parquet")}
+        return DuckdbSource.model_validate(
+            {"query": str(path), "tables": {"spent": heap(folder, parts, **said).model_dump(), "names": names}}
+        )
+
+    def test_it_is_joined_with_files(self, table: Path, spill: Path) -> None:
+        text = "SELECT user, name, x FROM spent JOIN names USING (user) WHERE $partition IS NOT NULL"
+        source = self.query(table, text, [rows_of(DAY, pa.array([3, 1]))])
+        found, provenance = SourceBehaviour.read(source, spill)
+        assert found.to_pydict() == {"user": [1, 3], "name": ["a", "c"], "x": [0.125, 0.0]}
+        assert [(one.name, one.rows) for one in provenance.tables] == [("spent", 2), ("names", 3)]
+        assert source.table_names() == ("spent", "names")
+        assert list(spill.iterdir()) == []
+
+    def test_it_may_be_read_twice_by_one_query(self, table: Path, spill: Path) -> None:
+        text = "SELECT user, (SELECT count(*) FROM spent) AS n FROM spent WHERE $partition IS NOT NULL"
+        found, _ = SourceBehaviour.read(self.query(table, text, [rows_of(DAY, pa.array([3, 1]))]), spill)
+        assert found.to_pydict() == {"user": [1, 3], "n": [2, 2]}
+
+    def test_what_is_raised_while_rows_come_arrives_as_itself(self, table: Path, spill: Path) -> None:
+        source = self.query(
+            table, "SELECT user FROM spent WHERE $partition IS NOT NULL", [rows_of(DAY, pa.array(range(9)))], fails_after=1
+        )
+        with pytest.raises(SourceError, match=r"^The heap fell over; build it again\.$"):
+            SourceBehaviour.read(source, spill)
+
+    def test_a_kind_that_is_none_is_told(self, table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.undo()
+        with pytest.raises(ValueError, match="There is no table of the kind 'pile'"):
+            DuckdbSource.model_validate({"query": "q.sql", "tables": {"spent": {"kind": "pile"}}})
