@@ -34,6 +34,10 @@ def _show_explanation(console: Console, found: dict[str, Any]) -> None:
     model, approval, origin = found["model"], found["approval"], found["origin"]
     table.add_row("features", _listed(found["features"]))
     table.add_row("frozen in", f"{origin['file']}, row {origin['row']:,}, of snapshot {origin['snapshot']}")
+    for one in found["read_from"]:
+        pinned = f", {one['pinned']}" if one["pinned"] else ""
+        files = f", {len(one['files']):,} files" if len(one["files"]) > 1 else ""
+        table.add_row(f"table {one['table']}", escape(f"{one['path']}{pinned}{files}, {one['rows']:,} rows"))
     table.add_row("model", f"{model['name']} {model['version']}, sha256 {model['sha256']}")
     table.add_row("model digest", model["digest"])
     said = f"{approval['number']} by {approval['by']}, {approval['when']}: {approval['why']}" if approval else "not recorded"

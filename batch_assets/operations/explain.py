@@ -4,8 +4,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from batch_assets.config import PipelineConfig
-from batch_assets.errors import NotFound, ReleaseBroken
+from batch_assets.errors import NotFound, ReleaseBroken, SnapshotChanged
 from batch_assets.features.keys import Said, plain
+from batch_assets.features.provenance import read_provenance
 from batch_assets.features.snapshot import SnapshotReader
 from batch_assets.models.approvals import Approval
 from batch_assets.models.registry import Registry
@@ -26,6 +27,17 @@ class Origin:
     snapshot: str
     file: str
     row: int
+
+
+@dataclass(frozen=True)
+class ReadFrom:
+    """A table that the rows were frozen from: where it lies, the state that was read, its files and rows."""
+
+    table: str
+    path: str
+    pinned: str
+    files: tuple[str, ...]
+    rows: int
 
 
 @dataclass(frozen=True)
@@ -74,6 +86,7 @@ class Explanation:
     model: ModelPin
     approval: Approval | None
     origin: Origin
+    read_from: tuple[ReadFrom, ...]
     features: dict[str, Any]
     scored_by: ScoredBy
     release: ReleaseState
@@ -115,6 +128,7 @@ def explain(config: PipelineConfig, storage: Storage, registry: Registry, key: S
         model=manifest.model,
         approval=_approval(config, registry, manifest, run.approval),
         origin=Origin(manifest.snapshot, found.snapshot.files[found.file].name, found.row),
+        read_from=_read_from(storage, manifest),
         features=_features(storage, manifest, found),
         scored_by=ScoredBy(
             chunk=found.chunk.name,
@@ -132,6 +146,15 @@ def explain(config: PipelineConfig, storage: Storage, registry: Registry, key: S
 def _prediction(row: dict[str, Any], manifest: Manifest) -> dict[str, Any]:
     """The record in a row of a predictions file."""
     return {name: row[name] for name in manifest.record.names}
+
+
+def _read_from(storage: Storage, manifest: Manifest) -> tuple[ReadFrom, ...]:
+    """The tables, if it was recorded what the rows were frozen from."""
+    try:
+        tables = read_provenance(storage, manifest.snapshot_folder).tables
+    except SnapshotChanged:
+        return ()
+    return tuple(ReadFrom(one.name, one.path, one.pinned, tuple(file.path for file in one.files), one.rows) for one in tables)
 
 
 def _features(storage: Storage, manifest: Manifest, found: RecordedKey) -> dict[str, Any]:

@@ -89,6 +89,9 @@ class TestALiveKey:
         assert found.features == {name: rows(2_000)[name][1_233].as_py() for name in ("x", "y", "z")}
         assert (found.origin.file, found.origin.row) == ("part-00000.parquet", 1_233)
         assert found.origin.snapshot == published.release.snapshot
+        (read_from,) = found.read_from
+        assert (read_from.table, read_from.rows, len(read_from.files)) == ("rows", 2_000, 1)
+        assert read_from.path.endswith("rows.parquet")
         assert (found.scored_by.chunk, found.scored_by.attempt) == ("chunk-00004", 1)
         assert found.scored_by.written is not None
         assert found.scored_by.written.pid == os.getpid()
