@@ -24,6 +24,7 @@ from batch_assets_tests.servers import (
     CassandraServer,
     PostgresServer,
     RedisServer,
+    S3Gateway,
     Server,
     ServerMissing,
     SharedServer,
@@ -37,7 +38,16 @@ AServer = TypeVar("AServer", bound=Server)
 
 LONGEST = ("test_ui.py", "test_browser.py", "test_failures.py")
 MARKED = {
-    "process": {"command", "s3_server", "bucket", "redis_server", "postgres_server", "cassandra_server", "start_server"},
+    "process": {
+        "command",
+        "s3_server",
+        "bucket",
+        "redis_server",
+        "postgres_server",
+        "cassandra_server",
+        "s3_gateway",
+        "start_server",
+    },
     "night": {"model_bytes", "trained_root"},
 }
 """Fixtures by which tests are marked: they start processes, or are for whole nights. Files that do so themselves say it."""
@@ -121,6 +131,22 @@ def s3_server() -> Iterator[S3Server]:
     """A server on this machine that speaks S3."""
     with S3Server() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def s3_gateway() -> Iterator[S3Gateway]:
+    """A server that decides races as S3 does; many tests use it, each with a bucket of its own."""
+    require(S3Gateway)
+    with S3Gateway() as server:
+        yield server
+
+
+@pytest.fixture
+def real_bucket(s3_gateway: S3Gateway, monkeypatch: pytest.MonkeyPatch) -> str:
+    """`s3://…`: a new bucket of that server, which the environment leads to."""
+    for name, value in s3_gateway.environment.items():
+        monkeypatch.setenv(name, value)
+    return s3_gateway.new_bucket()
 
 
 @pytest.fixture

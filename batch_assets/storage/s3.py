@@ -12,7 +12,7 @@ import random
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
@@ -203,10 +203,21 @@ class S3Storage(Storage):
 
     @cached_property
     def _claimed(self) -> bool:
-        """That the root says its layout version: asked before the first write, so that reading makes nothing."""
-        with suppress(AlreadyExists):  # this root was written to before
-            self._put(FORMAT_FILE, memoryview(layout_document()))
-        return True
+        """That the root says its layout version, on a server that knows conditions; before the first write, which it permits.
+
+        Raises:
+            StorageError: a second put of the document is no conflict, so any name could have two writers.
+        """
+        document = layout_document()
+        for content in (document, document + b"\n"):  # another content is never taken for one's own
+            try:
+                self._put(FORMAT_FILE, memoryview(content))
+            except AlreadyExists:
+                return True
+        raise StorageError(
+            f"{self.root} lies on a server that does not know If-None-Match of a put, so that two could write one file: take "
+            "one that does, like S3, R2, MinIO or versitygw."
+        )
 
     def _create(self, path: str, data: memoryview | Path) -> None:
         if self._claimed:

@@ -6,6 +6,7 @@
 from batch_assets_tests.servers.cassandra_server import CassandraServer
 from batch_assets_tests.servers.postgres_server import PostgresServer
 from batch_assets_tests.servers.redis_server import RedisServer
+from batch_assets_tests.servers.s3_gateway import S3Gateway
 from batch_assets_tests.servers.server import Server, ServerFailed, ServerMissing
 from batch_assets_tests.servers.shared import SharedServer, shared_cassandra
 
@@ -13,6 +14,7 @@ __all__ = [
     "CassandraServer",
     "PostgresServer",
     "RedisServer",
+    "S3Gateway",
     "Server",
     "ServerFailed",
     "ServerMissing",

@@ -1,8 +1,9 @@
 """Bring what tests start and this machine lacks, the servers and the programs that read from them: `make servers`.
 
 Redis and PostgreSQL are packages of Debian, whose services are neither started nor enabled. Cassandra is what cassandra.pom.xml
-asks Maven for; each jar has to be the one that cassandra.sha256 says. Packages of node are those that a lock file names, with
-their digests, and Feast gets an environment of its own. What is here already is left as it is.
+asks Maven for; each jar has to be the one that cassandra.sha256 says. Go builds the S3 server, and compares what it fetches
+with its own checksum database. Packages of node are those that a lock file names, with their digests, and Feast gets an
+environment of its own. What is here already is left as it is.
 """
 
 import hashlib
@@ -18,6 +19,7 @@ from batch_assets_tests.readers.programs import HERE as READERS
 from batch_assets_tests.readers.programs import Feast, Node
 from batch_assets_tests.servers import PostgresServer, RedisServer
 from batch_assets_tests.servers.cassandra_server import HERE, JARS, java
+from batch_assets_tests.servers.s3_gateway import PROGRAM, VERSION, S3Gateway
 
 PATIENCE = 900.0
 """Seconds that a download may take."""
@@ -49,7 +51,7 @@ class CannotBeHad(RuntimeError):
 def main() -> int:
     """Bring all that can be had, and say of the rest why it cannot; the exit status, which is of the servers alone."""
     refused = False
-    for bring in (_redis, _postgres, _cassandra, _node, _feast):
+    for bring in (_redis, _postgres, _cassandra, _s3, _node, _feast):
         try:
             bring()
         except CannotBeHad as reason:
@@ -89,6 +91,16 @@ def _cassandra() -> None:
             raise CannotBeHad(f"Cassandra is not what cassandra.sha256 says; these jars are others: {', '.join(others)}.")
         shutil.rmtree(JARS, ignore_errors=True)
         new.rename(JARS)
+
+
+def _s3() -> None:
+    if not S3Gateway.missing():
+        return
+    go = shutil.which("go") or shutil.which("/usr/local/go/bin/go")
+    if go is None:
+        raise CannotBeHad("versitygw needs Go 1.24 or newer, which is not here; install it in your own way.")
+    module = f"github.com/versity/versitygw/cmd/versitygw@{VERSION}"
+    _run("versitygw", ["env", f"GOBIN={PROGRAM.parent}", go, "install", module])
 
 
 def _node() -> None:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,7 +11,7 @@ import psutil
 import pytest
 
 from batch_assets_tests.conftest import PROJECT, require
-from batch_assets_tests.servers import CassandraServer, PostgresServer, RedisServer, Server, SharedServer
+from batch_assets_tests.servers import CassandraServer, PostgresServer, RedisServer, S3Gateway, Server, SharedServer
 from batch_assets_tests.servers.server import wait_until_ended
 
 pytestmark = pytest.mark.process
@@ -173,6 +174,30 @@ class TestCassandra(ServerBehaviour):
     def configured(self, server: Server) -> bool:
         with connected(server.port) as session:
             return bool(session.execute("SELECT cluster_name FROM system.local").one().cluster_name == "these tests")
+
+
+class TestS3(ServerBehaviour):
+    def made(self) -> Server:
+        return S3Gateway({"health": "/alive"})
+
+    @staticmethod
+    def bucket(server: Server) -> Any:
+        from obstore.store import S3Store
+
+        assert isinstance(server, S3Gateway)
+        (server.folder / "buckets" / "words").mkdir(exist_ok=True)
+        said = {name.lower(): value for name, value in server.environment.items()}
+        return S3Store("words", config=said, client_options={"allow_http": True})
+
+    def write(self, server: Server, word: str) -> None:
+        self.bucket(server).put("word", word.encode())
+
+    def read(self, server: Server) -> str:
+        return bytes(self.bucket(server).get("word").bytes()).decode()
+
+    def configured(self, server: Server) -> bool:
+        with urllib.request.urlopen(f"{server.url}/alive", timeout=5) as answer:
+            return bool(answer.status == 200)
 
 
 @contextmanager
