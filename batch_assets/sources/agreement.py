@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from batch_assets.errors import SourceError
 from batch_assets.sources.closed import folded
-from batch_assets.sources.listing import ListedFile
+from batch_assets.sources.listed import ListedFile
 
 _READ_AS = {
     "bool": "BOOLEAN",
@@ -135,7 +135,7 @@ def _footer(table: str, file: ListedFile) -> _Footer:
     if file.size == 0:
         raise SourceError(f"The table {table}: {file.path} is empty (0 bytes); write it again, or take it away.")
     try:
-        with pq.ParquetFile(file.path) as parquet:
+        with pq.ParquetFile(file.local) as parquet:
             metadata, schema = parquet.metadata, parquet.schema_arrow
             leaves = [metadata.schema.column(number) for number in range(metadata.num_columns)]
             physical = {leaf.path: leaf.physical_type for leaf in leaves}

@@ -5,7 +5,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from batch_assets.sources.closed import first_line, folded, quoted
-from batch_assets.sources.listing import ListedFile
+from batch_assets.sources.listed import ListedFile
 from batch_assets.sources.tables import Table
 
 if TYPE_CHECKING:

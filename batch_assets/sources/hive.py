@@ -9,7 +9,7 @@ from urllib.parse import quote, unquote
 
 from batch_assets.errors import SourceError
 from batch_assets.sources.closed import folded
-from batch_assets.sources.listing import ListedFile
+from batch_assets.sources.listed import ListedFile
 
 _NULL = "__HIVE_DEFAULT_PARTITION__"
 

@@ -3,7 +3,6 @@
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from batch_assets.errors import SourceError
+from batch_assets.sources.bucket import is_in_bucket, listed_in_bucket
+from batch_assets.sources.listed import ListedFile, is_called_parquet, is_hidden, is_pattern
 
-_PARQUET_NAMES = (".parquet", ".parq", ".pq")
 _PARQUET_STARTS = (b"PAR1", b"PARE")
 
 
@@ -21,7 +21,9 @@ class TableSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    path: str = Field(description="A Parquet file, a folder of them, or a glob of files with * ? [ ] and **.", min_length=1)
+    path: str = Field(
+        description="A Parquet file, a folder of them, or a glob of files with * ? [ ] and **; s3://bucket/… too.", min_length=1
+    )
     hive: bool = Field(False, description="Whether folders like day=2026-01-01 are columns.")
     event_date: str | None = Field(None, description="The column that says when a row happened; without it nobody looks.")
     optional: tuple[str, ...] = Field((), description="Columns that some files may lack; they are null there.")
@@ -30,17 +32,6 @@ class TableSettings(BaseModel):
     @classmethod
     def _path_alone(cls, said: Any) -> Any:
         return {"path": said} if isinstance(said, str) else said
-
-
-@dataclass(frozen=True)
-class ListedFile:
-    """A file of a table, and what tells that it is still the same."""
-
-    path: str
-    size: int
-    mtime_ns: int
-    device: int
-    inode: int
 
 
 Chosen = Callable[[Sequence[ListedFile]], tuple[ListedFile, ...]]
@@ -56,17 +47,19 @@ def list_files(name: str, path: str) -> tuple[ListedFile, ...]:
     Raises:
         SourceError: there is no such file, or one would be read twice.
     """
-    if not os.path.isabs(path):
+    if not (os.path.isabs(path) or is_in_bucket(path)):
         raise SourceError(f"The table {name} needs an absolute path, not {path}; see context.project_root.")
     try:
-        found = tuple(_listed(name, one) for one in sorted(_paths(path)))
+        found = tuple(
+            listed_in_bucket(name, path) if is_in_bucket(path) else [_listed(name, one) for one in sorted(_paths(path))]
+        )
     except OSError as error:
         raise SourceError(f"The table {name}: {error.filename} cannot be listed: {error.strerror}.") from error
     if not found:
         raise SourceError(f"The table {name}: {path} {_nothing(path)}.")
-    seen: dict[tuple[int, int], str] = {}
+    seen: dict[str, str] = {}
     for file in found:
-        other = seen.setdefault((file.device, file.inode), file.path)
+        other = seen.setdefault(file.identity, file.path)
         if other != file.path:
             raise SourceError(
                 f"The table {name} would have the rows of one file twice: {other} and {file.path} are the same; "
@@ -88,15 +81,12 @@ def require_unchanged(name: str, path: str, files: tuple[ListedFile, ...], chose
             raise SourceError(f"The table {name}: {one} {what} while it was read; {advice}.")
 
 
-def is_hidden(name: str) -> bool:
-    """Whether a file or folder of this name is no data. A folder `_column=value` is."""
-    return name.startswith(".") or (name.startswith("_") and "=" not in name) or name.endswith((".crc", "._COPYING_"))
-
-
 def _nothing(path: str) -> str:
     if os.path.isdir(path):
         return "is a folder without a Parquet file"
-    return "matches no file" if _is_pattern(path) else "does not exist"
+    if is_in_bucket(path):
+        return "names no Parquet file"
+    return "matches no file" if is_pattern(path) else "does not exist"
 
 
 def _listed(name: str, path: str) -> ListedFile:
@@ -108,7 +98,8 @@ def _listed(name: str, path: str) -> ListedFile:
         raise SourceError(f"The table {name}: {path} is no regular file.")
     if path.encode(errors="replace") != os.fsencode(path):
         raise SourceError(f"The table {name}: {path!a} is no UTF-8; rename the file or the folder.")
-    return ListedFile(path, status.st_size, status.st_mtime_ns, status.st_dev, status.st_ino)
+    stamp = f"{status.st_mtime_ns}-{status.st_ino}"
+    return ListedFile(path, status.st_size, stamp, f"{status.st_dev}-{status.st_ino}")
 
 
 def _paths(path: str) -> set[str]:
@@ -123,7 +114,7 @@ def _paths(path: str) -> set[str]:
     for one in _matches("/", Path(path).parts[1:], ()):
         if not os.path.isdir(one):
             found.add(one)
-        elif one.lower().endswith(_PARQUET_NAMES):  # a data set that is called like a file
+        elif is_called_parquet(one):  # a data set that is called like a file
             found |= _paths(one)
     return found
 
@@ -140,7 +131,7 @@ def _matches(folder: str, parts: tuple[str, ...], above: tuple[str, ...]) -> Ite
             if os.path.isdir(os.path.join(folder, name)):
                 yield from _matches(os.path.join(folder, name), parts, (*above, real))
         return
-    if not _is_pattern(part) or os.path.lexists(os.path.join(folder, part)):
+    if not is_pattern(part) or os.path.lexists(os.path.join(folder, part)):
         names = [part] if os.path.lexists(os.path.join(folder, part)) else []
     else:
         named = part.startswith(("_", ".")) or part.endswith((".crc", "._COPYING_"))
@@ -158,13 +149,9 @@ def _names(folder: str, wanted: Callable[[str], bool]) -> list[str]:
         return [entry.name for entry in entries if wanted(entry.name)]
 
 
-def _is_pattern(text: str) -> bool:
-    return any(sign in text for sign in "*?[")
-
-
 def _holds_parquet(path: str) -> bool:
     """Whether a file in a folder is one of the table's: by its name or, as Hive's files have none, by how it begins."""
-    if path.lower().endswith(_PARQUET_NAMES):
+    if is_called_parquet(path):
         return not os.path.isdir(path)
     if not os.path.isfile(path):
         return False

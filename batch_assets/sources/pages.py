@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batch_assets.errors import SourceError
-from batch_assets.sources.listing import ListedFile
+from batch_assets.sources.listed import ListedFile
 
 _HEADER_BYTES = (256, 1 << 16)
 """A header is at first taken to be short; what can make it long are its page's smallest and largest value."""
@@ -29,7 +29,7 @@ def verify_pages(table: str, file: ListedFile, columns: Collection[str]) -> None
         SourceError: one differs; names file, column and rows.
     """
     wanted = {name.split(".")[0] for name in columns}
-    with open(file.path, "rb") as opened, pq.ParquetFile(file.path) as parquet:
+    with open(file.local, "rb") as opened, pq.ParquetFile(file.local) as parquet:
         first_row = 0
         for number in range(parquet.metadata.num_row_groups):
             group = parquet.metadata.row_group(number)
@@ -59,8 +59,8 @@ def verify_microseconds(table: str, file: ListedFile, column: str) -> None:
     """
     first_row = 0
     with (
-        pq.ParquetFile(file.path) as exact,
-        pq.ParquetFile(file.path, coerce_int96_timestamp_unit="us") as coarse,
+        pq.ParquetFile(file.local) as exact,
+        pq.ParquetFile(file.local, coerce_int96_timestamp_unit="us") as coarse,
     ):
         for number in range(exact.metadata.num_row_groups):
             nanos, micros = (

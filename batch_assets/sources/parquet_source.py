@@ -32,7 +32,9 @@ class ParquetSource(Source):
     """
 
     kind: Literal["parquet"] = "parquet"
-    path: str = Field(description="A Parquet file, a folder of them, or a glob of files with * ? [ ] and **.", min_length=1)
+    path: str = Field(
+        description="A Parquet file, a folder of them, or a glob of files with * ? [ ] and **; s3://bucket/… too.", min_length=1
+    )
     day: str | None = Field(
         None,
         description="The column of dates or time stamps that says to which day a row belongs; of a table that is written anew "

@@ -21,9 +21,11 @@ import pyarrow as pa
 from batch_assets.errors import SourceError
 from batch_assets.features.provenance import SourceFile, SourceTable
 from batch_assets.sources.agreement import Agreement, Column, FileColumn, Shape, agree
+from batch_assets.sources.bucket import fetched, is_in_bucket
 from batch_assets.sources.closed import first_line, folded, quoted, quoted_name
 from batch_assets.sources.hive import HiveColumn, hive_columns
-from batch_assets.sources.listing import Chosen, ListedFile, TableSettings, list_files
+from batch_assets.sources.listed import ListedFile
+from batch_assets.sources.listing import Chosen, TableSettings, list_files
 from batch_assets.sources.pages import verify_microseconds, verify_pages
 
 if TYPE_CHECKING:
@@ -69,6 +71,8 @@ class Table:
 def link_files(number: int, name: str, settings: TableSettings, folder: Path, chosen: Chosen = tuple) -> LinkedTable:
     """List a table's files and make a link to each that is read in a local folder. Raises SourceError."""
     files = chosen(list_files(name, settings.path))
+    if is_in_bucket(settings.path):
+        files = fetched(name, files, folder / f"copies{number}")
     hive = hive_columns(name, files) if settings.hive else ()
     links = {}
     for place, file in enumerate(files):
@@ -82,7 +86,7 @@ def link_files(number: int, name: str, settings: TableSettings, folder: Path, ch
             raise SourceError(
                 f"The table {name}: the folders of {file.path} name a value that is too long; shorten it."
             ) from error
-        link.symlink_to(os.path.abspath(file.path))
+        link.symlink_to(os.path.abspath(file.local))
         links[file.path] = str(link)
     return LinkedTable(number, name, settings, files, hive, links)
 
@@ -148,10 +152,7 @@ def described(connection: "duckdb.DuckDBPyConnection", table: Table, day: str) -
         duckdb.Error: it cannot be read.
     """
     linked, rows = table.linked, table.agreement.rows
-    files = tuple(
-        SourceFile(path=file.path, size=file.size, rows=rows[file.path], stamp=f"{file.mtime_ns}-{file.inode}")
-        for file in linked.files
-    )
+    files = tuple(SourceFile(path=file.path, size=file.size, rows=rows[file.path], stamp=file.stamp) for file in linked.files)
     told = tuple(column.told for column in table.agreement.columns if column.told and not column.trouble)
     told += tuple(column.told for column in linked.hive)
     found = SourceTable(name=linked.name, path=linked.settings.path, files=files, rows=sum(rows.values()), told=told)

@@ -11,7 +11,9 @@ import os
 import random
 import tempfile
 import time
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -28,14 +30,14 @@ from batch_assets.storage.port import FORMAT_FILE, Stamp, Storage, layout_docume
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from obstore import ReadableFile
+    from obstore import GetOptions, ObjectMeta, ReadableFile
     from obstore.store import S3Store
 
 _IN_PARTS, _PART = 64 << 20, 16 << 20
 """A file of more bytes is put in parts of so many, which are read from the disk as they are sent."""
 
-_PIECE = 8 << 20
-"""Bytes of a file that come at once."""
+_PIECE, _PIECES_AT_ONCE = 8 << 20, 4
+"""Bytes of a file that come in one answer, and how many of these are asked for at the same time."""
 
 _PATIENCE, _FIRST_PAUSE, _LONGEST_PAUSE = 60.0, 0.1, 10.0
 """Seconds for which a request is tried again, and between two tries."""
@@ -71,13 +73,61 @@ class S3Storage(Storage):
     def local_path(self, path: str) -> Path:
         """A copy on this machine (`storage.copies`)."""
         stamp = self.stamp(path)
+        return copy_of(self.root, path, stamp, lambda: self.pieces(path, stamp))
 
-        def pieces() -> Iterator[bytes]:
-            with self._explained(path) as store:
-                for piece in store.get(self._key(path)).stream(_PIECE):
-                    yield bytes(piece)
+    def walk(self, folder: str) -> Iterator[tuple[str, Stamp]]:
+        """Every file in and below a folder, or the file of that name, with its stamp; `folder` "" is the root.
 
-        return copy_of(self.root, path, stamp, pieces)
+        Raises:
+            NotFound: there is no such bucket.
+        """
+        key = self._key(folder) if folder else None
+        with self._explained(folder or self.root) as store:
+            files = [one for page in store.list(key) for one in page]
+            if key and (alone := self._alone(store, key)):
+                files.append(alone)
+        for one in files:
+            yield one["path"], _stamp(one)
+
+    @staticmethod
+    def _alone(store: "S3Store", key: str) -> "ObjectMeta | None":
+        try:
+            return store.head(key)
+        except FileNotFoundError:
+            return None
+
+    def pieces(self, path: str, stamp: Stamp) -> Iterator[bytes]:
+        """The bytes of a file in its order, some of which are asked for at once; a piece that is cut off is asked for again.
+
+        Raises:
+            NotFound: it is gone.
+            StorageError: it is another one than when it was stamped, or cannot be reached.
+        """
+        starts = range(0, stamp.size, _PIECE)
+        with ThreadPoolExecutor(_PIECES_AT_ONCE) as pool:
+            under_way = deque[Future[bytes]]()
+            for start in starts:
+                under_way.append(pool.submit(self._piece, path, stamp, start))
+                if len(under_way) == _PIECES_AT_ONCE:
+                    yield under_way.popleft().result()
+            while under_way:
+                yield under_way.popleft().result()
+
+    def _piece(self, path: str, stamp: Stamp, start: int) -> bytes:
+        from obstore.exceptions import PreconditionError
+
+        asked: GetOptions = {"range": (start, min(start + _PIECE, stamp.size)), "if_match": stamp.token}
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                with self._explained(path) as store:
+                    return bytes(store.get(self._key(path), options=asked).bytes())
+            except StorageError as error:
+                if isinstance(error.__cause__, PreconditionError):
+                    raise StorageError(f"{path} under {self.root} was changed while it was read: read it again.") from error
+                if isinstance(error, NotFound) or time.monotonic() > deadline:
+                    raise
+                time.sleep(_FIRST_PAUSE)
 
     @override
     def read(self, path: str) -> bytes:
@@ -98,8 +148,7 @@ class S3Storage(Storage):
         """Size and etag. Of a file that was put in one piece the etag says the content: the same bytes again look the same."""
         with self._explained(path) as store:
             found = store.head(self._key(path))
-        token = found["e_tag"] or found["last_modified"].isoformat()
-        return Stamp(found["size"], token, found["last_modified"].timestamp())
+        return _stamp(found)
 
     @override
     def sha256(self, path: str) -> str:
@@ -294,6 +343,11 @@ class S3Storage(Storage):
         except BaseError as error:
             reason = str(error).splitlines()[0].partition("<?xml")[0].rstrip(" :.")
             raise StorageError(f"{path} under {self.root} cannot be reached ({reason}).") from error
+
+
+def _stamp(found: "ObjectMeta") -> Stamp:
+    token = found["e_tag"] or found["last_modified"].isoformat()
+    return Stamp(found["size"], token, found["last_modified"].timestamp())
 
 
 class _Ranges(io.RawIOBase):
