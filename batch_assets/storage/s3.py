@@ -20,12 +20,12 @@ from datetime import timedelta
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from typing_extensions import override
 
 from batch_assets.errors import AlreadyExists, NotFound, StorageError
 from batch_assets.storage.copies import copy_of
+from batch_assets.storage.endpoint import plain_http_allowed, s3_endpoint
 from batch_assets.storage.port import FORMAT_FILE, Stamp, Storage, layout_document, path_parts
 
 if TYPE_CHECKING:
@@ -44,8 +44,6 @@ _PATIENCE, _FIRST_PAUSE, _LONGEST_PAUSE = 60.0, 0.1, 10.0
 
 _CONDITION = ("412 Precondition Failed", "PreconditionFailed")
 """How the refusal of a conditional put is called."""
-
-_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 
 
 class _AnswerLost(StorageError):
@@ -240,13 +238,10 @@ class S3Storage(Storage):
         except ImportError:
             raise StorageError(f"{self.root} needs a client for S3: pip install 'batch-assets[s3]'.") from None
         bucket, _, prefix = self.root.removeprefix("s3://").partition("/")
-        endpoint = next((os.environ[name] for name in _ENDPOINTS if os.environ.get(name)), "")
-        local = urlsplit(endpoint).hostname in ("localhost", "127.0.0.1", "::1")
-        allowed = local or os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true")
         return S3Store(
             bucket,
             prefix=prefix or None,
-            client_options={"allow_http": allowed, "timeout": "120s", "connect_timeout": "10s"},
+            client_options={"allow_http": plain_http_allowed(s3_endpoint()), "timeout": "120s", "connect_timeout": "10s"},
             retry_config={"max_retries": retries, "retry_timeout": timedelta(seconds=_PATIENCE)},
         )
 
