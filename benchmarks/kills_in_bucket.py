@@ -134,9 +134,9 @@ def summary(small: Any) -> tuple[Any, ...]:
 
 def files(root: str) -> set[str]:
     """What lies in a root, without the parts of names that are made up anew each time."""
-    from batch_assets.storage import S3Storage
+    from batch_assets.storage.bucket import Bucket
 
-    return {re.sub(r"[0-9a-f]{12,64}", "…", path) for path, _ in S3Storage(root).walk("")}
+    return {re.sub(r"[0-9a-f]{12,64}", "…", path) for path, _ in Bucket(root).walk()}
 
 
 if __name__ == "__main__":

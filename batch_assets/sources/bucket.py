@@ -9,7 +9,8 @@ from pathlib import Path
 
 from batch_assets.errors import NotFound, SourceError, StorageError
 from batch_assets.sources.listed import ListedFile, is_called_parquet, is_hidden, is_pattern
-from batch_assets.storage import S3Storage, Stamp
+from batch_assets.storage import Stamp
+from batch_assets.storage.bucket import Bucket
 
 _AT_ONCE = 8
 """Files that are copied at the same time."""
@@ -31,7 +32,7 @@ def listed_in_bucket(name: str, path: str) -> list[ListedFile]:
     bucket, pattern = _parted(name, path)
     literal = [*takewhile(lambda part: not is_pattern(part), pattern)]
     try:
-        found = dict(S3Storage(f"s3://{bucket}").walk("/".join(literal)))
+        found = dict(Bucket(f"s3://{bucket}").walk("/".join(literal)))
     except StorageError as error:
         raise SourceError(f"The table {name}: {path} cannot be listed: {error}") from error
     return [
@@ -54,7 +55,7 @@ def fetched(name: str, files: Sequence[ListedFile], folder: Path) -> tuple[Liste
         copy = folder / f"{number}"
         try:
             with copy.open("wb") as written:
-                for piece in S3Storage(f"s3://{bucket}").pieces("/".join(parts), Stamp(file.size, file.stamp, 0)):
+                for piece in Bucket(f"s3://{bucket}").pieces("/".join(parts), Stamp(file.size, file.stamp, 0)):
                     written.write(piece)
         except NotFound as error:
             raise SourceError(f"The table {name}: {file.path} vanished while it was read; run it again.") from error

@@ -19,7 +19,7 @@ from batch_assets.operations.prune import prune
 from batch_assets.operations.releases import go_back, list_releases
 from batch_assets.operations.replay import replay
 from batch_assets.serving.reader import Reader
-from batch_assets.storage import S3Storage
+from batch_assets.storage.bucket import Bucket
 from batch_assets_tests.nights import DAYS, SETTINGS
 from batch_assets_tests.s3_server import S3Server
 from batch_assets_tests.small import Small, Working, rows
@@ -96,23 +96,23 @@ def test_answers_that_get_lost_change_nothing(small: Small, make_small: Make, s3
 @pytest.mark.parametrize("dies", [True, False])
 def test_a_second_freeze_in_the_middle_of_the_first(small: Small, monkeypatch: pytest.MonkeyPatch, dies: bool) -> None:
     """The first one has put some files of the snapshot: the second completes them, whether the first goes on or not."""
-    real, put = S3Storage._put, list[str]()
+    real, put = Bucket.put, list[str]()
 
     class Died(BaseException):
         """As if the process were killed."""
 
-    def halted(storage: S3Storage, path: str, data: memoryview | Path) -> None:
+    def halted(bucket: Bucket, path: str, data: memoryview | Path) -> None:
         if "/snapshot=" in path and len(put) == 1:
-            monkeypatch.setattr(S3Storage, "_put", real)
+            monkeypatch.setattr(Bucket, "put", real)
             second.append(freeze(small.config, small.storage, DAYS[0], small.progress))
             if dies:
                 raise Died
-        real(storage, path, data)
+        real(bucket, path, data)
         if "/snapshot=" in path:
             put.append(path)
 
     second = list[Frozen]()
-    monkeypatch.setattr(S3Storage, "_put", halted)
+    monkeypatch.setattr(Bucket, "put", halted)
     with pytest.raises(Died) if dies else nullcontext():
         first = freeze(small.config, small.storage, DAYS[0], small.progress)
         assert first.snapshot == second[0].snapshot

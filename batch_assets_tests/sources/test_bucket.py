@@ -162,6 +162,6 @@ class TestWhatGoesWrong:
     def test_nobody_who_may_not_read_it_does(self, there: Bucket, spill: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         there.put("t/0.parquet", ROWS)
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-        monkeypatch.setattr("batch_assets.storage.s3._PATIENCE", 0.5)
+        monkeypatch.setattr("batch_assets.storage.bucket._PATIENCE", 0.5)
         with pytest.raises(SourceError, match=rf"{there.root}/t cannot be listed"):
             read(f"{there.root}/t", spill)

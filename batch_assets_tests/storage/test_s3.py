@@ -14,9 +14,11 @@ from obstore.store import S3Store
 from typing_extensions import override
 
 from batch_assets.errors import AlreadyExists, NotFound, StorageError, StorageFull
-from batch_assets.storage import S3Storage, Storage, open_storage, s3
-from batch_assets.storage.s3 import _AnswerLost
+from batch_assets.storage import S3Storage, Storage, open_storage
+from batch_assets.storage.bucket import Bucket, _AnswerLost
 from batch_assets_tests.s3_server import S3Server
+from batch_assets_tests.servers import S3Gateway
+from batch_assets_tests.servers.faulty_proxy import FAULTS, FaultyProxy
 from batch_assets_tests.storage.storage_behaviour import StorageBehaviour
 
 
@@ -84,13 +86,13 @@ class TestS3Storage(StorageBehaviour):
         self, storage: Storage, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         storage.create("x/1", b"who: they")
-        real = S3Storage._put_once
+        real = Bucket._put_once
 
-        def lost(self: S3Storage, *args: Any, **said: Any) -> None:
-            monkeypatch.setattr(S3Storage, "_put_once", real)
+        def lost(self: Bucket, *args: Any, **said: Any) -> None:
+            monkeypatch.setattr(Bucket, "_put_once", real)
             raise _AnswerLost("503")
 
-        monkeypatch.setattr(S3Storage, "_put_once", lost)
+        monkeypatch.setattr(Bucket, "_put_once", lost)
         with pytest.raises(AlreadyExists):
             storage.create("x/1", b"who: me!")
         assert storage.read("x/1") == b"who: they"
@@ -106,7 +108,7 @@ class TestS3Storage(StorageBehaviour):
                 storage.adopt(scratch, "x/folder")
 
     def test_a_large_file_goes_in_parts(self, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(s3, "_IN_PARTS", 1 << 20)
+        monkeypatch.setattr("batch_assets.storage.bucket._IN_PARTS", 1 << 20)
         data = os.urandom(6 << 20)
         with storage.scratch() as scratch:
             (scratch / "large").write_bytes(data)
@@ -189,3 +191,28 @@ class TestOnAServer(StorageBehaviour):
         (tmp_path / "large" / "file").write_bytes(os.urandom(70 << 20))
         with pytest.raises(AlreadyExists):
             storage.adopt(tmp_path / "large", "a")
+
+    def test_a_network_that_fails_changes_nothing(
+        self, storage: Storage, s3_gateway: S3Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("batch_assets.storage.bucket._FIRST_PAUSE", 0.01)
+        monkeypatch.setattr("batch_assets.storage.bucket._PIECE", 5_000)
+        data = os.urandom(30_000)
+        with FaultyProxy(s3_gateway.url, share=0.2) as proxy:
+            monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+            far = S3Storage(storage.location)
+            for number in range(12):
+                far.create(f"x/{number}", data)
+                with pytest.raises(AlreadyExists):
+                    far.create(f"x/{number}", b"another")
+            (tmp_path / "folder").mkdir()
+            (tmp_path / "folder" / "file").write_bytes(data)
+            far.adopt(tmp_path / "folder", "y")
+            for number in range(12):
+                assert far.read(f"x/{number}") == data
+                assert far.open(f"x/{number}").read() == data
+                assert far.sha256(f"x/{number}") == hashlib.sha256(data).hexdigest()
+                assert far.names("x") == {f"{one}": 30_000 for one in range(12)}
+            assert far.names("y") == {"file": 30_000}
+            assert min(proxy.done.values()) > 0
+            assert proxy.done.keys() == set(FAULTS)

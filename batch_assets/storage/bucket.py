@@ -1,0 +1,291 @@
+"""A bucket that speaks S3: requests that are made again until they are answered, and puts that know whether they took place.
+
+This is the only file that knows obstore. Region and credentials come from the usual AWS_* environment variables of the process
+that asks (profiles in ~/.aws are not read).
+"""
+
+import hashlib
+import io
+import os
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from typing_extensions import override
+
+from batch_assets.errors import AlreadyExists, NotFound, StorageError
+from batch_assets.storage.endpoint import plain_http_allowed, s3_endpoint
+from batch_assets.storage.port import Stamp, path_parts
+
+if TYPE_CHECKING:
+    from obstore import GetOptions, ObjectMeta
+    from obstore.store import S3Store
+
+Found = TypeVar("Found")
+
+_IN_PARTS, _PART = 64 << 20, 16 << 20
+"""A file of more bytes is put in parts of so many, which are read from the disk as they are sent."""
+
+_PIECE, _PIECES_AT_ONCE = 8 << 20, 4
+"""Bytes of a file that come in one answer, and how many of these are asked for at the same time."""
+
+_AHEAD = 1 << 18
+"""Bytes that are read at least, since small reads come one after the other."""
+
+_PATIENCE, _FIRST_PAUSE, _LONGEST_PAUSE = 60.0, 0.1, 10.0
+"""Seconds for which a request is tried again, and between two tries."""
+
+_TIMES_CUT = 6
+"""So often in a row an answer may be cut off; what is refused or does not come at all is the client's own to try again."""
+
+_NO_ETAG = "written "
+"""How the token of a file begins that a server gives no etag."""
+
+_CONDITION = ("412 Precondition Failed", "PreconditionFailed")
+"""How the refusal of a conditional put is called."""
+
+
+class _AnswerLost(StorageError):
+    """Nobody knows whether a put took place."""
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """The files below `s3://bucket/prefix`. It can be sent to other processes, which connect by their own environment."""
+
+    root: str
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Bucket, (self.root,)
+
+    def ask(self, path: str, asked: "Callable[[S3Store], Found]") -> Found:
+        """What the server answers to what can be asked twice; an answer that is cut off is asked for again.
+
+        Raises:
+            NotFound: there is no such file or bucket.
+            StorageError: it cannot be reached, or does not permit it; `path` is named.
+        """
+        pause = _FIRST_PAUSE
+        for left in reversed(range(_TIMES_CUT)):
+            try:
+                with self._explained(path) as store:
+                    return asked(store)
+            except StorageError as error:
+                if not left or not _is_generic(error):
+                    raise
+            _wait(pause)
+            pause *= 2
+        raise AssertionError
+
+    def key(self, path: str) -> str:
+        """A path as the client says it."""
+        return "/".join(path_parts(path, self.root))
+
+    def stamp(self, path: str) -> Stamp:
+        """Size, etag and the server's time."""
+        return _stamp(self.ask(path, lambda store: store.head(self.key(path))))
+
+    def walk(self, folder: str = "") -> list[tuple[str, Stamp]]:
+        """Every file in and below a folder, and the file of that name. Raises NotFound if there is no such bucket."""
+        key = self.key(folder) if folder else None
+        listed = self.ask(folder or self.root, lambda store: [one for page in store.list(key) for one in page])
+        try:
+            alone = [self.ask(folder, lambda store: store.head(key))] if key else []
+        except NotFound:
+            alone = []
+        return [(one["path"], _stamp(one)) for one in [*listed, *alone]]
+
+    def pieces(self, path: str, stamp: Stamp) -> Iterator[bytes]:
+        """The bytes of a file in their order, some of which are asked for at once.
+
+        Raises:
+            NotFound: it is gone.
+            StorageError: it is another one than when it was stamped, or cannot be reached.
+        """
+        with ThreadPoolExecutor(_PIECES_AT_ONCE) as pool:
+            under_way = deque[Future[bytes]]()
+            for start in range(0, stamp.size, _PIECE):
+                under_way.append(pool.submit(self.piece, path, stamp, start, min(start + _PIECE, stamp.size)))
+                if len(under_way) == _PIECES_AT_ONCE:
+                    yield under_way.popleft().result()
+            while under_way:
+                yield under_way.popleft().result()
+
+    def piece(self, path: str, stamp: Stamp, start: int, end: int) -> bytes:
+        """Some bytes of a file, of which there is at least one. Raises as `pieces` does."""
+        from obstore.exceptions import PreconditionError
+
+        how: GetOptions = {"range": (start, end)}
+        if not stamp.token.startswith(_NO_ETAG):
+            how["if_match"] = stamp.token
+        try:
+            return self.ask(path, lambda store: bytes(store.get(self.key(path), options=how).bytes()))
+        except StorageError as error:
+            if isinstance(error.__cause__, PreconditionError):
+                raise StorageError(f"{path} under {self.root} was changed while it was read: read it again.") from error
+            raise
+
+    def put(self, path: str, data: memoryview | Path) -> None:
+        """Put a file exclusively. Whether a put took place whose answer did not arrive is asked by putting it again.
+
+        If then it is there with this content, it is one's own: what must have one winner says who wrote it.
+
+        Raises:
+            AlreadyExists: another file is there, or this one was before.
+            StorageError: it cannot be reached.
+        """
+        deadline, pause = time.monotonic() + _PATIENCE, _FIRST_PAUSE
+        large = isinstance(data, Path) and data.stat().st_size > _IN_PARTS
+        lost = large  # the client itself repeats a part
+        while True:
+            try:
+                self._put_once(path, data, large=large)
+            except AlreadyExists:
+                if lost and self.holds(path, data):
+                    return
+                raise
+            except _AnswerLost as error:
+                lost = True
+                if time.monotonic() + pause > deadline:
+                    raise StorageError(str(error)) from error
+                _wait(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+            else:
+                return
+
+    def holds(self, path: str, data: memoryview | Path) -> bool:
+        """Whether a file has this content."""
+        stamp = self.stamp(path)
+        if stamp.size != (data.stat().st_size if isinstance(data, Path) else data.nbytes):
+            return False
+        if isinstance(data, Path):
+            with data.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest() == self.sha256(path, stamp)
+        return b"".join(self.pieces(path, stamp)) == data
+
+    def sha256(self, path: str, stamp: Stamp) -> str:
+        """The sha256 of a file, in hex. Raises as `pieces` does."""
+        digest = hashlib.sha256()
+        for piece in self.pieces(path, stamp):
+            digest.update(piece)
+        return digest.hexdigest()
+
+    def _put_once(self, path: str, data: memoryview | Path, *, large: bool) -> None:
+        """Raises AlreadyExists; _AnswerLost if nobody knows whether it took place; StorageError."""
+        client = self._store if large else self._once
+        content = data.read_bytes() if isinstance(data, Path) and not large else data
+        try:
+            with self._explained(path):
+                client.put(self.key(path), content, mode="create", use_multipart=large, chunk_size=_PART)
+        except NotFound:  # a new file can lack nothing but its bucket
+            raise StorageError(f"{self.root} has no such bucket: make it, or look at AWS_ENDPOINT_URL.") from None
+        except StorageError as error:
+            if not _is_generic(error):
+                raise
+            if any(word in str(error.__cause__) for word in _CONDITION):
+                raise AlreadyExists(f"{path} already exists under {self.root}.") from None  # so it is said of parts
+            raise _AnswerLost(str(error)) from error
+
+    @cached_property
+    def _store(self) -> "S3Store":
+        """The client: built when it is first needed, once in each process."""
+        return self._client(retries=5)
+
+    @cached_property
+    def _once(self) -> "S3Store":
+        """The client for conditional puts: it sends each of them once, as a second one would find the first one's file."""
+        return self._client(retries=0)
+
+    def _client(self, retries: int) -> "S3Store":
+        try:
+            from obstore.store import S3Store
+        except ImportError:
+            raise StorageError(f"{self.root} needs a client for S3: pip install 'batch-assets[s3]'.") from None
+        bucket, _, prefix = self.root.removeprefix("s3://").partition("/")
+        return S3Store(
+            bucket,
+            prefix=prefix or None,
+            client_options={"allow_http": plain_http_allowed(s3_endpoint()), "timeout": "120s", "connect_timeout": "10s"},
+            retry_config={"max_retries": retries, "retry_timeout": timedelta(seconds=_PATIENCE)},
+        )
+
+    @contextmanager
+    def _explained(self, path: str) -> "Iterator[S3Store]":
+        """The client, whose errors become one sentence."""
+        store = self._store
+        from obstore.exceptions import AlreadyExistsError, BaseError
+
+        try:
+            yield store
+        except FileNotFoundError:
+            raise NotFound(f"{path} is not under {self.root}.") from None
+        except AlreadyExistsError:
+            raise AlreadyExists(f"{path} already exists under {self.root}.") from None
+        except BaseError as error:
+            reason = str(error).splitlines()[0].partition("<?xml")[0].rstrip(" :.")
+            raise StorageError(f"{path} under {self.root} cannot be reached ({reason}).") from error
+
+
+class Ranges(io.RawIOBase):
+    """Reads a file range by range, as the kind of file that Arrow takes."""
+
+    def __init__(self, bucket: Bucket, path: str) -> None:
+        self._bucket, self._path, self._stamp = bucket, path, bucket.stamp(path)
+        self._at, self._ahead, self._ahead_from = 0, b"", 0
+
+    @override
+    def readable(self) -> bool:
+        return True
+
+    @override
+    def seekable(self) -> bool:
+        return True
+
+    @override
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._stamp.size}[whence]
+        return self._at
+
+    @override
+    def tell(self) -> int:
+        return self._at
+
+    @override
+    def readinto(self, buffer: Any) -> int:
+        end = min(self._at + len(buffer), self._stamp.size)
+        if end <= self._at:
+            return 0
+        if not self._ahead_from <= self._at <= end <= self._ahead_from + len(self._ahead):
+            last = min(max(end, self._at + _AHEAD), self._stamp.size)
+            self._ahead = self._bucket.piece(self._path, self._stamp, self._at, last)
+            self._ahead_from = self._at
+        found = memoryview(self._ahead)[self._at - self._ahead_from : end - self._ahead_from]
+        buffer[: len(found)] = found
+        self._at = end
+        return len(found)
+
+
+def _is_generic(error: StorageError) -> bool:
+    """Whether the client knows no word for what happened: the network failed, or the server."""
+    from obstore.exceptions import GenericError
+
+    return isinstance(error.__cause__, GenericError)
+
+
+def _stamp(found: "ObjectMeta") -> Stamp:
+    """Of a file that was put in one piece the etag says the content: the same bytes again look the same."""
+    token = found["e_tag"] or f"{_NO_ETAG}{found['last_modified'].isoformat()}"
+    return Stamp(found["size"], token, found["last_modified"].timestamp())
+
+
+def _wait(pause: float) -> None:
+    """So long, or a little less, so that not all of them come again at once."""
+    time.sleep(pause * (0.5 + random.random() / 2))  # noqa: S311 - no secret
