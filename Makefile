@@ -34,7 +34,7 @@ servers: install ## Bring the Redis, PostgreSQL, Cassandra, packages of node and
 	@$(BIN)/python -m batch_assets_tests.servers.fetch
 
 test: install ## Run the tests, but for those that take minutes
-	@$(BIN)/python -m pytest --numprocesses 3 --dist worksteal
+	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 test-long: install ## Run the tests that take minutes, one after the other (half an hour)
 	@$(BIN)/python -m pytest --long -m long

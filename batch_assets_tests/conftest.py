@@ -36,7 +36,24 @@ PROJECT = Path(batch_assets.__file__).parent.parent
 
 AServer = TypeVar("AServer", bound=Server)
 
-LONGEST = ("test_ui.py", "test_browser.py", "test_failures.py")
+LONGEST = (
+    "test_cli.py",
+    "test_engines.py",
+    "test_failures.py",
+    "test_cassandra_faults.py",
+    "test_zoo.py",
+    "test_decisions.py",
+    "test_local_ray.py",
+    "test_launch.py",
+    "test_readme.py",
+    "test_examples.py",
+    "test_forget_purge.py",
+    "test_several_stores.py",
+    "test_cassandra_store.py",
+    "test_prune.py",
+    "test_prune_interrupted.py",
+    "test_preflight.py",
+)
 MARKED = {
     "process": {
         "command",
@@ -75,8 +92,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The longest tests begin first, so that none of them goes on alone while the other processes have nothing left."""
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+    """The longest files begin first, so that none of them goes on alone while the other processes have nothing left."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
     for item in items:
         if item.get_closest_marker("long") and not config.getoption("--long"):
             item.add_marker(pytest.mark.skip("it takes minutes: `make test-long` runs it"))

@@ -67,6 +67,7 @@ def ui(command: Command, tmp_path: Path) -> Iterator[Ui]:
         yield Ui(command, browser, port, folder)
 
 
+@pytest.mark.long
 def test_a_green_and_a_red_night(ui: Ui, tmp_path: Path) -> None:
     for theme in THEMES:
         _a_green_night_shows_what_it_was_compared_with(ui, theme)

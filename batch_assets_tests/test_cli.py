@@ -145,7 +145,7 @@ def kill_after_three_commits(command: Command, engine: str) -> int:
     raise AssertionError("five runs were faster than the kill")
 
 
-@pytest.mark.parametrize("engine", [pytest.param("local", marks=pytest.mark.long), "ray"])
+@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.long)])
 def test_a_killed_run_resumes(undisturbed: tuple[Command, dict[str, Any]], command: Command, engine: str) -> None:
     committed = kill_after_three_commits(command, engine)
     before = {path: path.stat().st_mtime_ns for path in chunks(command.root)}
@@ -271,6 +271,7 @@ class TestVerdict:
         assert "complete" in shown
         assert "0.99" in shown
 
+    @pytest.mark.long
     def test_a_bad_night_is_overridden_by_somebody_with_a_reason(self, command: Command, tmp_path: Path) -> None:
         good_days(command.root, WEEK)
         freeze_in_cents(command.root, DAY, tmp_path)
@@ -381,6 +382,7 @@ class TestExplain:
 
 
 class TestDiff:
+    @pytest.mark.long
     def test_two_nights_are_compared_and_drawn(self, command: Command, tmp_path: Path) -> None:
         days, drawn = WEEK[:2], tmp_path / "moves.svg"
         good_days(command.root, days)
@@ -513,6 +515,7 @@ class TestBadInput:
         path.write_bytes(data)
         assert "the file was changed" in self.refused(command, *RUN)
 
+    @pytest.mark.long
     def test_a_truncated_feature_file(self, command: Command) -> None:
         answer(command, *RUN, "--engine", "local")
         (path,) = command.root.glob(f"{PIPELINE}/user_features/date={DAY}/snapshot=*/part-00000.parquet")
@@ -526,6 +529,7 @@ class TestBadInput:
             assert "no prediction for key" in done.stderr
             assert done.stdout == ""
 
+    @pytest.mark.long
     def test_a_damaged_release(self, command: Command) -> None:
         answer(command, *RUN, "--engine", "local")
         (path,) = command.root.glob(f"{PIPELINE}/serving/releases/*/*/release.arrow")

@@ -55,10 +55,12 @@ def test_short_work_is_done_by_threads(small: Small) -> None:
     assert scored(small, auto()).manifest.work.engine == "threads of one process, because the work is short"
 
 
+@pytest.mark.long
 def test_a_cluster_that_is_named_is_taken(small: Small) -> None:
     assert scored(small, auto(cluster=True)).manifest.work.engine == "workers of Ray, because a cluster is named"
 
 
+@pytest.mark.long
 def test_ray_takes_over_what_would_take_threads_long(make_small: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     many = {"scoring": {"chunk_rows": 64, "batch_size": 64}}
     small, other = make_small(**many), make_small(**many)

@@ -64,6 +64,7 @@ def test_what_a_dead_worker_had_in_hand_is_scored_by_another(poisoned: Working, 
     assert poisoned.prove().rows == 2_000
 
 
+@pytest.mark.long
 def test_a_worker_that_hangs_is_replaced(poisoned: Working, tmp_path: Path) -> None:
     commits, said = score(with_fault(poisoned, "stop once", tmp_path / "flag"), stall_seconds=2.0)
     assert len(commits) == 8

@@ -139,6 +139,7 @@ print(json.dumps([tokens, [name for name in changed if "AUTH" in name or name ==
 
 
 @pytest.mark.skipif(os.getuid() != 0 or not shutil.which("setpriv"), reason="only root becomes a uid without an entry")
+@pytest.mark.long
 def test_it_needs_no_home_and_no_name() -> None:
     """As in a container that runs as any uid: nothing can be written but a folder for Ray's own files."""
     caps = "+dac_read_search"  # the interpreter may lie where only root looks
@@ -180,6 +181,7 @@ def driver() -> Iterator["subprocess.Popen[str]"]:
     process.communicate()
 
 
+@pytest.mark.long
 def test_nothing_of_it_is_left_when_its_driver_is_killed(driver: "subprocess.Popen[str]") -> None:
     daemons = psutil.Process(driver.pid).children(recursive=True)
     assert {"gcs_server", "raylet"} <= {process.name() for process in daemons}
@@ -220,6 +222,7 @@ def test_an_address_that_nobody_answers_is_a_sentence(tmp_path: Path) -> None:
     assert f"{EngineError.__name__}: Nobody answers at the Ray address 127.0.0.1:9" in done.stderr
 
 
+@pytest.mark.long
 def test_a_cluster_of_somebody_else_keeps_its_own_authentication() -> None:
     """Here one without any: what is ours is not asked for."""
     code = """

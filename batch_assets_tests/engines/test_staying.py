@@ -96,7 +96,7 @@ class TestWhoIsServed:
         dead = Owner(Process(Process.current().host, 2**22 - 1, 0.0), "dead")
         worker = ray.remote(num_cpus=1)(Worker).remote(3600.0, dead, Working(small).task)
         with pytest.raises(ray.exceptions.RayActorError):
-            ray.get(worker.work.remote(_hang), timeout=60)
+            ray.get(worker.work.remote(_hang), timeout=240)
 
     def test_the_model_is_loaded_once(self, small: Small) -> None:
         working = Working(small)

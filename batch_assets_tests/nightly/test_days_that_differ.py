@@ -78,6 +78,7 @@ class TestWeekends:
         small.registry = Registry(small.storage)
         return small
 
+    @pytest.mark.long
     def test_all_of_them_are_good(self, four_weeks: tuple[Path, list[Verdict]]) -> None:
         found = {day: said(verdict) for day, verdict in zip(days(30), four_weeks[1], strict=True)}
         assert all(verdict.good for verdict in four_weeks[1])

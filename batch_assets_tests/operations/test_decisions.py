@@ -402,6 +402,7 @@ def test_a_failed_check_without_findings_has_one_about_everything() -> None:
     assert CheckOutcome(name="scores", asset="predictions", passed=True, severity="error", message="Fine.").findings == ()
 
 
+@pytest.mark.long
 def test_a_verdict_that_somebody_wrote_in_between_is_looked_at(good: Small, monkeypatch: pytest.MonkeyPatch) -> None:
     """An override that comes while the same subject is judged stays."""
     frozen(good, FAULTY, table(seed=4, x=100))

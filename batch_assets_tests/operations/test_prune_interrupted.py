@@ -144,7 +144,7 @@ def still_works(small: Small, root: Path) -> None:
     assert folders(root) == {"releases": {DAYS[3]}, "runs": {DAYS[3], "2024-03-10"}, "snapshots": {DAYS[3], "2024-03-10"}}
 
 
-@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("moment", ["before", pytest.param("after", marks=pytest.mark.long)])
 @pytest.mark.parametrize("removals", range(1, 7))
 def test_it_may_be_interrupted_at_every_removal(four_days: Small, tmp_path: Path, removals: int, moment: str) -> None:
     with pytest.raises(Interrupted):
@@ -152,7 +152,7 @@ def test_it_may_be_interrupted_at_every_removal(four_days: Small, tmp_path: Path
     still_works(four_days, Path(four_days.storage.root))
 
 
-@pytest.mark.parametrize("removals", [1, 3, 5])
+@pytest.mark.parametrize("removals", [3, *(pytest.param(number, marks=pytest.mark.long) for number in (1, 5))])
 def test_it_may_be_killed_in_the_middle_of_a_removal(four_days: Small, removals: int) -> None:
     root = Path(four_days.storage.root)
     program = (

@@ -133,6 +133,7 @@ class TestWhatTheUiShows:
         }
         assert {e.check_name for e in evaluations if not e.passed} <= {"baseline", "feature_baseline"}
 
+    @pytest.mark.long
     def test_a_later_day_is_compared_with_the_days_before(self, instance: dg.DagsterInstance, config: PipelineConfig) -> None:
         materialize(config, "1998-06-29", instance, Quiet(), engine="local")
         materialize(config, DAY, instance, Quiet(), engine="local")

@@ -21,6 +21,7 @@ def told(folder: Path) -> list[str]:
 
 
 @pytest.mark.process
+@pytest.mark.long
 def test_its_first_night_is_walked_through(tmp_path: Path) -> None:
     project = DgProject(tmp_path / "new")
     project.do(f"{SCAFFOLD} some/churn")

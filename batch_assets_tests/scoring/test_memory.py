@@ -68,6 +68,7 @@ def wide_model() -> bytes:
     return export_model(torch.nn.Sequential(torch.nn.Linear(3, 2_048), torch.nn.ReLU(), torch.nn.Linear(2_048, 1)), 3)
 
 
+@pytest.mark.long
 def test_a_batch_that_does_not_fit_is_halved_and_stays_halved(tmp_path: Path) -> None:
     (tmp_path / "wide.pt2").write_bytes(wide_model())
     done = subprocess.run(

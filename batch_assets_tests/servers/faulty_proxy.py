@@ -12,6 +12,11 @@ FAULTS = ("refused", "lost", "cut", "late")
 """Told 503 before the server is asked; the answer dropped after it was; half of its body; and half a second of waiting."""
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, *_: Any) -> None:
+        """A client that was killed says no farewell."""
+
+
 class FaultyProxy:
     """A context manager: it forwards requests to a server, and does something to a share of them.
 
@@ -24,7 +29,7 @@ class FaultyProxy:
     def __init__(self, url: str, share: float, seed: int = 1) -> None:
         self.share, self.done = share, dict.fromkeys(FAULTS, 0)
         self._random, self._turn, self._upstream = random.Random(seed), threading.Lock(), urlsplit(url)
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server = _Server(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
         self.url = f"http://127.0.0.1:{self._server.server_port}"

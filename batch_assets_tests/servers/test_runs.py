@@ -56,6 +56,7 @@ def run_without_servers(environment: Mapping[str, str]) -> "subprocess.Completed
     return subprocess.run(command, env=environment, cwd=PROJECT, capture_output=True, text=True, timeout=180)
 
 
+@pytest.mark.long
 def test_the_last_line_says_what_has_not_run_and_why() -> None:
     run = run_without_servers({"BATCH_ASSETS_SERVERS": ""})
     expected = "not run: 1 test of batch_assets_tests/servers/test_servers.py: needs redis-server: run `make servers`"

@@ -155,6 +155,7 @@ class TestPostgres(ServerBehaviour):
             return shown == [("12",), ("on",)]
 
 
+@pytest.mark.long
 class TestCassandra(ServerBehaviour):
     def made(self) -> Server:
         return CassandraServer({"cluster_name": "these tests"})

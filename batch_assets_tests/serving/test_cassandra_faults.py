@@ -145,6 +145,7 @@ def keystore(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_passwords_permissions_and_certificates(
     start_server: Callable[[CassandraServer], CassandraServer],
     storage: LocalStorage,

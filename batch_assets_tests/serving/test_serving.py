@@ -154,6 +154,7 @@ class TestRelease:
         small.night()
         assert published_matches(small.opened(DAY)).passed
 
+    @pytest.mark.long
     def test_readers_never_see_a_mixture(self, make_small: Make) -> None:
         """While days with other scores are published in turn, the look-ups of one reader all come from one of them."""
         small = make_small(rows(300), quality={"drift": {"warn": NEVER, "block": NEVER, "day_rank_correlation": -1}})
@@ -222,7 +223,7 @@ class TestRelease:
         with pytest.raises(ReleaseBroken, match=r"Batch 1 of 1 of .* was changed"):
             Reader.open("small", small.storage).lookup(42)
 
-    @pytest.mark.parametrize("seed", range(30))
+    @pytest.mark.parametrize("seed", [*range(8), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(8, 30))])
     def test_no_flipped_bit_is_served_or_crashes(self, small: Small, seed: int) -> None:
         published = small.night()
         path = data_file(small, published)
