@@ -30,7 +30,7 @@ demo: install ## Score every CDNOW customer for 1998-06-30 and look one up
 ui: install ## Open the Dagster UI on http://127.0.0.1:3000
 	@$(BIN)/batch-assets ui
 
-servers: install ## Bring the Redis, PostgreSQL, Cassandra, packages of node and Feast that tests start
+servers: install ## Bring the Redis, PostgreSQL, Cassandra, Kafka, packages of node and Feast that tests start
 	@$(BIN)/python -m batch_assets_tests.servers.fetch
 
 test: install ## Run the tests, but for those that take minutes

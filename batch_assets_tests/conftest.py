@@ -22,6 +22,7 @@ from batch_assets_tests.not_run import not_run
 from batch_assets_tests.s3_server import S3Server
 from batch_assets_tests.servers import (
     CassandraServer,
+    KafkaServer,
     PostgresServer,
     RedisServer,
     S3Gateway,
@@ -56,14 +57,8 @@ LONGEST = (
 )
 MARKED = {
     "process": {
-        "command",
-        "s3_server",
-        "bucket",
-        "redis_server",
-        "postgres_server",
-        "cassandra_server",
-        "s3_gateway",
-        "start_server",
+        *("command", "s3_server", "bucket", "start_server"),
+        *("redis_server", "postgres_server", "cassandra_server", "kafka_server", "s3_gateway"),
     },
     "night": {"model_bytes", "trained_root"},
 }
@@ -232,6 +227,14 @@ def cassandra_server(tmp_path_factory: pytest.TempPathFactory, request: pytest.F
     if hasattr(request.config, "workerinput"):  # one of several: the run is the process that has started them
         folder, run = folder.parent, os.getppid()
     return shared_cassandra(folder, run)
+
+
+@pytest.fixture(scope="session")
+def kafka_server() -> Iterator[KafkaServer]:
+    """A Kafka that many tests use, each with topics of its own."""
+    require(KafkaServer)
+    with KafkaServer() as server:
+        yield server
 
 
 class Command:

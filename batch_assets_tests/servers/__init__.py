@@ -4,6 +4,7 @@
 """
 
 from batch_assets_tests.servers.cassandra_server import CassandraServer
+from batch_assets_tests.servers.kafka_server import KafkaServer
 from batch_assets_tests.servers.postgres_server import PostgresServer
 from batch_assets_tests.servers.redis_server import RedisServer
 from batch_assets_tests.servers.s3_gateway import S3Gateway
@@ -12,6 +13,7 @@ from batch_assets_tests.servers.shared import SharedServer, shared_cassandra
 
 __all__ = [
     "CassandraServer",
+    "KafkaServer",
     "PostgresServer",
     "RedisServer",
     "S3Gateway",

@@ -5,17 +5,10 @@ killed may forget what it has answered in the last tenth of a second.
 """
 
 import json
-import os
-import shutil
 import socket
-from pathlib import Path
 from typing import ClassVar
 
-from batch_assets_tests.servers.server import Server
-
-HERE = Path(__file__).parent
-JARS = HERE.parent.parent / ".servers" / "cassandra"
-"""Where `fetch.py` puts them."""
+from batch_assets_tests.servers.jars import HERE, QUICK, JarServer, java
 
 EXPORTS = {
     "java.base": "jdk.internal.misc jdk.internal.ref sun.nio.ch",
@@ -35,18 +28,7 @@ OPENS = {
 """What Cassandra uses of the inner packages of Java 17, by module, as its own jvm17-server.options say."""
 
 
-QUICK = (
-    "-Xms512m",
-    "-Xmx768m",
-    "-XX:TieredStopAtLevel=1",
-    "-XX:+UseSerialGC",
-    "-XX:+ExitOnOutOfMemoryError",
-    "-XX:-UsePerfData",
-)
-"""What a server needs that lives for a minute: the quick compiler and the small collector cost it a third less to start."""
-
-
-class CassandraServer(Server):
+class CassandraServer(JarServer):
     """A Cassandra server.
 
     Args:
@@ -54,11 +36,8 @@ class CassandraServer(Server):
     """
 
     wants: ClassVar[str] = "Cassandra"
+    jars: ClassVar[str] = "cassandra"
     patience: ClassVar[float] = 240.0
-
-    @classmethod
-    def missing(cls) -> bool:
-        return java() is None or not JARS.exists()
 
     def prepare(self) -> None:
         folders = ("commitlog_directory", "hints_directory", "saved_caches_directory", "cdc_raw_directory")
@@ -102,11 +81,11 @@ class CassandraServer(Server):
             "logback.configurationFile": HERE / "cassandra.logback.xml",
         }
         return [
-            *(str(java()), *QUICK),
+            *(str(java()), "-Xms512m", "-Xmx768m", *QUICK),
             *_inner("--add-exports", EXPORTS),
             *_inner("--add-opens", OPENS),
             *(f"-D{name}={value}" for name, value in properties.items()),
-            *("-cp", f"{JARS}/*", "org.apache.cassandra.service.CassandraDaemon"),
+            *("-cp", f"{self.brought()}/*", "org.apache.cassandra.service.CassandraDaemon"),
         ]
 
     @property
@@ -121,12 +100,6 @@ class CassandraServer(Server):
                 return connection.recv(5)[4:] == b"\x06"  # SUPPORTED
         except OSError:
             return False
-
-
-def java() -> str | None:
-    """The program of the environment's JAVA_HOME, or else of the PATH."""
-    home = os.environ.get("JAVA_HOME")
-    return shutil.which("java", path=f"{home}/bin") if home else shutil.which("java")
 
 
 def _inner(option: str, packages: dict[str, str]) -> list[str]:

@@ -1,12 +1,11 @@
 """Bring what tests start and this machine lacks, the servers and the programs that read from them: `make servers`.
 
-Redis and PostgreSQL are packages of Debian, whose services are neither started nor enabled. Cassandra is what cassandra.pom.xml
-asks Maven for; each jar has to be the one that cassandra.sha256 says. Go builds the S3 server, and compares what it fetches
-with its own checksum database. Packages of node are those that a lock file names, with their digests, and Feast gets an
-environment of its own. What is here already is left as it is.
+Redis and PostgreSQL are packages of Debian, whose services are neither started nor enabled. Cassandra and Kafka are what
+cassandra.pom.xml and kafka.pom.xml ask Maven for; each jar has to be the one that the list beside it says. Go builds the S3
+server, and compares what it fetches with its own checksum database. Packages of node are those that a lock file names, with
+their digests. Feast gets an environment of its own. What is here already is left as it is.
 """
 
-import hashlib
 import os
 import re
 import shutil
@@ -17,15 +16,15 @@ from tempfile import TemporaryDirectory
 
 from batch_assets_tests.readers.programs import HERE as READERS
 from batch_assets_tests.readers.programs import Feast, Node
-from batch_assets_tests.servers import PostgresServer, RedisServer
-from batch_assets_tests.servers.cassandra_server import HERE, JARS, java
+from batch_assets_tests.servers import CassandraServer, KafkaServer, PostgresServer, RedisServer
+from batch_assets_tests.servers.jars import JarServer, digests, java
 from batch_assets_tests.servers.s3_gateway import PROGRAM, VERSION, S3Gateway
 
 PATIENCE = 900.0
 """Seconds that a download may take."""
 
 JAVA = 17
-"""The newest that Cassandra 5.0 runs on."""
+"""The newest that Cassandra 5.0 runs on, and the oldest that Kafka 4 does."""
 
 INSTALL = r"""
 set -eu
@@ -51,7 +50,7 @@ class CannotBeHad(RuntimeError):
 def main() -> int:
     """Bring all that can be had, and say of the rest why it cannot; the exit status, which is of the servers alone."""
     refused = False
-    for bring in (_redis, _postgres, _cassandra, _s3, _node, _feast):
+    for bring in (_redis, _postgres, _cassandra, _kafka, _s3, _node, _feast):
         try:
             bring()
         except CannotBeHad as reason:
@@ -71,26 +70,35 @@ def _postgres() -> None:
 
 
 def _cassandra() -> None:
+    _jars(CassandraServer)
+
+
+def _kafka() -> None:
+    _jars(KafkaServer)
+
+
+def _jars(server: type[JarServer]) -> None:
     if shutil.which("java") is None and java() is None:
         _install(f"openjdk-{JAVA}-jre-headless")
     if _java_version() != JAVA:
-        raise CannotBeHad(f"Cassandra needs Java {JAVA}, and here is {java() or 'none'}; say in JAVA_HOME where one is.")
-    lines = (HERE / "cassandra.sha256").read_text().splitlines()
-    listed = {name: digest for digest, name in map(str.split, lines)}
-    if JARS.exists() and _digests(JARS) == listed:
+        raise CannotBeHad(f"{server.wants} needs Java {JAVA}, and here is {java() or 'none'}; say in JAVA_HOME where one is.")
+    listed, jars = server.listed(), server.brought()
+    if jars.exists() and digests(jars) == listed:
         return
     if shutil.which("mvn") is None:
         _install("maven")
-    JARS.parent.mkdir(exist_ok=True)
-    with TemporaryDirectory(dir=JARS.parent) as temporary:
+    jars.parent.mkdir(exist_ok=True)
+    with TemporaryDirectory(dir=jars.parent) as temporary:
         new = Path(temporary) / "jars"
-        pom = HERE / "cassandra.pom.xml"
-        _run("Cassandra", ["mvn", "-q", "-B", "-f", str(pom), "dependency:copy-dependencies", f"-DoutputDirectory={new}"])
-        others = sorted({name for name, _ in listed.items() ^ _digests(new).items()})
+        copy = ["mvn", "-q", "-B", "-f", str(server.pom()), "dependency:copy-dependencies", f"-DoutputDirectory={new}"]
+        _run(server.wants, copy)
+        others = sorted({name for name, _ in listed.items() ^ digests(new).items()})
         if others:
-            raise CannotBeHad(f"Cassandra is not what cassandra.sha256 says; these jars are others: {', '.join(others)}.")
-        shutil.rmtree(JARS, ignore_errors=True)
-        new.rename(JARS)
+            raise CannotBeHad(
+                f"{server.wants} is not what {jars.name}.sha256 says; these jars are others: {', '.join(others)}."
+            )
+        shutil.rmtree(jars, ignore_errors=True)
+        new.rename(jars)
 
 
 def _s3() -> None:
@@ -135,11 +143,6 @@ def _java_version() -> int:
     said = subprocess.run([str(java()), "-version"], capture_output=True, text=True, timeout=PATIENCE).stderr
     version = re.search(r'version "(\d+)', said)
     return int(version[1]) if version else 0
-
-
-def _digests(folder: Path) -> dict[str, str]:
-    """SHA-256 by name."""
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
 
 
 def _install(*packages: str) -> None:

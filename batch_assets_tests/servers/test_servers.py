@@ -11,7 +11,15 @@ import psutil
 import pytest
 
 from batch_assets_tests.conftest import PROJECT, require
-from batch_assets_tests.servers import CassandraServer, PostgresServer, RedisServer, S3Gateway, Server, SharedServer
+from batch_assets_tests.servers import (
+    CassandraServer,
+    KafkaServer,
+    PostgresServer,
+    RedisServer,
+    S3Gateway,
+    Server,
+    SharedServer,
+)
 from batch_assets_tests.servers.server import wait_until_ended
 
 pytestmark = pytest.mark.process
@@ -199,6 +207,42 @@ class TestS3(ServerBehaviour):
     def configured(self, server: Server) -> bool:
         with urllib.request.urlopen(f"{server.url}/alive", timeout=5) as answer:
             return bool(answer.status == 200)
+
+
+class TestKafka(ServerBehaviour):
+    def made(self) -> Server:
+        return KafkaServer({"message.max.bytes": "12345"})
+
+    def write(self, server: Server, word: str) -> None:
+        from confluent_kafka import Producer
+        from confluent_kafka.admin import AdminClient, NewTopic
+
+        admin = AdminClient({"bootstrap.servers": server.url})
+        if "words" not in admin.list_topics(timeout=30).topics:
+            admin.create_topics([NewTopic("words", 1)])["words"].result()
+        producer = Producer({"bootstrap.servers": server.url})
+        producer.produce("words", word.encode())
+        assert producer.flush(30) == 0
+
+    def read(self, server: Server) -> str:
+        """The last word."""
+        from confluent_kafka import Consumer, TopicPartition
+
+        consumer = Consumer({"bootstrap.servers": server.url, "group.id": "reader"})
+        try:
+            _, end = consumer.get_watermark_offsets(TopicPartition("words", 0), timeout=30)
+            consumer.assign([TopicPartition("words", 0, end - 1)])
+            return str(consumer.consume(1, timeout=30)[0].value().decode())
+        finally:
+            consumer.close()
+
+    def configured(self, server: Server) -> bool:
+        from confluent_kafka.admin import AdminClient, ConfigResource
+
+        broker = ConfigResource(ConfigResource.Type.BROKER, "1")
+        admin = AdminClient({"bootstrap.servers": server.url})
+        described = admin.describe_configs([broker])[broker].result(30)
+        return bool(described["message.max.bytes"].value == "12345")
 
 
 @contextmanager

@@ -40,7 +40,8 @@ from batch_assets.serving.cassandra.session import Row, Session
 from batch_assets.serving.cassandra_store import CassandraStore
 from batch_assets.serving.store import Release
 from batch_assets.storage import LocalStorage
-from batch_assets_tests.servers.cassandra_server import QUICK, CassandraServer
+from batch_assets_tests.servers.cassandra_server import CassandraServer
+from batch_assets_tests.servers.jars import QUICK
 from batch_assets_tests.serving.store_behaviour import BINARY, WIDE
 from batch_assets_tests.serving.store_swapping import swapped
 from benchmarks.stores.made_up import clocked, made_up, read_back, release_of, seconds
@@ -67,7 +68,7 @@ class Warm(CassandraServer):
     def command(self) -> list[str]:
         """With a gigabyte, and none of what is quick for a minute."""
         java, *rest = super().command
-        return [java, "-Xms1g", "-Xmx1g", *(one for one in rest if one not in QUICK)]
+        return [java, "-Xms1g", "-Xmx1g", *(one for one in rest if one not in QUICK and not one.startswith("-Xm"))]
 
 
 class Bare:
