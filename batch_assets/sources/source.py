@@ -70,6 +70,7 @@ SOURCES: Port[Source] = Port(
     "batch_assets.sources",
     {
         "duckdb": "batch_assets.sources.duckdb_source:DuckdbSource",
+        "kafka": "batch_assets.sources.kafka_source:KafkaSource",
         "parquet": "batch_assets.sources.parquet_source:ParquetSource",
         **STREAMED_KINDS,
     },

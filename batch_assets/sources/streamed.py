@@ -26,10 +26,14 @@ _BATCH_ROWS = 1 << 17
 
 @dataclass(frozen=True)
 class Streamed:
-    """The rows of a day in any order, which are read once, and what they are read from."""
+    """The rows of a day in any order, which are read once, and what they are read from.
+
+    `said` are texts beside the settings that decided the rows, like a schema in a file.
+    """
 
     rows: "pa.RecordBatchReader"
     table: SourceTable
+    said: tuple[str, ...] = ()
 
 
 class StreamedSource(Source):
@@ -64,7 +68,7 @@ class StreamedSource(Source):
             provenance = Provenance(
                 day=date.fromisoformat(day),
                 timezone=timezone,
-                settings_sha256=sha256_of(self.model_dump_json()),
+                settings_sha256=sha256_of(self.model_dump_json(), *streamed.said),
                 tables=(streamed.table,),
             )
             try:
