@@ -1,10 +1,11 @@
 """Rows in any order, as they come from elsewhere -> a source's rows in the order of their keys."""
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import date
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,12 +29,14 @@ _BATCH_ROWS = 1 << 17
 class Streamed:
     """The rows of a day in any order, which are read once, and what they are read from.
 
-    `said` are texts beside the settings that decided the rows, like a schema in a file.
+    `said` are texts beside the settings that decided the rows, like a query's. `counted` is asked when the last row has come:
+    what is known of the table only then, by the names of its fields.
     """
 
     rows: "pa.RecordBatchReader"
     table: SourceTable
     said: tuple[str, ...] = ()
+    counted: Callable[[], Mapping[str, int]] = dict
 
 
 class StreamedSource(Source):
@@ -69,7 +72,7 @@ class StreamedSource(Source):
                 day=date.fromisoformat(day),
                 timezone=timezone,
                 settings_sha256=sha256_of(self.model_dump_json(), *streamed.said),
-                tables=(streamed.table,),
+                tables=(streamed.table.model_copy(update=streamed.counted()),),
             )
             try:
                 yield Read(rows, provenance)
@@ -106,7 +109,7 @@ class Kept:
 def in_order(
     rows: "pa.RecordBatchReader", table: str, keys: Sequence[str], spill: Path, memory_limit: str
 ) -> "Iterator[pa.RecordBatchReader]":
-    """The same rows in ascending order of their keys: text by its bytes in UTF-8.
+    """The same rows in ascending order of their keys: text by its bytes in UTF-8. All of them are read before the block begins.
 
     Raises:
         SourceError: a key is no column, or there is not enough memory or disk; or it is what reading the rows raises.
@@ -120,8 +123,10 @@ def in_order(
         with closed_session(spill, memory_limit) as connection:
             connection.register("rows", kept.reader())
             connection.execute("SET lock_configuration = true")
-            ordered = f"SELECT * FROM rows ORDER BY {', '.join(map(quoted_name, keys))}"
-            yield connection.sql(ordered).to_arrow_reader(_BATCH_ROWS)
+            by_key = f"SELECT * FROM rows ORDER BY {', '.join(map(quoted_name, keys))}"
+            ordered = connection.sql(by_key).to_arrow_reader(_BATCH_ROWS)
+            first = list(islice(ordered, 1))  # which is known when the last row has come
+            yield pa.RecordBatchReader.from_batches(ordered.schema, chain(first, ordered))
     except (duckdb.Error, pa.ArrowException) as error:
         if isinstance(kept.raised, BatchAssetsError):
             raise kept.raised from error
@@ -144,4 +149,4 @@ def fill(
                 raise kept.raised from error
             raise
         connection.unregister("streamed")
-        return streamed.table.model_copy(update={"name": name})
+        return streamed.table.model_copy(update={**streamed.counted(), "name": name})

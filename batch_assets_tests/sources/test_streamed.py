@@ -22,11 +22,15 @@ from batch_assets_tests.sources.source_behaviour import DAY, SourceBehaviour, ro
 
 
 class HeapSource(StreamedSource):
-    """Rows in an Arrow file, of a kind that only tests have; it fails after `fails_after` batches."""
+    """Rows in an Arrow file, of a kind that only tests have; it fails after `fails_after` batches.
+
+    If it `counts`, it does not know how many rows there are before the last one.
+    """
 
     kind: Literal["heap"] = "heap"
     path: str
     fails_after: int | None = None
+    counts: bool = False
 
     @property
     @override
@@ -42,20 +46,25 @@ class HeapSource(StreamedSource):
         known = SourceTable(
             name="heap",
             path=self.path,
-            rows=len(table),
+            rows=0 if self.counts else len(table),
             event_date="day",
             newest=pc.max(day_of).as_py(),
             newest_until_day=pc.max(day_of.filter(pc.less_equal(day_of, wanted))).as_py(),
             rows_of_day=len(of_day),
         )
 
+        came = 0
+
         def batches() -> Iterator[pa.RecordBatch]:
+            nonlocal came
             for number, batch in enumerate(of_day.to_batches(max_chunksize=2)):
                 if number == self.fails_after:
                     raise SourceError("The heap fell over; build it again.")
+                came += len(batch)
                 yield batch
 
-        yield Streamed(pa.RecordBatchReader.from_batches(of_day.schema, batches()), known)
+        rows = pa.RecordBatchReader.from_batches(of_day.schema, batches())
+        yield Streamed(rows, known, counted=lambda: {"rows": came} if self.counts else {})
 
 
 def heap(folder: Path, parts: Sequence[pa.Table], **said: int) -> HeapSource:
@@ -94,6 +103,12 @@ class TestStreamed(SourceBehaviour):
         source = heap(table, [rows_of(DAY, pa.array(range(9)))], fails_after=2)
         with pytest.raises(SourceError, match=r"^The heap fell over; build it again\.$"):
             self.read(source, spill)
+
+    def test_what_is_known_when_the_last_row_has_come_is_told(self, table: Path, spill: Path) -> None:
+        source = heap(table, [rows_of(DAY, pa.array(range(9)))], counts=True)
+        with source.read(DAY.isoformat(), ["user"], spill) as read:
+            assert read.provenance.tables[0].rows == 9
+            assert read.rows.read_all()["user"].to_pylist() == list(range(9))
 
     def test_a_limit_of_memory_that_is_none_is_a_sentence(self, table: Path, spill: Path) -> None:
         source = heap(table, [rows_of(DAY, pa.array([1]))]).model_copy(update={"memory_limit": "much"})
