@@ -62,7 +62,10 @@ class Source(Adapter):
         """The names of the tables that a provenance has, as `quality.sources.not_daily` says them; nothing is opened."""
 
 
-STREAMED_KINDS: dict[str, str] = {}
+STREAMED_KINDS = {
+    "kafka": "batch_assets.sources.kafka_source:KafkaSource",
+    "warehouse": "batch_assets.sources.warehouse_source:WarehouseSource",
+}
 """Those of our kinds that can also be a table of a query."""
 
 SOURCES: Port[Source] = Port(
@@ -70,7 +73,6 @@ SOURCES: Port[Source] = Port(
     "batch_assets.sources",
     {
         "duckdb": "batch_assets.sources.duckdb_source:DuckdbSource",
-        "kafka": "batch_assets.sources.kafka_source:KafkaSource",
         "parquet": "batch_assets.sources.parquet_source:ParquetSource",
         **STREAMED_KINDS,
     },
