@@ -105,17 +105,6 @@ class TestSqlite(SourceBehaviour):
         return asked(folder, parts, driver="sqlite", uri=str(path), types={k: v.split("[d")[0] for k, v in said.items()})
 
 
-class TestDuckdb(SourceBehaviour):
-    @override
-    def placed(self, folder: Path, parts: Sequence[pa.Table]) -> Source:
-        path = folder.with_suffix(".duckdb")
-        if parts:
-            with duckdb.connect(path) as connection:
-                connection.register("parts", pa.concat_tables(parts))
-                connection.execute(f"CREATE TABLE {table_of(folder)} AS FROM parts")
-        return asked(folder, parts, driver="duckdb", uri=str(path))
-
-
 @pytest.fixture
 def ask(server: PostgresServer, tmp_path: Path) -> Ask:
     """Asks the server a query, which may have a look at dates beside it."""
@@ -232,6 +221,22 @@ class TestDays:
     def test_dates_that_say_something_else_are_refused(self, ask: Ask, dates: str, sentence: str) -> None:
         with pytest.raises(SourceError, match=sentence):
             ask("SELECT 1 AS id, $partition AS day", dates=dates)
+
+
+class TestDuckdb:
+    def test_a_file_is_read_and_not_written_to(self, ask: Ask, tmp_path: Path) -> None:
+        with duckdb.connect(tmp_path / "a.duckdb") as connection:
+            connection.execute("CREATE TABLE t AS SELECT range::INT AS id, 1.25::DECIMAL(9, 2) AS price FROM range(3)")
+            connection.execute("ALTER TABLE t ADD moment TIMESTAMPTZ DEFAULT '2024-03-09 23:30+00'")
+        said = {"driver": "duckdb", "uri": str(tmp_path / "a.duckdb")}
+        for zone, count in (("UTC", 0), ("Europe/Berlin", 3)):
+            dates = "SELECT $partition AS newest, $partition AS newest_until_day, count(*) AS rows_of_day FROM t"
+            found, provenance = ask("SELECT * FROM t WHERE moment::DATE = $partition", zone, dates, **said)
+            assert (len(found), provenance.tables[0].rows, provenance.tables[0].rows_of_day) == (count, count, 3)
+            assert found.schema.field("price").type == pa.decimal128(9, 2)
+            assert found.schema.field("moment").type == pa.timestamp("us", "UTC")
+        with pytest.raises(SourceError, match=r"read-only"):
+            ask("WITH x AS (SELECT $partition) INSERT INTO t (id) SELECT 5 FROM x", **said)
 
 
 class TestTransaction:
