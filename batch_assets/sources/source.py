@@ -73,6 +73,7 @@ SOURCES: Port[Source] = Port(
     "batch_assets.sources",
     {
         "duckdb": "batch_assets.sources.duckdb_source:DuckdbSource",
+        "delta": "batch_assets.sources.delta_source:DeltaSource",
         "parquet": "batch_assets.sources.parquet_source:ParquetSource",
         "python": "batch_assets.sources.python_source:PythonSource",
         **STREAMED_KINDS,
