@@ -64,14 +64,14 @@ class DayColumn:
         """Whether its values are texts."""
         import pyarrow as pa
 
-        return pa.types.is_string(self.type) or pa.types.is_large_string(self.type)
+        return bool(pa.types.is_string(self.type) or pa.types.is_large_string(self.type))
 
     @property
     def in_time(self) -> bool:
         """Whether its values are points in time, of which the time zone makes days."""
         import pyarrow as pa
 
-        return pa.types.is_timestamp(self.type) and self.type.tz is not None
+        return bool(pa.types.is_timestamp(self.type)) and self.type.tz is not None
 
     def days(self, values: "pa.Array") -> "pa.Array":
         """The days of values, as date32; what no date of Python is becomes the nearest one.
@@ -132,6 +132,24 @@ class FileDays:
     first: date | None = None
     last: date | None = None
     tight: bool = False
+
+    @classmethod
+    def told(cls, rows: int, nulls: int | None, first: date | None, last: date | None, deleted: int | None = 0) -> "FileDays":
+        """What statistics make known.
+
+        Args:
+            rows: how many were written, deleted ones among them.
+            nulls: how many of these have no day.
+            first: the earliest day that was written.
+            last: the latest one.
+            deleted: how many are deleted; None if some may be.
+        """
+        if nulls == rows:
+            return cls(rows=0)
+        if nulls is None or first is None or last is None or deleted is None or (deleted and nulls):
+            return cls(None, first, last)
+        left = rows - nulls - deleted
+        return cls(left, first, last, tight=not deleted or (first == last and left > 0))
 
     def may_hold(self, span: Span) -> bool:
         """Whether a row of these days can be in the file."""

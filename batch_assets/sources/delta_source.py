@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import date
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -17,7 +16,7 @@ from batch_assets.features.provenance import SourceFile
 from batch_assets.ports import extra
 from batch_assets.sources.closed import first_line, quoted, quoted_name
 from batch_assets.sources.days import DayColumn, FileDays, Span
-from batch_assets.sources.lake import TABLE, LakeFile, accepted_place, damage_among, streamed_of
+from batch_assets.sources.lake import TABLE, LakeFile, accepted_place, damage_among, files_of, streamed_of
 from batch_assets.sources.streamed import Streamed, StreamedSource
 from batch_assets.storage.endpoint import plain_http_allowed, s3_endpoint
 
@@ -121,20 +120,24 @@ class _Version:
         import pyarrow as pa
 
         where = _condition(column, span) if column and span else "true"
-        with self._explained():
+        with self._read(column, span):
             engine = deltalake.QueryBuilder(_ENGINE).register("read", self.table)
             found = engine.execute(f"SELECT {', '.join(map(quoted_name, names))} FROM read WHERE {where}")
             rows = pa.RecordBatchReader.from_stream(found)
-        return pa.RecordBatchReader.from_batches(rows.schema, self._batches(rows))
 
-    def _batches(self, rows: "pa.RecordBatchReader") -> "Iterator[pa.RecordBatch]":
-        with self._explained():
-            yield from rows
+        def batches() -> "Iterator[pa.RecordBatch]":
+            with self._read(column, span):
+                yield from rows
+
+        return pa.RecordBatchReader.from_batches(rows.schema, batches())
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _read(self, column: DayColumn | None, span: Span | None) -> Iterator[None]:
+        """What is raised while rows of a span of days are read becomes a sentence about the file that is the cause."""
+
         def sentence(reason: str) -> str:
-            return f"{self.named}: {damage_among(self._paths, self._opened) or f'it cannot be read: {reason}'}."
+            damage = damage_among(files_of(self, column, span), self._opened)
+            return f"{self.named}: {damage or f'it cannot be read: {reason}'}."
 
         with _explained(sentence):
             yield
@@ -169,13 +172,12 @@ class _Version:
         """How many rows each data file has, deleted ones among them: as the log says, else as the file does."""
         import pyarrow.parquet as pq
 
-        found = []
-        for path, said in zip(self._paths, self._said("num_records"), strict=True):
-            if said is None:
-                with self._explained(), self._opened(path) as file:
-                    said = pq.read_metadata(file).num_rows
-            found.append(said)
-        return found
+        def counted(path: str) -> int:
+            with _explained(lambda reason: f"{self.named}: {path} cannot be read: {reason}."), self._opened(path) as file:
+                return int(pq.read_metadata(file).num_rows)
+
+        said = zip(self._paths, self._said("num_records"), strict=True)
+        return [counted(path) if rows is None else rows for path, rows in said]
 
     @cached_property
     def _deleted(self) -> list[int]:
@@ -184,23 +186,24 @@ class _Version:
 
         if "deletionVectors" not in (self.table.protocol().reader_features or ()):
             return [0] * len(self._paths)
-        with self._explained():
+        with _explained(lambda reason: f"{self.named}: its deletion vectors cannot be read: {reason}."):
             vectors = pa.RecordBatchReader.from_stream(self.table.deletion_vectors()).read_all()
         kept = zip(vectors["filepath"].to_pylist(), vectors["selection_vector"], strict=True)
         deleted = {path: mask.values.false_count for path, mask in kept}
         return [deleted.get(path if "://" in path else f"{self.table.table_uri}{path}", 0) for path in self._said("path")]
 
     def _days(self, column: DayColumn) -> list[FileDays]:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
         first, last, nulls = (self._said_of(what, column.name) for what in ("min", "max", "null_count"))
         folders = self._said_of("partition", column.name)
         if folders is not None:
-            first = last = folders
-            nulls = [rows * (value is None) for rows, value in zip(self._rows, folders.to_pylist(), strict=True)]
+            first, last, nulls = folders, folders, pc.if_else(pc.is_null(folders), pa.array(self._rows, pa.int64()), 0)
         if first is None or last is None or nulls is None:
             return [FileDays()] * len(self._paths)
         ends = (column.days(values.cast(column.type)).to_pylist() for values in (first, last))
-        said = zip(self._rows, self._deleted, (nulls if isinstance(nulls, list) else nulls.to_pylist()), *ends, strict=True)
-        return [_file_days(*one) for one in said]
+        return [FileDays.told(*one) for one in zip(self._rows, nulls.to_pylist(), *ends, self._deleted, strict=True)]
 
     def _opened(self, path: str) -> "pa.NativeFile":
         from deltalake.fs import DeltaStorageHandler
@@ -208,21 +211,6 @@ class _Version:
 
         files = PyFileSystem(DeltaStorageHandler(self.table.table_uri, _storage_options(self.path)))
         return files.open_input_file(path.removeprefix(self.path.rstrip("/")).lstrip("/"))
-
-
-def _file_days(rows: int, deleted: int, nulls: int | None, first: date | None, last: date | None) -> FileDays:
-    """What is known of a file of so many rows, some of which may be deleted or have no day."""
-    if nulls == rows:
-        return FileDays(rows=0)
-    if nulls is None or first is None or last is None:
-        return FileDays()
-    sure = not deleted or not nulls
-    return FileDays(
-        rows=rows - deleted - nulls if sure else None,
-        first=first,
-        last=last,
-        tight=not deleted or (first == last and sure and rows > deleted),
-    )
 
 
 def _condition(column: DayColumn, span: Span) -> str:

@@ -102,6 +102,11 @@ def _chosen(table: LakeTable, columns: Sequence[str], day_name: str | None) -> l
     return list(columns) or [name for name in names if name != day_name]
 
 
+def files_of(table: LakeTable, column: DayColumn | None, span: Span | None) -> list[str]:
+    """The paths of the data files that may have rows of a span of days."""
+    return [file.listed.path for file in table.files(column) if span is None or file.days.may_hold(span)]
+
+
 def damage_among(files: Iterable[str], opened: Callable[[str], Any]) -> str | None:
     """A phrase about the first Parquet file that is missing or cannot be read to its end; asked after a failure only.
 

@@ -74,6 +74,7 @@ SOURCES: Port[Source] = Port(
     {
         "duckdb": "batch_assets.sources.duckdb_source:DuckdbSource",
         "delta": "batch_assets.sources.delta_source:DeltaSource",
+        "iceberg": "batch_assets.sources.iceberg_source:IcebergSource",
         "parquet": "batch_assets.sources.parquet_source:ParquetSource",
         "python": "batch_assets.sources.python_source:PythonSource",
         **STREAMED_KINDS,
