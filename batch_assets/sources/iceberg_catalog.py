@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+from pydantic import ValidationError
+
 from batch_assets.errors import SourceError
 from batch_assets.secret import Secret
 from batch_assets.sources.closed import first_line
@@ -128,10 +130,19 @@ def explained(sentence: Callable[[str], str], secrets: tuple[str, ...] = ()) -> 
     try:
         yield
     except _errors() as error:
-        reason = first_line(error)
+        reason = _reason(error)
         for secret in secrets:
             reason = reason.replace(secret, "…")
         raise SourceError(sentence(reason)) from (None if secrets else error)
+
+
+def _reason(error: BaseException) -> str:
+    """What an error says, in one line; of metadata that do not fit, what does not."""
+    for one in (error, error.__cause__):
+        if isinstance(one, ValidationError):
+            found = one.errors(include_url=False)[0]
+            return " ".join([*map(str, found["loc"]), found["msg"]]).partition("\n")[0]
+    return first_line(error)
 
 
 def _errors() -> tuple[type[BaseException], ...]:

@@ -121,7 +121,7 @@ class _Snapshot:
     def rows(self) -> int:
         if not self._with_deletes:
             return sum(task.file.record_count for task in self._tasks)
-        with self._explained():
+        with self._reading(None, None):
             return int(self._scan(self.schema.names[:1]).count())
 
     @property
