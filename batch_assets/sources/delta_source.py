@@ -189,8 +189,13 @@ class _Version:
         with _explained(lambda reason: f"{self.named}: its deletion vectors cannot be read: {reason}."):
             vectors = pa.RecordBatchReader.from_stream(self.table.deletion_vectors()).read_all()
         kept = zip(vectors["filepath"].to_pylist(), vectors["selection_vector"], strict=True)
-        deleted = {path: mask.values.false_count for path, mask in kept}
-        return [deleted.get(path if "://" in path else f"{self.table.table_uri}{path}", 0) for path in self._said("path")]
+        deleted = {unquote(path): mask.values.false_count for path, mask in kept}
+        uris = [unquote(path if "://" in path else f"{self.table.table_uri}{path}") for path in self._said("path")]
+        if foreign := deleted.keys() - set(uris):
+            raise SourceError(
+                f"{self.named} has a deletion vector of {min(foreign)}, which is none of its files; copy it whole."
+            )
+        return [deleted.get(uri, 0) for uri in uris]
 
     def _days(self, column: DayColumn) -> list[FileDays]:
         import pyarrow as pa

@@ -63,8 +63,10 @@ class Source(Adapter):
 
 
 STREAMED_KINDS = {
-    "kafka": "batch_assets.sources.kafka_source:KafkaSource",
+    "delta": "batch_assets.sources.delta_source:DeltaSource",
+    "iceberg": "batch_assets.sources.iceberg_source:IcebergSource",
     "warehouse": "batch_assets.sources.warehouse_source:WarehouseSource",
+    "kafka": "batch_assets.sources.kafka_source:KafkaSource",
 }
 """Those of our kinds that can also be a table of a query."""
 
@@ -73,11 +75,9 @@ SOURCES: Port[Source] = Port(
     "batch_assets.sources",
     {
         "duckdb": "batch_assets.sources.duckdb_source:DuckdbSource",
-        "delta": "batch_assets.sources.delta_source:DeltaSource",
-        "iceberg": "batch_assets.sources.iceberg_source:IcebergSource",
         "parquet": "batch_assets.sources.parquet_source:ParquetSource",
-        "python": "batch_assets.sources.python_source:PythonSource",
         **STREAMED_KINDS,
+        "python": "batch_assets.sources.python_source:PythonSource",
     },
 )
 """Every kind of source; a package adds one by an entry point in this group."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -71,6 +72,25 @@ def test_rows_that_deletion_vectors_delete_do_not_come(tmp_path: Path) -> None:
         assert one.told == ("100 rows are left out by deletion vectors",)
     found, one = asked(DeltaSource(path=str(BY_SPARK), version=0), tmp_path)
     assert (found.num_rows, one.rows, one.told) == (1000, 1000, ())
+
+
+def test_deletion_vectors_are_counted_in_folders_of_any_name(tmp_path: Path) -> None:
+    folder = tmp_path / "table"
+    shutil.copytree(BY_SPARK, folder)
+    (file,) = folder.glob("*.parquet")
+    (folder / "p=d ü").mkdir()
+    file.rename(folder / "p=d ü" / file.name)
+    for entry in (folder / "_delta_log").glob("*.json"):
+        lines = [json.loads(line) for line in entry.read_text().splitlines()]
+        for action in (line[name] for line in lines for name in ("add", "remove") if name in line):
+            action |= {"path": f"p=d%20ü/{file.name}", "partitionValues": {"p": "d ü"}}
+        for said in (line["metaData"] for line in lines if "metaData" in line):
+            fields = json.loads(said["schemaString"])
+            fields["fields"].append({"name": "p", "type": "string", "nullable": True, "metadata": {}})
+            said |= {"schemaString": json.dumps(fields), "partitionColumns": ["p"]}
+        entry.write_text("\n".join(map(json.dumps, lines)))
+    found, one = asked(DeltaSource(path=str(folder), day="day"), tmp_path, AFTER)
+    assert (set(found["p"].to_pylist()), one.rows, one.rows_of_day, found.num_rows) == ({"d ü"}, 900, 400, 400)
 
 
 def test_what_spark_writes_is_exact_its_int96_time_stamps_too(tmp_path: Path) -> None:
