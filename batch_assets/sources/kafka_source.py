@@ -134,10 +134,8 @@ class KafkaSource(StreamedSource):
 
 def _keep(kept: LastValues, batch: Batch, decoder: Decoder, faults: Faults) -> None:
     """Decode the messages of a batch that have a value, and write all of them down."""
-    values, keys, valued = batch.values, batch.keys, list(range(len(batch.values)))
-    if None in values:
-        valued = [place for place in valued if values[place] is not None]
-        values, keys = [values[place] for place in valued], [keys[place] for place in valued]
-    decoded = decoder.decoded(values, keys)
+    valued = [place for place, value in enumerate(batch.values) if value is not None]
+    keys = batch.keys if len(valued) == len(batch.keys) else [batch.keys[place] for place in valued]
+    decoded = decoder.decoded([value for value in batch.values if value is not None], keys)
     faults.add(batch, valued, decoded)
     kept.add(batch.keys, batch.partitions, batch.times, decoded, np.array(valued, np.int64))

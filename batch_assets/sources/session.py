@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from batch_assets.errors import BadKeys, SourceError
-from batch_assets.features.provenance import Provenance, SourceTable
+from batch_assets.features.provenance import Provenance, SourceTable, sha256_of
 from batch_assets.sources.blame import damaged_place, rows_with
 from batch_assets.sources.closed import closed_session, first_line, folded, quoted_name, require_keys
 from batch_assets.sources.listing import Chosen, TableSettings, require_unchanged
@@ -105,7 +105,7 @@ def ordered_rows(query: Query, day: str, keys: Sequence[str], spill: Path, timez
             provenance = Provenance(
                 day=date.fromisoformat(day),
                 timezone=timezone,
-                settings_sha256=query.settings_sha256,
+                settings_sha256=_sha256_of(query, [text for _, said in filled.values() for text in said]),
                 tables=_in_their_order(query, [described(connection, table, day) for table in tables], filled),
             )
             rows = connection.sql(ordered, params=dict(query.parameters)).to_arrow_reader(_BATCH_ROWS)
@@ -122,8 +122,15 @@ def ordered_rows(query: Query, day: str, keys: Sequence[str], spill: Path, timez
         _require_unchanged(query, linked)
 
 
-def _in_their_order(query: Query, read: Iterable[SourceTable], filled: Mapping[str, SourceTable]) -> tuple[SourceTable, ...]:
-    by_name = {**filled, **{table.name: table for table in read}}
+def _sha256_of(query: Query, said: Sequence[str]) -> str:
+    """What decided the rows: what the query says of itself, and the texts that its tables were made by."""
+    return sha256_of(query.settings_sha256, *said) if said else query.settings_sha256
+
+
+def _in_their_order(
+    query: Query, read: Iterable[SourceTable], filled: Mapping[str, tuple[SourceTable, tuple[str, ...]]]
+) -> tuple[SourceTable, ...]:
+    by_name = {name: table for name, (table, _) in filled.items()} | {table.name: table for table in read}
     return tuple(by_name[name] for name in query.tables)
 
 

@@ -135,8 +135,15 @@ def in_order(
 
 def fill(
     connection: "duckdb.DuckDBPyConnection", name: str, source: StreamedSource, day: str, spill: Path, timezone: str
-) -> SourceTable:
-    """Make a table of a session from a source's rows; what it was read from. Raises as `StreamedSource.streamed` does."""
+) -> tuple[SourceTable, tuple[str, ...]]:
+    """Make a table of a session from a source's rows.
+
+    Returns:
+        What it was read from, and the texts beside the settings that decided its rows.
+
+    Raises:
+        What `StreamedSource.streamed` does.
+    """
     import duckdb
 
     with source.streamed(day, spill, timezone) as streamed:
@@ -149,4 +156,4 @@ def fill(
                 raise kept.raised from error
             raise
         connection.unregister("streamed")
-        return streamed.table.model_copy(update={**streamed.counted(), "name": name})
+        return streamed.table.model_copy(update={**streamed.counted(), "name": name}), streamed.said
