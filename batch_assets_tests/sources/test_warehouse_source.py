@@ -14,6 +14,7 @@ import duckdb
 import psycopg
 import pyarrow as pa
 import pytest
+from adbc_driver_manager.dbapi import Cursor
 from pydantic import ValidationError
 from typing_extensions import override
 
@@ -271,6 +272,16 @@ class TestTransaction:
         (table,) = provenance.tables
         assert (found["id"].to_pylist(), table.rows_of_day, table.rows) == ([1], 1, 1)
         assert table.pinned.startswith("snapshot ")
+
+    def test_a_transaction_that_may_write_is_not_used(self, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+        execute_as_said = Cursor.execute
+
+        def pooled(cursor: Cursor, text: str, values: Any = None) -> Any:  # a session is another one in each transaction
+            return execute_as_said(cursor, "SELECT 1" if text.startswith("SET SESSION") else text, values)
+
+        monkeypatch.setattr(Cursor, "execute", pooled)
+        with pytest.raises(SourceError, match=r"postgresql gives every transaction another session"):
+            ask("SELECT 1 AS id, $partition AS day")
 
     def test_a_query_that_was_changed_is_another(self, ask: Ask) -> None:
         digests = {ask(f"SELECT {number} AS id, $partition AS day")[1].settings_sha256 for number in (1, 1, 2)}

@@ -60,7 +60,7 @@ class Driver:
 
 
 class Postgresql(Driver):
-    """PostgreSQL, and what speaks its protocol.
+    """PostgreSQL, 13 or newer.
 
     The driver streams what COPY gives, and COPY binds no values: of a statement with a `$1` the whole answer is in memory. So
     the day is bound where it is made a setting of the transaction, which the statement reads.
@@ -77,10 +77,16 @@ class Postgresql(Driver):
         with connection.cursor() as cursor:
             cursor.execute(
                 "SELECT set_config('batch_assets.partition', $1, true), set_config('TimeZone', $2, true), "
-                "set_config('DateStyle', 'ISO, YMD', true), pg_current_snapshot()::text",
+                "set_config('DateStyle', 'ISO, YMD', true), pg_current_snapshot()::text, "
+                "current_setting('transaction_isolation'), current_setting('transaction_read_only')",
                 (day.isoformat(), zone),
             )
-            (*_, snapshot) = cursor.fetchone()
+            (*_, snapshot, isolation, only_reads) = cursor.fetchone()
+        if (isolation, only_reads) != ("repeatable read", "on"):
+            raise SourceError(
+                f"{self.name} gives every transaction another session, so that none can be made to only read; let uri lead to "
+                "the server itself, or to a pooler that keeps sessions."
+            )
         return f"snapshot {snapshot}"
 
     @override
