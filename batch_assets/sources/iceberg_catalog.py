@@ -2,7 +2,9 @@
 
 import os
 import re
+import struct
 import sys
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
@@ -26,6 +28,9 @@ _CATALOG_ERRORS = (
     ("thrift.Thrift", "TException"),
 )
 """What the libraries raise by which pyiceberg speaks to a catalog; only that of the catalog's kind is loaded."""
+
+_OF_DAMAGE = (EOFError, SystemError, TypeError, ArithmeticError, AssertionError, struct.error, zlib.error)
+"""What pyiceberg's reader of Avro raises in the middle of a damaged manifest, which has no checksum."""
 
 
 @dataclass(frozen=True)
@@ -151,4 +156,4 @@ def _errors() -> tuple[type[BaseException], ...]:
 
     own = [found for found in vars(pyiceberg.exceptions).values() if isinstance(found, type) and issubclass(found, Exception)]
     loaded = [getattr(sys.modules[module], name) for module, name in _CATALOG_ERRORS if module in sys.modules]
-    return (pa.ArrowException, OSError, ValueError, LookupError, NotImplementedError, EOFError, *own, *loaded)
+    return (pa.ArrowException, OSError, ValueError, LookupError, NotImplementedError, *_OF_DAMAGE, *own, *loaded)

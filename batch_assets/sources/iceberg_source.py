@@ -84,21 +84,24 @@ class IcebergSource(StreamedSource):
 
 @dataclass(frozen=True)
 class _Snapshot:
-    """One snapshot of an Iceberg table: pyiceberg's `table`, whose metadata are read, and `number`, if one was asked for."""
+    """One snapshot of an Iceberg table: pyiceberg's `table`, whose metadata are read, and what no message may say."""
 
     table: Any
-    number: int | None
     secrets: tuple[str, ...] = field(repr=False)
 
     @classmethod
     def of(cls, found: FoundTable, number: int | None) -> "_Snapshot":
         """A snapshot by its id, else the current one. Raises SourceError if it is not there."""
-        location = found.table.location()
-        if number is not None and found.table.snapshot_by_id(number) is None:
-            raise SourceError(
-                f"The Iceberg table {location} has no snapshot {number}, or none any more; read one that is there."
-            )
-        return cls(found.table, number, found.secrets)
+        table = found.table
+        if number is not None:
+            snapshot = table.snapshot_by_id(number)
+            if snapshot is None:
+                raise SourceError(f"The Iceberg table {table.location()} has no snapshot {number}; read one that is there.")
+            as_it_was = {"current_snapshot_id": number}
+            if snapshot.schema_id is not None:
+                as_it_was["current_schema_id"] = snapshot.schema_id  # else a condition would be about today's columns
+            table.metadata = table.metadata.model_copy(update=as_it_was)
+        return cls(table, found.secrets)
 
     @property
     def named(self) -> str:
@@ -107,8 +110,7 @@ class _Snapshot:
     @property
     def pinned(self) -> str:
         current = self.table.current_snapshot()
-        number = self.number or (current and current.snapshot_id)
-        return f"snapshot {number}" if number else "no snapshot"
+        return f"snapshot {current.snapshot_id}" if current else "no snapshot"
 
     @cached_property
     def schema(self) -> "pa.Schema":
@@ -160,7 +162,7 @@ class _Snapshot:
         for meets, value in zip((expressions.GreaterThanOrEqual, expressions.LessThan), bounds, strict=True):
             if column and value:
                 condition = expressions.And(condition, meets(column.name, value))
-        return self.table.scan(condition, selected_fields=tuple(names), snapshot_id=self.number)
+        return self.table.scan(condition, selected_fields=tuple(names))
 
     @cached_property
     def _tasks(self) -> list[Any]:

@@ -13,6 +13,7 @@ import pytest
 from pydantic import ValidationError
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.table import Table
+from pyiceberg.types import DateType
 from typing_extensions import override
 
 from batch_assets.errors import ConfigError, SourceError
@@ -189,6 +190,22 @@ def test_a_table_is_found_by_its_metadata_alone(tmp_path: Path) -> None:
     metadata = first.metadata_location.removeprefix("file://")
     found, one = asked(IcebergSource(metadata=metadata, day="day"), tmp_path)
     assert (found["user"].to_pylist(), one.rows) == ([1, 2], 2)
+
+
+def test_a_snapshot_has_the_columns_that_the_table_had_then(tmp_path: Path) -> None:
+    then = append(tmp_path, rows_of(DAY, pa.array([1]))).current_snapshot()
+    assert then is not None
+    with catalog(tmp_path) as opened:
+        table = opened.load_table("db.rows")
+        with table.update_schema() as update:
+            update.rename_column("x", "y")
+            update.delete_column("day")
+        with table.update_schema() as update:
+            update.add_column("day", DateType())
+    found, _ = asked(IcebergSource(catalog=properties(tmp_path), table="db.rows"), tmp_path)
+    assert found.to_pylist() == [{"user": 1, "y": 0.0, "day": None}]
+    source = IcebergSource(catalog=properties(tmp_path), table="db.rows", snapshot=then.snapshot_id, day="day")
+    assert asked(source, tmp_path)[0].to_pylist() == [{"user": 1, "x": 0.0}]
 
 
 def test_a_table_without_a_snapshot_has_no_rows(tmp_path: Path) -> None:
