@@ -50,7 +50,7 @@ class Cluster:
         self._secrets = [option.reveal() for option in options.values() if isinstance(option, Secret)]
         self._options = {**_DEFAULTS, **{name: _said(option) for name, option in options.items()}}
         self.message: Any = self._kafka.Message
-        self._heard: Any = None
+        self._heard = list[Any]()
         self._asked = self._client(self._admin.AdminClient)
 
     def partitions(self) -> list[int]:
@@ -117,27 +117,24 @@ class Cluster:
 
     def answered(self) -> None:
         """A broker has answered: what was heard before is over."""
-        self._heard = None
+        self._heard.clear()
 
     def silence(self) -> SourceError | None:
         """The sentence about what was heard of the brokers since one has answered, if anything was."""
-        return None if self._heard is None else self.refused(self._heard)
+        telling = [error for error in self._heard if error.name() != "_ALL_BROKERS_DOWN"] or self._heard
+        return self.refused(telling[-1]) if telling else None
 
     def _silence(self, error: Any) -> SourceError:
         """What is behind an error that says only that nobody has answered."""
         self._asked.poll(0)
-        return self.refused(self._heard if self._heard is not None and error.name() in _SILENT else error)
+        return (self.silence() if error.name() in _SILENT else None) or self.refused(error)
 
     def _client(self, kind: Any, **ours: Any) -> Any:
         try:
-            return kind({**self._options, **ours, "bootstrap.servers": self.servers, "error_cb": self._hear})
+            return kind({**self._options, **ours, "bootstrap.servers": self.servers, "error_cb": self._heard.append})
         except self._kafka.KafkaException as error:
             said = self._without_secrets(error.args[0].str())
             raise SourceError(f"The `options` of the topic {self.topic} cannot be used: {said}.") from None
-
-    def _hear(self, error: Any) -> None:
-        if error.name() != "_ALL_BROKERS_DOWN" or self._heard is None:  # which says less than what came before
-            self._heard = error
 
     def _without_secrets(self, text: str) -> str:
         for secret in self._secrets:

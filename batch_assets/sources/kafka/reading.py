@@ -18,6 +18,8 @@ from batch_assets.sources.kafka.extents import Extent, Window
 
 _BATCH, _WAIT_S = 10_000, 0.1
 _END_OF_PARTITION = "_PARTITION_EOF"
+_OF_THE_GROUP = "GROUP_AUTHORIZATION_FAILED"
+"""librdkafka asks for the consumer's group, which is not joined: whether that is permitted is no matter."""
 
 
 @dataclass
@@ -89,6 +91,7 @@ class Reading:
                 errors = [message for message in messages if message.error() is not None]
                 if errors:
                     messages = [message for message in messages if message.error() is None]
+                    errors = [message for message in errors if message.error().name() != _OF_THE_GROUP]
                 if messages:
                     yield self._batch(*self._counting(consumer, messages))
                 for message in errors:

@@ -218,12 +218,12 @@ class TestAvro:
         assert list(found.undecodable) == [1, 2, 3, 4]
 
     def test_fields_that_are_no_columns_are_left_out(self, tmp_path: Path) -> None:
-        other = {"type": "record", "name": "Other", "fields": SIMPLE}
+        other, again = ({"type": "record", "name": name, "fields": SIMPLE} for name in ("Other", "Again"))
         strange = {
             "r": other,
             "m": {"type": "map", "values": "int"},
             "u": ["int", "string"],
-            "l": {"type": "array", "items": other},
+            "l": {"type": "array", "items": again},
         }
         values, written = avro(tmp_path, [*({"name": name, "type": type_} for name, type_ in strange.items()), *SIMPLE])
         assert values.left_out == ["r", "m", "u", "l"]
