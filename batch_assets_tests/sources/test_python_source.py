@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -19,6 +19,7 @@ from batch_assets.errors import BadKeys, SourceError
 from batch_assets.features.provenance import Provenance
 from batch_assets.features.snapshot import write_snapshot
 from batch_assets.sources.parquet_source import ParquetSource
+from batch_assets.sources.python.crew import applied
 from batch_assets.sources.python_source import PythonSource
 from batch_assets.sources.source import Source
 from batch_assets_tests.servers.server import wait_until_ended
@@ -80,6 +81,20 @@ def test_it_runs_on_so_many_processes_and_none_of_them_is_this(ask: Ask) -> None
     found, _ = ask(f"{HERE}:process", workers=2, batch_rows=1)
     assert os.getpid() not in set(found["process"].to_pylist())
     assert 1 <= len(set(found["process"].to_pylist())) <= 2
+
+
+def test_no_more_batches_are_under_way_than_its_processes_need() -> None:
+    taken = 0
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        nonlocal taken
+        for user in range(9):
+            taken += 1
+            yield pa.RecordBatch.from_pydict({"user": [user]})
+
+    with applied(f"{HERE}:same", batches(), pa.schema({"user": pa.int64()}), ["user"], workers=1) as rows:
+        found = [(batch["user"].to_pylist(), taken) for batch in rows]
+    assert found == [([user], min(user + 2, 9)) for user in range(9)]
 
 
 @pytest.mark.parametrize(("batch_rows", "lengths"), [(16, {16: 32, 8: 8}), (100, {40: 40})])
@@ -165,6 +180,7 @@ def test_processes_end_with_the_one_that_started_them(ask: Ask, tmp_path: Path) 
     script.write_text(f"""
 from pathlib import Path
 from batch_assets.sources.parquet_source import ParquetSource
+from batch_assets.sources.python.crew import applied
 from batch_assets.sources.python_source import PythonSource
 
 if __name__ == "__main__":
