@@ -17,6 +17,7 @@ BatchAssetsError
 │   └── StorageFull
 ├── FeaturesError           where rows come from
 │   ├── SourceError         the source cannot be read or queried
+│   ├── Undecodable         a message is not what the topic's settings say; it is counted
 │   ├── BadKeys             null, doubled or unordered keys
 │   ├── SnapshotChanged     a frozen file is no longer what was frozen
 │   └── ContractBroken      the columns are not the ones that were agreed
@@ -132,6 +133,10 @@ class FeaturesError(BatchAssetsError):
 
 class SourceError(FeaturesError):
     """The source cannot be read or queried."""
+
+
+class Undecodable(FeaturesError):
+    """Of a batch of messages one cannot be decoded; a phrase that says why, as such messages are counted, not raised."""
 
 
 class BadKeys(FeaturesError):

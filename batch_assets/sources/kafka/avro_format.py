@@ -7,9 +7,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from batch_assets.errors import SourceError
+from batch_assets.errors import SourceError, Undecodable
 from batch_assets.ports import extra
-from batch_assets.sources.kafka.decoding import Undecodable
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -4,12 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from batch_assets.errors import Undecodable
+
 if TYPE_CHECKING:
     import pyarrow as pa
-
-
-class Undecodable(Exception):
-    """A batch has a message that cannot be decoded; says why, as a phrase."""
 
 
 class Format(Protocol):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from batch_assets.sources.kafka.decoding import Undecodable
+from batch_assets.errors import Undecodable
 
 if TYPE_CHECKING:
     import pyarrow as pa
