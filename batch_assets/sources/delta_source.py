@@ -16,8 +16,8 @@ from batch_assets.features.provenance import SourceFile
 from batch_assets.ports import extra
 from batch_assets.sources.closed import first_line, quoted, quoted_name
 from batch_assets.sources.days import DayColumn, FileDays, Span
-from batch_assets.sources.lake import TABLE, LakeFile, accepted_place, damage_among, files_of, streamed_of
-from batch_assets.sources.streamed import Streamed, StreamedSource
+from batch_assets.sources.lake import LakeFile, LakeSource, accepted_place, damage_among, files_of
+from batch_assets.sources.streamed import Streamed
 from batch_assets.storage.endpoint import plain_http_allowed, s3_endpoint
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ _ENGINE = {
 _PATIENCE = {"timeout": "120s", "connect_timeout": "10s", "max_retries": "5", "retry_timeout": "60s"}
 
 
-class DeltaSource(StreamedSource):
+class DeltaSource(LakeSource):
     """A Delta table, of which the rows of the partition's day are taken from one version.
 
     Files of other days are not read, deleted rows do not come, and what is written after the version was chosen never shows.
@@ -49,23 +49,12 @@ class DeltaSource(StreamedSource):
         description="The table's folder: an absolute path, or an s3:// URI to which AWS_* environment variables lead."
     )
     version: int | None = Field(None, description="The version that is read; by default the newest one.", ge=0)
-    day: str | None = Field(
-        None,
-        description="The column of dates or time stamps that says to which day a row belongs; of a table that is written anew "
-        "every day there is none, and every row counts.",
-    )
-    columns: tuple[str, ...] = Field((), description="What is read, keys included, in this order; all but `day` by default.")
-
-    @property
-    @override
-    def table_name(self) -> str:
-        return TABLE
 
     @override
     @contextmanager
     def streamed(self, day: str, spill: Path, timezone: str) -> Iterator[Streamed]:
         version = _Version.opened(self.path, self.version)
-        yield streamed_of(version, self.path, self.columns, self.day, day, timezone)
+        yield self.rows_of(version, self.path, day, timezone)
 
 
 @dataclass(frozen=True)

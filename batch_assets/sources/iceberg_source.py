@@ -16,8 +16,8 @@ from batch_assets.ports import extra
 from batch_assets.secret import Secret
 from batch_assets.sources.days import DayColumn, FileDays, Span
 from batch_assets.sources.iceberg_catalog import FoundTable, accepted_properties, explained, table_of_catalog, table_of_metadata
-from batch_assets.sources.lake import TABLE, LakeFile, accepted_place, damage_among, files_of, streamed_of
-from batch_assets.sources.streamed import Streamed, StreamedSource
+from batch_assets.sources.lake import LakeFile, LakeSource, accepted_place, damage_among, files_of
+from batch_assets.sources.streamed import Streamed
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,7 +26,7 @@ _TOGETHER = 64 << 20
 """Bytes of data files that are read, and are in memory, at once; a larger file is alone."""
 
 
-class IcebergSource(StreamedSource):
+class IcebergSource(LakeSource):
     """An Iceberg table, of which the rows of the partition's day are taken from one snapshot.
 
     Files of other days are not read, deleted rows do not come, and what is written after the snapshot was chosen never shows.
@@ -55,12 +55,6 @@ class IcebergSource(StreamedSource):
         "hadoop catalog, whose newest metadata are taken.",
     )
     snapshot: int | None = Field(None, description="The id of the snapshot that is read; by default the current one.")
-    day: str | None = Field(
-        None,
-        description="The column of dates or time stamps that says to which day a row belongs; of a table that is written anew "
-        "every day there is none, and every row counts.",
-    )
-    columns: tuple[str, ...] = Field((), description="What is read, keys included, in this order; all but `day` by default.")
 
     @model_validator(mode="after")
     def _said_once(self) -> "IcebergSource":
@@ -68,18 +62,13 @@ class IcebergSource(StreamedSource):
             raise ValueError("say either metadata, or catalog and table")
         return self
 
-    @property
-    @override
-    def table_name(self) -> str:
-        return TABLE
-
     @override
     @contextmanager
     def streamed(self, day: str, spill: Path, timezone: str) -> Iterator[Streamed]:
         extra("pyiceberg", "iceberg", "The source iceberg")
         with table_of_metadata(self.metadata) if self.metadata else table_of_catalog(self.catalog, self.table or "") as found:
             snapshot = _Snapshot.of(found, self.snapshot)
-            yield streamed_of(snapshot, found.table.location(), self.columns, self.day, day, timezone)
+            yield self.rows_of(snapshot, found.table.location(), day, timezone)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -111,8 +111,8 @@ class KafkaSource(StreamedSource):
         reading, faults = Reading(cluster, extents(cluster, window), window), Faults()
         with TemporaryDirectory(dir=spill) as folder:
             try:
-                with LastValues(Path(folder), decoder.schema) as kept:
-                    for batch in reading.batches():
+                with LastValues(Path(folder), decoder.schema) as kept, closing(reading.batches()) as batches:
+                    for batch in batches:
                         _keep(kept, batch, decoder, faults)
             except OSError as error:
                 raise SourceError(f"The messages of {self.topic} cannot be kept in {spill}: {error}; make room.") from error

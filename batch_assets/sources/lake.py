@@ -6,11 +6,14 @@ from datetime import date
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
+from pydantic import Field
+from typing_extensions import override
+
 from batch_assets.errors import SourceError
 from batch_assets.features.provenance import SourceFile, SourceTable
 from batch_assets.sources.closed import first_line
 from batch_assets.sources.days import DayColumn, FileDays, Span, dates, days_within, rows_of_day
-from batch_assets.sources.streamed import Streamed
+from batch_assets.sources.streamed import Streamed, StreamedSource
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -57,41 +60,54 @@ class LakeTable(Protocol):
         """Columns of its rows; of a span of days at least its rows, without files that have none of them."""
 
 
-def streamed_of(table: LakeTable, path: str, columns: Sequence[str], day_name: str | None, day: str, timezone: str) -> Streamed:
-    """The rows of a day of a table.
+class LakeSource(StreamedSource):
+    """A table in a lake, of which the rows of the partition's day are taken from one state; what all formats have in common."""
 
-    Args:
-        table: its state.
-        path: where it lies.
-        columns: what is read of it; if there are none, all but the day.
-        day_name: the column that says to which day a row belongs; None if every row counts.
-        day: the partition, YYYY-MM-DD.
-        timezone: where a day begins and ends.
-
-    Raises:
-        SourceError: a column is missing, or the metadata cannot be read. While rows are read: what `table.read` raises.
-    """
-    import pyarrow as pa
-
-    names = _chosen(table, columns, day_name)
-    column = DayColumn.of(table.named, table.schema, day_name, timezone) if day_name else None
-    files = table.files(column)
-    known = SourceTable(name=TABLE, path=path, pinned=table.pinned, rows=table.rows, told=table.told)
-    if column is None:
-        return Streamed(table.read(names), known.model_copy(update={"files": tuple(file.listed for file in files)}))
-    partition, span = date.fromisoformat(day), Span(date.fromisoformat(day), date.fromisoformat(day))
-    found = dates(
-        [file.days for file in files],
-        partition,
-        lambda span: days_within(table.read([column.name], column, span), column, span),
+    day: str | None = Field(
+        None,
+        description="The column of dates or time stamps that says to which day a row belongs; of a table that is written anew "
+        "every day there is none, and every row counts.",
     )
-    read = tuple(file.listed for file in files if file.days.may_hold(span))
-    rows = table.read(list(dict.fromkeys([*names, column.name])), column, span)
-    batches = (batch.select(names) for batch in rows_of_day(rows, column, partition))
-    return Streamed(
-        pa.RecordBatchReader.from_batches(pa.schema([rows.schema.field(name) for name in names]), batches),
-        known.model_copy(update={"files": read, "event_date": column.name, **asdict(found)}),
-    )
+    columns: tuple[str, ...] = Field((), description="What is read, keys included, in this order; all but `day` by default.")
+
+    @property
+    @override
+    def table_name(self) -> str:
+        return TABLE
+
+    def rows_of(self, table: LakeTable, path: str, day: str, timezone: str) -> Streamed:
+        """The rows of a day of a table.
+
+        Args:
+            table: its state.
+            path: where it lies.
+            day: the partition, YYYY-MM-DD.
+            timezone: where a day begins and ends.
+
+        Raises:
+            SourceError: a column is missing, or the metadata cannot be read. While rows are read: what `table.read` raises.
+        """
+        import pyarrow as pa
+
+        names = _chosen(table, self.columns, self.day)
+        column = DayColumn.of(table.named, table.schema, self.day, timezone) if self.day else None
+        files = table.files(column)
+        known = SourceTable(name=TABLE, path=path, pinned=table.pinned, rows=table.rows, told=table.told)
+        if column is None:
+            return Streamed(table.read(names), known.model_copy(update={"files": tuple(file.listed for file in files)}))
+        partition, span = date.fromisoformat(day), Span(date.fromisoformat(day), date.fromisoformat(day))
+        found = dates(
+            [file.days for file in files],
+            partition,
+            lambda span: days_within(table.read([column.name], column, span), column, span),
+        )
+        read = tuple(file.listed for file in files if file.days.may_hold(span))
+        rows = table.read(list(dict.fromkeys([*names, column.name])), column, span)
+        batches = (batch.select(names) for batch in rows_of_day(rows, column, partition))
+        return Streamed(
+            pa.RecordBatchReader.from_batches(pa.schema([rows.schema.field(name) for name in names]), batches),
+            known.model_copy(update={"files": read, "event_date": column.name, **asdict(found)}),
+        )
 
 
 def _chosen(table: LakeTable, columns: Sequence[str], day_name: str | None) -> list[str]:

@@ -16,9 +16,7 @@ from pydantic import ValidationError
 from typing_extensions import override
 
 from batch_assets.errors import SourceError
-from batch_assets.sources import delta_source
 from batch_assets.sources.delta_source import DeltaSource
-from batch_assets.sources.lake import streamed_of
 from batch_assets.sources.source import Source
 from batch_assets.sources.streamed import Streamed
 from batch_assets_tests.sources.lake_source_behaviour import LakeSourceBehaviour
@@ -168,15 +166,17 @@ def test_a_version_whose_file_was_vacuumed_is_refused(tmp_path: Path, monkeypatc
     def vacuum() -> None:
         DeltaTable(folder).vacuum(0, dry_run=False, enforce_retention_duration=False)
 
+    rows_of_table = DeltaSource.rows_of
+
     def vacuumed(*said: Any) -> Streamed:
         """The log is read by now, the file is not."""
         vacuum()
-        return streamed_of(*said)
+        return rows_of_table(*said)
 
     if when == "before the read":
         vacuum()
     else:
-        monkeypatch.setattr(delta_source, "streamed_of", vacuumed)
+        monkeypatch.setattr(DeltaSource, "rows_of", vacuumed)
     with pytest.raises(SourceError, match=rf"\(version 0\): {folder}/.*\.parquet is not there any more: .*\.$"):
         asked(source, tmp_path)
 

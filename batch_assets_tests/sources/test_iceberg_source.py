@@ -17,7 +17,6 @@ from pyiceberg.types import DateType
 from typing_extensions import override
 
 from batch_assets.errors import ConfigError, SourceError
-from batch_assets.sources import iceberg_source
 from batch_assets.sources.iceberg_source import IcebergSource
 from batch_assets.sources.source import Source
 from batch_assets_tests.sources.lake_source_behaviour import LakeSourceBehaviour
@@ -172,14 +171,14 @@ def test_a_snapshot_whose_file_was_taken_away_while_it_is_read_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = moved_table(tmp_path / "table")
-    streamed_of = iceberg_source.streamed_of
+    rows_of_table = IcebergSource.rows_of
 
     def cleaned_up(*said: Any) -> Any:
-        streamed = streamed_of(*said)
+        streamed = rows_of_table(*said)
         removed("data/*")(folder)
         return streamed
 
-    monkeypatch.setattr(iceberg_source, "streamed_of", cleaned_up)
+    monkeypatch.setattr(IcebergSource, "rows_of", cleaned_up)
     with pytest.raises(SourceError, match=rf"\(snapshot \d+\): {folder}/data/.*\.parquet is not there any more: .*\.$"):
         asked(IcebergSource(metadata=str(folder), day="day"), tmp_path)
 

@@ -22,14 +22,16 @@ from batch_assets_tests.servers.faulty_proxy import FAULTS, FaultyProxy
 from batch_assets_tests.storage.storage_behaviour import StorageBehaviour
 
 
-class TestS3Storage(StorageBehaviour):
-    @pytest.fixture
-    def storage(self, bucket: str) -> Storage:
-        return S3Storage(f"{bucket}/some/prefix")
-
+class InABucket(StorageBehaviour):
     @override
     def write_directly(self, storage: Storage, path: str, data: bytes) -> None:
         S3Storage(storage.location.removesuffix("/prefix")).create(f"prefix/{path}", data)
+
+
+class TestS3Storage(InABucket):
+    @pytest.fixture
+    def storage(self, bucket: str) -> Storage:
+        return S3Storage(f"{bucket}/some/prefix")
 
     def test_a_listing_of_many_pages_is_whole(self, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "3")  # the server runs in this process
@@ -172,16 +174,12 @@ class TestS3Storage(StorageBehaviour):
             storage.create("a", b"")
 
 
-class TestOnAServer(StorageBehaviour):
+class TestOnAServer(InABucket):
     """On one that decides races as S3 itself does."""
 
     @pytest.fixture
     def storage(self, real_bucket: str) -> Storage:
         return S3Storage(f"{real_bucket}/some/prefix")
-
-    @override
-    def write_directly(self, storage: Storage, path: str, data: bytes) -> None:
-        S3Storage(storage.location.removesuffix("/prefix")).create(f"prefix/{path}", data)
 
     def test_a_large_file_goes_in_parts_and_has_one_writer(self, storage: Storage, tmp_path: Path) -> None:
         (tmp_path / "large").mkdir()

@@ -5,7 +5,7 @@ began. The position says so and no count of messages, as offsets of markers, of 
 have none. Nor does asking for the offset of a time: that may be one of a marker, which has the time at which it was written.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
@@ -77,7 +77,7 @@ class Reading:
         self.tallies = {extent.partition: Tally(extent, extent.end) for extent in extents}
         self._open = {extent.partition for extent in extents if extent.first < extent.end}
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self) -> Generator[Batch, None, None]:
         """Messages, those of one partition in their order.
 
         Raises:
