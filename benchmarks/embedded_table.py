@@ -1,13 +1,14 @@
 """The embedded table beside a bare binary search over the same memory, in the same run.
 
     python benchmarks/embedded_table.py [--rows 20000000] [--keys int] [--folder FOLDER]
-    python benchmarks/embedded_table.py --swap 200 [--processes 8]
+    python benchmarks/embedded_table.py --swap 200 [--processes 4] [--reads 10000000]
 
 Made-up keys, whole numbers (`int`) or texts of 8 to 36 bytes (`text`), with records of 6 bytes (a probability, a decile, a
 label), brought in chunks of 131,072 rows as a night brings them. The bare search knows nothing of releases: it finds the batch
 and the row, and reads the three fields. Both are asked for keys that are there, in alternation; a median is the least of three
-rounds. With `--swap`, processes look keys up while so many releases go live one after another and older ones are pruned; an
-error of any of them ends it. Not compared: other stores, cold disks, what a command or a server needs around a look-up.
+rounds. With `--swap`, processes look keys up so many times while so many releases go live one after another and older ones are
+pruned; an error of any of them ends it. What single look-ups took is said of those before the first swap, too. Not compared:
+other stores, cold disks, what a command or a server needs around a look-up.
 """
 
 import argparse
@@ -190,11 +191,13 @@ def main() -> None:
     parser.add_argument("--keys", choices=["int", "text"], default="int")
     parser.add_argument("--folder", type=Path, help="Where the release is built; by default a temporary folder.")
     parser.add_argument("--swap", type=int, metavar="RELEASES")
-    parser.add_argument("--processes", type=int, default=8)
+    parser.add_argument("--processes", type=int, default=4)
+    parser.add_argument("--reads", type=int, default=1_000_000, help="of all processes together, at least")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         if options.swap:
-            print(dict(swapped(Path(folder), options.swap, options.processes, 20_000)))
+            found = swapped(Path(folder), options.swap, options.processes, 20_000, options.reads)
+            print("\n".join(f"{what}: {number:,}" for what, number in found.items()))
             return
         print(f"{options.rows:,} keys ({options.keys}), records of {RECORD.dtype.itemsize} bytes")
         for name, value in measure(Path(folder), options.rows, options.keys).items():

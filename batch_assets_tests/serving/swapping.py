@@ -4,64 +4,43 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections import Counter
-from collections.abc import Iterator
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from batch_assets.digest import Digest
 from batch_assets.errors import NoPrediction
-from batch_assets.features.keys import Key
-from batch_assets.records import RecordField, Records, RecordType
-from batch_assets.runs.model_pin import ModelPin
 from batch_assets.serving.arrow_store import ArrowStore
 from batch_assets.serving.live import current_log, go_live
 from batch_assets.serving.reader import Reader
-from batch_assets.serving.store import Batch, Release
+from batch_assets.serving.store import Release
 from batch_assets.storage import LocalStorage
+from batch_assets_tests.serving.store_swapping import SINGLY, TOGETHER, build, one_release
 
 PIPELINE, KEPT, AT_ONCE = "swapped", 2, 50
-RECORD = RecordType(fields=(RecordField(name="number", dtype="f8"), RecordField(name="again", dtype="i4")), score="number")
+UNDISTURBED = 10
+"""The part of all reads (one in so many) that is asked before the first release is swapped."""
 
 
 def publish(storage: LocalStorage, number: int, rows: int) -> Release:
     """Let a release go live whose every record holds its number; its keys are even."""
-    day = (date(2024, 1, 1) + timedelta(days=number)).isoformat()
-    release = Release(
-        name=f"{day}-{number:016x}",
-        pipeline=PIPELINE,
-        partition=day,
-        run_id=f"{number:016x}",
-        snapshot="0" * 16,
-        model=ModelPin(name="made up", version="v1", digest="0", sha256="0"),
-        key=(Key(name="user", dtype="int64"),),
-        record=RECORD,
-        rows=rows,
-        values=Digest(),
-        store=ArrowStore(),
-    )
-
-    def batches() -> Iterator[Batch]:
-        columns = {"number": np.full(rows, number, dtype=np.float64), "again": np.full(rows, number, dtype=np.int32)}
-        yield pa.array(np.arange(0, 2 * rows, 2)), Records(RECORD, columns)
-
-    release = release.model_copy(update={"built": release.store.build(storage, release, batches())})
+    release = build(ArrowStore(), storage, PIPELINE, number, rows)
     storage.create(release.description, release.model_dump_json().encode())
     go_live(storage, [release], approval=1)
     return release
 
 
-def swapped(root: Path, releases: int, processes: int, rows: int) -> Counter[str]:
-    """What all processes did together while releases were swapped; of each only the newest two are kept.
+def swapped(root: Path, releases: int, processes: int, rows: int, reads: int = 0) -> Counter[str]:
+    """What all processes did together while releases were swapped; the newest two are kept, and their `reads` are at least.
 
-    Between two releases each process opens what is live at least once. Raises AssertionError with what a process said if it
-    met an error.
+    Between two releases each process opens what is live at least once. What single look-ups took is said of those before the
+    first swap and of the others, in ns. Raises AssertionError with what a process said if it met an error.
     """
     storage, stop = LocalStorage(str(root)), root / "stop"
-    kept = [publish(storage, 0, rows)]
+    kept, answered = [publish(storage, 0, rows)], 0
     command = [sys.executable, "-m", __spec__.name if __name__ == "__main__" else __name__, str(root), str(rows), str(stop)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent.parent)}
     readers = [
@@ -69,46 +48,67 @@ def swapped(root: Path, releases: int, processes: int, rows: int) -> Counter[str
         for _ in range(processes)
     ]
     try:
-        for number in range(1, releases + 1):
-            kept.append(publish(storage, number, rows))
+        for number in range(releases + 1):
+            if number:
+                kept.append(publish(storage, number, rows))
             for gone in kept[:-KEPT]:
                 storage.discard(gone.folder)
-            kept = kept[-KEPT:]
-            for reader in readers:
-                assert reader.stdout is not None
-                reader.stdout.readline()
+            kept, before = kept[-KEPT:], -1
+            wanted = reads // UNDISTURBED + reads * (UNDISTURBED - 1) // UNDISTURBED * number // max(releases, 1)
+            while before < answered and (before < 0 or answered < wanted):
+                before = answered
+                answered += sum(int(reader.stdout.readline() or 0) for reader in readers if reader.stdout)
     finally:
         stop.touch()
         done = [reader.communicate() for reader in readers]
-    found = Counter[str](releases=releases, processes=processes)
+    found, took = Counter[str](releases=releases, processes=processes), dict[str, list[int]]()
     for reader, (out, said) in zip(readers, done, strict=True):
         assert reader.returncode == 0, said
-        found.update(json.loads(out.splitlines()[-1]))
+        counted, timed = json.loads(out.splitlines()[-1])
+        found.update(counted)
+        for when, some in timed.items():
+            took.setdefault(when, []).extend(some)
+    for when, some in took.items():
+        found.update({f"{when}, {part} % within ns": int(np.percentile(some, part)) for part in (50, 99)})
     return found
 
 
 def look(root: str, rows: int, stop: Path) -> None:
-    """Open what is live, ask, and let go of it, until there is the file `stop`; a line is printed for each time."""
+    """Ask what was opened before and what is opened now until there is the file `stop`; a line says how many answers came."""
     storage, random, found = LocalStorage(root), np.random.default_rng(os.getpid()), Counter[str]()
+    standing, newest, took = Reader.open(PIPELINE, storage, fresh_s=0.05), -1, dict[str, list[int]]()
     while not stop.exists():
-        reader, before = Reader.open(PIPELINE, storage), current_log(storage, PIPELINE).latest()
-        keys = random.integers(0, 2 * rows, AT_ONCE).tolist()
-        answers = [_one(reader, key) for key in keys]
-        assert answers == [one.record if one else None for one in reader.get_many(keys)]
-        assert [answer is not None for answer in answers] == [key % 2 == 0 for key in keys]
-        told = {(answer["number"], answer["again"], answer["partition"]) for answer in answers if answer}
-        assert len(told) == 1, told
-        ((number, again, partition),) = told
-        assert number == again
-        assert date.fromisoformat(partition) == date(2024, 1, 1) + timedelta(days=number)
-        assert before is not None
-        reader.close()
-        found.update(openings=1, answers=2 * len(keys), overtaken=before.body.partition != partition)
-        print(partition, flush=True)
-    print(json.dumps(found))
+        some, singly, together = (random.integers(0, 2 * rows, count).tolist() for count in (AT_ONCE, SINGLY, 10 * TOGETHER))
+        found.update(openings=1, overtaken=_opened_now(storage, some))
+        for key in singly:
+            began = time.perf_counter_ns()
+            answer = standing.get(key)
+            ended = time.perf_counter_ns()
+            newest = max(newest, one_release([(key, answer)], newest))
+            took.setdefault("swapped" if newest > 0 else "undisturbed", []).append(ended - began)
+        newest = max(newest, one_release(list(zip(together, standing.get_many(together), strict=True)), newest))
+        found.update(answers=2 * len(some) + len(singly) + len(together))
+        print(2 * len(some) + len(singly) + len(together), flush=True)
+    print(json.dumps([found, took]))
 
 
-def _one(reader: Reader, key: int) -> dict[str, object] | None:
+def _opened_now(storage: LocalStorage, keys: list[int]) -> bool:
+    """Open what is live, ask it in both ways, and let go of it; whether another went live meanwhile."""
+    reader, before = Reader.open(PIPELINE, storage), current_log(storage, PIPELINE).latest()
+    answers = [_one(reader, key) for key in keys]
+    assert answers == [one.record if one else None for one in reader.get_many(keys)]
+    assert [answer is not None for answer in answers] == [key % 2 == 0 for key in keys]
+    told = {(answer["number"], answer["again"], answer["partition"]) for answer in answers if answer}
+    assert len(told) == 1, told
+    ((number, again, partition),) = told
+    assert number == again
+    assert date.fromisoformat(partition) == date(2024, 1, 1) + timedelta(days=number)
+    assert before is not None
+    reader.close()
+    return bool(before.body.partition != partition)
+
+
+def _one(reader: Reader, key: int) -> dict[str, Any] | None:
     try:
         return reader.lookup(key).record
     except NoPrediction:
