@@ -27,6 +27,7 @@ from batch_assets.serving.items import ItemSettings
 from batch_assets.serving.settings import ServiceSettings
 from batch_assets.serving.store import STORES, Store
 from batch_assets.sources.source import SOURCES, Source
+from batch_assets.tables.table import PIPELINE, RELEASE, TABLES, Table
 
 NAME = r"[a-z][a-z0-9_]*"
 """What a pipeline can be called."""
@@ -140,6 +141,9 @@ class PipelineConfig(BaseModel):
         None,
         description="Whether a published day is written as Parquet, too, in a folder for each shard; it is not by default.",
     )
+    tables: tuple[Annotated[Table, TABLES], ...] = Field(
+        (), description="Tables of a lake or a warehouse that get every accepted day, too; none by default."
+    )
     engine: EngineSettings = EngineSettings()
     scoring: ScoringSettings = ScoringSettings()
     preflight: bool = Field(False, description="Whether a sample is scored, and may say no, before a day is.")
@@ -162,10 +166,15 @@ class PipelineConfig(BaseModel):
             raise ValueError(f"a pipeline cannot be called {self.name}: that folder holds {taken[self.name]}")
         if not self.stores:
             raise ValueError("stores names none; name at least one, or leave it out for the Arrow file")
-        called = [store.called for store in self.stores]
-        if len(set(called)) < len(called):
-            raise ValueError(f"stores are called the same: {', '.join(called)}; give them a name each")
+        for what, called in {
+            "stores": [store.called for store in self.stores],
+            "tables": [table.called for table in self.tables],
+        }.items():
+            if len(set(called)) < len(called):
+                raise ValueError(f"{what} are called the same: {', '.join(called)}; give them a name each")
         reserved = {"model_version", "partition", "kind", "reason", "error", "file", "row", *self.answers.names}
+        if self.tables:
+            reserved |= {PIPELINE, RELEASE}
         if self.export:
             reserved |= {EVENT_TIMESTAMP, self.export.by}
         contract = self.features.contract

@@ -49,6 +49,7 @@ BatchAssetsError
 │   ├── ForgetInvalid       no reason, a reason that names the key, or what is no key
 │   ├── SecretInvalid       the secret of the hashes is missing, another one, or where it must not be
 │   └── AtWork              somebody works on what would be written anew
+├── TableError              a day cannot be replaced in, or taken out of, a table of somebody else's
 ├── Blocked                 a blocking check failed; nothing after it was done
 ├── RunFailed               a run failed for a reason that is none of these
 ├── AlertFailed             a receiver could not be told; names its kind and host, never its whole address
@@ -265,6 +266,10 @@ class SecretInvalid(ForgetError):
 
 class AtWork(ForgetError):
     """Somebody works on what would be written anew."""
+
+
+class TableError(BatchAssetsError):
+    """A day cannot be replaced in, or taken out of, a table of somebody else's; what it had, it has."""
 
 
 class Blocked(BatchAssetsError):

@@ -11,6 +11,8 @@ from rich.table import Table
 from batch_assets.cli.terminal import TerminalProgress, registry, storage, verb
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from batch_assets.config import PipelineConfig
 
 
@@ -85,7 +87,7 @@ def publish(pipeline: str, day: str, why: str) -> dict[str, Any]:
 
     with TerminalProgress() as progress:
         found = publish_day(_config(pipeline), storage(), registry(), day, progress, why)
-    problems = [f"{store} lags: {reason}" for store, reason in found.lagging.items()]
+    problems = _lag({**found.lagging, **found.lagging_tables})
     problem = " ".join([*problems, *([f"It is not exported: {found.not_exported}"] if found.not_exported else [])])
     return {
         "pipeline": pipeline,
@@ -93,6 +95,7 @@ def publish(pipeline: str, day: str, why: str) -> dict[str, Any]:
         "rows": found.release.rows,
         "live_release": found.live,
         "lagging": dict(found.lagging),
+        "lagging_tables": dict(found.lagging_tables),
         "not_exported": found.not_exported,
         **({"error": problem} if problem else {}),
     }
@@ -107,9 +110,20 @@ def rollback(pipeline: str, to: str | None, why: str) -> dict[str, Any]:
     """Let an earlier release of PIPELINE be live again, at once, in every store."""
     from batch_assets.operations.releases import go_back
 
-    entry = go_back(_config(pipeline), storage(), registry(), why, to)
-    stores = [one.store for one in entry.body.stores]
-    return {"pipeline": pipeline, "live_release": entry.body.release, "stores": stores, "withdrawn": entry.body.withdrawn}
+    found = go_back(_config(pipeline), storage(), registry(), why, to)
+    live, problem = found.live.body, " ".join(_lag(found.lagging_tables))
+    return {
+        "pipeline": pipeline,
+        "live_release": live.release,
+        "stores": [one.store for one in live.stores],
+        "withdrawn": live.withdrawn,
+        "lagging_tables": dict(found.lagging_tables),
+        **({"error": problem} if problem else {}),
+    }
+
+
+def _lag(some: "Mapping[str, str]") -> list[str]:
+    return [f"{name} lags: {reason}" for name, reason in some.items()]
 
 
 def _show_pruned(console: Console, found: dict[str, Any]) -> None:

@@ -7,11 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from batch_assets.config import PipelineConfig
-from batch_assets.errors import (
-    NotPublishable,
-    ServingError,
-    Withdrawn,
-)
+from batch_assets.errors import NotPublishable, ServingError, TableError, Withdrawn
 from batch_assets.features.forgotten import suppressed_number
 from batch_assets.logs import LogEntry, NumberedLog
 from batch_assets.nightly.accepted import accepted_log
@@ -21,6 +17,7 @@ from batch_assets.nightly.left_out import without_forgotten
 from batch_assets.nightly.night import Night
 from batch_assets.nightly.progress import Progress
 from batch_assets.nightly.score import BYTES_PER_ROW, SPARE_BYTES
+from batch_assets.nightly.tables import follow, follow_again, lagging_tables
 from batch_assets.nightly.verdict import read_verdict
 from batch_assets.quality.gates import GATES
 from batch_assets.quality.outcome import CheckOutcome
@@ -38,14 +35,15 @@ from batch_assets.storage import Storage, require_space
 class Published:
     """A release, which one is live now (this one, or a newer), and what was found and did not block.
 
-    `release` is that of the first store that has it; `lagging` are the stores that have not, and why. `not_exported` is why the
-    pipeline's export was not written; nothing if it was, or if there is none.
+    `release` is that of the first store that has it; `lagging` are the stores that have not, and why; `lagging_tables` the
+    tables. `not_exported` is why the pipeline's export was not written; nothing if it was, or if there is none.
     """
 
     release: Release
     live: str
     seconds: float
     lagging: Mapping[str, str] = field(default_factory=dict)
+    lagging_tables: Mapping[str, str] = field(default_factory=dict)
     not_exported: str = ""
     warnings: tuple[CheckOutcome, ...] = ()
 
@@ -65,6 +63,7 @@ def publish(night: Night, progress: Progress, why: str = "") -> Published:
         Withdrawn: the model's approval was rolled back meanwhile.
         ReleaseBroken: what was built is not what the manifest says; readers still see what was live.
         StoreUnavailable: no store answers; as before. If one of several does, it is published there and the others lag.
+        TableError: a table that is required has not the day; as before.
     """
     started = time.perf_counter()
     config, storage, day, model = night.config, night.storage, night.day, night.model
@@ -84,6 +83,7 @@ def publish(night: Night, progress: Progress, why: str = "") -> Published:
     require_day(storage, config.name, day)
     if suppressed_number(storage, config.name) != forgot:
         return publish(night, progress, why)  # somebody was forgotten meanwhile
+    _require_tables(night)
     seen: list[NumberedLog[Any]] = [night.log(), accepted_log(storage, config.name, day), *model.logs]
     live = go_live(storage, releases, model.approval, model.withdrawn(), seen, why)
     try:
@@ -100,15 +100,28 @@ def publish(night: Night, progress: Progress, why: str = "") -> Published:
     retired = retire(storage, config.name, config.stores, [releases[0].name])
     for name, reason in retired.unavailable.items():
         progress.say(f"Nothing is removed from {name} now: {reason}")
+    without = follow_again(config, storage, model.withdrawn())
+    without |= follow(config, storage, day, model.withdrawn(), config.tables)
     not_exported = export_day(config, storage, manifest, left_out, progress)
     warnings = tuple(outcome for outcome in verdict.outcomes if not outcome.passed)
-    return Published(releases[0], live.body.release, time.perf_counter() - started, lagging, not_exported, warnings)
+    seconds = time.perf_counter() - started
+    return Published(releases[0], live.body.release, seconds, lagging, without, not_exported, warnings)
+
+
+def _require_tables(night: Night) -> None:
+    """Let the tables without which nothing goes live have what is accepted of the day. Raises TableError."""
+    required = [table for table in night.config.tables if table.required]
+    without = follow(night.config, night.storage, night.day, night.model.withdrawn(), required)
+    if without:
+        reasons = " ".join(without.values())
+        raise TableError(f"{night.name} is not published, {' and '.join(without)} must have it first: {reasons}")
 
 
 def published_matches(night: Night) -> CheckOutcome:
     """`published_matches`: a night's release, read back now from every store, is what its manifest says.
 
-    Something as new must be live, and every store of the pipeline must have what is. An export that is missing only warns.
+    Something as new must be live; every store of the pipeline must have what is, and every table that is required must have the
+    day. An export that is missing only warns, and so do other tables that have something else.
     """
     config, storage, day = night.config, night.storage, night.day
     manifest, left_out = without_forgotten(storage, config, night.manifest())
@@ -126,15 +139,22 @@ def published_matches(night: Night) -> CheckOutcome:
         except ServingError as error:
             wrong.append(str(error))
         wrong += [f"{name} lags: its readers see an older release." for name in lagging_stores(config, storage)]
+    behind = lagging_tables(config, storage, day, night.model.withdrawn())
+    required = {table.called for table in config.tables if table.required}
+    wrong += [f"{name} lags: {why}" for name, why in behind.items() if name in required]
     live = entry.body.release if entry else "nothing"
     stores = "" if len(config.stores) == 1 else f" in each of {', '.join(store.called for store in config.stores)}"
     rows = content.values.count
     good = f"{rows:,} records of {rows:,}{stores}, digests are equal; live is {live}."
     newest = entry is not None and entry.body.partition >= day
-    if newest and not wrong and not _has_export(night, manifest):
-        again = f"`batch-assets releases publish {config.name} {day}` writes it"
+    missing = [f"{name} lags ({why.rstrip('.')})" for name, why in behind.items() if name not in required]
+    missing += [] if _has_export(night, manifest) else ["its export is missing"]
+    if newest and not wrong and missing:
+        again = f"`batch-assets releases publish {config.name} {day}` writes what is missing"
         return GATES["published_matches"].outcome(
-            passed=False, severity="warn", message=f"Run {night.run_id} is published, and its export is missing: {again}."
+            passed=False,
+            severity="warn",
+            message=f"Run {night.run_id} is published, and {', and '.join(missing)}: {again}.",
         )
     return GATES["published_matches"].outcome(
         passed=newest and not wrong,

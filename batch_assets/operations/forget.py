@@ -12,11 +12,13 @@ from batch_assets.config import PipelineConfig
 from batch_assets.errors import ForgetInvalid, NotPublishable, ReleaseBroken, StoreUnavailable
 from batch_assets.features.forgotten import Forgotten, forgotten, suppress
 from batch_assets.features.keys import Said, columns_of, parsed, parts
+from batch_assets.features.snapshot import days_of
 from batch_assets.models.registry import Registry
 from batch_assets.nightly.build import build, export_day, remove_releases
 from batch_assets.nightly.left_out import without_forgotten
 from batch_assets.nightly.progress import Progress
 from batch_assets.nightly.publish import stores_for
+from batch_assets.nightly.tables import follow
 from batch_assets.process import Process
 from batch_assets.runs.commit import day_folder, run_folder
 from batch_assets.runs.manifest import Manifest, read_manifest
@@ -91,6 +93,9 @@ def forget(
         else:
             lagging |= _build_anew(config, storage, name, *found, progress)
             rebuilt.append(release_name(found[0]))
+    withdrawn = registry.approvals(config.model.name, config.model.alias).withdrawn()
+    for day in days_of(storage, config.name) if config.tables else ():
+        lagging |= follow(config, storage, day, withdrawn, config.tables, only_there=True)
     return Hushed(config.name, entry.number, secret, live, seconds, tuple(rebuilt), tuple(removed), busy, lagging)
 
 

@@ -27,6 +27,7 @@ from batch_assets.nightly.accepted import Acceptance, Accepted, accepted_log
 from batch_assets.nightly.build import build, export_day, remove_releases
 from batch_assets.nightly.progress import Progress
 from batch_assets.nightly.publish import stores_for
+from batch_assets.nightly.tables import follow
 from batch_assets.nightly.verdict import Verdict, read_verdict, record
 from batch_assets.operations.rewritten import Rewriting, frozen_as, rewrite_run
 from batch_assets.runs.manifest import Manifest, manifest_log
@@ -103,7 +104,7 @@ def point_to(
     runs: Sequence[tuple[Manifest, Manifest]],
     progress: Progress,
 ) -> None:
-    """Let a day use what was written anew: its snapshot, its accepted run, its releases."""
+    """Let a day use what was written anew: its snapshot, its accepted run, its releases, what tables have of it."""
     for one in snapshots:
         before, after = one.before.snapshot.digest, CurrentSnapshot(digest=one.after.snapshot.digest)
 
@@ -117,6 +118,9 @@ def point_to(
     for old, new in runs:
         _export_instead(config, storage, old, new, progress)
         _release_instead(config, storage, registry, old, new, progress)
+    withdrawn = registry.approvals(config.model.name, config.model.alias).withdrawn()
+    for table, why in follow(config, storage, day, withdrawn, config.tables, only_there=True).items():
+        progress.say(f"{table} lags, `batch-assets releases publish {config.name} {day}` writes it: {why}")
 
 
 def _accept_instead(storage: Storage, pipeline: str, day: str, instead: dict[str, Manifest]) -> None:

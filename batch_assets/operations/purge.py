@@ -228,10 +228,12 @@ def _named(storage: Storage, folder: str, prefix: str) -> Iterator[str]:
 def _out_of_reach(config: PipelineConfig, storage: Storage) -> tuple[str, ...]:
     """What a purge cannot reach, each as a sentence."""
     servers = [store.called for store in config.stores if store.kind not in ("arrow",)]
+    tables = [table.called for table in config.tables]
     return (
         f"The source of {config.name} and, of a lake, its history; each freeze leaves them out.",
         f"Copies and backups of {storage.location} elsewhere, and results that were copied out of it.",
         *([f"What {', '.join(servers)} keep beside their tables: backups, write-ahead logs, snapshots."] if servers else []),
+        *([f"Earlier versions of {', '.join(tables)}: vacuum them, or let their history expire."] if tables else []),
         "Dagster's event log: messages, pictures and digests of earlier runs may give keys away; wipe those materializations.",
         "Alerts that were sent, and logs of processes.",
         "Models that were trained with them.",

@@ -1,6 +1,6 @@
 """Releases by day: which there are and where, publish one, go back from one, and let go of what nobody needs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from batch_assets.nightly.accepted import accept_again, accepted_log, accepted_r
 from batch_assets.nightly.night import Night
 from batch_assets.nightly.progress import Progress
 from batch_assets.nightly.publish import Published, publish
+from batch_assets.nightly.tables import follow
 from batch_assets.serving.live import Live, current_log, roll_back
 from batch_assets.serving.release import in_stores, release_parts
 from batch_assets.serving.retention import Retired, release_names, retire
@@ -116,8 +117,18 @@ def publish_day(
     return publish(Night.open(config, storage, day, model), progress, why)
 
 
-def go_back(config: PipelineConfig, storage: Storage, registry: Registry, why: str, to: str | None = None) -> LogEntry[Live]:
+@dataclass(frozen=True)
+class WentBack:
+    """What is live after somebody went back from a release, and the tables that still have that one, and why."""
+
+    live: LogEntry[Live]
+    lagging_tables: Mapping[str, str]
+
+
+def go_back(config: PipelineConfig, storage: Storage, registry: Registry, why: str, to: str | None = None) -> WentBack:
     """Let an earlier release be live again, at once; what was live is not published again by itself, nor compared with.
+
+    The pipeline's tables have nothing of its day any more.
 
     Raises:
         NotPublishable: no reason is given, or there is no release to go back to.
@@ -129,9 +140,10 @@ def go_back(config: PipelineConfig, storage: Storage, registry: Registry, why: s
     withdrawn = registry.approvals(config.model.name, config.model.alias).withdrawn()
     entry = roll_back(storage, config.name, why, to, withdrawn)
     parts = release_parts(entry.body.withdrawn or "")
-    if parts:
-        take_back(storage, config.name, *parts, why)
-    return entry
+    if parts is None:
+        return WentBack(entry, {})
+    take_back(storage, config.name, *parts, why)
+    return WentBack(entry, follow(config, storage, parts[0], withdrawn, config.tables))
 
 
 def prune_stores(config: PipelineConfig, storage: Storage, *, dry_run: bool) -> Retired:

@@ -103,6 +103,7 @@ def of_release(published: Published) -> Metadata:
         "release": release.name,
         "live": "yes" if published.is_live else f"no: {published.live} is newer",
         **{f"{WARNING}{outcome.name}": outcome.explained() for outcome in published.warnings},
+        **{f"{WARNING}{name}": why for name, why in published.lagging_tables.items()},
         **({f"{WARNING}export": published.not_exported} if published.not_exported else {}),
     }
 

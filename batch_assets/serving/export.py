@@ -127,17 +127,23 @@ def _write(
 def _tables(
     storage: Storage, manifest: Manifest, contract: FeatureContract, left_out: Forgotten | None, over: datetime
 ) -> Iterator[pa.Table]:
-    """The rows of each chunk but for those that are left out, in order of their keys, and when the day was over.
+    """The rows of each chunk, and when the day was over."""
+    for table in whole_rows(storage, manifest, contract, left_out):
+        moment = pa.repeat(pa.scalar(over, _MOMENT), len(table))
+        yield table.append_column(EVENT_TIMESTAMP, moment).replace_schema_metadata(None)
+
+
+def whole_rows(
+    storage: Storage, manifest: Manifest, contract: FeatureContract, left_out: Forgotten | None
+) -> Iterator[pa.Table]:
+    """The rows of each chunk with all their columns, but for those that are left out, in order of their keys.
 
     Rows that were dead letters before are among them.
     """
     for chunk, replays in manifest.by_chunk():
         tables = [read_committed(storage, f"{manifest.folder}/{file.name}") for file in (chunk, *replays)]
         table = in_order(pa.concat_tables(tables, promote_options="permissive"), contract.identity) if replays else tables[0]
-        if left_out is not None:
-            table = table.filter(as_arrow(~left_out.rows(table, contract.key_names)))
-        moment = pa.repeat(pa.scalar(over, _MOMENT), len(table))
-        yield table.append_column(EVENT_TIMESTAMP, moment).replace_schema_metadata(None)
+        yield table.filter(as_arrow(~left_out.rows(table, contract.key_names))) if left_out is not None else table
 
 
 def _require_equal(settings: ExportSettings, manifest: Manifest, key: Sequence[str], folder: Path) -> None:

@@ -70,7 +70,7 @@ class _Version:
         deltalake = extra("deltalake", "delta", "The source delta")
         at = f" at version {number}" if number is not None else ""
         with _explained(lambda reason: f"The Delta table {path} cannot be opened{at}: {reason}."):
-            return cls(path, deltalake.DeltaTable(path, version=number, storage_options=_storage_options(path)))
+            return cls(path, deltalake.DeltaTable(path, version=number, storage_options=storage_options(path)))
 
     @property
     def named(self) -> str:
@@ -203,7 +203,7 @@ class _Version:
         from deltalake.fs import DeltaStorageHandler
         from pyarrow.fs import PyFileSystem
 
-        files = PyFileSystem(DeltaStorageHandler(self.table.table_uri, _storage_options(self.path)))
+        files = PyFileSystem(DeltaStorageHandler(self.table.table_uri, storage_options(self.path)))
         return files.open_input_file(path.removeprefix(self.path.rstrip("/")).lstrip("/"))
 
 
@@ -224,7 +224,7 @@ def _kind(column: DayColumn) -> str:
     return "Utf8" if column.is_text else "Date32"
 
 
-def _storage_options(path: str) -> dict[str, str]:
+def storage_options(path: str) -> dict[str, str]:
     """How a bucket is reached; credentials come from the environment."""
     if not path.startswith("s3://"):
         return {}

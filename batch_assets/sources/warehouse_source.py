@@ -6,16 +6,15 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 from typing_extensions import override
 
 from batch_assets.errors import SourceError
 from batch_assets.features.provenance import SourceTable
-from batch_assets.secret import Secret
 from batch_assets.sources.streamed import Streamed, StreamedSource
-from batch_assets.sources.warehouse.address import has_secret, names_secret
 from batch_assets.sources.warehouse.columns import columns_of, type_named
-from batch_assets.sources.warehouse.drivers import DRIVERS, DriverName
+from batch_assets.sources.warehouse.database import Database
+from batch_assets.sources.warehouse.drivers import DRIVERS
 from batch_assets.sources.warehouse.session import Session, opened
 from batch_assets.sources.warehouse.statement import Statement, read_statement
 
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 _DATES = ("newest", "newest_until_day", "rows_of_day")
 
 
-class WarehouseSource(StreamedSource):
+class WarehouseSource(Database, StreamedSource):
     """A query that PostgreSQL, SQLite, DuckDB, Snowflake, BigQuery or a server of Flight SQL answers.
 
     The query is one SELECT in the database's own SQL, in which `$partition` is the partition's day, a DATE that is bound. It
@@ -42,14 +41,7 @@ class WarehouseSource(StreamedSource):
               query: "{{ context.path }}/features.sql"
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
     kind: Literal["warehouse"] = "warehouse"
-    driver: DriverName = Field(description="Who asks: the package adbc-driver-<name>, of DuckDB its own.")
-    uri: str | Secret = Field(
-        "", description="Where the database is, as the driver says it; {env: NAME} if a password is in it."
-    )
-    options: dict[str, str | Secret] = Field({}, description="Options of the driver, by its names; {env: NAME} for a secret.")
     query: str = Field(description="Path of the file with the SELECT statement.")
     types: dict[str, str] = Field(
         {}, description="Column -> Arrow type, like float32, date or decimal128(12, 2), where the database has not that type."
@@ -74,18 +66,7 @@ class WarehouseSource(StreamedSource):
         return types
 
     @model_validator(mode="after")
-    def _secrets_are_named(self) -> "WarehouseSource":
-        if isinstance(self.uri, str) and not DRIVERS[self.driver].is_file and has_secret(self.uri):
-            raise ValueError("there is a password in uri; say {env: NAME}, the environment variable that holds it")
-        for name, value in self.options.items():
-            if isinstance(value, str) and names_secret(name):
-                raise ValueError(f"the option {name} is a secret; say {{env: NAME}}, the environment variable that holds it")
-        return self
-
-    @model_validator(mode="after")
     def _fits_together(self) -> "WarehouseSource":
-        if not self.uri and DRIVERS[self.driver].needs_uri:
-            raise ValueError(f"the driver {self.driver} needs a uri")
         if (self.event_date is None) != (self.dates is None):
             raise ValueError("event_date and dates go together: say both, or neither")
         return self
@@ -102,12 +83,8 @@ class WarehouseSource(StreamedSource):
 
         query = read_statement(self.query)
         dates = read_statement(self.dates) if self.dates else None
-        uri = self.uri.reveal() if isinstance(self.uri, Secret) else self.uri
-        options = {name: value.reveal() if isinstance(value, Secret) else value for name, value in self.options.items()}
-        secrets = [uri] if isinstance(self.uri, Secret) else []
-        secrets += [options[name] for name, value in self.options.items() if isinstance(value, Secret)]
         driver = DRIVERS[self.driver]
-        with opened(driver, uri, options, secrets, date.fromisoformat(day), timezone) as session:
+        with opened(driver, self.revealed(), date.fromisoformat(day), timezone) as session:
             known = self._known(session, dates)
             with session.rows(query) as (schema, batches):
                 columns, came = columns_of(schema, query.path, self.types, typed=driver.typed), 0

@@ -133,7 +133,7 @@ class TestWhatComesLater:
     def test_going_back_does_not_bring_it_back(self, two_nights: Small) -> None:
         before = records(two_nights, *SOME)
         forgets(two_nights, 7)
-        entry = go_back(two_nights.config, two_nights.storage, two_nights.registry, "a bad day")
+        entry = go_back(two_nights.config, two_nights.storage, two_nights.registry, "a bad day").live
         assert entry.body.partition == DAYS[0]
         found = records(two_nights, *SOME)
         assert [one and one["partition"] for one in found] == [None, *[DAYS[0]] * 3]  # type: ignore[index]

@@ -141,7 +141,7 @@ class TestPurged:
         config, storage, registry = nights.config, nights.storage, nights.registry
         live = publish_day(config, storage, registry, DAYS[1], nights.progress)
         assert live.is_live
-        assert go_back(config, storage, registry, "a bad day").body.partition == DAYS[0]
+        assert go_back(config, storage, registry, "a bad day").live.body.partition == DAYS[0]
         assert answers(nights, *GONE) == [None] * 6
         assert None not in answers(nights, *KEPT)
 

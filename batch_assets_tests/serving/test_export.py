@@ -113,7 +113,7 @@ class TestItFails:
         assert any("published and not exported" in said for said in small.progress.said)
         outcome = published_matches(small.opened())
         assert (outcome.passed, outcome.severity, outcome.blocks) == (False, "warn", False)
-        assert f"`batch-assets releases publish small {DAY}` writes it" in outcome.message
+        assert f"`batch-assets releases publish small {DAY}` writes what is missing" in outcome.message
         again = publish_day(small.config, small.storage, small.registry, DAY, small.progress)
         assert (again.release.name, again.not_exported) == (published.release.name, "")
         assert published_matches(small.opened()).passed

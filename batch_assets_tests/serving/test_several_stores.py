@@ -154,7 +154,7 @@ class TestGoingBack:
         for day in DAYS[:3]:
             two.night(day)
         small = two.small
-        entry = go_back(small.config, small.storage, small.registry, "prices were wrong")
+        entry = go_back(small.config, small.storage, small.registry, "prices were wrong").live
         assert (entry.body.partition, entry.why) == (DAYS[1], "prices were wrong")
         assert two.seen() == two.looked_up() == DAYS[1]
         states = {one.partition: one.state for one in list_releases(small.config, small.storage)}
@@ -183,7 +183,7 @@ class TestGoingBack:
         go_back(two.small.config, two.small.storage, two.small.registry, "prices were wrong")
         two.night(DAYS[2])
         assert two.seen() == two.looked_up() == DAYS[2]
-        entry = go_back(two.small.config, two.small.storage, two.small.registry, "and again")
+        entry = go_back(two.small.config, two.small.storage, two.small.registry, "and again").live
         assert entry.body.partition == DAYS[0], "not to the one that was withdrawn"
         assert [one.store for one in entry.body.stores] == ["arrow"], "redis has dropped that one already"
 

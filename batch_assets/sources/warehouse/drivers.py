@@ -41,7 +41,13 @@ class Driver:
         return f"{self.name}:{uri}" if self.is_file else shown(self.name, uri)
 
     def connect(self, uri: str, options: Mapping[str, str]) -> Connection:
-        """Connect; each statement is committed by itself. Raises MissingExtra, adbc_driver_manager.Error."""
+        """Connect; each statement is committed by itself. A file is opened to be read only.
+
+        Raises:
+            MissingExtra: the driver is not installed.
+            SourceError: there is no such file.
+            adbc_driver_manager.Error: one is not let in.
+        """
         return self._library(".dbapi").connect(uri or None, db_kwargs=dict(options), autocommit=True)
 
     def begin(self, connection: Connection, day: date, zone: str) -> str:  # noqa: ARG002

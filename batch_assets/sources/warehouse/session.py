@@ -1,6 +1,6 @@
 """A transaction of a warehouse that only reads: what it answers is a statement's rows, which stream, or one row."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import date
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from batch_assets.errors import SourceError
 from batch_assets.ports import extra
 from batch_assets.sources.warehouse.address import reason
+from batch_assets.sources.warehouse.database import Revealed
 from batch_assets.sources.warehouse.drivers import Connection, Driver
 from batch_assets.sources.warehouse.statement import Statement
 
@@ -55,16 +56,12 @@ class Session:
 
 
 @contextmanager
-def opened(
-    driver: Driver, uri: str, options: Mapping[str, str], secrets: Collection[str], day: date, zone: str
-) -> Iterator[Session]:
+def opened(driver: Driver, database: Revealed, day: date, zone: str) -> Iterator[Session]:
     """A transaction of a warehouse, which leaves nothing there when the block ends.
 
     Args:
         driver: asks it.
-        uri: where it is, which may have a password in it.
-        options: of the driver.
-        secrets: what of all that nobody may read.
+        database: where it is.
         day: the partition.
         zone: where a day begins and ends.
 
@@ -73,6 +70,7 @@ def opened(
         MissingExtra: the driver is not installed.
     """
     extra("adbc_driver_manager.dbapi", "warehouse", "The source warehouse")
+    uri, options, secrets = database
     where = driver.where(uri)
     with told("The warehouse does not let us in", where, "look at uri and options, and at whether it runs", secrets):
         connection = driver.connect(uri, options)

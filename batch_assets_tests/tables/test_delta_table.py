@@ -1,0 +1,37 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import deltalake
+import polars as pl
+import pyarrow as pa
+import pytest
+from typing_extensions import override
+
+from batch_assets.errors import TableError
+from batch_assets.tables.delta_table import DeltaTable
+from batch_assets.tables.table import Table
+from batch_assets_tests.tables.table_behaviour import DAY, TableBehaviour, rows
+
+
+class TestDeltaTable(TableBehaviour):
+    @pytest.fixture
+    @override
+    def table(self, tmp_path: Path) -> Iterator[Table]:
+        return DeltaTable(path=str(tmp_path / "table"))
+
+    @override
+    def read(self, table: Table) -> pa.Table:
+        assert isinstance(table, DeltaTable)
+        return pl.read_delta(table.path).to_arrow()
+
+    def test_a_commit_says_what_it_did(self, table: Table) -> None:
+        table.replace(rows())
+        table.withdraw(DAY)
+        assert isinstance(table, DeltaTable)
+        withdrawn, wrote, *_ = deltalake.DeltaTable(table.path).history()
+        assert (wrote["batch_assets.release"], wrote["batch_assets.partition"]) == ("first", "2024-03-10")
+        assert withdrawn["batch_assets.withdrawn"] == "true"
+
+    def test_a_place_where_nobody_may_write(self) -> None:
+        with pytest.raises(TableError, match="The Delta table /proc/nowhere cannot be written"):
+            DeltaTable(path="/proc/nowhere").replace(rows())
