@@ -4,7 +4,7 @@ A pipeline is one YAML file; this is its schema. Everything is frozen, and a key
 """
 
 from datetime import date, datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -78,6 +78,36 @@ class NightlySettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     at: TimeOfDay = Field("02:00", description='"HH:MM", in quotes, in the partitions\' time zone.')
+    wait_until: TimeOfDay | None = Field(
+        None,
+        description='Until when a night waits for the assets in features.deps, "HH:MM" after `at`; then it runs with what is '
+        "there, and its checks judge that. Without it, it waits as long as it takes.",
+    )
+
+    @model_validator(mode="after")
+    def _waits_after_it_begins(self) -> "NightlySettings":
+        if self.wait_until is not None and self.wait_until <= self.at:
+            raise ValueError(f"wait_until, {self.wait_until}, is not after at, {self.at}")
+        return self
+
+
+class Upstream(BaseModel):
+    """An asset of somebody else's that a source reads; written as a text, it is its key alone."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    asset: str = Field(description="Its key, like warehouse/orders.", pattern=r"^[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*$")
+    table: str | None = Field(None, description="What the source calls its table; by default the last part of the key.")
+
+    @property
+    def named(self) -> str:
+        """What the source calls its table."""
+        return self.table or self.asset.rpartition("/")[2]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_text(cls, said: Any) -> Any:
+        return {"asset": said} if isinstance(said, str) else said
 
 
 class FeatureSettings(BaseModel):
@@ -87,6 +117,11 @@ class FeatureSettings(BaseModel):
 
     source: Annotated[Source, SOURCES]
     contract: FeatureContract
+    deps: tuple[Upstream, ...] = Field(
+        (),
+        description="Assets that the source reads, like warehouse/orders: a night begins when each of them has its day (or, "
+        "without partitions, was made after it), and the lineage of its columns leads to them.",
+    )
 
 
 class QualitySettings(BaseModel):
@@ -164,6 +199,8 @@ class PipelineConfig(BaseModel):
         taken = {"models": "the registry", "sweeps": "what sweeps measured"}
         if self.name in taken:
             raise ValueError(f"a pipeline cannot be called {self.name}: that folder holds {taken[self.name]}")
+        if self.nightly.wait_until is not None and not self.features.deps:
+            raise ValueError("nightly.wait_until waits for nothing: features.deps names no asset")
         if not self.stores:
             raise ValueError("stores names none; name at least one, or leave it out for the Arrow file")
         for what, called in {

@@ -24,6 +24,7 @@ from batch_assets.orchestration.pins import pinned
 from batch_assets.orchestration.remembered import of_logs, require_remembered
 from batch_assets.orchestration.resources import RayCluster, StorageRoot
 from batch_assets.orchestration.runs import began
+from batch_assets.orchestration.upstream import column_lineage, deps_of
 from batch_assets.runs.commit import day_folder
 from batch_assets.serving.live import current_log as live_log
 from batch_assets.storage.lease import lease
@@ -73,7 +74,13 @@ def build_assets(pipeline: PipelineConfig) -> list[dg.AssetsDefinition]:
     """user_features -> predictions -> serving_table."""
     days = partitions(pipeline)
 
-    @dg.asset(key_prefix=pipeline.name, partitions_def=days, group_name=pipeline.name, kinds={pipeline.features.source.kind})
+    @dg.asset(
+        key_prefix=pipeline.name,
+        partitions_def=days,
+        group_name=pipeline.name,
+        deps=deps_of(pipeline),
+        kinds={pipeline.features.source.kind},
+    )
     def user_features(
         context: dg.AssetExecutionContext,
         config: FreezeOptions,
@@ -87,6 +94,8 @@ def build_assets(pipeline: PipelineConfig) -> list[dg.AssetsDefinition]:
             frozen = freeze(pipeline, storage, day, batch_assets_progress, refresh=config.refresh)
             verdict = judge_features(pipeline, storage, frozen, day)
         shown = metadata.of_features(frozen, verdict, began(context.instance, context.run.run_id))
+        lineage = column_lineage(pipeline)
+        shown |= {"dagster/column_lineage": lineage} if lineage else {}
         return Result(
             metadata=shown | of_logs(storage, current_log(storage, pipeline.name, day)),
             data_version=dg.DataVersion(frozen.snapshot.digest),

@@ -24,6 +24,7 @@ from batch_assets.orchestration.scaffolding.scaffolder import PipelineScaffolder
 from batch_assets.orchestration.schedules import build_pruning, build_schedules
 from batch_assets.orchestration.sensors import build_dead_runs, build_rollout_sensor, build_store_sensors
 from batch_assets.orchestration.sla import build_sla_sensors
+from batch_assets.orchestration.upstream import build_upstream_sensor
 
 
 class _Attributes(RootModel[Any]):
@@ -126,6 +127,7 @@ def definitions(config: PipelineConfig, resources: Mapping[str, Any] | None = No
             build_dead_runs(config),
             build_rollout_sensor(config),
             *build_store_sensors(config),
+            *build_upstream_sensor(config),
             *build_sla_sensors(config),
             *build_alert_sensors(config),
         ],

@@ -11,18 +11,20 @@ from batch_assets.operations.prune import prune
 from batch_assets.orchestration.resources import StorageRoot
 from batch_assets.orchestration.runs import pruning_job
 
-_MOST_NIGHTS = 31
+MOST_NIGHTS = 31
 """So many nights are caught up with after Dagster was down; more than that is a backfill, which a person asks for."""
 
 
 def build_schedules(config: PipelineConfig) -> list[dg.ScheduleDefinition]:
     """The nightly schedule; none for partitions with an end, whose last day it would ask for again every night.
 
+    Where features depend on assets of others, the sensor that waits for them takes its place.
+
     Dagster ticks once on every date of the time zone: on the night when 02:30 does not exist at 03:00, and on the one when
     it is there twice at the second. What is asked for is the date before the tick's, with the nights before it that nobody
     asked for because Dagster was down; the day is the run key too, so none is asked for twice.
     """
-    if config.partitions.end:
+    if config.partitions.end or config.features.deps:
         return []
     zone = config.partitions.timezone
     hour, minute = config.nightly.at.split(":")
@@ -50,13 +52,13 @@ def nights_due(partitions: PartitionSettings, moment: datetime, asked: date | No
     yesterday = today(moment, partitions.timezone) - timedelta(days=1)
     if yesterday < partitions.start:
         return []
-    missed = min((yesterday - asked).days - 1, _MOST_NIGHTS - 1) if asked else 0
+    missed = min((yesterday - asked).days - 1, MOST_NIGHTS - 1) if asked else 0
     return [(yesterday - timedelta(days=back)).isoformat() for back in range(max(missed, 0), -1, -1)]
 
 
 def _last_asked_for(instance: dg.DagsterInstance, schedule: str) -> date | None:
     """The newest day that a schedule asked for, or None if it never ran. A re-execution of an old day has its tags too."""
-    runs = instance.get_runs(filters=dg.RunsFilter(tags={"dagster/schedule_name": schedule}), limit=_MOST_NIGHTS)
+    runs = instance.get_runs(filters=dg.RunsFilter(tags={"dagster/schedule_name": schedule}), limit=MOST_NIGHTS)
     days = [date.fromisoformat(run.tags["dagster/partition"]) for run in runs if "dagster/partition" in run.tags]
     return max(days, default=None)
 

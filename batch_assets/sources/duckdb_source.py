@@ -1,6 +1,6 @@
 """`kind: duckdb`: one query in SQL over tables, computed as of a partition's day."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,6 +11,7 @@ from typing_extensions import override
 from batch_assets.errors import SourceError
 from batch_assets.features.provenance import sha256_of
 from batch_assets.sources.closed import folded
+from batch_assets.sources.lineage import Lineage, lineage_of
 from batch_assets.sources.listing import TableSettings
 from batch_assets.sources.query import require_select
 from batch_assets.sources.session import Query, ordered_rows
@@ -55,10 +56,7 @@ class DuckdbSource(Source):
 
     @override
     def read(self, day: str, keys: Sequence[str], spill: Path, timezone: str = "UTC") -> AbstractContextManager[Read]:
-        try:
-            text = Path(self.query).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise SourceError(f"The query {self.query} cannot be read: {error}.") from error
+        text = self._text()
         query = Query(
             named=self.query,
             text=text,
@@ -69,3 +67,13 @@ class DuckdbSource(Source):
             accepted=lambda connection, said: require_select(connection, said, self.query, self.tables),
         )
         return ordered_rows(query, day, keys, spill, timezone)
+
+    @override
+    def lineage(self, columns: Collection[str], tables: Collection[str]) -> Lineage:
+        return lineage_of(self._text(), "duckdb", tables, columns)
+
+    def _text(self) -> str:
+        try:
+            return Path(self.query).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise SourceError(f"The query {self.query} cannot be read: {error}.") from error

@@ -1,6 +1,6 @@
 """`kind: parquet`: a table of Parquet files that holds a day's features as they are, one row for each key; no SQL to write."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 from datetime import date
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing_extensions import override
 from batch_assets.features.provenance import sha256_of
 from batch_assets.sources.closed import folded, quoted, quoted_name
 from batch_assets.sources.hive import files_of_day
+from batch_assets.sources.lineage import Lineage, same_columns
 from batch_assets.sources.listing import TableSettings
 from batch_assets.sources.session import Query, ordered_rows
 from batch_assets.sources.source import Read, Source
@@ -62,6 +63,10 @@ class ParquetSource(Source):
             chosen=lambda files: files_of_day(files, self.day, day) if self.hive and self.day else tuple(files),
         )
         return ordered_rows(query, day, keys, spill, timezone)
+
+    @override
+    def lineage(self, columns: Collection[str], tables: Collection[str]) -> Lineage:
+        return same_columns(TABLE, columns) if TABLE in tables else {}
 
     def _select(self, of_day: str) -> str:
         columns = ", ".join(map(quoted_name, self.columns)) or "*"

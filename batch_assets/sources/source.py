@@ -1,7 +1,7 @@
 """PORT: (a day, key columns) -> its rows as record batches in ascending order of their keys, and what they were read from."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from batch_assets.features.provenance import Provenance
 from batch_assets.ports import Adapter, Port
+from batch_assets.sources.lineage import Lineage
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -60,6 +61,14 @@ class Source(Adapter):
     @abstractmethod
     def table_names(self) -> tuple[str, ...]:
         """The names of the tables that a provenance has, as `quality.sources.not_daily` says them; nothing is opened."""
+
+    def lineage(self, columns: Collection[str], tables: Collection[str]) -> Lineage:  # noqa: ARG002
+        """Which columns of some tables each of its columns is computed from, as far as that is known; no rows are read.
+
+        Raises:
+            SourceError: a query cannot be read.
+        """
+        return {}
 
 
 STREAMED_KINDS = {

@@ -1,7 +1,7 @@
 """Rows in any order, as they come from elsewhere -> a source's rows in the order of their keys."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import date
@@ -16,6 +16,7 @@ from batch_assets.errors import BadKeys, BatchAssetsError, SourceError
 from batch_assets.features.provenance import Provenance, SourceTable, sha256_of
 from batch_assets.ports import Port
 from batch_assets.sources.closed import closed_session, first_line, quoted_name, require_keys
+from batch_assets.sources.lineage import Lineage, same_columns
 from batch_assets.sources.source import SOURCES, STREAMED_KINDS, Read, Source
 
 if TYPE_CHECKING:
@@ -60,6 +61,11 @@ class StreamedSource(Source):
     @override
     def table_names(self) -> tuple[str, ...]:
         return (self.table_name,)
+
+    @override
+    def lineage(self, columns: Collection[str], tables: Collection[str]) -> Lineage:
+        """The columns of the one table, as they are."""
+        return same_columns(self.table_name, columns) if self.table_name in tables else {}
 
     @override
     @contextmanager

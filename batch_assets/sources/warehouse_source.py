@@ -1,6 +1,6 @@
 """`kind: warehouse`: the rows of one query that a database answers over ADBC, as of a partition's day."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from datetime import date, datetime
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from batch_assets.errors import SourceError
 from batch_assets.features.provenance import SourceTable
+from batch_assets.sources.lineage import Lineage, lineage_of
 from batch_assets.sources.streamed import Streamed, StreamedSource
 from batch_assets.sources.warehouse.columns import columns_of, type_named
 from batch_assets.sources.warehouse.database import Database
@@ -98,6 +99,11 @@ class WarehouseSource(Database, StreamedSource):
                 rows = pa.RecordBatchReader.from_batches(columns.schema, exact())
                 said = tuple(one.text for one in (query, dates) if one)
                 yield Streamed(rows, known, said, counted=lambda: {"rows": came})
+
+    @override
+    def lineage(self, columns: Collection[str], tables: Collection[str]) -> Lineage:
+        dialect = {"postgresql": "postgres", "flightsql": ""}.get(self.driver, self.driver)
+        return lineage_of(read_statement(self.query).text, dialect, tables, columns)
 
     def _known(self, session: Session, dates: Statement | None) -> SourceTable:
         table = SourceTable(name=self.table_name, path=session.where, pinned=session.state, rows=0)
