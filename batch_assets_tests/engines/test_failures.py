@@ -113,11 +113,13 @@ def test_a_worker_that_was_idle_for_long_is_not_stalled(poisoned: Working) -> No
     assert said == []
 
 
+@pytest.mark.long
 def test_workers_that_die_while_they_load_the_model_say_so(poisoned: Working) -> None:
     with pytest.raises(EngineError, match="5 workers were lost before they had loaded the model"):
         score(with_fault(poisoned, "kill at load"))
 
 
+@pytest.mark.long
 def test_a_chunk_that_loses_every_worker_is_named_in_the_end(poisoned: Working) -> None:
     with pytest.raises(EngineError, match=r"chunk-.* was given up after 2 attempts"):
         score(with_fault(poisoned, "kill"), max_attempts=2)

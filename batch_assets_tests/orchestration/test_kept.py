@@ -66,6 +66,7 @@ def test_a_day_that_is_run_again(small: Small, instance: dg.DagsterInstance) -> 
     assert kept(third) == set(third) > set()
 
 
+@pytest.mark.long
 def test_a_day_that_is_compared_with_others_now_is_judged_now(small: Small, instance: dg.DagsterInstance) -> None:
     location = repository(small)
     assert "not_compared" in checks(instance, run(location, instance, DAY))["changes"]

@@ -378,7 +378,7 @@ class TestFullScan:
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("known", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_a_spark_that_is_installed_is_not_imported(tmp_path: Path, known: bool) -> None:
     """A part of its package ends processes in which it does not find a main module; a made-up one stands for it."""
     (tmp_path / "pyspark" / "sql" / "connect").mkdir(parents=True)

@@ -25,6 +25,7 @@ print(json.dumps(FeatureStore(".").get_online_features(["churn:probability", "ch
 """
 
 
+@pytest.mark.long
 def test_feast_materializes_a_day(make_small: Callable[..., Small], tmp_path: Path) -> None:
     require(Feast)
     small = make_small(rows(300), export={"shards": 4})

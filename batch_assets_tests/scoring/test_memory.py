@@ -156,6 +156,7 @@ class TestSweep:
         freeze(small.config, small.storage, DAY, small.progress)
         return small
 
+    @pytest.mark.long
     def test_it_goes_to_the_end_of_the_memory_and_auto_means_what_it_found(self, wide: Small) -> None:
         assert newest_frozen_day(wide.config, wide.storage) == DAY
         found = sweep(wide.config, wide.storage, DAY, wide.model, wide.progress, memory_limit=1_200_000_000)

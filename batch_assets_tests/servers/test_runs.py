@@ -34,6 +34,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.long
 def test_a_runs_processes_share_a_cassandra_that_outlives_them_and_not_the_run(tmp_path: Path) -> None:
     require(CassandraServer)
     command = [sys.executable, "-c", RUN, WORKER, str(tmp_path)]

@@ -209,6 +209,7 @@ class TestS3(ServerBehaviour):
             return bool(answer.status == 200)
 
 
+@pytest.mark.long
 class TestKafka(ServerBehaviour):
     def made(self) -> Server:
         return KafkaServer({"message.max.bytes": "12345"})

@@ -79,6 +79,7 @@ def eventually(ask: Callable[[], Any]) -> Any:
             time.sleep(0.1)
 
 
+@pytest.mark.long
 def test_a_server_that_is_killed_has_the_old_release_or_the_new_one(
     start_server: Callable[[CassandraServer], CassandraServer], storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

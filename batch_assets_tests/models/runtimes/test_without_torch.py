@@ -25,9 +25,8 @@ sys.meta_path.insert(0, NoTorch())
 """
 
 
-@pytest.mark.parametrize(
-    ("kind", "library"), [pytest.param("lightgbm", "lightgbm", marks=pytest.mark.long), ("onnx", "onnxruntime")]
-)
+@pytest.mark.long
+@pytest.mark.parametrize(("kind", "library"), [("lightgbm", "lightgbm"), ("onnx", "onnxruntime")])
 def test_a_whole_night_without_torch(kind: str, library: str, tmp_path: Path) -> None:
     """Its workers and the process apart have no torch either."""
     (tmp_path / "blocked").mkdir()
