@@ -77,9 +77,9 @@ class Workload:
             frozen(self.config, self.storage, DAY)
         except (NotFound, SnapshotChanged):
             shutil.rmtree(self.storage.root, ignore_errors=True)
-            self._freeze()
+            self.freeze()
         shutil.rmtree(Path(self.storage.root, "models"), ignore_errors=True)
-        self._register()
+        self.register()
 
     def warm(self) -> None:
         """Read the part files once, so that every subject finds them in the page cache."""
@@ -88,7 +88,8 @@ class Workload:
                 while file.read(1 << 24):
                     pass
 
-    def _freeze(self) -> None:
+    def freeze(self) -> None:
+        """Write the snapshot."""
         storage, name = self.storage, self.config.name
         schema = pa.schema([(KEY, pa.int64()), *((column, pa.float32()) for column in COLUMNS)])
         with storage.scratch() as scratch:
@@ -101,7 +102,8 @@ class Workload:
         keep_provenance(storage, folder, made_up)
         current_log(storage, name, DAY).append(CurrentSnapshot(digest=snapshot.digest), after=0, why="made up")
 
-    def _register(self) -> None:
+    def register(self) -> None:
+        """Register the model and approve it."""
         from model import mlp
 
         from batch_assets.histogram import Histogram

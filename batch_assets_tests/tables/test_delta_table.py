@@ -35,3 +35,18 @@ class TestDeltaTable(TableBehaviour):
     def test_a_place_where_nobody_may_write(self) -> None:
         with pytest.raises(TableError, match="The Delta table /proc/nowhere cannot be written"):
             DeltaTable(path="/proc/nowhere").replace(rows())
+
+
+class TestDeltaTableInABucket(TableBehaviour):
+    @pytest.fixture
+    @override
+    def table(self, real_bucket: str) -> Table:
+        return DeltaTable(path=f"{real_bucket}/table")
+
+    @override
+    def read(self, table: Table) -> pa.Table:
+        assert isinstance(table, DeltaTable)
+        found = deltalake.DeltaTable(table.path, storage_options={"allow_http": "true"})
+        return pa.RecordBatchReader.from_stream(
+            deltalake.QueryBuilder().register("read", found).execute("SELECT * FROM read")
+        ).read_all()
