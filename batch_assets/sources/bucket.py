@@ -12,7 +12,7 @@ from batch_assets.sources.listed import ListedFile, is_called_parquet, is_hidden
 from batch_assets.storage import Stamp
 from batch_assets.storage.bucket import Bucket
 
-_AT_ONCE = 8
+_AT_ONCE = 4
 """Files that are copied at the same time."""
 
 
@@ -54,9 +54,7 @@ def fetched(name: str, files: Sequence[ListedFile], folder: Path) -> tuple[Liste
         bucket, parts = _parted(name, file.path)
         copy = folder / f"{number}"
         try:
-            with copy.open("wb") as written:
-                for piece in Bucket(f"s3://{bucket}").pieces("/".join(parts), Stamp(file.size, file.stamp, 0)):
-                    written.write(piece)
+            Bucket(f"s3://{bucket}").copy("/".join(parts), Stamp(file.size, file.stamp, 0), copy)
         except NotFound as error:
             raise SourceError(f"The table {name}: {file.path} vanished while it was read; run it again.") from error
         except StorageError as error:

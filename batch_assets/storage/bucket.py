@@ -9,9 +9,8 @@ import io
 import os
 import random
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -26,7 +25,7 @@ from batch_assets.storage.endpoint import plain_http_allowed, s3_endpoint
 from batch_assets.storage.port import Stamp, path_parts
 
 if TYPE_CHECKING:
-    from obstore import GetOptions, ObjectMeta
+    from obstore import Bytes, GetOptions, ObjectMeta
     from obstore.store import S3Store
 
 Found = TypeVar("Found")
@@ -34,11 +33,15 @@ Found = TypeVar("Found")
 _IN_PARTS, _PART = 64 << 20, 16 << 20
 """A file of more bytes is put in parts of so many, which are read from the disk as they are sent."""
 
-_PIECE, _PIECES_AT_ONCE = 8 << 20, 4
-"""Bytes of a file that come in one answer, and how many of these are asked for at the same time."""
+_PIECE = 1 << 20
+"""Bytes of an answer that are handed on at once: they do not wait for the rest, and fit into a processor's cache."""
 
-_AHEAD = 1 << 18
-"""Bytes that are read at least, since small reads come one after the other."""
+_PART_COPIED, _PARTS_AT_ONCE = 64 << 20, 4
+"""Bytes of a file that come in one answer when it is copied, and how many of these are asked for at the same time."""
+
+_AHEAD, _FAR_AHEAD = 1 << 18, 16 << 20
+"""Bytes that are read at least, since small reads come one after the other: twice as many with each read that goes on where the
+last one ended, up to so many."""
 
 _PATIENCE, _FIRST_PAUSE, _LONGEST_PAUSE = 60.0, 0.1, 10.0
 """Seconds for which a request is tried again, and between two tries."""
@@ -103,31 +106,56 @@ class Bucket:
             alone = []
         return [(one["path"], _stamp(one)) for one in [*listed, *alone]]
 
-    def pieces(self, path: str, stamp: Stamp) -> Iterator[bytes]:
-        """The bytes of a file in their order, some of which are asked for at once.
+    def pieces(self, path: str, stamp: Stamp, start: int = 0, end: int | None = None) -> "Iterator[Bytes]":
+        """The bytes of a file, or some of them, in their order; what is cut off goes on where it ended.
 
         Raises:
             NotFound: it is gone.
             StorageError: it is another one than when it was stamped, or cannot be reached.
         """
-        with ThreadPoolExecutor(_PIECES_AT_ONCE) as pool:
-            under_way = deque[Future[bytes]]()
-            for start in range(0, stamp.size, _PIECE):
-                under_way.append(pool.submit(self.piece, path, stamp, start, min(start + _PIECE, stamp.size)))
-                if len(under_way) == _PIECES_AT_ONCE:
-                    yield under_way.popleft().result()
-            while under_way:
-                yield under_way.popleft().result()
+        at, end = start, stamp.size if end is None else end
+        pause, left = _FIRST_PAUSE, _TIMES_CUT
+        while at < end:
+            try:
+                for piece in self._stream(path, stamp, at, end):
+                    yield piece
+                    at += len(piece)
+                    pause, left = _FIRST_PAUSE, _TIMES_CUT
+            except StorageError as error:
+                if not _is_generic(error) or not left:
+                    raise
+            if at < end:
+                if not left:
+                    raise StorageError(f"{path} under {self.root} cannot be reached (its answer is always cut off).")
+                left -= 1
+                _wait(pause)
+                pause *= 2
 
-    def piece(self, path: str, stamp: Stamp, start: int, end: int) -> bytes:
-        """Some bytes of a file, of which there is at least one. Raises as `pieces` does."""
+    def copy(self, path: str, stamp: Stamp, target: Path) -> None:
+        """Copy a file to a new one here, some parts of it at once. Raises as `pieces` does, and OSError."""
+
+        def fetch(start: int) -> None:
+            at = start
+            for piece in self.pieces(path, stamp, start, min(start + _PART_COPIED, stamp.size)):
+                written = 0
+                while written < len(piece):
+                    written += os.pwrite(file.fileno(), memoryview(piece)[written:], at + written)
+                at += len(piece)
+
+        with target.open("xb") as file, ThreadPoolExecutor(_PARTS_AT_ONCE) as pool:
+            for _ in pool.map(fetch, range(0, stamp.size, _PART_COPIED)):
+                pass
+
+    def _stream(self, path: str, stamp: Stamp, start: int, end: int) -> "Iterator[Bytes]":
+        """One answer, as it comes. Raises as `pieces` does."""
         from obstore.exceptions import PreconditionError
 
-        how: GetOptions = {"range": (start, end)}
+        how: GetOptions = {} if (start, end) == (0, stamp.size) else {"range": (start, end)}
         if not stamp.token.startswith(_NO_ETAG):
             how["if_match"] = stamp.token
         try:
-            return self.ask(path, lambda store: bytes(store.get(self.key(path), options=how).bytes()))
+            with self._explained(path) as store:
+                yield from store.get(self.key(path), options=how).stream(min_chunk_size=_PIECE)
         except StorageError as error:
             if isinstance(error.__cause__, PreconditionError):
                 raise StorageError(f"{path} under {self.root} was changed while it was read: read it again.") from error
@@ -239,7 +267,7 @@ class Ranges(io.RawIOBase):
 
     def __init__(self, bucket: Bucket, path: str) -> None:
         self._bucket, self._path, self._stamp = bucket, path, bucket.stamp(path)
-        self._at, self._ahead, self._ahead_from = 0, b"", 0
+        self._at, self._ahead, self._ahead_from, self._read_ahead = 0, b"", 0, _AHEAD
 
     @override
     def readable(self) -> bool:
@@ -263,9 +291,12 @@ class Ranges(io.RawIOBase):
         end = min(self._at + len(buffer), self._stamp.size)
         if end <= self._at:
             return 0
-        if not self._ahead_from <= self._at <= end <= self._ahead_from + len(self._ahead):
-            last = min(max(end, self._at + _AHEAD), self._stamp.size)
-            self._ahead = self._bucket.piece(self._path, self._stamp, self._at, last)
+        known = self._ahead_from + len(self._ahead)
+        if not self._ahead_from <= self._at <= end <= known:
+            goes_on = self._ahead and self._ahead_from < self._at <= known
+            self._read_ahead = min(2 * self._read_ahead, _FAR_AHEAD) if goes_on else _AHEAD
+            last = min(max(end, self._at + self._read_ahead), self._stamp.size)
+            self._ahead = b"".join(self._bucket.pieces(self._path, self._stamp, self._at, last))
             self._ahead_from = self._at
         found = memoryview(self._ahead)[self._at - self._ahead_from : end - self._ahead_from]
         buffer[: len(found)] = found

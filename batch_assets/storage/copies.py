@@ -9,7 +9,7 @@ import hashlib
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,14 +26,14 @@ def copies_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "batch-assets"
 
 
-def copy_of(root: str, path: str, stamp: Stamp, pieces: Callable[[], Iterable[bytes]]) -> Path:
+def copy_of(root: str, path: str, stamp: Stamp, copied: Callable[[Path], None]) -> Path:
     """The copy of a file.
 
     Args:
         root: the storage root, as the user says it.
         path: the file in it.
         stamp: size and etag of the file.
-        pieces: its bytes, asked for if there is no copy yet.
+        copied: copies it to a new file, if there is no copy yet.
 
     Raises:
         StorageFull: the disk here is full.
@@ -47,7 +47,7 @@ def copy_of(root: str, path: str, stamp: Stamp, pieces: Callable[[], Iterable[by
             os.utime(copy)
             return copy
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _make(copy, path, stamp.size, pieces)
+        _make(copy, path, stamp.size, copied)
         _let_go(folder)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -56,14 +56,11 @@ def copy_of(root: str, path: str, stamp: Stamp, pieces: Callable[[], Iterable[by
     return copy
 
 
-def _make(copy: Path, path: str, size: int, pieces: Callable[[], Iterable[bytes]]) -> None:
+def _make(copy: Path, path: str, size: int, copied: Callable[[Path], None]) -> None:
     begun = copy.with_name(f"{copy.name}.{uuid.uuid4().hex}")
     try:
-        with begun.open("xb") as file:
-            for piece in pieces():
-                file.write(piece)
-            found = file.tell()
-        if found != size:
+        copied(begun)
+        if (found := begun.stat().st_size) != size:
             raise StorageError(f"Of {path} came {found:,} of {size:,} bytes: try again.")
         begun.chmod(0o444)
         begun.replace(copy)

@@ -41,7 +41,7 @@ class S3Storage(Storage):
     def local_path(self, path: str) -> Path:
         """A copy on this machine (`storage.copies`)."""
         stamp = self.stamp(path)
-        return copy_of(self.root, path, stamp, lambda: self._bucket.pieces(path, stamp))
+        return copy_of(self.root, path, stamp, lambda target: self._bucket.copy(path, stamp, target))
 
     @override
     def read(self, path: str) -> bytes:

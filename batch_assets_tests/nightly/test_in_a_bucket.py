@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,8 @@ from batch_assets.serving.reader import Reader
 from batch_assets.storage.bucket import Bucket
 from batch_assets_tests.nights import DAYS, SETTINGS
 from batch_assets_tests.s3_server import S3Server
-from batch_assets_tests.small import Small, Working, rows
+from batch_assets_tests.serving.test_every_store import best_items, binary, every_class, key_of_two, keys_of, value
+from batch_assets_tests.small import DAY, Small, Working, rows
 
 Make = Callable[..., Small]
 
@@ -44,6 +46,23 @@ def test_a_night_is_the_same_as_on_a_disk(small: Small, make_small: Make) -> Non
     assert published_matches(small.opened(DAYS[0])).passed
     with pytest.raises(NoPrediction, match="301"):
         readers[0].lookup(301)
+
+
+@pytest.mark.parametrize("make", [binary, every_class, value, key_of_two, best_items])
+def test_whatever_is_answered_and_whatever_a_key_is(make: Callable[..., Small], make_small: Make, bucket: str) -> None:
+    found = []
+    for root in ("", f"{bucket}/nights"):
+
+        def made(*arguments: Any, root: str = root, **settings: Any) -> Small:
+            return make_small(*arguments, root=root, **settings)
+
+        small = make(made, [{"kind": "arrow"}])
+        published = small.night()
+        assert published_matches(small.opened(DAY)).passed
+        reader = Reader.open("small", small.storage)
+        found.append((published.release.name, published.release.values, reader.get_many([*keys_of(small), 10**9])))
+        reader.close()
+    assert found[0] == found[1]
 
 
 def test_it_is_explained_replayed_compared_gone_back_from_and_pruned(small: Small) -> None:
