@@ -28,6 +28,7 @@ from batch_assets.features.snapshot import (
 from batch_assets.logs import Change
 from batch_assets.nightly.progress import Progress
 from batch_assets.storage import LocalStorage, Storage
+from batch_assets.threads import in_threads
 
 _NEW = "snapshot"
 """The folder within a scratch folder in which a snapshot is made."""
@@ -159,10 +160,14 @@ def _put_in_place(storage: Storage, scratch: Path, folder: str, snapshot: Snapsh
 
 
 def _intact(storage: Storage, folder: str, digest: str) -> Snapshot:
+    """A snapshot of which every file is what was frozen; it has the stamps of today, so that nobody hashes a file again.
+
+    In a bucket, and in a copy that was restored, they are others than when it was written.
+    """
     snapshot = read_snapshot(storage, folder, digest)
-    for file in snapshot.files:
-        require_unchanged(storage, f"{folder}/{file.name}", file)
-    return snapshot
+    tokens = in_threads(lambda file: require_unchanged(storage, f"{folder}/{file.name}", file), snapshot.files)
+    files = [file.model_copy(update={"token": token}) for file, token in zip(snapshot.files, tokens, strict=True)]
+    return snapshot.model_copy(update={"files": tuple(files)})
 
 
 def _numeric_columns(file: Path, other: Collection[str]) -> list[str]:
