@@ -3,12 +3,12 @@
     python benchmarks/kills_in_bucket.py [--kills 100] [--share 0.05] [--seed 1] [--rows 2000]
 
 The bucket is on a versitygw of its own (`make servers`). Between it and each night is a proxy that tells 503, drops an answer
-after the request was carried out, sends half of one, or waits, for a share of all requests. A night freezes, scores, judges and
-publishes a small pipeline; it is killed by SIGKILL at a random moment, every second time while another process does the same
-night. Then the night is done once more. Snapshot, run and every answer must be those of a night on a local disk, and no file
-may be there that an undisturbed night in a bucket does not leave; prints one line a kill and a summary, and exits 1 otherwise.
-Everything runs on this machine. Workers that are killed while the driver lives are in `kills.py`: they know no storage of
-their own.
+after the request was carried out, sends half of one, or waits, for a share of all requests. A night freezes, scores, judges
+and publishes a small pipeline; it is killed by SIGKILL at a random moment, every second time while another process does the
+same night. Then the night is done once more, and the root is pruned. Snapshot, run and every answer must be those of a night
+on a local disk, and no file may be there that an undisturbed night in a bucket does not leave; prints one line a kill and a
+summary, and exits 1 otherwise. Everything runs on this machine. Workers that are killed while the driver lives are in
+`kills.py`: they know no storage of their own.
 """
 
 import argparse
@@ -48,6 +48,7 @@ def main() -> None:
 
 def killed(folder: Path, bucket: str, proxy: FaultyProxy, said: argparse.Namespace) -> None:
     """All kills of a run of this program."""
+    from batch_assets.operations.prune import prune
     from batch_assets_tests.small import Small, rows, small_model
 
     source, processes = random.Random(said.seed), multiprocessing.get_context("forkserver")  # noqa: S311 - no secret
@@ -70,6 +71,7 @@ def killed(folder: Path, bucket: str, proxy: FaultyProxy, said: argparse.Namespa
         if process.exitcode != 0:
             process.kill()
             raise SystemExit(f"a night in {small.storage.location} ended with {process.exitcode}")
+        prune(small.config, small.storage, None, dry_run=False, progress=small.progress)
 
     on_disk, undisturbed = made("on-disk"), made("undisturbed", f"{bucket}/undisturbed")
     finish(on_disk)

@@ -33,6 +33,7 @@ def of_features(frozen: Frozen, verdict: Verdict, began: str) -> Metadata:
     left_out = read_provenance(frozen.storage, frozen.folder).forgotten
     return {
         "dagster/row_count": frozen.snapshot.rows,
+        "dagster/column_schema": _columns(frozen.snapshot.schema_text),
         **({"excluded: forgotten": left_out.rows} if left_out else {}),
         "rows_per_s": _rate(frozen.snapshot.rows, total),
         "seconds_per_stage": _seconds_table(frozen.seconds),
@@ -147,6 +148,12 @@ def seconds_left(progress: Mapping[str, dg.MetadataValue[Any]]) -> tuple[float, 
     if _MOST_LEFT not in progress:
         return None
     return float(progress[_LEAST_LEFT].value), float(progress[_MOST_LEFT].value)
+
+
+def _columns(schema_text: str) -> dg.TableSchema:
+    """The columns of a snapshot, which Dagster's catalog shows and finds, with what they lead to."""
+    fields = [line.partition(": ") for line in schema_text.splitlines()]
+    return dg.TableSchema([dg.TableColumn(name, kind.removesuffix(" not null")) for name, _, kind in fields])
 
 
 def _precision(manifest: Manifest) -> str:

@@ -137,6 +137,8 @@ class TestLineage:
         (event,) = [one for one in done.get_asset_materialization_events() if one.asset_key == key]
         lineage: Any = event.materialization.metadata["dagster/column_lineage"]
         assert lineage.value.deps_by_column["z"] == [dg.TableColumnDep(USERS, "z")]
+        columns: Any = event.materialization.metadata["dagster/column_schema"]
+        assert {one.name: one.type for one in columns.value.columns} == {"user": "int64", **dict.fromkeys("xyz", "float")}
 
 
 def test_waiting_for_nothing_and_backwards_is_refused(small: Small) -> None:
