@@ -41,7 +41,7 @@ def follow(
 ) -> dict[str, str]:
     """Let some tables have of a day what is accepted of it now; says which have not, and why.
 
-    A table that has it already is left as it is.
+    A table that has it already is left as it is, and so is a day of which the accepted run is not kept any more.
 
     Args:
         config: the pipeline.
@@ -54,9 +54,11 @@ def follow(
     Raises:
         CommitBroken: a predictions file cannot be read.
     """
-    lagging, wanted = dict[str, str](), None
-    for table in tables:
-        wanted = wanted or _wanted(config, storage, day, withdrawn)
+    lagging, some = dict[str, str](), list(tables)
+    wanted = _wanted(config, storage, day, withdrawn) if some else None
+    if wanted is None:
+        return lagging
+    for table in some:
         try:
             _let_have(config, storage, day, table, wanted, only_there=only_there)
         except (TableError, MissingExtra) as error:
@@ -76,7 +78,9 @@ def follow_again(config: PipelineConfig, storage: Storage, withdrawn: Collection
 
 def lagging_tables(config: PipelineConfig, storage: Storage, day: str, withdrawn: Collection[int]) -> dict[str, str]:
     """The pipeline's tables that have not what is accepted of a day, and why; nothing is written."""
-    found, wanted = dict[str, str](), _wanted(config, storage, day, withdrawn) if config.tables else _Wanted()
+    found, wanted = dict[str, str](), _wanted(config, storage, day, withdrawn) if config.tables else None
+    if wanted is None:
+        return found
     for table in config.tables:
         try:
             there = table.release(_day(config, day))
@@ -98,11 +102,14 @@ def _let_have(config: PipelineConfig, storage: Storage, day: str, table: Table, 
         table.replace(_rows(config, storage, day, *wanted.run))
 
 
-def _wanted(config: PipelineConfig, storage: Storage, day: str, withdrawn: Collection[int]) -> _Wanted:
+def _wanted(config: PipelineConfig, storage: Storage, day: str, withdrawn: Collection[int]) -> _Wanted | None:
+    """None if nobody can say: a run was accepted and pruned since, and tables keep days for longer than a root does."""
     accepted = accepted_run(storage, config.name, day, withdrawn)
-    manifest = read_manifest(storage, accepted.folder) if accepted else None
-    if manifest is None:
+    if accepted is None:
         return _Wanted()
+    manifest = read_manifest(storage, accepted.folder)
+    if manifest is None:
+        return None
     run = without_forgotten(storage, config, manifest)
     return _Wanted(release_name(run[0]) if run[0].released.count else None, run)
 

@@ -233,7 +233,7 @@ def _out_of_reach(config: PipelineConfig, storage: Storage) -> tuple[str, ...]:
         f"The source of {config.name} and, of a lake, its history; each freeze leaves them out.",
         f"Copies and backups of {storage.location} elsewhere, and results that were copied out of it.",
         *([f"What {', '.join(servers)} keep beside their tables: backups, write-ahead logs, snapshots."] if servers else []),
-        *([f"Earlier versions of {', '.join(tables)}: vacuum them, or let their history expire."] if tables else []),
+        *([f"Days of {', '.join(tables)} whose runs are pruned, and earlier versions of all days there."] if tables else []),
         "Dagster's event log: messages, pictures and digests of earlier runs may give keys away; wipe those materializations.",
         "Alerts that were sent, and logs of processes.",
         "Models that were trained with them.",

@@ -20,6 +20,7 @@ from batch_assets.runs.manifest import latest_manifest
 from batch_assets.serving.reader import Reader
 from batch_assets.tables.delta_table import DeltaTable
 from batch_assets.tables.table import Day, Rows
+from batch_assets_tests.nights import SETTINGS, pruned
 from batch_assets_tests.operations.forgetting import forgets, secret
 from batch_assets_tests.servers import PostgresServer
 from batch_assets_tests.serving.test_every_store import best_items, binary, every_class, key_of_two, value
@@ -209,12 +210,25 @@ class TestTakenBack:
         assert 7 not in set(seen(small)["user"])
         before = seen(small).sort("partition", "user")
         report = purge(small.config, small.storage, small.registry, small.progress, dry_run=False)
-        assert any("Earlier versions of delta" in one for one in report.out_of_reach)
+        assert any("earlier versions of all days there" in one for one in report.out_of_reach)
         now = seen(small).sort("partition", "user")
         assert now.drop("release").equals(before.drop("release"))
         assert [lagging_tables(small.config, small.storage, day, ()) for day in DAYS[:2]] == [{}, {}]
         small.night(DAYS[2])
         assert days(small) == dict.fromkeys(DAYS, 299)
+
+    @pytest.mark.usefixtures("secret")
+    def test_a_day_whose_run_was_pruned_stays_there(self, make_small: Make, tmp_path: Path) -> None:
+        small = make_small(rows(300), tables=[delta(tmp_path)], **SETTINGS)
+        for day in (*DAYS, "2024-03-13"):
+            small.night(day)
+        pruned(small)
+        assert kept_runs(small, DAYS[0]) == []
+        forgets(small, 7)
+        small.night("2024-03-14")
+        found = days(small)
+        assert found[DAYS[0]] == 300, "nobody can write it anew, and nobody went back from it"
+        assert found["2024-03-13"] == 299
 
 
 def test_a_key_cannot_be_called_as_what_says_whose_a_row_is(small: Small) -> None:
@@ -222,6 +236,11 @@ def test_a_key_cannot_be_called_as_what_says_whose_a_row_is(small: Small) -> Non
     said["features"]["contract"]["key"] = {"name": "release", "dtype": "int64"}
     with pytest.raises(ValueError, match="the key cannot be called release"):
         type(small.config).model_validate(said)
+
+
+def kept_runs(small: Small, day: str) -> list[str]:
+    """The runs of a day that are kept."""
+    return [name for name in small.storage.names(f"small/predictions/date={day}") if name.startswith("run=")]
 
 
 def _fails(table: DeltaTable, day: Rows | Day) -> None:
