@@ -18,7 +18,7 @@ from batch_assets.sources.closed import first_line, quoted, quoted_name
 from batch_assets.sources.days import DayColumn, FileDays, Span
 from batch_assets.sources.lake import LakeFile, LakeSource, accepted_place, damage_among, files_of
 from batch_assets.sources.streamed import Streamed
-from batch_assets.storage.endpoint import plain_http_allowed, s3_endpoint
+from batch_assets.storage.endpoint import plain_http_allowed, s3_endpoint, said_by_server
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -242,4 +242,11 @@ def _explained(sentence: Callable[[str], str]) -> Iterator[None]:
     try:
         yield
     except (DeltaError, pa.ArrowException, OSError, ValueError) as error:
-        raise SourceError(sentence(first_line(error).partition("<?xml")[0].rstrip(" :."))) from error
+        raise SourceError(sentence(reason_of(error))) from error
+
+
+def reason_of(error: BaseException) -> str:
+    """Why deltalake could not do something, as a part of a sentence."""
+    if "No files in log segment" in str(error):
+        return "there is no Delta table"
+    return said_by_server(error) or first_line(error).partition("<?xml")[0].rstrip(" :.")

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from typing_extensions import override
 
 from batch_assets.errors import AlreadyExists, NotFound, StorageError
-from batch_assets.storage.endpoint import plain_http_allowed, s3_endpoint
+from batch_assets.storage.endpoint import plain_http_allowed, s3_endpoint, said_by_server
 from batch_assets.storage.port import Stamp, path_parts
 
 if TYPE_CHECKING:
@@ -258,7 +258,7 @@ class Bucket:
         except AlreadyExistsError:
             raise AlreadyExists(f"{path} already exists under {self.root}.") from None
         except BaseError as error:
-            reason = str(error).splitlines()[0].partition("<?xml")[0].rstrip(" :.")
+            reason = said_by_server(error) or str(error).splitlines()[0].partition("<?xml")[0].rstrip(" :.")
             raise StorageError(f"{path} under {self.root} cannot be reached ({reason}).") from error
 
 

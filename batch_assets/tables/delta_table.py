@@ -9,8 +9,8 @@ from typing_extensions import override
 
 from batch_assets.errors import TableError
 from batch_assets.ports import extra
-from batch_assets.sources.closed import first_line, quoted, quoted_name
-from batch_assets.sources.delta_source import storage_options
+from batch_assets.sources.closed import quoted, quoted_name
+from batch_assets.sources.delta_source import reason_of, storage_options
 from batch_assets.sources.lake import accepted_place
 from batch_assets.tables.table import PARTITION, PIPELINE, RELEASE, Day, Rows, Table
 
@@ -117,8 +117,7 @@ class DeltaTable(Table):
         try:
             yield
         except (DeltaError, pa.ArrowException, OSError, ValueError) as error:
-            reason = first_line(error).partition("<?xml")[0].rstrip(" :.")
-            raise TableError(f"The Delta table {self.path} {what}: {reason}.") from error
+            raise TableError(f"The Delta table {self.path} {what}: {reason_of(error)}.") from error
 
 
 def _where(day: Day) -> str:
