@@ -29,7 +29,8 @@ class WarehouseTable(Database, Table):
     """A table of PostgreSQL, Snowflake or BigQuery, which is made when the first day comes.
 
     Rows are ingested over ADBC into a staging table of the session, read back there, and take the place of the day's in one
-    transaction. Of BigQuery, which has no such tables over ADBC, the next try replaces what a killed one left. Snowflake and BigQuery were not run by its tests.
+    transaction. BigQuery has no such tables over ADBC: there the next try replaces what a killed one left. Neither Snowflake
+    nor BigQuery was run by its tests.
 
     Example:
         A table that analysts read, without which no day goes live::
