@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from batch_assets.alerts import Receiver
-from batch_assets.clock import TimeOfDay, TimeZone, today, utc_now
+from batch_assets.clock import TimeOfDay, TimeZone, end_of, next_at, today, utc_now
 from batch_assets.engines.engine import EngineSettings
 from batch_assets.errors import PartitionOutOfRange
 from batch_assets.features.contract import FeatureContract
@@ -52,6 +52,10 @@ class PartitionSettings(BaseModel):
         """The newest day there is: yesterday in the partitions' time zone, or the end if that is earlier."""
         yesterday = today(now or utc_now(), self.timezone) - timedelta(days=1)
         return min(self.end, yesterday) if self.end else yesterday
+
+    def morning_after(self, day: str, at: str) -> datetime:
+        """When a clock there shows HH:MM on the day after a partition."""
+        return next_at(end_of(date.fromisoformat(day), self.timezone) - timedelta(seconds=1), at, self.timezone)
 
     def require(self, day: str, pipeline: str, now: datetime | None = None) -> str:
         """The day as YYYY-MM-DD. Raises PartitionOutOfRange."""

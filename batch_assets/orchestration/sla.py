@@ -15,7 +15,7 @@ from datetime import UTC, date, datetime, timedelta
 import dagster as dg
 
 from batch_assets.alerts import Alert, AlertKind, send_all
-from batch_assets.clock import Clock, end_of, next_at, utc_now
+from batch_assets.clock import Clock, utc_now
 from batch_assets.config import PipelineConfig
 from batch_assets.errors import ConfigError
 from batch_assets.nightly.publish import live_since
@@ -117,8 +117,7 @@ def expected(
     if took is None:
         return None, None
     begun = [datetime.fromtimestamp(record.start_time, UTC) for record in running.values() if record.start_time]
-    zone = config.partitions.timezone
-    night = next_at(end_of(date.fromisoformat(day), zone) - timedelta(seconds=1), config.nightly.at, zone)
+    night = config.partitions.morning_after(day, config.nightly.at)
     moment = max(now, min(begun, default=max(now, night)) + took)
     return moment, moment
 

@@ -1,13 +1,12 @@
 """The assets of other teams that a pipeline's source reads: a night begins when they have its day, and columns lead to them."""
 
-from datetime import date, datetime, time, timedelta
-from zoneinfo import ZoneInfo
+from datetime import date, datetime
 
 import dagster as dg
 from pydantic import BaseModel
 
 from batch_assets.clock import Clock, end_of, utc_now
-from batch_assets.config import PartitionSettings, PipelineConfig
+from batch_assets.config import PipelineConfig
 from batch_assets.errors import SourceError
 from batch_assets.orchestration.schedules import MOST_NIGHTS, nights_due
 
@@ -79,7 +78,7 @@ def column_lineage(config: PipelineConfig) -> dg.TableColumnLineage | None:
 def _with_due(config: PipelineConfig, before: Waiting, now: datetime) -> Waiting:
     """The days that wait and those that are due since: over, and past the hour at which nights begin."""
     days = nights_due(config.partitions, now, before.newest)
-    due = [day for day in days if now >= _moment(config.partitions, day, config.nightly.at)]
+    due = [day for day in days if now >= config.partitions.morning_after(day, config.nightly.at)]
     if before.newest is not None:
         due = [day for day in due if date.fromisoformat(day) > before.newest]
     newest = date.fromisoformat(due[-1]) if due else before.newest
@@ -104,13 +103,7 @@ def _has(instance: dg.DagsterInstance, key: dg.AssetKey, day: str, over: datetim
 
 def _waited_enough(config: PipelineConfig, day: str, now: datetime) -> bool:
     until = config.nightly.wait_until
-    return until is not None and now >= _moment(config.partitions, day, until)
-
-
-def _moment(partitions: PartitionSettings, day: str, at: str) -> datetime:
-    """A time of the day after a partition."""
-    zone = ZoneInfo(partitions.timezone)
-    return datetime.combine(date.fromisoformat(day) + timedelta(days=1), time.fromisoformat(at), zone)
+    return until is not None and now >= config.partitions.morning_after(day, until)
 
 
 def _request(day: str, missing: list[str]) -> dg.RunRequest:

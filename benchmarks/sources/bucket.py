@@ -15,7 +15,6 @@ import os
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -36,7 +35,7 @@ from batch_assets.sources.parquet_source import ParquetSource
 from batch_assets.storage import Storage, open_storage
 from batch_assets_tests.servers import S3Gateway
 from batch_assets_tests.small import Quiet
-from benchmarks.sources.lake import DAY, LIMIT, by_source, parts
+from benchmarks.sources.lake import DAY, LIMIT, by_source, parts, seconds
 
 
 def by_pyarrow(place: str, folder: Path) -> int:
@@ -100,14 +99,6 @@ def told(what: str, rows: int, rounds: int, ours: Callable[[], int], theirs: Cal
     every = ", ".join(f"{b / a:.2f}" for a, b in taken)
     ratio = statistics.median(b / a for a, b in taken)
     print(f"{what}: {one:,.0f} : {other:,.0f} rows/s, {ratio:.2f} : 1 (rounds {every})", flush=True)
-
-
-def seconds(do: Callable[[], int], rows: int) -> float:
-    """How long it takes. Raises SystemExit if not all rows come."""
-    started = time.perf_counter()
-    if (found := do()) != rows:
-        raise SystemExit(f"{found:,} rows came of {rows:,}")
-    return time.perf_counter() - started
 
 
 def main() -> None:
