@@ -84,13 +84,29 @@ class DeltaTable(Table):
         return deltalake.DeltaTable(self.path, storage_options=options)
 
     def _made(self, rows: Rows) -> Any:
-        """A table without rows, or what another process has made in this moment: who writes first must not replace its day."""
+        """A table without rows, or what another process has made in this moment: who writes first must not replace its day.
+
+        Without retries: a commit that finds version 0 taken would otherwise come again as a later one, with which the table has
+        another identity, and what others are writing is refused.
+        """
         import deltalake
+        from deltalake.exceptions import CommitFailedError
 
         options = storage_options(self.path)
-        return deltalake.DeltaTable.create(
-            self.path, rows.schema, mode="ignore", partition_by=_FOLDERS, storage_options=options
-        )
+        try:
+            return deltalake.DeltaTable.create(
+                self.path,
+                rows.schema,
+                mode="ignore",
+                partition_by=_FOLDERS,
+                storage_options=options,
+                commit_properties=deltalake.CommitProperties(max_commit_retries=0),
+            )
+        except CommitFailedError:
+            made = self._opened()
+            if made is None:
+                raise
+            return made
 
     def _read(self, table: Any, day: Day, what: str) -> "Iterator[pa.RecordBatch]":
         import pyarrow as pa

@@ -1,4 +1,6 @@
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date
 from pathlib import Path
 
 import deltalake
@@ -9,7 +11,7 @@ from typing_extensions import override
 
 from batch_assets.errors import TableError
 from batch_assets.tables.delta_table import DeltaTable
-from batch_assets.tables.table import Table
+from batch_assets.tables.table import Day, Table
 from batch_assets_tests.tables.table_behaviour import DAY, TableBehaviour, rows
 
 
@@ -31,6 +33,16 @@ class TestDeltaTable(TableBehaviour):
         withdrawn, wrote, *_ = deltalake.DeltaTable(table.path).history()
         assert (wrote["batch_assets.release"], wrote["batch_assets.partition"]) == ("first", "2024-03-10")
         assert withdrawn["batch_assets.withdrawn"] == "true"
+
+    def test_a_table_that_many_make_at_once_is_made_once(self, tmp_path: Path) -> None:
+        every = [rows(Day("churn", date(2024, 3, day)), 10) for day in range(1, 9)]
+        for turn in range(10):
+            table = DeltaTable(path=str(tmp_path / f"made-{turn}"))
+            with ThreadPoolExecutor(8) as pool:
+                list(pool.map(table.replace, every))
+            made = [commit["operation"] for commit in deltalake.DeltaTable(table.path).history()].count("CREATE TABLE")
+            assert made == 1
+            self.seen(table, *every)
 
     def test_a_place_where_nobody_may_write(self) -> None:
         with pytest.raises(TableError, match="The Delta table /proc/nowhere cannot be written"):
