@@ -185,7 +185,7 @@ class TestABodyOfAnotherShape:
 @pytest.mark.parametrize(
     ("body", "written"),
     [
-        (CurrentSnapshot(digest="d"), '{"digest": "d"}'),
+        (CurrentSnapshot(digest="d", tokens={"part": "t"}), '{"digest": "d", "tokens": {"part": "t"}}'),
         (BatchSize(batch_rows=64), '{"batch_rows": 64}'),
         (
             Acceptance(Accepted(run_id="r", folder="f", approval=2, is_yardstick=True)),

@@ -97,10 +97,10 @@ class Workload:
             reader = pa.RecordBatchReader.from_batches(schema, _batches(self.rows, schema))
             snapshot = write_snapshot(scratch / "snapshot", reader, [KEY], ROWS_PER_GROUP)
             folder = snapshot_folder(name, DAY, snapshot.digest)
-            storage.adopt(scratch / "snapshot", folder)
+            tokens = storage.adopt(scratch / "snapshot", folder)
         made_up = Provenance(day=date.fromisoformat(DAY), timezone="UTC", settings_sha256=sha256_of("made up"), tables=())
         keep_provenance(storage, folder, made_up)
-        current_log(storage, name, DAY).append(CurrentSnapshot(digest=snapshot.digest), after=0, why="made up")
+        current_log(storage, name, DAY).append(CurrentSnapshot(digest=snapshot.digest, tokens=tokens), after=0, why="made up")
 
     def register(self) -> None:
         """Register the model and approve it."""

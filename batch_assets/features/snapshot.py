@@ -7,7 +7,7 @@ compares what was scored with these, not with what the scorer says it read.
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -77,6 +77,11 @@ class Snapshot(BaseModel):
         """Rows in all files."""
         return sum(file.rows for file in self.files)
 
+    def stamped(self, tokens: Mapping[str, str]) -> "Snapshot":
+        """The same, of whose files those that are named have these stamps."""
+        files = tuple(file.model_copy(update={"token": tokens.get(file.name, file.token)}) for file in self.files)
+        return self.model_copy(update={"files": files})
+
 
 def partition_folder(pipeline: str, day: str) -> str:
     """Where a day's snapshots lie."""
@@ -89,11 +94,12 @@ def snapshot_folder(pipeline: str, day: str, digest: str) -> str:
 
 
 class CurrentSnapshot(BaseModel):
-    """Which snapshot a day uses, by its digest."""
+    """Which snapshot a day uses, by its digest; `tokens` are the stamps that its files have where they lie, as far as known."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     digest: str
+    tokens: dict[str, str] = {}
 
 
 def current_log(storage: Storage, pipeline: str, day: str) -> NumberedLog[CurrentSnapshot]:

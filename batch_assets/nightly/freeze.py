@@ -64,7 +64,7 @@ def frozen(config: PipelineConfig, storage: Storage, day: str) -> Frozen:
             f"The features of {config.name} {day} are those of a day in {zone}, and partitions.timezone is {now} now: freeze "
             "the partition again with --refresh."
         )
-    return Frozen(_intact(storage, folder, entry.body.digest), storage, folder, reused=True, seconds={})
+    return Frozen(_intact(storage, folder, entry.body), storage, folder, reused=True, seconds={})
 
 
 @contextmanager
@@ -108,9 +108,9 @@ def freeze(config: PipelineConfig, storage: Storage, day: str, progress: Progres
         snapshot = _put_in_place(storage, scratch / _NEW, folder, snapshot)
         keep_provenance(storage, folder, provenance)
     why = "first frozen" if entry is None else "refreshed" if kept else "frozen again, as the snapshot was not kept"
-    change = Change(CurrentSnapshot(digest=snapshot.digest), why)
+    change = Change(CurrentSnapshot(digest=snapshot.digest, tokens={file.name: file.token for file in snapshot.files}), why)
     in_force = log.update(lambda latest: change if latest == entry else latest)
-    if in_force is None or in_force.body != change.body:  # another process froze the day meanwhile; its snapshot counts
+    if in_force is None or in_force.body.digest != snapshot.digest:  # another process froze the day meanwhile; its snapshot counts
         return frozen(config, storage, day)
     seconds["profile"] += time.perf_counter() - computed
     return Frozen(snapshot, storage, folder, reused=False, seconds=seconds)
@@ -146,28 +146,25 @@ def _compute(
 def _put_in_place(storage: Storage, scratch: Path, folder: str, snapshot: Snapshot) -> Snapshot:
     """Adopt new files; if the same rows were frozen before, theirs stay, unless they were damaged."""
     try:
-        storage.adopt(scratch, folder)
-        return snapshot
+        return snapshot.stamped(storage.adopt(scratch, folder))
     except AlreadyExists:
         pass
     try:
         read_profile(storage, folder)
-        return _intact(storage, folder, snapshot.digest)
+        return _intact(storage, folder, CurrentSnapshot(digest=snapshot.digest))
     except SnapshotChanged:
         storage.discard(folder)
-        storage.adopt(scratch, folder)
-        return snapshot
+        return snapshot.stamped(storage.adopt(scratch, folder))
 
 
-def _intact(storage: Storage, folder: str, digest: str) -> Snapshot:
+def _intact(storage: Storage, folder: str, current: CurrentSnapshot) -> Snapshot:
     """A snapshot of which every file is what was frozen; it has the stamps of today, so that nobody hashes a file again.
 
-    In a bucket, and in a copy that was restored, they are others than when it was written.
+    In a copy that was restored they are others than when it was frozen.
     """
-    snapshot = read_snapshot(storage, folder, digest)
+    snapshot = read_snapshot(storage, folder, current.digest).stamped(current.tokens)
     tokens = in_threads(lambda file: require_unchanged(storage, f"{folder}/{file.name}", file), snapshot.files)
-    files = [file.model_copy(update={"token": token}) for file, token in zip(snapshot.files, tokens, strict=True)]
-    return snapshot.model_copy(update={"files": tuple(files)})
+    return snapshot.stamped({file.name: token for file, token in zip(snapshot.files, tokens, strict=True)})
 
 
 def _numeric_columns(file: Path, other: Collection[str]) -> list[str]:

@@ -161,10 +161,13 @@ class Bucket:
                 raise StorageError(f"{path} under {self.root} was changed while it was read: read it again.") from error
             raise
 
-    def put(self, path: str, data: memoryview | Path) -> None:
+    def put(self, path: str, data: memoryview | Path) -> str:
         """Put a file exclusively. Whether a put took place whose answer did not arrive is asked by putting it again.
 
         If then it is there with this content, it is one's own: what must have one winner says who wrote it.
+
+        Returns:
+            The token of its stamp.
 
         Raises:
             AlreadyExists: another file is there, or this one was before.
@@ -175,29 +178,30 @@ class Bucket:
         lost = large  # the client itself repeats a part
         while True:
             try:
-                self._put_once(path, data, large=large)
+                return self._put_once(path, data, large=large)
             except AlreadyExists:
-                if lost and self.holds(path, data):
-                    return
-                raise
+                same = self.same(path, data) if lost else None
+                if same is None:
+                    raise
+                return same.token
             except _AnswerLost as error:
                 lost = True
                 if time.monotonic() + pause > deadline:
                     raise StorageError(str(error)) from error
                 _wait(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
-            else:
-                return
 
-    def holds(self, path: str, data: memoryview | Path) -> bool:
-        """Whether a file has this content."""
+    def same(self, path: str, data: memoryview | Path) -> Stamp | None:
+        """The stamp of a file, if it has this content."""
         stamp = self.stamp(path)
         if stamp.size != (data.stat().st_size if isinstance(data, Path) else data.nbytes):
-            return False
+            return None
         if isinstance(data, Path):
             with data.open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest() == self.sha256(path, stamp)
-        return b"".join(self.pieces(path, stamp)) == data
+                same = hashlib.file_digest(file, "sha256").hexdigest() == self.sha256(path, stamp)
+        else:
+            same = b"".join(self.pieces(path, stamp)) == data
+        return stamp if same else None
 
     def sha256(self, path: str, stamp: Stamp) -> str:
         """The sha256 of a file, in hex. Raises as `pieces` does."""
@@ -206,13 +210,14 @@ class Bucket:
             digest.update(piece)
         return digest.hexdigest()
 
-    def _put_once(self, path: str, data: memoryview | Path, *, large: bool) -> None:
-        """Raises AlreadyExists; _AnswerLost if nobody knows whether it took place; StorageError."""
+    def _put_once(self, path: str, data: memoryview | Path, *, large: bool) -> str:
+        """The token. Raises AlreadyExists; _AnswerLost if nobody knows whether it took place; StorageError."""
         client = self._store if large else self._once
         content = data.read_bytes() if isinstance(data, Path) and not large else data
         try:
             with self._explained(path):
-                client.put(self.key(path), content, mode="create", use_multipart=large, chunk_size=_PART)
+                put = client.put(self.key(path), content, mode="create", use_multipart=large, chunk_size=_PART)
+            return put["e_tag"] or self.stamp(path).token
         except NotFound:  # a new file can lack nothing but its bucket
             raise StorageError(f"{self.root} has no such bucket: make it, or look at AWS_ENDPOINT_URL.") from None
         except StorageError as error:
@@ -306,6 +311,8 @@ class Ranges(io.RawIOBase):
 
 def _is_generic(error: StorageError) -> bool:
     """Whether the client knows no word for what happened: the network failed, or the server."""
+    if error.__cause__ is None:  # there may be no client at all
+        return False
     from obstore.exceptions import GenericError
 
     return isinstance(error.__cause__, GenericError)

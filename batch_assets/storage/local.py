@@ -63,7 +63,7 @@ class LocalStorage(Storage):
             status = self.local_path(path).stat()
         except FileNotFoundError:
             raise NotFound(f"{path} is not under {self.root}.") from None
-        return Stamp(status.st_size, f"{status.st_mtime_ns}-{status.st_ino}", status.st_mtime)
+        return _stamp(status)
 
     @override
     def sha256(self, path: str) -> str:
@@ -100,14 +100,15 @@ class LocalStorage(Storage):
             _sync_folder(target.parent)
 
     @override
-    def adopt(self, folder: Path, path: str) -> None:
+    def adopt(self, folder: Path, path: str) -> dict[str, str]:
         self._claim()
-        target = self.local_path(path)
+        target, tokens = self.local_path(path), {}
         with _full_disk_explained(self.root):
             for file in folder.rglob("*"):
                 if file.is_file():
                     with file.open("rb") as handle:
                         os.fsync(handle.fileno())
+                        tokens[file.relative_to(folder).as_posix()] = _stamp(os.fstat(handle.fileno())).token
             _sync_folder(folder)
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -117,6 +118,7 @@ class LocalStorage(Storage):
                     raise AlreadyExists(f"{path} already exists under {self.root}.") from None
                 raise
             _sync_folder(target.parent)
+        return tokens
 
     @override
     def touch(self, path: str) -> None:
@@ -190,6 +192,10 @@ def _sweep(top: Path, now: float) -> None:
             age = now - folder.stat().st_mtime
             if rest[0] and not (process.alive() if process.is_here else age <= LEASE_SECONDS):
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _stamp(status: os.stat_result) -> Stamp:
+    return Stamp(status.st_size, f"{status.st_mtime_ns}-{status.st_ino}", status.st_mtime)
 
 
 def _write_durably(path: Path, data: "bytes | memoryview | pa.Buffer") -> None:

@@ -59,8 +59,12 @@ class Storage(Protocol):
     def create(self, path: str, data: "bytes | memoryview | pa.Buffer") -> None:
         """Write a file whole, durably and exclusively. Raises AlreadyExists, StorageFull."""
 
-    def adopt(self, folder: Path, path: str) -> None:
-        """Move a finished local folder to its final name, exclusively. Raises AlreadyExists, StorageFull."""
+    def adopt(self, folder: Path, path: str) -> dict[str, str]:
+        """Move a finished local folder to its final name, exclusively. Raises AlreadyExists, StorageFull.
+
+        Returns:
+            The token of each file's stamp, by its name below the folder.
+        """
 
     def touch(self, path: str) -> None:
         """Let a small file be written now, with the content that it has. Raises NotFound."""

@@ -71,10 +71,10 @@ class S3Storage(Storage):
     @override
     def create(self, path: str, data: "bytes | memoryview | pa.Buffer") -> None:
         """One conditional put of the whole buffer, which may have up to 5 GB; one whose answer was lost is repeated."""
-        self._create(path, memoryview(data).cast("B"))
+        self._claimed.put(path, memoryview(data).cast("B"))
 
     @override
-    def adopt(self, folder: Path, path: str) -> None:
+    def adopt(self, folder: Path, path: str) -> dict[str, str]:
         """Put every file of a folder exclusively, JSON documents last, because they are what a reader of a folder opens first.
 
         An object store has no folder that could be moved at once, and whoever puts its files may die in between. So a file
@@ -83,17 +83,20 @@ class S3Storage(Storage):
         document is one that readers take for none.
         """
         files = [file.relative_to(folder) for file in folder.rglob("*") if file.is_file()]
-        new = False
+        tokens, new = {}, False
         for file in sorted(files, key=lambda one: (one.suffix == ".json", one.as_posix())):
             name = f"{path}/{file.as_posix()}"
             try:
-                self._create(name, folder / file)
+                tokens[file.as_posix()] = self._claimed.put(name, folder / file)
                 new = True
             except AlreadyExists:
-                if not self._bucket.holds(name, folder / file):
+                same = self._bucket.same(name, folder / file)
+                if same is None:
                     raise
+                tokens[file.as_posix()] = same.token
         if not new:
             raise AlreadyExists(f"{path} already exists under {self.root}.")
+        return tokens
 
     @override
     def touch(self, path: str) -> None:
@@ -130,8 +133,8 @@ class S3Storage(Storage):
         return Bucket(self.root)
 
     @cached_property
-    def _claimed(self) -> bool:
-        """That the root says its layout version, on a server that knows conditions; before the first write, which it permits.
+    def _claimed(self) -> Bucket:
+        """The bucket, once the root says its layout version on a server that knows conditions: before the first write.
 
         Raises:
             StorageError: a second put of the document is no conflict, so any name could have two writers.
@@ -141,12 +144,9 @@ class S3Storage(Storage):
             try:
                 self._bucket.put(FORMAT_FILE, memoryview(content))
             except AlreadyExists:
-                return True
+                return self._bucket
         raise StorageError(
             f"{self.root} lies on a server that does not know If-None-Match of a put, so that two could write one file: take "
             "one that does, like S3, R2, MinIO or versitygw."
         )
 
-    def _create(self, path: str, data: memoryview | Path) -> None:
-        if self._claimed:
-            self._bucket.put(path, data)

@@ -163,7 +163,8 @@ class TestS3Storage(InABucket):
             open_storage("s3://")
 
     def test_without_the_client_the_extra_is_named(self, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(sys.modules, "obstore.store", None)
+        for module in ("obstore", "obstore.store", "obstore.exceptions"):
+            monkeypatch.setitem(sys.modules, module, None)
         with pytest.raises(StorageError, match=r"pip install 'batch-assets\[s3\]'"):
             S3Storage(bucket).read("a")
 
