@@ -291,11 +291,9 @@ class Ranges(io.RawIOBase):
     def tell(self) -> int:
         return self._at
 
-    @override
-    def readinto(self, buffer: Any) -> int:
-        end = min(self._at + len(buffer), self._stamp.size)
-        if end <= self._at:
-            return 0
+    def read_buffer(self, nbytes: int) -> memoryview:
+        """What Arrow asks for: the next bytes as they came, without a copy of them."""
+        end = min(self._at + nbytes, self._stamp.size)
         known = self._ahead_from + len(self._ahead)
         if not self._ahead_from <= self._at <= end <= known:
             goes_on = self._ahead and self._ahead_from < self._at <= known
@@ -304,8 +302,13 @@ class Ranges(io.RawIOBase):
             self._ahead = b"".join(self._bucket.pieces(self._path, self._stamp, self._at, last))
             self._ahead_from = self._at
         found = memoryview(self._ahead)[self._at - self._ahead_from : end - self._ahead_from]
+        self._at = max(self._at, end)
+        return found
+
+    @override
+    def readinto(self, buffer: Any) -> int:
+        found = self.read_buffer(len(buffer))
         buffer[: len(found)] = found
-        self._at = end
         return len(found)
 
 

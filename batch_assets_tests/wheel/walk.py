@@ -116,7 +116,7 @@ def missing(project: DgProject, folder: Path, say: Say) -> None:
             "stores:\n    - kind: tapes\n  engine:",
             "There is no store of the kind 'tapes'; there is arrow, redis, postgres, cassandra, reels",
         ),
-        ("kind: duckdb", "kind: kafka", "There is no source of the kind 'kafka'; there is duckdb, parquet"),
+        ("kind: duckdb", "kind: pigeons", "There is no source of the kind 'pigeons'; there is duckdb, parquet"),
     ):
         changed = re.sub(
             r"^(\s*)" + re.escape(old), rf"\g<1>{new}", text.replace("name: churn", "name: other"), flags=re.MULTILINE
