@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import date
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
@@ -18,13 +19,14 @@ from batch_assets.secret import Secret
 from batch_assets.sources.kafka.avro_format import AvroFormat
 from batch_assets.sources.kafka.cluster import OURS, Cluster, Option
 from batch_assets.sources.kafka.column_types import ColumnType, arrow_type
-from batch_assets.sources.kafka.decoding import Decoder
+from batch_assets.sources.kafka.decoding import Decoded, Decoder
 from batch_assets.sources.kafka.describing import Faults, described
 from batch_assets.sources.kafka.extents import Window, extents
 from batch_assets.sources.kafka.json_format import JsonFormat
 from batch_assets.sources.kafka.last_values import LastValues
 from batch_assets.sources.kafka.reading import Batch, Reading
 from batch_assets.sources.streamed import Streamed, StreamedSource
+from batch_assets.threads import in_threads
 
 _SENSITIVE = re.compile(r"password|secret|key\.pem|\.config$")
 
@@ -112,8 +114,9 @@ class KafkaSource(StreamedSource):
         with TemporaryDirectory(dir=spill) as folder:
             try:
                 with LastValues(Path(folder), decoder.schema) as kept, closing(reading.batches()) as batches:
-                    for batch in batches:
-                        _keep(kept, batch, decoder, faults)
+                    for batch, valued, decoded in in_threads(partial(_decoded, decoder), batches):
+                        faults.add(batch, valued, decoded)
+                        kept.add(batch.keys, batch.partitions, batch.times, decoded, np.array(valued, np.int64))
             except OSError as error:
                 raise SourceError(f"The messages of {self.topic} cannot be kept in {spill}: {error}; make room.") from error
             standing = kept.standing(spill, self.memory_limit)
@@ -132,10 +135,8 @@ class KafkaSource(StreamedSource):
         return Decoder(JsonFormat(pa.schema(columns)), key), None
 
 
-def _keep(kept: LastValues, batch: Batch, decoder: Decoder, faults: Faults) -> None:
-    """Decode the messages of a batch that have a value, and write all of them down."""
+def _decoded(decoder: Decoder, batch: Batch) -> tuple[Batch, list[int], Decoded]:
+    """A batch, the places of its messages that have a value, and what these say."""
     valued = [place for place, value in enumerate(batch.values) if value is not None]
     keys = batch.keys if len(valued) == len(batch.keys) else [batch.keys[place] for place in valued]
-    decoded = decoder.decoded([value for value in batch.values if value is not None], keys)
-    faults.add(batch, valued, decoded)
-    kept.add(batch.keys, batch.partitions, batch.times, decoded, np.array(valued, np.int64))
+    return batch, valued, decoder.decoded([value for value in batch.values if value is not None], keys)
