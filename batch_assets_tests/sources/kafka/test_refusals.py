@@ -2,7 +2,7 @@
 
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -102,6 +102,29 @@ class TestClusters:
             for process in kafka_server.processes():
                 process.resume()
         assert list(tmp_path.iterdir()) == []
+
+    def test_a_broker_that_is_killed_and_comes_back_in_the_middle_changes_nothing(
+        self, start_server: Callable[[KafkaServer], KafkaServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        server = start_server(KafkaServer())
+        topic = Topic.made(server.url)
+        by = topic.producer(**{"batch.num.messages": 500})
+        topic.send(*((str(number % 9_000), row(number % 9_000, number)) for number in range(30_000)), by=by)
+        little: dict[str, Any] = {"queued.max.messages.kbytes": 1, "fetch.message.max.bytes": 1_000}  # is fetched ahead
+        decoded, killed = kafka_source._decoded, list[int]()
+
+        def then_killed(decoder: Any, batch: Any) -> Any:
+            if not killed:
+                killed.append(len(batch.messages))
+                server.kill()
+                server.start()
+            return decoded(decoder, batch)
+
+        monkeypatch.setattr(kafka_source, "_decoded", then_killed)
+        found, provenance = read(topic.source(options=little, timeout_s=60), tmp_path)
+        assert killed[0] < 30_000
+        assert provenance.tables[0].rows == 30_000
+        assert users(found) == [(user, 18_000 + user + 9_000 * (user < 3_000)) for user in range(9_000)]
 
 
 @pytest.fixture(scope="class")
