@@ -7,8 +7,8 @@ after the request was carried out, sends half of one, or waits, for a share of a
 and publishes a small pipeline; it is killed by SIGKILL at a random moment, every second time while another process does the
 same night. Then the night is done once more, and the root is pruned. Snapshot, run and every answer must be those of a night
 on a local disk, and no file may be there that an undisturbed night in a bucket does not leave; prints one line a kill and a
-summary, and exits 1 otherwise. Everything runs on this machine. Workers that are killed while the driver lives are in
-`kills.py`: they know no storage of their own.
+summary, and exits 1 otherwise. Everything runs on this machine. Workers of Ray that are killed while the driver lives are in
+`kills.py --bucket`.
 """
 
 import argparse

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +19,8 @@ from batch_assets.errors import NotFound, SnapshotChanged
 from batch_assets.features.provenance import Provenance, keep_provenance, sha256_of
 from batch_assets.features.snapshot import ROWS_PER_GROUP, CurrentSnapshot, current_log, snapshot_folder, write_snapshot
 from batch_assets.nightly.freeze import frozen
-from batch_assets.storage import LocalStorage
+from batch_assets.runs.commit import day_folder
+from batch_assets.storage import LocalStorage, open_storage
 
 DAY = "2024-03-10"
 KEY = "id"
@@ -29,15 +31,17 @@ CHUNK_ROWS = 131_072
 
 @dataclass(frozen=True)
 class Workload:
-    """`rows` rows x 64 float32 columns and a model, under a storage root in the data folder."""
+    """`rows` rows x 64 float32 columns and a model, under a storage root in the data folder, or another one (`s3://bucket`)."""
 
     data: Path
     rows: int
+    root: str = ""
 
     @property
     def storage(self) -> LocalStorage:
         """The root that holds the snapshot, the model and the runs."""
-        return LocalStorage(str(self.data / f"rows-{self.rows}"))
+        # Who asks for local paths has a local root.
+        return cast(LocalStorage, open_storage(self.root or str(self.data / f"rows-{self.rows}")))
 
     @property
     def config(self) -> PipelineConfig:
@@ -65,6 +69,15 @@ class Workload:
     def predictions(self) -> Path:
         """Where batch-assets keeps its runs; deleted before and after each of them."""
         return Path(self.storage.root, "bench", "predictions")
+
+    def committed(self) -> int:
+        """How many chunks of the day are committed, in all runs."""
+        day = day_folder(self.config.name, DAY)
+        return sum(name.startswith("chunk-") for run in self.storage.names(day) for name in self.storage.names(f"{day}/{run}"))
+
+    def forget_runs(self) -> None:
+        """Remove all runs of the day."""
+        self.storage.discard(day_folder(self.config.name, DAY))
 
     @property
     def model_file(self) -> Path:

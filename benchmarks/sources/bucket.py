@@ -32,7 +32,6 @@ from batch_assets.models.registry import Registry
 from batch_assets.nightly.night import Night
 from batch_assets.nightly.score import score
 from batch_assets.sources.parquet_source import ParquetSource
-from batch_assets.storage import Storage, open_storage
 from batch_assets_tests.servers import S3Gateway
 from batch_assets_tests.small import Quiet
 from benchmarks.sources.lake import DAY, LIMIT, by_source, parts, seconds
@@ -72,24 +71,12 @@ def frozen_rows(bucket: str, folder: Path, said: argparse.Namespace) -> None:
     )
 
 
-class Scored(Workload):
-    """A workload under any root."""
-
-    def __init__(self, rows: int, root: str) -> None:
-        super().__init__(Path(root), rows)
-        self.root: Storage = open_storage(root)
-
-    @property
-    def storage(self) -> Storage:  # type: ignore[override] # nothing of it asks for local paths here
-        """The root."""
-        return self.root
-
-    def score(self) -> int:
-        """Score the day, whatever of it is scored already; returns the rows."""
-        night = Night.open(self.config, self.storage, SCORED, Registry(self.storage).resolve(self.config.model))
-        if self.storage.names(night.folder):
-            self.storage.discard(night.folder)
-        return score(night, LocalEngine(2), Quiet()).manifest.scored
+def scored(workload: Workload) -> int:
+    """Score the day, whatever of it is scored already; returns the rows."""
+    workload.forget_runs()
+    storage = workload.storage
+    night = Night.open(workload.config, storage, SCORED, Registry(storage).resolve(workload.config.model))
+    return score(night, LocalEngine(2), Quiet()).manifest.scored
 
 
 def told(what: str, rows: int, rounds: int, ours: Callable[[], int], theirs: Callable[[], int]) -> None:
@@ -114,12 +101,12 @@ def main() -> None:
         os.environ.update(gateway.environment, BATCH_ASSETS_CACHE=str(folder / "copies"))
         bucket = gateway.new_bucket()
         frozen_rows(bucket, folder, said)
-        there, here = Scored(said.scored, f"{bucket}/root"), Scored(said.scored, str(folder / "root"))
+        there, here = (Workload(folder, said.scored, root) for root in (f"{bucket}/root", str(folder / "root")))
         for one in (there, here):
             one.freeze()
             one.register()
         what = f"{said.scored:,} rows x 64 scored, bucket : disk"
-        told(what, said.scored, said.rounds, partial(Scored.score, there), partial(Scored.score, here))
+        told(what, said.scored, said.rounds, partial(scored, there), partial(scored, here))
 
 
 if __name__ == "__main__":
