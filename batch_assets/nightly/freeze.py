@@ -110,7 +110,7 @@ def freeze(config: PipelineConfig, storage: Storage, day: str, progress: Progres
     why = "first frozen" if entry is None else "refreshed" if kept else "frozen again, as the snapshot was not kept"
     change = Change(CurrentSnapshot(digest=snapshot.digest, tokens={file.name: file.token for file in snapshot.files}), why)
     in_force = log.update(lambda latest: change if latest == entry else latest)
-    if in_force is None or in_force.body.digest != snapshot.digest:  # another process froze the day meanwhile; its snapshot counts
+    if in_force is None or in_force.body.digest != snapshot.digest:  # another process froze the day meanwhile: that counts
         return frozen(config, storage, day)
     seconds["profile"] += time.perf_counter() - computed
     return Frozen(snapshot, storage, folder, reused=False, seconds=seconds)

@@ -113,8 +113,12 @@ class KafkaSource(StreamedSource):
         reading, faults = Reading(cluster, extents(cluster, window), window), Faults()
         with TemporaryDirectory(dir=spill) as folder:
             try:
-                with LastValues(Path(folder), decoder.schema) as kept, closing(reading.batches()) as batches:
-                    for batch, valued, decoded in in_threads(partial(_decoded, decoder), batches):
+                with (
+                    LastValues(Path(folder), decoder.schema) as kept,
+                    closing(reading.batches()) as batches,
+                    closing(in_threads(partial(_decoded, decoder), batches)) as found,
+                ):
+                    for batch, valued, decoded in found:
                         faults.add(batch, valued, decoded)
                         kept.add(batch.keys, batch.partitions, batch.times, decoded, np.array(valued, np.int64))
             except OSError as error:
