@@ -149,4 +149,3 @@ class S3Storage(Storage):
             f"{self.root} lies on a server that does not know If-None-Match of a put, so that two could write one file: take "
             "one that does, like S3, R2, MinIO or versitygw."
         )
-

@@ -39,8 +39,8 @@ OPENS = {
 class CassandraServer(JarServer):
     """A Cassandra server.
 
-    A node that is killed while it drops a table may have half of what describes it, and does not start again. Then it is started
-    as its own message says, without that table, and the statements of that message are run; `mended` counts these starts.
+    A node that is killed while it drops a table may have half of what describes it, and does not start again. Then it is
+    started as its own message says, without that table, and the statements of that message are run; `mended` counts these.
 
     Args:
         settings: of cassandra.yaml.
