@@ -4,7 +4,7 @@ A pipeline is one YAML file; this is its schema. Everything is frozen, and a key
 """
 
 from datetime import date, datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -26,6 +26,7 @@ from batch_assets.serving.export import EVENT_TIMESTAMP, ExportSettings
 from batch_assets.serving.items import ItemSettings
 from batch_assets.serving.settings import ServiceSettings
 from batch_assets.serving.store import STORES, Store
+from batch_assets.shorthand import TextOrMore
 from batch_assets.sources.source import SOURCES, Source
 from batch_assets.tables.table import PIPELINE, RELEASE, TABLES, Table
 
@@ -95,10 +96,8 @@ class NightlySettings(BaseModel):
         return self
 
 
-class Upstream(BaseModel):
+class Upstream(TextOrMore):
     """An asset of somebody else's that a source reads; written as a text, it is its key alone."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     asset: str = Field(description="Its key, like warehouse/orders.", pattern=r"^[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*$")
     table: str | None = Field(None, description="What the source calls its table; by default the last part of the key.")
@@ -107,11 +106,6 @@ class Upstream(BaseModel):
     def named(self) -> str:
         """What the source calls its table."""
         return self.table or self.asset.rpartition("/")[2]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _of_text(cls, said: Any) -> Any:
-        return {"asset": said} if isinstance(said, str) else said
 
 
 class FeatureSettings(BaseModel):

@@ -101,8 +101,9 @@ class Port(Generic[A]):
         )
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """One of the settings of our own adapters, or anything with another kind."""
-        own: list[JsonSchemaValue] = [handler(self.adapter(kind).__pydantic_core_schema__) for kind in self.built_in]
+        """One of the settings of our own adapters, or anything with another kind; each says its kind."""
+        said = [handler(self.adapter(kind).__pydantic_core_schema__) for kind in self.built_in]
+        own: list[JsonSchemaValue] = [{**one, "required": ["kind", *one.get("required", [])]} for one in said]
         other = {
             "type": "object",
             "title": f"A {self.noun} of another package",

@@ -102,6 +102,7 @@ class TestKinds:
         ours, other = Room.model_json_schema()["properties"]["lamp"]["anyOf"]
         described = Room.model_json_schema()["$defs"]["Torch"] if "$ref" in ours else ours
         assert described["properties"]["watts"]["description"] == "How bright."
+        assert "kind" in ours["required"]
         assert other["properties"]["kind"]["not"] == {"enum": ["torch"]}
 
 

@@ -5,21 +5,19 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field
 
 from batch_assets.errors import SourceError
+from batch_assets.shorthand import TextOrMore
 from batch_assets.sources.bucket import is_in_bucket, listed_in_bucket
 from batch_assets.sources.listed import ListedFile, is_called_parquet, is_hidden, is_pattern
 
 _PARQUET_STARTS = (b"PAR1", b"PARE")
 
 
-class TableSettings(BaseModel):
+class TableSettings(TextOrMore):
     """One table of the query: its files, and what is known of them. In YAML a plain text is the path alone."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: str = Field(
         description="A Parquet file, a folder of them, or a glob of files with * ? [ ] and **; s3://bucket/… too.", min_length=1
@@ -27,11 +25,6 @@ class TableSettings(BaseModel):
     hive: bool = Field(False, description="Whether folders like day=2026-01-01 are columns.")
     event_date: str | None = Field(None, description="The column that says when a row happened; without it nobody looks.")
     optional: tuple[str, ...] = Field((), description="Columns that some files may lack; they are null there.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _path_alone(cls, said: Any) -> Any:
-        return {"path": said} if isinstance(said, str) else said
 
 
 Chosen = Callable[[Sequence[ListedFile]], tuple[ListedFile, ...]]

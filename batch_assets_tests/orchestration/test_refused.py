@@ -190,6 +190,32 @@ def test_the_schema_is_that_of_the_settings() -> None:
     assert ScoringPipeline.get_model_cls().model_json_schema() == PipelineConfig.model_json_schema()
 
 
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        (["features", "source"], {"kind": "duckdb", "query": "/q.sql", "tables": {"rows": "/data/rows.parquet"}}),
+        (["features", "source"], {"kind": "duckdb", "query": "/q.sql", "tables": {"rows": {"path": "/data/rows.parquet"}}}),
+        (["features", "source"], {"kind": "duckdb", "query": "/q.sql", "tables": {"rows": {"kind": "delta", "path": "/rows"}}}),
+        (["features", "deps"], ["warehouse/orders", {"asset": "warehouse/users", "table": "people"}]),
+        (["features", "contract", "key"], [{"name": "user", "dtype": "int64"}]),
+        (["stores"], [{"kind": "arrow"}, {"kind": "redis", "host": "cache", "password": {"env": "PASSWORD"}}]),
+        (["tables"], [{"kind": "delta", "path": "/lake/predictions"}]),
+        (["nightly"], {"at": "02:00"}),
+    ],
+)
+def test_what_is_taken_fits_the_schema_by_which_yaml_is_checked(where: list[str], said: Any) -> None:
+    from jsonschema import Draft202012Validator
+
+    *folders, last = where
+    whole = json.loads(json.dumps(GOOD))
+    within = whole
+    for name in folders:
+        within = within[name]
+    within[last] = said
+    PipelineConfig.model_validate(whole)
+    assert [error.message for error in Draft202012Validator(PipelineConfig.model_json_schema()).iter_errors(whole)] == []
+
+
 @pytest.mark.process
 @pytest.mark.long
 def test_dg_checks_it_as_if_it_were_alone(tmp_path: Path) -> None:

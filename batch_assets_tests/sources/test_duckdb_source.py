@@ -117,3 +117,22 @@ class TestWhatIsWrong:
         (tmp_path / "t.parquet").unlink()
         with pytest.raises(SourceError, match=r"t\.parquet"):
             self.read(source, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("table", "fits"),
+    [
+        ("rows.parquet", True),
+        ({"path": "rows.parquet"}, True),
+        ({"path": "rows.parquet", "event_date": "day"}, True),
+        ({"kind": "delta", "path": "rows"}, True),
+        ({"kind": "pigeons", "path": "rows"}, True),
+        ({}, False),
+        ({"path": "rows.parquet", "colour": "red"}, False),
+    ],
+)
+def test_a_table_is_one_thing_for_the_schema_by_which_yaml_is_checked(table: Any, fits: bool) -> None:
+    from jsonschema import Draft202012Validator
+
+    source = {"kind": "duckdb", "query": "query.sql", "tables": {"rows": table}}
+    assert Draft202012Validator(DuckdbSource.model_json_schema()).is_valid(source) == fits
