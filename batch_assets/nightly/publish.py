@@ -17,7 +17,7 @@ from batch_assets.nightly.left_out import without_forgotten
 from batch_assets.nightly.night import Night
 from batch_assets.nightly.progress import Progress
 from batch_assets.nightly.score import BYTES_PER_ROW, SPARE_BYTES
-from batch_assets.nightly.tables import follow, follow_again, lagging_tables
+from batch_assets.nightly.tables import follow, follow_again, follow_required, lagging_tables
 from batch_assets.nightly.verdict import read_verdict
 from batch_assets.quality.gates import GATES
 from batch_assets.quality.outcome import CheckOutcome
@@ -101,7 +101,7 @@ def publish(night: Night, progress: Progress, why: str = "") -> Published:
     for name, reason in retired.unavailable.items():
         progress.say(f"Nothing is removed from {name} now: {reason}")
     without = follow_again(config, storage, model.withdrawn())
-    without |= follow(config, storage, day, model.withdrawn(), config.tables)
+    without |= follow(config, storage, day, model.withdrawn())
     not_exported = export_day(config, storage, manifest, left_out, progress)
     warnings = tuple(outcome for outcome in verdict.outcomes if not outcome.passed)
     seconds = time.perf_counter() - started
@@ -110,8 +110,7 @@ def publish(night: Night, progress: Progress, why: str = "") -> Published:
 
 def _require_tables(night: Night) -> None:
     """Let the tables without which nothing goes live have what is accepted of the day. Raises TableError."""
-    required = [table for table in night.config.tables if table.required]
-    without = follow(night.config, night.storage, night.day, night.model.withdrawn(), required)
+    without = follow_required(night.config, night.storage, night.day, night.model.withdrawn())
     if without:
         reasons = " ".join(without.values())
         raise TableError(f"{night.name} is not published, {' and '.join(without)} must have it first: {reasons}")

@@ -1,6 +1,10 @@
-"""Let the pipeline's tables have of a day what is accepted of it: its rows, those of another run now, or none any more."""
+"""Let the pipeline's tables have of a day what is accepted of it: its rows, those of another run now, or none any more.
+
+A day that a table could not be given is remembered under the root until it has it: the next publication tries again.
+"""
 
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
@@ -9,7 +13,7 @@ import pyarrow as pa
 
 from batch_assets.config import PipelineConfig
 from batch_assets.digest import Digest, keyed_digest
-from batch_assets.errors import MissingExtra, TableError
+from batch_assets.errors import AlreadyExists, MissingExtra, TableError
 from batch_assets.features.forgotten import Forgotten
 from batch_assets.features.keys import identity
 from batch_assets.features.snapshot import days_of
@@ -21,6 +25,8 @@ from batch_assets.serving.release import release_name
 from batch_assets.storage import Storage
 from batch_assets.tables.table import PARTITION, PIPELINE, RELEASE, Day, Rows, Table
 
+_ONLY_THERE = ".there"
+
 
 @dataclass(frozen=True)
 class _Wanted:
@@ -31,15 +37,9 @@ class _Wanted:
 
 
 def follow(
-    config: PipelineConfig,
-    storage: Storage,
-    day: str,
-    withdrawn: Collection[int],
-    tables: Iterable[Table],
-    *,
-    only_there: bool = False,
+    config: PipelineConfig, storage: Storage, day: str, withdrawn: Collection[int], *, only_there: bool = False
 ) -> dict[str, str]:
-    """Let some tables have of a day what is accepted of it now; says which have not, and why.
+    """Let the tables have of a day what is accepted of it now; says which have not, and why, and remembers the day then.
 
     A table that has it already is left as it is, and so is a day of which the accepted run is not kept any more.
 
@@ -48,32 +48,55 @@ def follow(
         storage: its root.
         day: the partition.
         withdrawn: the approvals that were withdrawn.
-        tables: some of the pipeline's.
         only_there: leave tables alone that have nothing of the day.
 
     Raises:
         CommitBroken: a predictions file cannot be read.
     """
-    lagging, some = dict[str, str](), list(tables)
-    wanted = _wanted(config, storage, day, withdrawn) if some else None
-    if wanted is None:
+    lagging = _follow(config, storage, day, withdrawn, config.tables, only_there=only_there)
+    if not config.tables:
         return lagging
-    for table in some:
-        try:
-            _let_have(config, storage, day, table, wanted, only_there=only_there)
-        except (TableError, MissingExtra) as error:
-            lagging[table.called] = str(error)
+    owed = f"{_owed_folder(config)}/{day}{_ONLY_THERE if only_there else ''}"
+    if lagging:
+        with suppress(AlreadyExists):
+            storage.create(owed, b"")
+    else:
+        storage.delete(owed)
     return lagging
 
 
+def follow_required(config: PipelineConfig, storage: Storage, day: str, withdrawn: Collection[int]) -> dict[str, str]:
+    """The same for the tables alone that are required, of which nothing is remembered: nothing goes live without them."""
+    return _follow(config, storage, day, withdrawn, [table for table in config.tables if table.required], only_there=False)
+
+
 def follow_again(config: PipelineConfig, storage: Storage, withdrawn: Collection[int]) -> dict[str, str]:
-    """Take days out that a person went back from where a table still has them; says which could not, and why."""
+    """The same of days that a table could not be given, and of those that a person went back from, where one still has them."""
     lagging = dict[str, str]()
     for day in days_of(storage, config.name) if config.tables else ():
         latest = accepted_log(storage, config.name, day).latest()
         if latest is not None and isinstance(latest.body.root, TakenBack):
-            lagging |= follow(config, storage, day, withdrawn, config.tables, only_there=True)
+            lagging |= follow(config, storage, day, withdrawn, only_there=True)
+    for day, only_there in owed_days(config, storage):
+        lagging |= follow(config, storage, day, withdrawn, only_there=only_there)
     return lagging
+
+
+def owed_days(config: PipelineConfig, storage: Storage) -> list[tuple[str, bool]]:
+    """The days that some table could not be given, ascending; and of each whether only tables that have it are meant."""
+    names = sorted(storage.names(_owed_folder(config))) if config.tables else []
+    return [(name.removesuffix(_ONLY_THERE), name.endswith(_ONLY_THERE)) for name in names if name != "_tmp"]
+
+
+def unreachable(config: PipelineConfig) -> dict[str, str]:
+    """The tables that cannot be asked now, and why."""
+    found = dict[str, str]()
+    for table in config.tables:
+        try:
+            table.release(_day(config, str(config.partitions.start)))
+        except (TableError, MissingExtra) as error:
+            found[table.called] = str(error)
+    return found
 
 
 def lagging_tables(config: PipelineConfig, storage: Storage, day: str, withdrawn: Collection[int]) -> dict[str, str]:
@@ -90,6 +113,31 @@ def lagging_tables(config: PipelineConfig, storage: Storage, day: str, withdrawn
         if there != wanted.release:
             found[table.called] = f"It has {there or 'nothing'} of {day}, and {wanted.release or 'nothing'} is accepted."
     return found
+
+
+def _follow(
+    config: PipelineConfig,
+    storage: Storage,
+    day: str,
+    withdrawn: Collection[int],
+    tables: Collection[Table],
+    *,
+    only_there: bool,
+) -> dict[str, str]:
+    lagging = dict[str, str]()
+    wanted = _wanted(config, storage, day, withdrawn) if tables else None
+    if wanted is None:
+        return lagging
+    for table in tables:
+        try:
+            _let_have(config, storage, day, table, wanted, only_there=only_there)
+        except (TableError, MissingExtra) as error:
+            lagging[table.called] = str(error)
+    return lagging
+
+
+def _owed_folder(config: PipelineConfig) -> str:
+    return f"{config.name}/tables/owed"
 
 
 def _let_have(config: PipelineConfig, storage: Storage, day: str, table: Table, wanted: _Wanted, *, only_there: bool) -> None:

@@ -95,7 +95,7 @@ def forget(
             rebuilt.append(release_name(found[0]))
     withdrawn = registry.approvals(config.model.name, config.model.alias).withdrawn()
     for day in days_of(storage, config.name) if config.tables else ():
-        lagging |= follow(config, storage, day, withdrawn, config.tables, only_there=True)
+        lagging |= follow(config, storage, day, withdrawn, only_there=True)
     return Hushed(config.name, entry.number, secret, live, seconds, tuple(rebuilt), tuple(removed), busy, lagging)
 
 

@@ -119,7 +119,7 @@ def point_to(
         _export_instead(config, storage, old, new, progress)
         _release_instead(config, storage, registry, old, new, progress)
     withdrawn = registry.approvals(config.model.name, config.model.alias).withdrawn()
-    for table, why in follow(config, storage, day, withdrawn, config.tables, only_there=True).items():
+    for table, why in follow(config, storage, day, withdrawn, only_there=True).items():
         progress.say(f"{table} lags, `batch-assets releases publish {config.name} {day}` writes it: {why}")
 
 

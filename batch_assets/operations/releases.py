@@ -143,7 +143,7 @@ def go_back(config: PipelineConfig, storage: Storage, registry: Registry, why: s
     if parts is None:
         return WentBack(entry, {})
     take_back(storage, config.name, *parts, why)
-    return WentBack(entry, follow(config, storage, parts[0], withdrawn, config.tables))
+    return WentBack(entry, follow(config, storage, parts[0], withdrawn))
 
 
 def prune_stores(config: PipelineConfig, storage: Storage, *, dry_run: bool) -> Retired:

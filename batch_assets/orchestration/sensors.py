@@ -7,6 +7,7 @@ import dagster as dg
 from batch_assets.clock import Clock, utc_now
 from batch_assets.config import PipelineConfig
 from batch_assets.errors import ModelError
+from batch_assets.nightly.tables import owed_days, unreachable
 from batch_assets.operations.releases import lagging
 from batch_assets.operations.rollout import Plan, Rollout, expected, outstanding
 from batch_assets.orchestration.assets import asset_key
@@ -111,14 +112,17 @@ def _told(plan: Plan | None) -> dict[str, str]:
 
 
 def build_store_sensors(config: PipelineConfig, clock: Clock = utc_now) -> list[dg.SensorDefinition]:
-    """`<pipeline>_stores`: a store that was down when a day was published gets it by itself; none where there is one store."""
-    if len(config.stores) == 1:
+    """`<pipeline>_stores`: a store or a table that was down when a day was published gets it by itself.
+
+    None where there is one store, without which no day is published, and no table.
+    """
+    if len(config.stores) == 1 and not config.tables:
         return []
 
     @dg.sensor(
         name=f"{config.name}_stores",
         job_name=config.name,
-        description="Publishes what is live again when a store that lags answers: it catches up.",
+        description="Publishes what is live again when a store or a table that lags answers: it catches up.",
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.RUNNING,
     )
@@ -127,10 +131,14 @@ def build_store_sensors(config: PipelineConfig, clock: Clock = utc_now) -> list[
         require_remembered(config, context.instance, storage, None)
         live = live_log(storage, config.name).latest()
         behind = list(lagging(config, storage)) if live else []
-        if live is None or not behind:
-            return dg.SkipReason("Every store has what is live.")
-        said = "; ".join(f"{one.store}: {one.trouble}" for one in behind)
-        if all(one.down for one in behind):
+        owed = [day for day, _ in owed_days(config, storage)]
+        if live is None or not (behind or owed):
+            return dg.SkipReason("Every store and table has what is live.")
+        down = unreachable(config) if owed else {}
+        troubles = [f"{one.store}: {one.trouble}" for one in behind]
+        troubles += [f"tables have not got {', '.join(owed)}"] if owed else []
+        said = "; ".join([*troubles, *(f"{table}: {why}" for table, why in down.items())])
+        if all(one.down for one in behind) and (down or not owed):
             return dg.SkipReason(said)
         running = context.instance.get_run_records(
             dg.RunsFilter(statuses=_IN_PROGRESS, tags={"dagster/partition": live.body.partition})

@@ -1,10 +1,12 @@
 """A store that was down when a day was published: the run says so, and a sensor lets it catch up."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import polars as pl
 
 from batch_assets.orchestration.resources import StorageRoot
 from batch_assets.orchestration.sensors import build_store_sensors
@@ -29,7 +31,7 @@ def test_it_catches_up_by_itself(make_small: Make, start_server: Start) -> None:
     small = make_small(rows(300), stores=stores)
     location = repository(small)
     with dg.instance_for_test() as instance:
-        assert "Every store has what is live" in str(tick(small, instance).skip_message)
+        assert "Every store and table has what is live" in str(tick(small, instance).skip_message)
         server.kill()
         failed = instance.get_run_by_id(run(location, instance, DAY))
         assert failed is not None
@@ -56,9 +58,34 @@ def test_it_catches_up_by_itself(make_small: Make, start_server: Start) -> None:
         assert done.success
         assert [str(event.asset_key) for event in done.get_asset_materialization_events()] != []
         assert {event.check_name for event in done.get_asset_check_evaluations()} == {"published_matches"}
-        assert "Every store has what is live" in str(tick(small, instance).skip_message)
+        assert "Every store and table has what is live" in str(tick(small, instance).skip_message)
     reader = Reader.of_store(small.config.stores[1], "small")
     assert reader.lookup(7) == Reader.open("small", small.storage).lookup(7)
+
+
+def test_so_does_a_table_with_every_day_that_it_lacks(make_small: Make, tmp_path: Path) -> None:
+    lake = tmp_path / "lake"
+    small = make_small(rows(300), tables=[{"kind": "delta", "path": str(lake)}])
+    lake.write_text("no folder")
+    location, days = repository(small), [DAY, "2024-03-11", "2024-03-12"]
+    with dg.instance_for_test() as instance:
+        for day in days:
+            assert run(location, instance, day)
+        said = str(tick(small, instance).skip_message)
+        assert f"tables have not got {', '.join(days)}; delta: The Delta table {lake} cannot be read" in said
+        lake.unlink()
+        (request,) = tick(small, instance).run_requests
+        done = location.get_job("small").execute_in_process(
+            instance=instance,
+            partition_key=request.partition_key,
+            asset_selection=request.asset_selection,
+            tags=request.tags,
+        )
+        assert done.success
+        assert "Every store and table has what is live" in str(tick(small, instance).skip_message)
+    assert dict(pl.read_delta(str(lake))["partition"].value_counts().iter_rows()) == dict.fromkeys(
+        map(date.fromisoformat, days), 300
+    )
 
 
 def test_one_store_has_no_sensor(small: Small) -> None:
