@@ -13,7 +13,7 @@ import pytest
 
 from batch_assets.errors import NoPrediction, NotPublishable, TableError
 from batch_assets.nightly.publish import published_matches
-from batch_assets.nightly.tables import lagging_tables
+from batch_assets.nightly.tables import lagging_tables, owed_days
 from batch_assets.operations.purge import purge
 from batch_assets.operations.releases import go_back, publish_day
 from batch_assets.runs.manifest import latest_manifest
@@ -145,6 +145,15 @@ class TestOneThatLags:
         publish_day(small.config, small.storage, small.registry, DAY, small.progress)
         assert days(small) == {DAY: 300}
         assert published_matches(small.opened(DAY)).passed
+
+    def test_days_for_which_it_was_away_come_with_the_next_night(self, small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+        with monkeypatch.context() as broken:
+            broken.setattr(DeltaTable, "replace", _fails)
+            for day in DAYS[:2]:
+                small.night(day)
+        assert dict(small.night(DAYS[2]).lagging_tables) == {}
+        assert days(small) == dict.fromkeys(DAYS, 300)
+        assert owed_days(small.config, small.storage) == []
 
     @pytest.mark.parametrize("after", [False, True])
     def test_whoever_dies_in_the_middle_is_followed_by_who_asks_again(
