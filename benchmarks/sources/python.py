@@ -85,7 +85,8 @@ def main() -> None:
         folder, spill, table = Path(name) / "texts", Path(name), made_up(said.rows)
         folder.mkdir()
         pq.write_table(table, folder / "0.parquet")
-        batches = table.combine_chunks().to_batches(max_chunksize=BATCH_ROWS)
+        sliced = table.combine_chunks().to_batches(max_chunksize=BATCH_ROWS)
+        batches = [pa.ipc.read_record_batch(one.serialize(), one.schema) for one in sliced]  # or each is sent with all rows
         found: dict[str, list[float]] = {"python source": [], "bare pool": []}
         for _ in range(said.rounds):
             for who, read in (
