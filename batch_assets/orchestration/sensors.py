@@ -131,7 +131,7 @@ def build_store_sensors(config: PipelineConfig, clock: Clock = utc_now) -> list[
         require_remembered(config, context.instance, storage, None)
         live = live_log(storage, config.name).latest()
         behind = list(lagging(config, storage)) if live else []
-        owed = [day for day, _ in owed_days(config, storage)]
+        owed = list(dict.fromkeys(day for day, _ in owed_days(config, storage)))
         if live is None or not (behind or owed):
             return dg.SkipReason("Every store and table has what is live.")
         down = unreachable(config) if owed else {}

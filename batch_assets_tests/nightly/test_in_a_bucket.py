@@ -21,6 +21,7 @@ from batch_assets.operations.releases import go_back, list_releases
 from batch_assets.operations.replay import replay
 from batch_assets.serving.reader import Reader
 from batch_assets.storage.bucket import Bucket
+from batch_assets.storage.s3 import S3Storage
 from batch_assets_tests.nights import DAYS, SETTINGS
 from batch_assets_tests.s3_server import S3Server
 from batch_assets_tests.serving.test_every_store import best_items, binary, every_class, key_of_two, keys_of, value
@@ -63,6 +64,22 @@ def test_whatever_is_answered_and_whatever_a_key_is(make: Callable[..., Small], 
         found.append((published.release.name, published.release.values, reader.get_many([*keys_of(small), 10**9])))
         reader.close()
     assert found[0] == found[1]
+
+
+def test_whoever_opens_a_night_hashes_no_file_of_its_snapshot_again(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = freeze(small.config, small.storage, DAY, small.progress)
+    again = freeze(small.config, small.storage, DAY, small.progress, refresh=True)
+
+    sha256 = S3Storage.sha256
+
+    def hashed(storage: S3Storage, path: str) -> str:
+        assert "user_features" not in path
+        return sha256(storage, path)
+
+    monkeypatch.setattr(S3Storage, "sha256", hashed)
+    found = frozen(small.config, small.storage, DAY)
+    assert found.snapshot == made.snapshot == again.snapshot
+    assert score(small.opened(DAY), LocalEngine(1), small.progress).manifest.scored == 300
 
 
 def test_it_is_explained_replayed_compared_gone_back_from_and_pruned(small: Small) -> None:
