@@ -1,10 +1,13 @@
 """Nights whose root is a bucket: what is made there is what is made on a disk, and is looked up, explained and pruned."""
 
+import re
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from batch_assets.engines.local_engine import LocalEngine
@@ -17,15 +20,19 @@ from batch_assets.operations.diff import diff
 from batch_assets.operations.explain import explain
 from batch_assets.operations.path import paths
 from batch_assets.operations.prune import prune
+from batch_assets.operations.purge import purge
 from batch_assets.operations.releases import go_back, list_releases
 from batch_assets.operations.replay import replay
 from batch_assets.serving.reader import Reader
 from batch_assets.storage.bucket import Bucket
 from batch_assets.storage.s3 import S3Storage
 from batch_assets_tests.nights import DAYS, SETTINGS
+from batch_assets_tests.operations.forgetting import answers, forgets, records, secret
 from batch_assets_tests.s3_server import S3Server
 from batch_assets_tests.serving.test_every_store import best_items, binary, every_class, key_of_two, keys_of, value
 from batch_assets_tests.small import DAY, Small, Working, rows
+
+__all__ = ["secret"]
 
 Make = Callable[..., Small]
 
@@ -99,6 +106,39 @@ def test_it_is_explained_replayed_compared_gone_back_from_and_pruned(small: Smal
     prune(config, storage, None, dry_run=False, progress=small.progress)
     assert {one.partition for one in list_releases(config, storage)} == set(DAYS[1:3])
     assert reader.lookup(7).record["partition"] == DAYS[1]
+
+
+def test_who_is_forgotten_is_in_no_object_after_the_purge(small: Small, make_small: Make, secret: Path) -> None:
+    text = rows(300, key_type=pa.string())
+    far = make_small(text, root=f"{small.storage.location}-forgotten", scoring={"chunk_rows": 64, "batch_size": 64})
+    gone, kept = ["user-0000007", "user-0000300"], ["user-0000001", "user-0000299"]
+    for day in DAYS[:2]:
+        far.night(day)
+    told = records(far, *kept)
+    forgets(far, *gone)
+    assert answers(far, *gone) == [None, None]
+    assert found_in_objects(far, gone)
+    report = purge(far.config, far.storage, far.registry, far.progress, dry_run=False)
+    assert [(one.day, one.rows) for one in report.days] == [(day, 2) for day in DAYS[:2]]
+    assert found_in_objects(far, gone) == []
+    assert (records(far, *kept), answers(far, *gone)) == (told, [None, None])
+    assert far.night(DAYS[2]).release.rows == 298
+    assert found_in_objects(far, gone) == []
+
+
+def found_in_objects(small: Small, keys: list[str]) -> list[str]:
+    """The objects in which a key stands, also where it is compressed."""
+    pattern, found = re.compile(b"|".join(key.encode() for key in keys)), list[str]()
+    for name, _ in Bucket(small.storage.location).walk():
+        data = small.storage.read(name)
+        if name.endswith(".parquet"):
+            table, sink = pq.read_table(pa.BufferReader(data)), pa.BufferOutputStream()
+            with pa.ipc.new_stream(sink, table.schema) as stream:
+                stream.write_table(table)
+            data += sink.getvalue().to_pybytes()
+        if pattern.search(data):
+            found.append(name)
+    return found
 
 
 def test_a_run_that_ended_early_is_gone_on_with(small: Small) -> None:
