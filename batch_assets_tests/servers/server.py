@@ -6,9 +6,9 @@ import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -159,6 +159,20 @@ class Server(ABC):
             processes[0].send_signal(self.stopping)
             wait_until_ended(processes, self.patience)
         self.kill()
+
+    @contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """It and all its children do nothing for the time of the block."""
+        processes = self.processes()
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                process.suspend()
+        try:
+            yield
+        finally:
+            for process in processes:
+                with suppress(psutil.NoSuchProcess):  # one that goes on may end another
+                    process.resume()
 
     def kill(self) -> None:
         """End it and all its children by SIGKILL, as a machine that fails would; nothing if it is down."""

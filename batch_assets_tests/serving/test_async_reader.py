@@ -57,15 +57,11 @@ def test_the_loop_goes_on_while_a_server_is_silent(make_small: Make, server: Red
 
     async def ask() -> None:
         reader = await AsyncReader.open("small", small.storage)
-        (process,) = server.processes()
-        process.suspend()
-        try:
+        with server.standing_still():
             asked = [asyncio.create_task(reader.get(key)) for key in (1, 2, 3)]
             for _ in range(1_000):
                 await asyncio.sleep(0)
             assert not any(one.done() for one in asked)
-        finally:
-            process.resume()
         assert [one and one.key for one in await asyncio.gather(*asked)] == [1, 2, 3]
         server.kill()
         with pytest.raises(StoreUnavailable, match="Redis at"):

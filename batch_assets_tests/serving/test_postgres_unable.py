@@ -1,7 +1,6 @@
 """The PostgreSQL store whose server is full or frozen, does not let it in, or is read by transactions that stay open."""
 
 import os
-import signal
 import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -67,15 +66,11 @@ class TestUnable(Served):
         store = store_of(own_server, tmp_path, timeout_s=1)
         table = store.open(storage, live(store, storage, 1))
         assert table.get(1) is not None
-        processes = own_server.processes()
-        for process in processes:
-            process.send_signal(signal.SIGSTOP)
-        with pytest.raises(StoreUnavailable, match="does not answer"):
-            table.get(1)
-        with pytest.raises(StoreUnavailable, match="does not answer"):
-            table.get(1)  # nobody is let in
-        for process in processes:
-            process.send_signal(signal.SIGCONT)
+        with own_server.standing_still():
+            with pytest.raises(StoreUnavailable, match="does not answer"):
+                table.get(1)
+            with pytest.raises(StoreUnavailable, match="does not answer"):
+                table.get(1)  # nobody is let in
         assert table.get(1) is not None
 
     def test_who_is_not_there_or_not_let_in_is_told_so(

@@ -3,7 +3,7 @@
 import logging
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -87,20 +87,16 @@ class TestClusters:
         topic = Topic.made(kafka_server.url)
         topic.send(("1", row(1)))
         listed = kafka_source.extents
+        with ExitStack() as stopped:
 
-        def then_stopped(cluster: Cluster, window: Window) -> Any:
-            found = listed(cluster, window)
-            for process in kafka_server.processes():
-                process.suspend()
-            return found
+            def then_stopped(cluster: Cluster, window: Window) -> Any:
+                found = listed(cluster, window)
+                stopped.enter_context(kafka_server.standing_still())
+                return found
 
-        monkeypatch.setattr(kafka_source, "extents", then_stopped)
-        try:
+            monkeypatch.setattr(kafka_source, "extents", then_stopped)
             with pytest.raises(SourceError, match=rf"{topic.name}.* has come for 1 s; .*\.$|^No broker .*\.$"):
                 read(topic.source(timeout_s=1), tmp_path)
-        finally:
-            for process in kafka_server.processes():
-                process.resume()
         assert list(tmp_path.iterdir()) == []
 
     def test_a_broker_that_is_killed_and_comes_back_in_the_middle_changes_nothing(
