@@ -28,17 +28,38 @@ SELECT arg_max(place, newness) AS place, count(*) > 1 AS spread FROM of_partitio
 """The last message of each key: of a partition by its place, of several the newest one; and which keys have several."""
 
 
+class Bits:
+    """A yes or no for each of some places; a bit each, as there may be a billion."""
+
+    def __init__(self, count: int) -> None:
+        self._bytes = np.zeros((count + 7) // 8, np.uint8)
+
+    def set(self, places: np.ndarray) -> None:
+        """Yes at these places, of shape (n,)."""
+        np.bitwise_or.at(self._bytes, places >> 3, (1 << (places & 7)).astype(np.uint8))
+
+    def at(self, places: np.ndarray) -> np.ndarray:
+        """What is said at some places; of shape (n,)."""
+        found: np.ndarray = (self._bytes[places >> 3] >> (places & 7) & 1).astype(bool)
+        return found
+
+    def between(self, start: int, count: int) -> np.ndarray:
+        """What is said from a place on; of shape (count,)."""
+        some = np.unpackbits(self._bytes[start >> 3 : (start + count + 7) >> 3], bitorder="little")
+        return some[start & 7 :][:count].astype(bool)
+
+
 @dataclass(frozen=True)
 class Standing:
     """Which messages are the last ones of their keys.
 
     Args:
-        stands: of shape (messages,).
+        stands: of each message.
         unreadable: how many of them could not be decoded.
         spread: how many keys are in more than one partition.
     """
 
-    stands: np.ndarray
+    stands: Bits
     unreadable: int
     spread: int
 
@@ -102,9 +123,9 @@ class LastValues:
         Raises:
             SourceError: there is not enough memory or disk.
         """
-        stands, spread = np.zeros(self._count, bool), 0
+        stands, spread = Bits(self._count), 0
         for places in self._keyless:
-            stands[places] = True
+            stands.set(places)
         try:
             with (
                 pa.OSFile(str(self._folder / "keys.arrow")) as file,
@@ -113,20 +134,20 @@ class LastValues:
             ):
                 connection.register("messages", messages)
                 for batch in connection.sql(_LAST).to_arrow_reader(1 << 17):
-                    stands[batch["place"].to_numpy()] = True
+                    stands.set(batch["place"].to_numpy())
                     spread += batch["spread"].true_count
         except (duckdb.Error, pa.ArrowException) as error:
             raise SourceError(f"The last messages of keys cannot be found: {first_line(error)}.") from error
-        return Standing(stands, sum(int(stands[places].sum()) for places in self._undecodable), spread)
+        return Standing(stands, sum(int(stands.at(places).sum()) for places in self._undecodable), spread)
 
     def rows(self, standing: Standing) -> pa.RecordBatchReader:
         """The rows of the messages that stand, in the order in which they came."""
         return pa.RecordBatchReader.from_batches(self._schema, self._standing_rows(standing.stands))
 
-    def _standing_rows(self, stands: np.ndarray) -> Iterator[pa.RecordBatch]:
+    def _standing_rows(self, stands: Bits) -> Iterator[pa.RecordBatch]:
         with pa.OSFile(str(self._folder / "rows.arrow")) as file, pa.ipc.open_stream(file) as batches:
             for written, batch in zip(self._written, batches, strict=True):
-                chosen = stands[written.start : written.start + written.count]
+                chosen = stands.between(written.start, written.count)
                 if written.became_rows is not None:
                     chosen = chosen[written.became_rows]
                 yield batch.filter(pa.array(chosen))
