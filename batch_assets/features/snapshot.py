@@ -101,6 +101,11 @@ class CurrentSnapshot(BaseModel):
     digest: str
     tokens: dict[str, str] = {}
 
+    @classmethod
+    def of(cls, snapshot: Snapshot) -> "CurrentSnapshot":
+        """What says that a day uses this one."""
+        return cls(digest=snapshot.digest, tokens={file.name: file.token for file in snapshot.files})
+
 
 def current_log(storage: Storage, pipeline: str, day: str) -> NumberedLog[CurrentSnapshot]:
     """Which snapshots a day used; the highest entry is in force."""

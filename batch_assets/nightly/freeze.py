@@ -108,7 +108,7 @@ def freeze(config: PipelineConfig, storage: Storage, day: str, progress: Progres
         snapshot = _put_in_place(storage, scratch / _NEW, folder, snapshot)
         keep_provenance(storage, folder, provenance)
     why = "first frozen" if entry is None else "refreshed" if kept else "frozen again, as the snapshot was not kept"
-    change = Change(CurrentSnapshot(digest=snapshot.digest, tokens={file.name: file.token for file in snapshot.files}), why)
+    change = Change(CurrentSnapshot.of(snapshot), why)
     in_force = log.update(lambda latest: change if latest == entry else latest)
     if in_force is None or in_force.body.digest != snapshot.digest:  # another process froze the day meanwhile: that counts
         return frozen(config, storage, day)

@@ -61,7 +61,7 @@ def new_snapshot(
         write_profile(target, numeric, config.features.contract.categories)
         place = snapshot_folder(config.name, day, new.digest)
         try:
-            storage.adopt(target, place)
+            new = new.stamped(storage.adopt(target, place))
         except AlreadyExists:  # of a purge that was interrupted
             new = read_snapshot(storage, place, new.digest)
     provenance = read_provenance(storage, folder)
@@ -106,7 +106,7 @@ def point_to(
 ) -> None:
     """Let a day use what was written anew: its snapshot, its accepted run, its releases, what tables have of it."""
     for one in snapshots:
-        before, after = one.before.snapshot.digest, CurrentSnapshot(digest=one.after.snapshot.digest)
+        before, after = one.before.snapshot.digest, CurrentSnapshot.of(one.after.snapshot)
 
         def moved(
             latest: LogEntry[CurrentSnapshot] | None, before: str = before, after: CurrentSnapshot = after

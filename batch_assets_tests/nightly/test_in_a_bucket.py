@@ -12,6 +12,7 @@ import pytest
 
 from batch_assets.engines.local_engine import LocalEngine
 from batch_assets.errors import NoPrediction
+from batch_assets.features.snapshot import current_log, snapshot_folder
 from batch_assets.nightly.freeze import Frozen, freeze, frozen
 from batch_assets.nightly.judge import judge
 from batch_assets.nightly.publish import publish, published_matches
@@ -121,6 +122,11 @@ def test_who_is_forgotten_is_in_no_object_after_the_purge(small: Small, make_sma
     report = purge(far.config, far.storage, far.registry, far.progress, dry_run=False)
     assert [(one.day, one.rows) for one in report.days] == [(day, 2) for day in DAYS[:2]]
     assert found_in_objects(far, gone) == []
+    for day in DAYS[:2]:
+        entry = current_log(far.storage, "small", day).latest()
+        assert entry is not None
+        folder = snapshot_folder("small", day, entry.body.digest)
+        assert entry.body.tokens == {name: far.storage.stamp(f"{folder}/{name}").token for name in entry.body.tokens} != {}
     assert (records(far, *kept), answers(far, *gone)) == (told, [None, None])
     assert far.night(DAYS[2]).release.rows == 298
     assert found_in_objects(far, gone) == []
