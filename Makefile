@@ -46,7 +46,6 @@ wheel-test: install ## Install the wheel as somebody else would, first without t
 	@$(BIN)/python -m batch_assets_tests.wheel
 
 bench: install ## Compare with Daft, Ray Data, Spark and the limit of the hardware (about ten minutes; see BENCHMARKS.md)
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	@$(BIN)/python benchmarks/compare.py
 
 check: install ## Formatting, lint, the arrows between rooms, types, what dg says of the pipelines

@@ -12,7 +12,7 @@ import pytest
 import batch_assets
 from batch_assets.engines.auto_engine import AutoEngine
 from batch_assets.engines.engine import EngineSettings
-from batch_assets.orchestration.resources import RayCluster
+from batch_assets.orchestration.resources import Engines
 
 BENCHMARKS = Path(batch_assets.__file__).parent.parent / "benchmarks"
 
@@ -35,7 +35,7 @@ def test_ours_is_scored_by_the_engine_of_a_night_for_which_nobody_says_one(monke
     taken: list[Any] = []
     monkeypatch.setattr(subjects, "_ours", lambda workload, engine: taken.append(engine))
     subjects.ours(subjects.Job(None, 0, Path(), subjects.Settings()))
-    assert made_of(taken[0]) == made_of(RayCluster().engine(EngineSettings()))
+    assert made_of(taken[0]) == made_of(Engines().engine(EngineSettings()))
     assert isinstance(taken[0], AutoEngine)
 
 

@@ -100,20 +100,22 @@ def _show_replay(console: Console, found: dict[str, Any]) -> None:
 @click.argument("pipeline")
 @_PARTITION
 @_RUN
-@click.option("--engine", type=click.Choice(["auto", "ray", "local"]), help="Where to score; by default as the pipeline says.")
+@click.option(
+    "--engine", type=click.Choice(["auto", "ray", "spark", "local"]), help="Where to score; by default as the pipeline says."
+)
 @verb(_show_replay, uses_ray=True)
 def replay_letters(pipeline: str, partition: str, run_id: str | None, engine: "EngineName | None") -> dict[str, Any]:
     """Score the dead letters of a day of PIPELINE again, with the run's own model and settings."""
     from batch_assets.operations.dead_letters import replay
-    from batch_assets.orchestration.resources import RayCluster
+    from batch_assets.orchestration.resources import Engines
 
     config, manifest = _finished(pipeline, partition, run_id)
-    cluster, root = RayCluster(), storage()
+    engines, root = Engines(), storage()
     try:
         with TerminalProgress() as progress:
-            outcome = replay(config, root, registry(), manifest.folder, cluster.engine(config.engine, engine), progress)
+            outcome = replay(config, root, registry(), manifest.folder, engines.engine(config.engine, engine), progress)
     finally:
-        cluster.close()
+        engines.close()
     return {"pipeline": pipeline, "partition": manifest.partition, **asdict(outcome)}
 
 

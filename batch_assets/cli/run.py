@@ -201,7 +201,9 @@ def _run_range(
 @click.option("--from", "first", metavar="DAY", help="The first of several days, oldest first; with --to.")
 @click.option("--to", "last", metavar="DAY", help="The last of several days.")
 @click.option("--as-of", is_flag=True, help="Score each day with the version that was approved at its end, not with today's.")
-@click.option("--engine", type=click.Choice(["auto", "ray", "local"]), help="Where to score; by default as the pipeline says.")
+@click.option(
+    "--engine", type=click.Choice(["auto", "ray", "spark", "local"]), help="Where to score; by default as the pipeline says."
+)
 @click.option("--refresh", is_flag=True, help="Compute the features again although the day has a snapshot.")
 @verb(_show, uses_ray=True, resumes=True)
 def run(

@@ -108,5 +108,6 @@ def _together(one: WorkTimes, other: WorkTimes) -> WorkTimes:
         wall=one.wall + other.wall,
         lifetimes=one.lifetimes + other.lifetimes,
         seconds={stage: one.seconds.get(stage, 0.0) + other.seconds.get(stage, 0.0) for stage in stages},
+        received=one.received + other.received,
         engine=f"{one.engine}, then {other.engine}",
     )

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from batch_assets.scoring.scorer import Scorer, ScoringTask
 
-EngineName = Literal["auto", "ray", "local"]
+EngineName = Literal["auto", "ray", "local", "spark"]
 Notice = Callable[[str], None]
 
 
@@ -46,8 +46,9 @@ class EngineSettings(BaseModel):
 
     kind: EngineName = Field(
         "auto",
-        description="ray: actors of a Ray cluster. local: threads of this process. auto: Ray where a cluster is named, where "
-        "the model runs on a GPU, where a process died at this run before, or where the rest takes long; else threads.",
+        description="ray: actors of a Ray cluster. spark: Python workers of Spark. local: threads of this process. auto: Ray "
+        "where a cluster is named, where the model runs on a GPU, where a process died at this run before, or where the rest "
+        "takes long; else threads.",
     )
     workers: int | None = Field(
         None, description="How many; by default one per CPU (or per GPU, if the model runs there).", ge=1
@@ -61,20 +62,35 @@ class EngineSettings(BaseModel):
     keep_seconds: float = Field(
         300.0, description="How long Ray workers without work stay for the next run; 0 ends them with their run.", ge=0
     )
+    master: str | None = Field(
+        None,
+        description="Of Spark: its master, like spark://host:7077; by default this machine. A session that is there is used.",
+    )
+    conf: dict[str, str] = Field({}, description="Of Spark: its configuration, like spark.executor.memory: 4g.")
     price: Price | None = Field(None, description="What scoring costs, for the plans of roll-outs.")
+
+
+@dataclass(frozen=True)
+class Spent:
+    """When a worker began to serve a task, its seconds by stage since then, and the bytes that it has read over the network."""
+
+    since: float
+    seconds: dict[str, float]
+    received: int
 
 
 @dataclass(frozen=True)
 class WorkTimes:
     """Seconds of the workers by stage, summed, and of their lifetimes; `wall` is how long the engine was open.
 
-    `engine` says in words what they were.
+    `received` is how many bytes they read over the network, `engine` says in words what they were.
     """
 
     workers: int
     wall: float
     lifetimes: float
     seconds: dict[str, float]
+    received: int
     engine: str
 
 

@@ -33,6 +33,7 @@ class _Threads(Workers):
         self._task = task
         self._lanes = lanes if task.settings.device == "cpu" else 1  # a GPU's lane belongs to one thread
         self._scorer: Scorer | None = None
+        self._received = 0
 
     @override
     def map(self, work: Callable[[Scorer, Item], Result], items: Iterable[Item]) -> Iterator[Result]:
@@ -40,6 +41,7 @@ class _Threads(Workers):
         first = list(islice(remaining, self._lanes + 2))
         if not first:
             return
+        before = self._task.storage.received
         scorer = self._scorer = self._scorer or self._task.open(self._lanes)
         with ThreadPoolExecutor(self._lanes + 2, thread_name_prefix="scoring") as pool:
             running: set[Future[Result]] = {pool.submit(work, scorer, item) for item in first}
@@ -50,12 +52,12 @@ class _Threads(Workers):
                     yield from (future.result() for future in done)
             finally:
                 pool.shutdown(cancel_futures=True)
+                self._received += self._task.storage.received - before
 
     @override
     def times(self) -> WorkTimes:
         wall = time.perf_counter() - self._opened
         seconds = self._scorer.timer.seconds() if self._scorer else {}
         before = max(0.0, wall - sum(seconds.values()))
-        return WorkTimes(
-            1, wall, wall, {**seconds, "start-up": seconds.get("start-up", 0.0) + before}, "threads of one process"
-        )
+        seconds = {**seconds, "start-up": seconds.get("start-up", 0.0) + before}
+        return WorkTimes(1, wall, wall, seconds, self._received, "threads of one process")

@@ -7,7 +7,7 @@ stay for the next run that needs what they have loaded.
 
 import time
 import uuid
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -16,6 +16,8 @@ from typing import Any
 from typing_extensions import override
 
 from batch_assets.engines.engine import EngineSettings, Item, Named, Notice, Result, Workers, WorkTimes
+from batch_assets.engines.handout import Handout, file_of
+from batch_assets.engines.node import Node
 from batch_assets.engines.ray_worker import Owner, Worker, name_of
 from batch_assets.errors import EngineError
 from batch_assets.process import Process
@@ -44,12 +46,15 @@ class _Lost(Exception):
 
 @dataclass
 class _Hand:
-    """One worker: what it has been given, and when it was last seen to move."""
+    """One worker: where it is, what it has been given, of which file last, and when it was last seen to move."""
 
     actor: Any
     here: Any
     ready: Any
     stays: bool = False
+    place: str = ""
+    leaving: bool = False
+    file: int | None = None
     items: dict[Any, Named] = field(default_factory=dict)
     progress: int = -1
     pulse: Any = None
@@ -68,43 +73,47 @@ class Crew(Workers):
         self._lost_while_loading = 0
         self._seconds: dict[str, float] = {}
         self._lifetimes: list[float] = []
+        self._received = 0
+        self._driver: Node | None = None
         self._owner = Owner(Process.current(), uuid.uuid4().hex)
         self._name = name_of(task)
 
     @override
     def map(self, work: Callable[[Scorer, Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        waiting, alone = deque(items), list[Item]()
+        waiting, alone = Handout(items), list[Item]()
         if not waiting:
             return
         self._connect()
+        self._driver = self._driver or Node.here(self._task)
         self._take_over(min(self._size(), len(waiting)))
-        size, asked = self._size(), time.monotonic()
-        patient_until = asked + _PATIENCE_SECONDS
+        size, looked = self._size(), time.monotonic()
+        patient_until = looked + _PATIENCE_SECONDS
         while waiting or any(hand.items for hand in self._hands):
-            while len(self._hands) < min(size, len(waiting)):
+            while sum(not hand.leaving for hand in self._hands) < min(size, len(waiting)):
                 self._hands.append(self._hire(_IN_HAND, stays=True))
             for hand, reference in self._finished():
                 try:
                     yield from self._settled(hand, reference)
                 except _Lost:
                     for item in self._taken_out(hand):
-                        (alone if self._deaths[item.name] >= _DEATHS else waiting).append(item)  # type: ignore[arg-type]
+                        (alone.append if self._deaths[item.name] >= _DEATHS else waiting.put)(item)  # type: ignore[arg-type]
             for hand in self._hands:
-                while waiting and hand.ready is None and len(hand.items) < _IN_HAND:
+                while waiting and hand.ready is None and not hand.leaving and len(hand.items) < _IN_HAND:
                     hand.moved = hand.moved if hand.items else time.monotonic()
-                    item = waiting.popleft()
-                    hand.items[hand.actor.work.remote(work, item)] = item
+                    item = waiting.take(hand.file)
+                    hand.items[hand.actor.work.remote(work, item)], hand.file = item, file_of(item)
             if any(hand.here is None for hand in self._hands):
                 patient_until = time.monotonic() + _PATIENCE_SECONDS
             elif time.monotonic() > patient_until:
                 raise EngineError(f"No worker got a place in the cluster within {_PATIENCE_SECONDS} s: is there a free one?")
-            elif time.monotonic() > asked + _IDLE_SECONDS:
-                asked = time.monotonic()
-                self._take_over(len(self._hands) + 1)  # another run may have released its workers meanwhile
+            if time.monotonic() > looked + _IDLE_SECONDS:
+                self._leave_nodes()
+                size, looked = self._size(), time.monotonic()  # nodes come and go
+                if not any(hand.here is None for hand in self._hands):
+                    self._take_over(len(self._hands) + 1)  # another run may have released its workers meanwhile
             for hand in list(self._hands):
                 self._watch(hand)
-            if not waiting:
-                self._release_idle()
+            self._release_idle(over=not waiting)
         for item in alone:
             yield self._in_isolation(work, item)
 
@@ -113,9 +122,11 @@ class Crew(Workers):
         for hand in self._hands:
             self._count(hand)
         wall = time.time() - self._opened
-        found = WorkTimes(len(self._lifetimes), wall, sum(self._lifetimes), dict(self._seconds), "workers of Ray")
+        lifetimes, received = sum(self._lifetimes), self._received
+        found = WorkTimes(len(self._lifetimes), wall, lifetimes, dict(self._seconds), received, "workers of Ray")
         self._seconds.clear()
         self._lifetimes.clear()
+        self._received = 0
         return found
 
     def dismiss(self) -> None:
@@ -136,7 +147,7 @@ class Crew(Workers):
                 if not name.startswith(f"{self._name}/"):
                     others.append(actor)
                 elif len(self._hands) < wanted and self._engaged(actor):
-                    self._hands.append(_Hand(actor, None, actor.ready.remote(), stays=True))
+                    self._hands.append(_Hand(actor, None, actor.ready.remote(self._driver), stays=True))
         free = ray.available_resources().get(self._resource(), 0)
         if len(self._hands) + free < wanted:
             answers = [_now(actor.leave).remote() for actor in others]
@@ -170,8 +181,9 @@ class Crew(Workers):
     def _size(self) -> int:
         import ray
 
-        resource = self._resource()
-        there = int(ray.cluster_resources().get(resource, 0))
+        resource, leaving = self._resource(), _leaving()
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving]
+        there = int(sum(node.get(resource, 0) for node in nodes))
         if not there and resource == "GPU":
             raise EngineError("The pipeline scores on cuda, but the Ray cluster has no GPU: set `device: cpu`, or add a node.")
         return self._settings.workers or max(1, there)
@@ -186,7 +198,7 @@ class Crew(Workers):
             options |= {"name": name, "namespace": _NAMESPACE, "lifetime": "detached"}
         remote = ray.remote(**options, max_concurrency=in_hand, concurrency_groups={"now": 2})(Worker)
         actor = remote.remote(self._settings.keep_seconds if stays else 0.0, self._owner, self._task)
-        return _Hand(actor, _now(actor.progress).remote(), actor.ready.remote(), stays)
+        return _Hand(actor, _now(actor.progress).remote(), actor.ready.remote(self._driver), stays)
 
     def _finished(self) -> list[tuple[_Hand, Any]]:
         """What is there to be settled; waits for a tick at most."""
@@ -204,7 +216,8 @@ class Crew(Workers):
         if reference == hand.here:
             hand.here = None
         elif reference == hand.ready:
-            hand.ready = None
+            result.node.require_time(self._opened)
+            hand.ready, hand.place = None, result.place
         else:
             del hand.items[reference]
             yield result
@@ -249,14 +262,23 @@ class Crew(Workers):
             _end(hand)
             hand.moved = now
 
-    def _release_idle(self) -> None:
-        """Let workers without work go while others are still busy."""
+    def _release_idle(self, *, over: bool) -> None:
+        """Let workers without work go while others are still busy, if nothing waits; those of a node that goes at once."""
         busy = any(hand.items for hand in self._hands)
         for hand in list(self._hands):
-            if busy and not hand.items and hand.ready is None and time.monotonic() - hand.idle > _IDLE_SECONDS:
+            idle = not hand.items and hand.ready is None
+            if idle and (hand.leaving or (over and busy and time.monotonic() - hand.idle > _IDLE_SECONDS)):
                 self._hands.remove(hand)
                 self._count(hand)
                 self._let_go(hand)
+
+    def _leave_nodes(self) -> None:
+        """Give nothing more to workers on nodes that will be taken away; what they have in hand they finish, or lose."""
+        leaving = _leaving()
+        for hand in self._hands:
+            if hand.place in leaving and not hand.leaving:
+                hand.leaving, hand.stays = True, False
+                self._notice("The node of a worker will be taken away; the worker finishes what it has in hand.")
 
     def _count(self, hand: _Hand) -> None:
         """Add a living worker's seconds; what passed before it was born is start-up too."""
@@ -268,13 +290,14 @@ class Crew(Workers):
             self._seconds["start-up"] = self._seconds.get("start-up", 0.0) + lifetime
             return
         try:
-            born, seconds = _get(_now(hand.actor.seconds).remote(), timeout=30)
+            spent = _get(_now(hand.actor.spent).remote(), timeout=30)
         except (_Lost, ray.exceptions.GetTimeoutError):
             self._lose(lifetime)
             return
         self._lifetimes.append(lifetime)
-        for stage, spent in (*seconds.items(), ("start-up", max(0.0, born - self._opened))):
-            self._seconds[stage] = self._seconds.get(stage, 0.0) + spent
+        self._received += spent.received
+        for stage, seconds in (*spent.seconds.items(), ("start-up", max(0.0, spent.since - self._opened))):
+            self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
 
     def _lose(self, lifetime: float) -> None:
         """Add a worker that took what it knew with it."""
@@ -362,6 +385,13 @@ class Crew(Workers):
 def _again(item: Item) -> Item:
     """What is handed out once more; a chunk's commit says which attempt it was."""
     return replace(item, attempt=item.attempt + 1) if isinstance(item, Chunk) else item
+
+
+def _leaving() -> "set[str]":
+    """The nodes of which Ray was told that they will be taken away, as spot instances are."""
+    from ray._private.state import state
+
+    return set(state.get_draining_nodes())
 
 
 def _staying() -> list[str]:

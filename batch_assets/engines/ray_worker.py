@@ -13,11 +13,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from batch_assets.engines.engine import Spent
+from batch_assets.engines.node import Node, code_digest
 from batch_assets.errors import DeviceLost
 from batch_assets.process import Process
 from batch_assets.runs.chunks import Chunk
@@ -36,6 +38,14 @@ class Owner:
 
     process: Process
     crew: str
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What a worker says when it has loaded the model: what its node scores with, and how Ray calls the node."""
+
+    node: Node
+    place: str
 
 
 class Worker:
@@ -84,10 +94,19 @@ class Worker:
             threading.Timer(0.05, os._exit, [0]).start()  # after the answer has been sent
             return True
 
-    def ready(self) -> None:
-        """Loads the model; what goes wrong then reaches the driver as itself."""
+    def ready(self, driver: Node) -> Ready:
+        """Loads the model; what goes wrong then reaches the driver as itself.
+
+        Raises:
+            EngineError: this node differs from the driver's machine in what matters.
+        """
+        import ray
+
         with self._at_work():
+            here = Node.here(self._task)
+            driver.require_same(here, self._task.storage)
             self._open()
+            return Ready(replace(here, clock=time.time()), ray.get_runtime_context().get_node_id())
 
     def work(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Do picklable work with the scorer."""
@@ -104,9 +123,9 @@ class Worker:
         self._called = time.monotonic()
         return self._scorer.passes if self._scorer else 0
 
-    def seconds(self) -> tuple[float, dict[str, float]]:
-        """When the worker began to serve its owner, and its seconds by stage since then."""
-        return self._born, self._open().timer.seconds()
+    def spent(self) -> Spent:
+        """What was spent for its owner until now."""
+        return Spent(self._born, self._open().timer.seconds(), self._task.storage.received)
 
     def _open(self) -> Scorer:
         with self._opening:
@@ -147,8 +166,6 @@ def name_of(task: ScoringTask) -> str:
     """The name of workers that have loaded what a task needs, with the code and libraries of the calling process."""
     parts = [repr(task.load), task.settings.device, task.settings.precision, sys.executable, platform.python_version()]
     parts += [task.library, *(version(name) for name in ("numpy", "pyarrow"))]
-    package = Path(__file__).parent.parent
-    digest = hashlib.sha256("\n".join([*parts, str(package)]).encode())
-    for file in sorted(package.rglob("*.py")):
-        digest.update(file.read_bytes())
+    parts += [str(Path(__file__).parent.parent), code_digest()]
+    digest = hashlib.sha256("\n".join(parts).encode())
     return f"{task.model_version}-{digest.hexdigest()[:16]}"

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from batch_assets.errors import ModelChanged, ModelMisfit
+from batch_assets.errors import ModelChanged, ModelMisfit, StorageError
 from batch_assets.models.runtimes.runtime import Runtime
 from batch_assets.models.runtimes.torch_runtime import PT2
 from batch_assets.scoring.forward import Logits, Predictor
@@ -37,12 +37,21 @@ class PredictorLoader:
             ModelChanged: other bytes than were approved.
             UnsafeModel, ModelMisfit, ConfigError, MissingExtra: see `Runtime.load`.
         """
-        data = self.storage.read(self.path)
+        data = self._copied()
+        if hashlib.sha256(data).hexdigest() != self.sha256:  # the copy may be damaged
+            data = self.storage.read(self.path)
         found = hashlib.sha256(data).hexdigest()
         if found != self.sha256:
             raise ModelChanged(f"{self.path} has sha256 {found}, approved was {self.sha256}: the file was changed.")
         settle_heap()
         return self.runtime.load(data, self.path, device, precision)
+
+    def _copied(self) -> bytes:
+        """The file; of a bucket it comes to a machine once, as a copy for all its processes, if there is a place for one."""
+        try:
+            return self.storage.local_path(self.path).read_bytes()
+        except (StorageError, OSError):
+            return self.storage.read(self.path)
 
 
 def predict_scores(

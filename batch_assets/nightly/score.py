@@ -102,6 +102,7 @@ def score(night: Night, engine: Engine, progress: Progress) -> Scored:
             wall_seconds=round(times.wall, 6),
             lifetimes=round(times.lifetimes, 6),
             seconds={stage: round(seconds, 6) for stage, seconds in times.seconds.items()},
+            received=times.received,
             engine=times.engine,
         )
         model.require_unchanged()

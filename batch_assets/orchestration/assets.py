@@ -22,7 +22,7 @@ from batch_assets.orchestration.nights import Nights
 from batch_assets.orchestration.observe import ObservedProgress
 from batch_assets.orchestration.pins import pinned
 from batch_assets.orchestration.remembered import of_logs, require_remembered
-from batch_assets.orchestration.resources import RayCluster, StorageRoot
+from batch_assets.orchestration.resources import Engines, StorageRoot
 from batch_assets.orchestration.runs import began
 from batch_assets.orchestration.upstream import column_lineage, deps_of
 from batch_assets.runs.commit import day_folder
@@ -37,6 +37,7 @@ class EngineKind(StrEnum):
 
     auto = "auto"
     ray = "ray"
+    spark = "spark"
     local = "local"
 
 
@@ -107,13 +108,13 @@ def build_assets(pipeline: PipelineConfig) -> list[dg.AssetsDefinition]:
         group_name=pipeline.name,
         deps=[user_features],
         pool=POOL,
-        kinds={"ray" if pipeline.engine.kind == "ray" else "python"},
+        kinds={pipeline.engine.kind if pipeline.engine.kind in ("ray", "spark") else "python"},
     )
     def predictions(
         context: dg.AssetExecutionContext,
         config: ScoreOptions,
         batch_assets_root: StorageRoot,
-        batch_assets_ray: RayCluster,
+        batch_assets_engines: Engines,
         batch_assets_progress: dg.ResourceParam[Progress],
         batch_assets_nights: dg.ResourceParam[Nights],
     ) -> Result:
@@ -121,7 +122,7 @@ def build_assets(pipeline: PipelineConfig) -> list[dg.AssetsDefinition]:
         storage, nights, day = batch_assets_root.storage(), batch_assets_nights, context.partition_key
         model, progress = pinned(context, pipeline, batch_assets_root, nights), batch_assets_progress
         require_remembered(pipeline, context.instance, storage, day)
-        engine = batch_assets_ray.engine(pipeline.engine, config.engine.value if config.engine else None)
+        engine = batch_assets_engines.engine(pipeline.engine, config.engine.value if config.engine else None)
         observing = ObservedProgress(progress, context, asset_key(pipeline, "predictions"))
         with lease(storage, day_folder(pipeline.name, day)):
             if pipeline.preflight:

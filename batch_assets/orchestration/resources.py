@@ -1,4 +1,4 @@
-"""What all pipelines share: the storage root, the Ray cluster, and who is told about progress.
+"""What all pipelines share: the storage root, where scoring runs, and who is told about progress.
 
 Each resource is thin: it hands out the plain object.
 """
@@ -19,6 +19,7 @@ from batch_assets.engines.auto_engine import AutoEngine
 from batch_assets.engines.engine import Engine, EngineName, EngineSettings
 from batch_assets.engines.local_engine import LocalEngine
 from batch_assets.engines.ray_engine import RayEngine
+from batch_assets.engines.spark_engine import SparkEngine
 from batch_assets.models.registry import Registry
 from batch_assets.orchestration.liveness import process_tags
 from batch_assets.orchestration.nights import opened_nights
@@ -48,26 +49,27 @@ class StorageRoot(dg.ConfigurableResource):  # type: ignore[type-arg]
             context.instance.add_run_tags(context.run.run_id, process_tags(context.run.run_id))
 
 
-class RayCluster(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """Ray, connected when the first chunk is scored. A connection that already exists is used, and left alone."""
+class Engines(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """Ray or Spark, connected when the first chunk is scored, or threads. A connection that exists is used, and left alone."""
 
-    address: str | None = Field(
-        default=None, description="A running cluster; by default RAY_ADDRESS, or a local one that ends with the run."
+    ray_address: str | None = Field(
+        default=None, description="A running Ray cluster; by default RAY_ADDRESS, or a local one that ends with the run."
     )
-    _engine: RayEngine | None = PrivateAttr(default=None)
+    _connected: ExitStack = PrivateAttr(default_factory=ExitStack)
 
     def engine(self, settings: EngineSettings, kind: EngineName | None = None) -> Engine:
         """The engine that scores: the pipeline's own, unless the run asks for another."""
-        chosen, local, address = kind or settings.kind, LocalEngine(settings.workers), self.address or _ray_address()
+        chosen, local, address = kind or settings.kind, LocalEngine(settings.workers), self.ray_address or _ray_address()
         if chosen == "local":
             return local
-        self._engine = RayEngine(address, settings)
-        return self._engine if chosen == "ray" else AutoEngine(local, self._engine, cluster=address is not None)
+        if chosen == "spark":
+            return self._connected.enter_context(closing(SparkEngine(settings)))
+        ray = self._connected.enter_context(closing(RayEngine(address, settings)))
+        return ray if chosen == "ray" else AutoEngine(local, ray, cluster=address is not None)
 
     def close(self) -> None:
         """End only what this object started."""
-        if self._engine:
-            self._engine.close()
+        self._connected.close()
 
     @override
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
@@ -77,7 +79,7 @@ class RayCluster(dg.ConfigurableResource):  # type: ignore[type-arg]
 
 @contextmanager
 def connected(config: PipelineConfig, kind: EngineName | None = None) -> Iterator[None]:
-    """Keep Ray connected for several runs of this process, if it is known that they score there. Raises EngineError."""
+    """Keep Ray or Spark connected for several runs of this process that are known to score there. Raises EngineError."""
     with ExitStack() as stack:
         engine = _known(config, kind, stack)
         if engine:
@@ -95,9 +97,11 @@ def connecting(config: PipelineConfig, kind: EngineName | None = None) -> Iterat
         yield
 
 
-def _known(config: PipelineConfig, kind: EngineName | None, stack: ExitStack) -> RayEngine | None:
-    """The engine of runs that are known to score on Ray from the beginning, closed with the stack; None of others."""
+def _known(config: PipelineConfig, kind: EngineName | None, stack: ExitStack) -> RayEngine | SparkEngine | None:
+    """The engine of runs that are known to need one that starts, from the beginning, closed with the stack; None of others."""
     chosen, address = kind or config.engine.kind, _ray_address()
+    if chosen == "spark":
+        return stack.enter_context(closing(SparkEngine(config.engine)))
     if chosen == "ray" or (chosen == "auto" and (address or config.scoring.device != "cpu")):
         return stack.enter_context(closing(RayEngine(address, config.engine)))
     return None
@@ -152,7 +156,7 @@ def shared_resources() -> dict[str, Any]:
     """
     return {
         "batch_assets_root": StorageRoot(),
-        "batch_assets_ray": RayCluster(),
+        "batch_assets_engines": Engines(),
         "batch_assets_progress": log_progress,
         "batch_assets_nights": opened_nights,
     }

@@ -23,7 +23,8 @@ class WorkTime(BaseModel):
     """Seconds of all workers by stage.
 
     Together they are the workers' lifetimes, but for what could not be seen; these are `wall_seconds` x `workers` unless
-    workers were replaced or let go early. `engine` says what they were, and why those.
+    workers were replaced or let go early. `received` are the bytes that the workers read over the network; `engine` says what
+    they were, and why those.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -32,6 +33,7 @@ class WorkTime(BaseModel):
     wall_seconds: float = 0.0
     lifetimes: float = 0.0
     seconds: dict[str, float] = {}
+    received: int = 0
     engine: str = ""
 
     @property

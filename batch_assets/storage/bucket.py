@@ -8,8 +8,9 @@ import hashlib
 import io
 import os
 import random
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from obstore.store import S3Store
 
 Found = TypeVar("Found")
+Came = TypeVar("Came", bound=Sized)
 
 _IN_PARTS, _PART = 64 << 20, 16 << 20
 """A file of more bytes is put in parts of so many, which are read from the disk as they are sent."""
@@ -54,6 +56,20 @@ _NO_ETAG = "written "
 
 _CONDITION = ("412 Precondition Failed", "PreconditionFailed")
 """How the refusal of a conditional put is called."""
+
+
+class Traffic:
+    """Counts the bytes of files that came; several threads may add to it."""
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._lock = threading.Lock()
+
+    def count(self, piece: Came) -> Came:
+        """What came, after it was counted."""
+        with self._lock:
+            self.received += len(piece)
+        return piece
 
 
 class _AnswerLost(StorageError):
@@ -155,7 +171,9 @@ class Bucket:
             how["if_match"] = stamp.token
         try:
             with self._explained(path) as store:
-                yield from store.get(self.key(path), options=how).stream(min_chunk_size=_PIECE)
+                for piece in store.get(self.key(path), options=how).stream(min_chunk_size=_PIECE):
+                    self.traffic.count(piece)
+                    yield piece  # type: ignore[misc] # the client calls its own Bytes bytes there
         except StorageError as error:
             if isinstance(error.__cause__, PreconditionError):
                 raise StorageError(f"{path} under {self.root} was changed while it was read: read it again.") from error
@@ -226,6 +244,11 @@ class Bucket:
             if any(word in str(error.__cause__) for word in _CONDITION):
                 raise AlreadyExists(f"{path} already exists under {self.root}.") from None  # so it is said of parts
             raise _AnswerLost(str(error)) from error
+
+    @cached_property
+    def traffic(self) -> Traffic:
+        """What has come until now to this object's process."""
+        return Traffic()
 
     @cached_property
     def _store(self) -> "S3Store":

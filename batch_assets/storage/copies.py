@@ -1,10 +1,12 @@
-"""Copies of a bucket's files on this machine, for what maps a file: made when one is first asked for, whole or not at all.
+"""Copies of a bucket's files on this machine, for what maps a file, or what many processes read.
 
-A copy is found by root, path and etag, so another content under the same name is another copy. Copies that nobody has asked
-for in a week go when one is made; who has one mapped keeps it.
+One is made when it is first asked for: by one process, whole or not at all. It is found by root, path and etag, so another
+content under the same name is another copy. Copies that nobody has asked for in a week go when one is made; who has one mapped
+keeps it.
 """
 
 import errno
+import fcntl
 import hashlib
 import os
 import time
@@ -47,7 +49,10 @@ def copy_of(root: str, path: str, stamp: Stamp, copied: Callable[[Path], None]) 
             os.utime(copy)
             return copy
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _make(copy, path, stamp.size, copied)
+        with (folder / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # who else needs it waits, instead of fetching it too
+            if not copy.exists():
+                _make(copy, path, stamp.size, copied)
         _let_go(folder)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -37,6 +37,11 @@ class LocalStorage(Storage):
     def location(self) -> str:
         return self.root
 
+    @property
+    @override
+    def received(self) -> int:
+        return 0
+
     @override
     def local_path(self, path: str) -> Path:
         return Path(self.root, *path_parts(path, self.root))

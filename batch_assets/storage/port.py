@@ -38,6 +38,10 @@ class Storage(Protocol):
     def location(self) -> str:
         """Where the root lies, for messages."""
 
+    @property
+    def received(self) -> int:
+        """Bytes of files that this object has read over the network until now."""
+
     def read(self, path: str) -> bytes:
         """The whole file. Raises NotFound."""
 

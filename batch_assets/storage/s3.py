@@ -37,6 +37,11 @@ class S3Storage(Storage):
     def location(self) -> str:
         return self.root
 
+    @property
+    @override
+    def received(self) -> int:
+        return self._bucket.traffic.received
+
     @override
     def local_path(self, path: str) -> Path:
         """A copy on this machine (`storage.copies`)."""
@@ -45,7 +50,9 @@ class S3Storage(Storage):
 
     @override
     def read(self, path: str) -> bytes:
-        return self._bucket.ask(path, lambda store: bytes(store.get(self._bucket.key(path)).bytes()))
+        return self._bucket.traffic.count(
+            self._bucket.ask(path, lambda store: bytes(store.get(self._bucket.key(path)).bytes()))
+        )
 
     @override
     def open(self, path: str) -> "pa.NativeFile":

@@ -31,13 +31,17 @@ class S3Gateway(Server):
 
     @property
     def command(self) -> list[str]:
-        said = {"access": "tests", "secret": "the-secret-of-tests", "port": f"127.0.0.1:{self.port}", **self.settings}
+        said = {"access": "tests", "secret": "the-secret-of-tests", "port": f"{self.host}:{self.port}", **self.settings}
         options = [word for name, value in said.items() for word in (f"--{name}", value)]
         return [str(PROGRAM), *options, "posix", str(self.folder / "buckets")]
 
     @property
+    def host(self) -> str:
+        return "127.0.0.1"
+
+    @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -50,7 +54,7 @@ class S3Gateway(Server):
         }
 
     def answers(self) -> bool:
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=5)
+        connection = HTTPConnection(self.host, self.port, timeout=5)
         try:
             connection.request("GET", "/")
             return connection.getresponse().status < 500

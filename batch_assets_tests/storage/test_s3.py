@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +152,18 @@ class TestS3Storage(InABucket):
             patched.setattr(Path, "replace", full)
             with pytest.raises(StorageFull, match=r"There is no room for a copy of x/file .* set BATCH_ASSETS_CACHE"):
                 storage.local_path("x/file")
-        assert list((tmp_path / "copies").iterdir()) == []
+        assert [file.stat().st_size for file in (tmp_path / "copies").iterdir()] == [0], "its lock stays"
+
+    def test_processes_that_ask_for_a_copy_at_once_fetch_it_once(
+        self, storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("BATCH_ASSETS_CACHE", str(tmp_path / "copies"))
+        storage.create("x/file", b"x" * 1_000_000)
+        asking = [S3Storage(storage.location) for _ in range(4)]
+        with ThreadPoolExecutor(4) as pool:
+            copies = list(pool.map(lambda one: one.local_path("x/file").read_bytes(), asking))
+        assert set(copies) == {b"x" * 1_000_000}
+        assert sum(one.received for one in asking) == 1_000_000
 
     @pytest.mark.parametrize("look", [lambda root: root.names("a"), lambda root: root.create("a", b"")])
     def test_a_bucket_that_is_not_there_is_a_sentence(self, bucket: str, look: Callable[[Storage], object]) -> None:
