@@ -7,6 +7,7 @@ outside of this machine can reach them.
 import os
 import re
 import secrets
+import shlex
 import shutil
 import signal
 import subprocess
@@ -59,6 +60,7 @@ class Machine:
         self.name, self.address = f"{network.name}n{number}", f"{network.subnet}.{number}"
         self.folder = network.folder / str(number)
         self.folder.mkdir()
+        self._started: list[subprocess.Popen[str]] = []
         self._link = f"{network.name}v{number}"
         _ip("netns", "add", self.name)
         _ip("link", "add", self._link, "type", "veth", "peer", "name", "eth0", "netns", self.name)
@@ -72,11 +74,18 @@ class Machine:
         own = {"HOME": str(self.folder), "BATCH_ASSETS_CACHE": str(self.folder / "cache"), "TMPDIR": str(self.folder)}
         return {**os.environ, **own, **more}
 
-    def run(self, command: list[str], environment: Mapping[str, str], **options: Any) -> "subprocess.Popen[str]":
-        """Start a program on it."""
-        named = ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', self.name]
+    def run(
+        self, command: list[str], environment: Mapping[str, str], seen: Mapping[Path, Path] | None = None, **options: Any
+    ) -> "subprocess.Popen[str]":
+        """Start a program on it; `seen` are folders in whose place it sees others."""
+        mounts = [
+            f"mount --bind {shlex.quote(str(other))} {shlex.quote(str(folder))}" for folder, other in (seen or {}).items()
+        ]
+        named = ["unshare", "--uts", "--mount", "sh", "-c", " && ".join([*mounts, 'hostname "$0"', 'exec "$@"']), self.name]
         inside = ["ip", "netns", "exec", self.name, *named, *command]
-        return subprocess.Popen(inside, env=self.environment(environment), text=True, start_new_session=True, **options)
+        started = subprocess.Popen(inside, env=self.environment(environment), text=True, start_new_session=True, **options)
+        self._started.append(started)
+        return started
 
     def pids(self) -> list[int]:
         """Its processes."""
@@ -107,8 +116,8 @@ class Machine:
     def remove(self) -> None:
         """End it for good."""
         self.kill()
-        gone = [psutil.Process(pid) for pid in self.pids() if psutil.pid_exists(pid)]
-        psutil.wait_procs(gone, timeout=10)
+        for process in self._started:
+            process.wait()
         _ip("netns", "del", self.name)
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -180,23 +189,27 @@ class RayNodes:
         """Where drivers on the head find it."""
         return f"{self.head.address}:6379"
 
-    def add(self, core: int | None = None, **more: str) -> Machine:
-        """One more worker, in a namespace of its own; on one core of this machine if that is said."""
-        return self._started(f"--address={self.address}", cores=1, core=core, more=more)
+    def add(self, core: int | None = None, seen: Mapping[Path, Path] | None = None) -> Machine:
+        """One more worker; on one core of this machine if that is said. `seen` are folders in whose place it sees others."""
+        return self._started(f"--address={self.address}", cores=1, core=core, seen=seen)
 
-    def driver(self, command: list[str], **more: str) -> "subprocess.Popen[str]":
+    def driver(self, command: list[str]) -> "subprocess.Popen[str]":
         """Start a program on the head, with the cluster's address."""
-        said = {**self.environment, "RAY_ADDRESS": self.address, **more}
+        said = {**self.environment, "RAY_ADDRESS": self.address}
         return self.head.run(command, said, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
-    def _started(self, *options: str, cores: int, core: int | None = None, more: Mapping[str, str] | None = None) -> Machine:
+    def _started(self, *options: str, cores: int, core: int | None = None, seen: Mapping[Path, Path] | None = None) -> Machine:
         machine = self._network.machine()
         pinned = ["taskset", "-c", str(core)] if core is not None else []
         program = [*pinned, str(Path(sys.executable).parent / "ray"), "start", *options, f"--num-cpus={cores}", "--block"]
-        program += [f"--node-ip-address={machine.address}", f"--temp-dir={machine.folder}/ray", "--object-store-memory=80000000"]
+        program += [
+            f"--node-ip-address={machine.address}",
+            f"--temp-dir={machine.folder}/ray",
+            "--object-store-memory=80000000",
+        ]
         log = machine.folder / "log"
         with log.open("w") as file:
-            process = machine.run(program, {**self.environment, **(more or {})}, stdout=file, stderr=file)
+            process = machine.run(program, self.environment, seen, stdout=file, stderr=file)
         deadline = time.monotonic() + _PATIENCE
         while "Ray runtime started" not in log.read_text():
             if process.poll() is not None or time.monotonic() > deadline:
