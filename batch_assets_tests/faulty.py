@@ -33,6 +33,19 @@ class Faulty:
         return FaultyPredictor(self.load(device, precision), self)
 
 
+@dataclass(frozen=True)
+class Counted:
+    """Writes down each time that the model is loaded."""
+
+    load: Load
+    file: str
+
+    def __call__(self, device: Device = "cpu", precision: Precision = "float32") -> Predictor:
+        with Path(self.file).open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        return self.load(device, precision)
+
+
 class FaultyPredictor(Predictor):
     def __init__(self, predictor: Predictor, faulty: Faulty) -> None:
         self._predictor = predictor

@@ -67,6 +67,12 @@ class EngineSettings(BaseModel):
         description="Of Spark: its master, like spark://host:7077; by default this machine. A session that is there is used.",
     )
     conf: dict[str, str] = Field({}, description="Of Spark: its configuration, like spark.executor.memory: 4g.")
+    resource: str | None = Field(
+        None,
+        description="The key of a resource of the project that connects Ray, like dagster-ray's LocalRay, or makes a Spark "
+        "session: Dagster sets it up before a day is scored. A command line connects by itself.",
+        pattern=r"^[A-Za-z_]\w*$",
+    )
     price: Price | None = Field(None, description="What scoring costs, for the plans of roll-outs.")
 
 

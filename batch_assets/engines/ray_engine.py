@@ -80,6 +80,11 @@ def _cluster(address: str) -> Iterator[dict[str, str]]:
     """Be connected to a cluster that somebody else runs; how it is authenticated is theirs to say. Raises EngineError."""
     import ray
 
+    if address.startswith("ray://"):
+        raise EngineError(
+            f"{address} is the address of Ray's client mode, through which workers can be neither watched nor named: run on a "
+            "node of the cluster (`ray job submit`, or a pod that has joined it) with RAY_ADDRESS=auto or the head's host:6379."
+        )
     _require_answer(address)
     ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     try:

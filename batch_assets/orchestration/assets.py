@@ -56,6 +56,15 @@ class ScoreOptions(dg.Config):
     )
 
 
+_OWN = ("batch_assets_root", "batch_assets_engines", "batch_assets_progress", "batch_assets_nights")
+"""The resources of an asset that may need one of the project's own beside them."""
+
+
+def _own(context: dg.AssetExecutionContext) -> tuple[StorageRoot, Engines, Progress, Nights]:
+    root, engines, progress, nights = (getattr(context.resources, name) for name in _OWN)
+    return root, engines, progress, nights
+
+
 def asset_key(config: PipelineConfig, asset: str) -> dg.AssetKey:
     """The key of one of a pipeline's assets."""
     return dg.AssetKey([config.name, asset])
@@ -109,20 +118,15 @@ def build_assets(pipeline: PipelineConfig) -> list[dg.AssetsDefinition]:
         deps=[user_features],
         pool=POOL,
         kinds={pipeline.engine.kind if pipeline.engine.kind in ("ray", "spark") else "python"},
+        required_resource_keys={*_OWN, *filter(None, [pipeline.engine.resource])},
     )
-    def predictions(
-        context: dg.AssetExecutionContext,
-        config: ScoreOptions,
-        batch_assets_root: StorageRoot,
-        batch_assets_engines: Engines,
-        batch_assets_progress: dg.ResourceParam[Progress],
-        batch_assets_nights: dg.ResourceParam[Nights],
-    ) -> Result:
+    def predictions(context: dg.AssetExecutionContext, config: ScoreOptions) -> Result:
         """Every user of the day, scored by one approved model and proven complete."""
-        storage, nights, day = batch_assets_root.storage(), batch_assets_nights, context.partition_key
-        model, progress = pinned(context, pipeline, batch_assets_root, nights), batch_assets_progress
+        root, engines, progress, nights = _own(context)
+        storage, day = root.storage(), context.partition_key
+        model = pinned(context, pipeline, root, nights)
         require_remembered(pipeline, context.instance, storage, day)
-        engine = batch_assets_engines.engine(pipeline.engine, config.engine.value if config.engine else None)
+        engine = engines.engine(pipeline.engine, config.engine.value if config.engine else None)
         observing = ObservedProgress(progress, context, asset_key(pipeline, "predictions"))
         with lease(storage, day_folder(pipeline.name, day)):
             if pipeline.preflight:

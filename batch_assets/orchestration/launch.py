@@ -215,7 +215,9 @@ class _Launcher:
         self._config, self._instance, self._progress = config, instance, progress
         self._engine, self._refresh = engine, refresh
         self._nights = Nights(*{model.approval: model for model in models}.values())
-        resources = {"batch_assets_progress": progress, "batch_assets_nights": self._nights}
+        resources: dict[str, Any] = {"batch_assets_progress": progress, "batch_assets_nights": self._nights}
+        if config.engine.resource:  # which only the project's own definitions have
+            resources[config.engine.resource] = dg.ResourceDefinition.none_resource()
         self._job = definitions(config, resources).resolve_job_def(config.name)
 
     def materialize(self, day: str, model: ModelVersion) -> Launched:

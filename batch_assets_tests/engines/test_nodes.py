@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ import pytest
 import batch_assets
 from batch_assets.digest import Digest
 from batch_assets.scoring.scorer import ScoringTask
-from batch_assets_tests.engines import node_driver
+from batch_assets_tests.engines import driver
 from batch_assets_tests.faulty import Faulty
 from batch_assets_tests.servers import ServerMissing
 from batch_assets_tests.servers.ray_nodes import BridgedGateway, RayNodes, ray_nodes
@@ -46,7 +47,7 @@ class Scene:
         self.table = with_values(rows(count), "x", dict.fromkeys(range(0, count, 64), 0.0))
         small = Small(folder, self.table, model, root=gateway.new_bucket(), **CHUNKS)
         self.working = Working(small)
-        self.slow = folder / "slow"
+        self.slow, self.said = folder / "slow", folder / "task.pickle.said"
 
     def slowly(self) -> ScoringTask:
         """The task, slow as long as there is a file."""
@@ -57,7 +58,7 @@ class Scene:
         """A driver on the head that scores the night, or another task on the same chunks."""
         path = self.folder / "task.pickle"
         path.write_bytes(pickle.dumps((task or self.working.task, self.working.run.plan)))
-        return self.nodes.driver([sys.executable, node_driver.__file__, str(path)])
+        return self.nodes.driver([sys.executable, driver.__file__, str(path), '{"kind": "ray", "keep_seconds": 0}'])
 
     def committed(self) -> int:
         return sum(name.startswith("chunk-") for name in self.working.small.storage.names(self.working.run.folder))
@@ -106,8 +107,11 @@ def test_a_node_killed_one_cut_off_and_one_added_in_mid_run_change_nothing(
     cut.cut()
     there.slow.unlink()
     found = finished(process)
-    cut.kill()
-    added.kill()
+    for node in (killed, cut, added):
+        copies = [file for file in (node.folder / "cache").iterdir() if file.suffix != ".lock"]
+        assert [file.read_bytes() for file in copies] == [there.working.small.storage.read(there.working.small.model.path)]
+        node.kill()
+    assert found["received"] > 0
     assert found["chunks"] == len(there.working.run.plan)
     assert any("was lost" in line for line in found["said"])
     assert there.working.prove().rows == 40_000
@@ -115,17 +119,26 @@ def test_a_node_killed_one_cut_off_and_one_added_in_mid_run_change_nothing(
     assert found["digest"] == sum((commit.values for commit in alone.score_all().values()), Digest()).hex()
 
 
-def test_the_model_comes_to_each_node_once_and_what_comes_is_counted(scene: Callable[[int], Scene]) -> None:
-    there = scene(2_000)
-    nodes = [there.nodes.add(), there.nodes.add()]
-    found = finished(there.start())
-    for node in nodes:
-        copies = [file for file in (node.folder / "cache").iterdir() if file.suffix != ".lock"]
-        assert [file.read_bytes() for file in copies] == [there.working.small.storage.read(there.working.small.model.path)]
-        node.kill()
-    assert found["received"] > 0
+@pytest.mark.long
+def test_a_node_that_will_be_taken_away_gets_nothing_more_and_loses_nothing(scene: Callable[[int], Scene]) -> None:
+    """As a spot instance is: first Ray is told, then the machine gets SIGTERM."""
+    there = scene(80_000)
+    spot, kept = there.nodes.add(), there.nodes.add()
+    process = there.start(task=there.slowly())
+    there.wait(process, lambda: there.hosts() >= {spot.name, kept.name})
+    there.nodes.drain(spot)
+    there.wait(process, lambda: there.said.exists() and "will be taken away" in there.said.read_text())
+    before = there.committed()
+    there.wait(process, lambda: there.committed() > before + 30)  # three were in hand
+    spot.kill(signal.SIGTERM)
+    there.slow.unlink()
+    found = finished(process)
+    kept.kill()
+    assert found["said"] == ["The node of a worker will be taken away; the worker finishes what it has in hand."]
+    assert there.working.prove().rows == 80_000
 
 
+@pytest.mark.long
 def test_a_root_that_a_node_does_not_see_is_a_sentence(scene: Callable[[int], Scene], make_small: Make, tmp_path: Path) -> None:
     there, local = scene(100), Working(make_small())
     root = Path(local.small.storage.location)
@@ -139,6 +152,7 @@ def test_a_root_that_a_node_does_not_see_is_a_sentence(scene: Callable[[int], Sc
     )
 
 
+@pytest.mark.long
 def test_a_node_with_another_state_of_the_code_is_a_sentence(scene: Callable[[int], Scene], tmp_path: Path) -> None:
     there, package = scene(100), Path(batch_assets.__file__).parent
     shutil.copytree(package, tmp_path / "older")

@@ -35,6 +35,7 @@ _QUICK = {
 """A node that is cut off is missed within some seconds instead of half a minute."""
 
 _PATIENCE = 60.0
+_RAY = str(Path(sys.executable).parent / "ray")
 
 
 class BridgedGateway(S3Gateway):
@@ -198,10 +199,21 @@ class RayNodes:
         said = {**self.environment, "RAY_ADDRESS": self.address}
         return self.head.run(command, said, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
+    def drain(self, machine: Machine) -> None:
+        """Tell Ray that a machine will be taken away in a minute, as it is told of spot instances."""
+        ids = f"[one['NodeID'] for one in ray.nodes() if one['NodeManagerAddress'] == '{machine.address}']"
+        look = f"import ray; ray.init(log_to_driver=False); print({ids}[0])"
+        named = self.driver([sys.executable, "-c", look]).communicate(timeout=_PATIENCE)[0].split()[-1]
+        said = ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot", "--deadline-remaining-seconds=60"]
+        process = self.driver([_RAY, "drain-node", f"--address={self.address}", f"--node-id={named}", *said])
+        found = process.communicate(timeout=_PATIENCE)
+        if process.returncode:
+            raise ServerFailed(f"The node cannot be drained: {found}")
+
     def _started(self, *options: str, cores: int, core: int | None = None, seen: Mapping[Path, Path] | None = None) -> Machine:
         machine = self._network.machine()
         pinned = ["taskset", "-c", str(core)] if core is not None else []
-        program = [*pinned, str(Path(sys.executable).parent / "ray"), "start", *options, f"--num-cpus={cores}", "--block"]
+        program = [*pinned, _RAY, "start", *options, f"--num-cpus={cores}", "--block"]
         program += [
             f"--node-ip-address={machine.address}",
             f"--temp-dir={machine.folder}/ray",

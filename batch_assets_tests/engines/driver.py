@@ -1,4 +1,4 @@
-"""Scores what waits in a file on the Ray that RAY_ADDRESS names: `python node_driver.py TASK`, as a program on a node does."""
+"""Scores what waits in a file, as a program of its own: `python driver.py TASK SETTINGS`, the engine's settings as JSON."""
 
 import json
 import os
@@ -9,16 +9,23 @@ from pathlib import Path
 from batch_assets.digest import Digest
 from batch_assets.engines.engine import EngineSettings
 from batch_assets.engines.ray_engine import RayEngine
+from batch_assets.engines.spark_engine import SparkEngine
 from batch_assets.errors import BatchAssetsError
 from batch_assets.scoring.scorer import Scorer
 
 
-def main(path: str) -> None:
+def main(path: str, said_of_engine: str) -> None:
     task, plan = pickle.loads(Path(path).read_bytes())
     said: list[str] = []
-    engine = RayEngine(os.environ["RAY_ADDRESS"], EngineSettings(keep_seconds=0))
+
+    def notice(message: str) -> None:
+        said.append(message)
+        Path(f"{path}.said").write_text("\n".join(said))
+
+    settings = EngineSettings.model_validate_json(said_of_engine)
+    engine = SparkEngine(settings) if settings.kind == "spark" else RayEngine(os.environ["RAY_ADDRESS"], settings)
     try:
-        with engine.open(task, said.append) as workers:
+        with engine.open(task, notice) as workers:
             commits = list(workers.map(Scorer.score, plan))
             times = workers.times()
         found = {
@@ -34,4 +41,4 @@ def main(path: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
