@@ -116,6 +116,8 @@ class Machine:
 
     def remove(self) -> None:
         """End it for good."""
+        if not self.folder.exists():
+            return
         self.kill()
         for process in self._started:
             process.wait()
@@ -127,7 +129,7 @@ class Network:
     """A context manager: machines and the bridge between them; all of it goes with the block."""
 
     def __init__(self) -> None:
-        self.name, self.subnet = "", ""
+        self.name, self.subnet, self._numbers = "", "", 0
 
     @classmethod
     def require(cls) -> None:
@@ -153,8 +155,7 @@ class Network:
 
     def __exit__(self, *_: object) -> None:
         for machine in self.machines:
-            with suppress(subprocess.CalledProcessError):
-                machine.remove()
+            machine.remove()
         _ip("link", "del", self.name)
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -165,7 +166,8 @@ class Network:
 
     def machine(self) -> Machine:
         """One more."""
-        made = Machine(self, 2 + len(self.machines))
+        self._numbers += 1
+        made = Machine(self, 1 + self._numbers)
         self.machines.append(made)
         return made
 
