@@ -41,7 +41,7 @@ def summarize(night: Night, matches: CheckOutcome, began: str) -> dict[str, Any]
         "dead_letter_rows": manifest.dead_lettered,
         "forgotten_rows": left_out.rows if left_out else 0,
         "run_id": night.run_id,
-        "engine": manifest.work.engine,
+        "engine": manifest.work.where(),
         "model": {"name": model.name, "version": model.version, "sha256": manifest.model.sha256},
         "checks": [outcome.as_mapping(began) for outcome in outcomes],
         "digest": manifest.values.hex(),

@@ -66,7 +66,7 @@ def of_predictions(scored: Scored, verdict: Verdict, model: ModelVersion, before
         "rows_per_s": _rate(scored.rows_now, scored.seconds_now),
         "seconds_per_stage": _seconds_table({**manifest.seconds, "wall, with start-up": manifest.wall_seconds}, chunks),
         "workers_time": _picture(plot_work(manifest.work.seconds, STAGES), f"The workers' time{of}"),
-        "engine": manifest.work.engine + of,
+        "engine": manifest.work.where() + of,
         "what_limits_it": manifest.work.sentence() + of,
         "audit": f"{manifest.audit.rows} rows scored again, {manifest.audit.bit_equal} of them bit-equal",
         "batch_rows": manifest.batch_rows,
