@@ -19,6 +19,7 @@ _INK, _OURS, _OTHER = "#7d8590", "#2f81f7", "#9a9fa6"
 _TITLES = {
     "ours": "batch-assets",
     "ours_ray": "batch-assets (ray)",
+    "ours_spark": "batch-assets (spark)",
     "ours_local": "batch-assets (local)",
     "daft": "Daft",
     "ray_data": "Ray Data",

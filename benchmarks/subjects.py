@@ -60,6 +60,14 @@ def ours_ray(job: Job) -> dict[str, Any]:
         return _ours(job.workload, ray)
 
 
+def ours_spark(job: Job) -> dict[str, Any]:
+    """batch-assets in Python workers of Spark, through which no row passes."""
+    from batch_assets.engines.spark_engine import SparkEngine
+
+    with closing(SparkEngine()) as spark:
+        return _ours(job.workload, spark)
+
+
 def ours_local(job: Job) -> dict[str, Any]:
     """batch-assets on threads of one process."""
     from batch_assets.engines.local_engine import LocalEngine
@@ -140,6 +148,7 @@ def prepare(job: Job) -> dict[str, Any]:
 PIPELINES: dict[str, Callable[[Job], dict[str, Any]]] = {
     "ours": ours,
     "ours_ray": ours_ray,
+    "ours_spark": ours_spark,
     "ours_local": ours_local,
     "daft": daft,
     "ray_data": ray_data,
