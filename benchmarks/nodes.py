@@ -7,8 +7,8 @@
 The machines are network namespaces of this one, each with an address, folders and a cache of its own (root and iproute2 are
 needed); the bucket is a versitygw (`make servers`). `--kills` ends all processes of a machine of a Ray cluster at a random
 moment of a run, `--cuts` takes one off the network, and puts every second one back while the run goes on; another one joins
-each time. `--executors` kills an executor of a Spark cluster of two. The digest must be the undisturbed run's each time: exits 1
-if it is not. `--speed` scores with one machine of one core, and with two: whole calls, with workers that are there already.
+each time. `--executors` kills an executor of a Spark cluster of two. The digest must be the undisturbed run's each time: exits
+1 if it is not. `--speed` scores with one machine of one core, and with two: whole calls, with workers that are there already.
 """
 
 import argparse
