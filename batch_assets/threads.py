@@ -1,4 +1,4 @@
-"""Work on as many threads as this process may use processors, for whoever takes its results one after the other."""
+"""Work on several threads, for whoever takes its results one after the other."""
 
 import os
 from collections import deque
@@ -10,18 +10,24 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def in_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> Generator[Result]:
-    """The results of some items in their order; no more are held or under way than one for each processor.
+WAITING = 16
+"""As many threads as are worth it for work that waits for a server most of the time."""
+
+
+def in_threads(
+    work: Callable[[Item], Result], items: Iterable[Item], at_once: int | None = None
+) -> Generator[Result]:
+    """The results of some items in their order; no more are held or under way than `at_once`, by default one a processor.
 
     Items are taken by the calling thread. What one of them raises is raised where its result would be.
     """
-    processors = len(os.sched_getaffinity(0))
+    at_once = at_once or len(os.sched_getaffinity(0))
     ahead: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(processors) as pool:
+    with ThreadPoolExecutor(at_once) as pool:
         try:
             for item in items:
                 ahead.append(pool.submit(work, item))
-                if len(ahead) > processors:
+                if len(ahead) > at_once:
                     yield ahead.popleft().result()
             while ahead:
                 yield ahead.popleft().result()

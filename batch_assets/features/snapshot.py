@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.dataclasses import dataclass
 
 from batch_assets.arrow import regrouped
 from batch_assets.digest import Digest, key_digest
@@ -33,10 +34,9 @@ ones.
 _DOCUMENT = "_snapshot.json"
 
 
-class RowGroup(BaseModel):
+@dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
+class RowGroup:
     """One Parquet row group: how many rows, and the digest of their keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     rows: int
     keys: Digest
