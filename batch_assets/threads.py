@@ -14,9 +14,7 @@ WAITING = 16
 """As many threads as are worth it for work that waits for a server most of the time."""
 
 
-def in_threads(
-    work: Callable[[Item], Result], items: Iterable[Item], at_once: int | None = None
-) -> Generator[Result]:
+def in_threads(work: Callable[[Item], Result], items: Iterable[Item], at_once: int | None = None) -> Generator[Result]:
     """The results of some items in their order; no more are held or under way than `at_once`, by default one a processor.
 
     Items are taken by the calling thread. What one of them raises is raised where its result would be.

@@ -261,8 +261,13 @@ def require_unchanged(storage: Storage, path: str, file: SnapshotFile) -> str:
 
 
 def _digest(key: tuple[str, ...], schema_text: str, files: Iterable[SnapshotFile]) -> str:
-    content = [file.model_dump(exclude={"token"}) for file in files]
-    return hashlib.sha256(json.dumps([key, schema_text, content], sort_keys=True).encode()).hexdigest()
+    """The sha256 of key, schema and files as one JSON document, of which one file at a time is held."""
+    found = hashlib.sha256(f"[{json.dumps(key)}, {json.dumps(schema_text)}, [".encode())
+    for number, file in enumerate(files):
+        content = json.dumps(file.model_dump(exclude={"token"}), sort_keys=True)
+        found.update(f"{', ' if number else ''}{content}".encode())
+    found.update(b"]]")
+    return found.hexdigest()
 
 
 def _describe(path: Path, groups: Iterable[RowGroup]) -> SnapshotFile:

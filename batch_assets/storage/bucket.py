@@ -103,7 +103,10 @@ class Bucket:
         return _stamp(self.ask(path, lambda store: store.head(self.key(path))))
 
     def end(self, path: str, most: int) -> tuple[Stamp, bytes]:
-        """A file's stamp and its last bytes, at most so many, in one answer; none if the server gives no ends. Raises NotFound."""
+        """A file's stamp and its last bytes, at most so many, in one answer; none where the server gives no ends.
+
+        Raises NotFound.
+        """
 
         def asked(store: "S3Store") -> tuple[Stamp, bytes]:
             from obstore.exceptions import GenericError
