@@ -2,7 +2,7 @@
 
 A row group has 16 rows instead of 16,384, a chunk four row groups, and a part file 64 chunks. So the snapshot's description,
 plan, commits, proof and manifest are those of a day of 65,536 rows a chunk, and the day is made in a minute. The workers of the
-product score it by a model, so that every footer is one of theirs; each tenth chunk has a row that a rule takes out.
+product score it by a model, so that every footer is one of theirs; each third chunk has a row that a rule takes out.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,22 +21,26 @@ from batch_assets.features.provenance import Provenance, keep_provenance, sha256
 from batch_assets.features.snapshot import CurrentSnapshot, RowGroup, Snapshot, current_log, described, snapshot_folder
 from batch_assets.nightly.night import Night
 from batch_assets.scoring.scorer import Scorer
+from batch_assets_tests.nights import SETTINGS as KEPT
 from batch_assets_tests.small import DAY, Small, rows
 
 GROUP_ROWS, GROUPS, CHUNKS_OF_FILE = 16, 4, 64
 CHUNK_ROWS = GROUP_ROWS * GROUPS
 
-SCORING: dict[str, Any] = {
-    "chunk_rows": CHUNK_ROWS,
-    "batch_size": CHUNK_ROWS,
-    "exclude": [{"reason": "a rule", "column": "x", "op": ">", "value": 100}],
+SETTINGS: dict[str, Any] = {
+    "scoring": {
+        "chunk_rows": CHUNK_ROWS,
+        "batch_size": CHUNK_ROWS,
+        "exclude": [{"reason": "a rule", "column": "x", "op": ">", "value": 100}],
+    },
+    **KEPT,
 }
 
 
 def many_chunks(folder: Path, model: bytes, chunks: int, root: str = "", day: str = DAY) -> Small:
     """A small pipeline with a frozen day of so many chunks."""
     folder.mkdir(parents=True, exist_ok=True)
-    small = Small(folder, rows(1), model, root=root, scoring=SCORING)
+    small = Small(folder, rows(1), model, root=root, **SETTINGS)
     freeze(small, chunks, day)
     return small
 
@@ -81,8 +85,8 @@ def _groups(keys: pa.Array) -> Iterator[RowGroup]:
 
 
 def _rows(first: int, chunks: int) -> pa.Table:
-    """The rows of some chunks; the first of each tenth chunk is one that the rule takes out."""
+    """The rows of some chunks; the first of each third chunk is one that the rule takes out."""
     numbers = np.arange(first * CHUNK_ROWS, (first + chunks) * CHUNK_ROWS)
     x, y, z = np.random.default_rng(first).standard_normal((3, len(numbers)), dtype=np.float32)
-    x[numbers % (10 * CHUNK_ROWS) == 0] = 1_000
+    x[numbers % (3 * CHUNK_ROWS) == 0] = 1_000
     return pa.table({"user": numbers, "x": x, "y": y, "z": z})
