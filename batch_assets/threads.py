@@ -9,17 +9,16 @@ from typing import TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-
 WAITING = 16
-"""As many threads as are worth it for work that waits for a server most of the time."""
+"""So many threads at least are worth it for work that may wait for a server most of the time."""
 
 
-def in_threads(work: Callable[[Item], Result], items: Iterable[Item], at_once: int | None = None) -> Generator[Result]:
-    """The results of some items in their order; no more are held or under way than `at_once`, by default one a processor.
+def in_threads(work: Callable[[Item], Result], items: Iterable[Item], at_least: int = 1) -> Generator[Result]:
+    """The results of some items in their order; no more are held or under way than one a processor, or `at_least` so many.
 
     Items are taken by the calling thread. What one of them raises is raised where its result would be.
     """
-    at_once = at_once or len(os.sched_getaffinity(0))
+    at_once = max(at_least, len(os.sched_getaffinity(0)))
     ahead: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(at_once) as pool:
         try:

@@ -24,7 +24,7 @@ def test_results_come_in_the_order_of_their_items() -> None:
     assert list(in_threads(late, [])) == []
 
 
-@pytest.mark.parametrize(("said", "ahead"), [((), PROCESSORS), ((5,), 5)])
+@pytest.mark.parametrize(("said", "ahead"), [((), PROCESSORS), ((1,), PROCESSORS), ((PROCESSORS + 5,), PROCESSORS + 5)])
 def test_no_more_is_taken_ahead_than_is_said_or_one_for_each_processor(said: tuple[int, ...], ahead: int) -> None:
     taken: list[int] = []
 

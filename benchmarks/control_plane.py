@@ -53,6 +53,7 @@ from batch_assets_tests.servers import S3Gateway
 from batch_assets_tests.small import Quiet, Small, small_model
 
 CHUNK_ROWS = 65_536
+YEAR = 365
 MISSING = 130
 """Chunks that were not committed when the run was killed."""
 
@@ -63,11 +64,13 @@ class Table:
     def __init__(self) -> None:
         self._rows: dict[str, dict[str, str]] = {}
 
-    def time(self, what: str, where: str, work: Callable[[], object], times: int = 1) -> None:
-        """Do some work so often, and note the seconds of one."""
+    def time(self, what: str, where: str, work: Callable[[], object], times: int = 1) -> float:
+        """Do some work so often, and note the seconds of one, which are returned."""
         started = time.perf_counter()
         work()
-        self.note(what, where, f"{(time.perf_counter() - started) / times:.2f}")
+        seconds = (time.perf_counter() - started) / times
+        self.note(what, where, f"{seconds:.2f}")
+        return seconds
 
     def note(self, what: str, where: str, said: str) -> None:
         """Note a figure."""
@@ -149,8 +152,11 @@ def measure_pruning(table: Table, where: str, small: Small, days: int, folder: P
     for size, count in (("half as many days", days // 2), ("all days", days)):
         for back in range(count):
             link(2 + back)
-        table.time(f"prune: a day that is kept ({size})", where, partial(pruned, count + 2, dry=True, removed=0), count + 2)
-        table.time(f"prune: a day that goes ({size})", where, partial(pruned, 2, dry=False, removed=count), count)
+        looked, removed = partial(pruned, count + 2, dry=True, removed=0), partial(pruned, 2, dry=False, removed=count)
+        kept = table.time(f"prune: a day that is kept ({size})", where, looked, count + 2)
+        gone = table.time(f"prune: a day that goes ({size})", where, removed, count)
+    table.note("by that: a year is kept, one day goes", where, f"{YEAR * kept + gone:.0f}")
+    table.note("by that: a year goes at once", where, f"{YEAR * gone:.0f}")
 
 
 def _link(real: Path, copy: Path) -> None:
