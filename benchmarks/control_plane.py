@@ -12,7 +12,8 @@ and in that bucket behind a relay that lets each answer wait, as a network does.
 Pruning is of days with the same files, about 10,000 each: hard links, which are as many to list and to remove.
 
 `--driver-memory` lets a process of its own resume, finish and prove the day with one worker of Ray, and the day of a hundredth
-of the rows as well, and samples the memory of that process every 50 ms.
+of the rows as well, and samples the memory of that process every 50 ms. USS counts pages that nobody else has, and a library's
+pages are anybody's who has loaded it: it depends on what else runs, RSS does not.
 """
 
 import argparse
@@ -23,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import suppress
 from datetime import date, timedelta
 from functools import partial
 from pathlib import Path
@@ -31,10 +32,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import psutil
-from processes import SAMPLE_SECONDS, Peaks
+from processes import SAMPLE_SECONDS
 from relay import Relay
 
-from batch_assets.config import PipelineConfig
 from batch_assets.engines.local_engine import LocalEngine
 from batch_assets.models.registry import Registry
 from batch_assets.nightly.judge import judge
@@ -168,40 +168,29 @@ def _link(real: Path, copy: Path) -> None:
             os.link(file, target)
 
 
-def finish(folder: Path) -> None:
-    """What the driver does whose memory is sampled: finish the day that lies in a folder."""
-    from batch_assets.engines.engine import EngineSettings
-    from batch_assets.engines.ray_engine import RayEngine
-
-    config = PipelineConfig.model_validate_json((folder / "config.json").read_text())
-    storage = open_storage(str(folder / "root"))
-    night = Night.open(config, storage, DAY, Registry(storage).resolve(config.model))
-    with closing(RayEngine(settings=EngineSettings(workers=1))) as engine:
-        print(len(score(night, engine, Quiet()).manifest.files), "chunks")
-
-
-def driver_memory(folder: Path, rows: int) -> int:
-    """The peak USS in bytes of a driver that finishes a day of so many rows."""
-    chunks, peaks = math.ceil(rows / CHUNK_ROWS), Peaks()
-    killed(folder, chunks)
-    with subprocess.Popen([sys.executable, __file__, "--finish", str(folder)], start_new_session=True) as process:  # noqa: S603
+def driver_memory(folder: Path, rows: int) -> tuple[int, int]:
+    """The peak USS and RSS in bytes of a driver that finishes a day of so many rows."""
+    killed(folder, math.ceil(rows / CHUNK_ROWS))
+    command, uss, rss = [sys.executable, str(Path(__file__).with_name("driver.py")), str(folder), DAY], 0, 0
+    with subprocess.Popen(command) as process:  # noqa: S603 - our own script
         driver = psutil.Process(process.pid)
         while process.poll() is None:
             with suppress(psutil.NoSuchProcess):
-                peaks.sample_memory(driver)
+                seen = driver.memory_full_info()
+                uss, rss = max(uss, seen.uss), max(rss, seen.rss)
             time.sleep(SAMPLE_SECONDS)
     if process.returncode:
         raise SystemExit(f"the driver of {rows:,} rows ended with {process.returncode}")
-    return peaks.driver
+    return uss, rss
 
 
 def compare_memory(rows: int) -> None:
     """Print the driver's memory for a day and for a hundredth of it."""
     with tempfile.TemporaryDirectory() as folder:
         small, great = (driver_memory(Path(folder, str(size)), size) for size in (rows // 100, rows))
-    print(
-        f"driver: {small / 1e6:.0f} MB of {rows // 100:,} rows, {great / 1e6:.0f} MB of {rows:,} rows, {great / small:.2f} : 1"
-    )
+    print(f"| peak of the driver, MB | {rows // 100:,} rows | {rows:,} rows | |\n|---|--:|--:|--:|")
+    for name, one, other in zip(("USS", "RSS"), small, great, strict=True):
+        print(f"| {name} | {one / 1e6:.0f} | {other / 1e6:.0f} | {other / one:.2f} : 1 |")
 
 
 def compare(said: argparse.Namespace) -> None:
@@ -236,11 +225,8 @@ def main() -> None:
     parser.add_argument("--days-in-bucket", type=int, default=6)
     parser.add_argument("--round-trip-ms", type=float, default=20.0)
     parser.add_argument("--driver-memory", action="store_true")
-    parser.add_argument("--finish", type=Path, help=argparse.SUPPRESS)
     said = parser.parse_args()
-    if said.finish:
-        finish(said.finish)
-    elif said.driver_memory:
+    if said.driver_memory:
         compare_memory(said.rows)
     else:
         compare(said)
