@@ -13,7 +13,7 @@ from batch_assets.errors import CommitBroken, ProofFailed
 from batch_assets.features.keys import identity
 from batch_assets.features.snapshot import Snapshot, SnapshotReader
 from batch_assets.runs.chunks import Chunk
-from batch_assets.runs.commit import RejectsFile, read_committed, read_keys
+from batch_assets.runs.commit import RejectsFile, keys_of, read_committed, read_keys
 from batch_assets.runs.commits import Committed
 from batch_assets.runs.evidence import Proof
 from batch_assets.runs.rejects import DEAD_LETTER
@@ -69,23 +69,20 @@ def _reread(storage: Storage, folder: str, chunk: Chunk, key: Sequence[str], com
     if chunk.number not in commits:
         raise ProofFailed(f"{chunk.name} of {folder} is missing.")
     commit = commits[chunk.number]
-    found = _keys(storage, f"{folder}/{chunk.name}.parquet", key)
+    found = key_digest(read_keys(storage, f"{folder}/{chunk.name}.parquet", key))
     if found.count != commit.scored:
         raise ProofFailed(f"{chunk.name} of {folder} holds {found.count:,} scored rows, its footer says {commit.scored:,}.")
     if commit.rejects is not None:
         path = f"{folder}/{commit.rejects.name}"
-        if hashlib.sha256(storage.read(path)).hexdigest() != commit.rejects.sha256:
+        content = storage.read(path)
+        if hashlib.sha256(content).hexdigest() != commit.rejects.sha256:
             raise CommitBroken(
                 f"{path} was changed after it was committed: remove it and run again, then its chunk is scored again."
             )
-        found = found + _keys(storage, path, key)
+        found = found + key_digest(keys_of(content, path, key))
     if found != commit.keys:
         raise ProofFailed(f"{chunk.name} of {folder} holds other keys than its footer says: missing, doubled or foreign.")
     return found
-
-
-def _keys(storage: Storage, path: str, key: Sequence[str]) -> Digest:
-    return key_digest(read_keys(storage, path, key))
 
 
 def _spans(chunks: Sequence[Chunk], groups: Sequence[tuple[int, Digest]]) -> Iterator[tuple[list[Chunk], Digest]]:

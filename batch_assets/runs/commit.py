@@ -9,7 +9,7 @@ import hashlib
 import os
 import socket
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 import numpy as np
@@ -160,25 +160,31 @@ def read_commits(storage: Storage, folder: str, plan: Sequence[Chunk], run_id: s
 
 def read_committed(storage: Storage, path: str, columns: Sequence[str] | None = None) -> pa.Table:
     """The rows of a committed file. Raises CommitBroken if it cannot be read."""
+    return _rows(lambda: storage.open(path), path, columns)
+
+
+def read_keys(storage: Storage, path: str, key: Sequence[str]) -> pa.Array:
+    """What the rows of a committed file are about: their identities. Raises CommitBroken if it cannot be read."""
+    return identity(read_committed(storage, path, key), key)
+
+
+def keys_of(content: bytes, path: str, key: Sequence[str]) -> pa.Array:
+    """The same of a committed file whose content was read already."""
+    return identity(_rows(lambda: pa.BufferReader(content), path, key), key)
+
+
+def _rows(opened: Callable[[], pa.NativeFile], path: str, columns: Sequence[str] | None) -> pa.Table:
     try:
-        with storage.open(path) as file:
+        with opened() as file:
             parquet = pq.ParquetFile(file)  # pq.read_table makes a dataset of each file first
-            return parquet.read(use_threads=False) if columns is None else _columns(parquet, list(columns))
+            if columns is None:
+                return parquet.read(use_threads=False)
+            return parquet.read(list(columns), use_threads=False).select(list(columns))  # what is not there is a KeyError then
     except (OSError, pa.ArrowException, KeyError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise CommitBroken(
             f"{path} cannot be read ({reason}): remove it and run again, then the chunk is scored again."
         ) from error
-
-
-def _columns(parquet: pq.ParquetFile, columns: list[str]) -> pa.Table:
-    """Some columns of a file, in this order. Raises KeyError if it lacks one, which Arrow itself does not."""
-    return parquet.read(columns, use_threads=False).select(columns)
-
-
-def read_keys(storage: Storage, path: str, key: Sequence[str]) -> pa.Array:
-    """What the rows of a committed file are about: their identities. Raises CommitBroken if it cannot be read."""
-    return identity(read_committed(storage, path, list(key)), key)
 
 
 def predictions_table(kept: pa.Table, records: Records, version: str, day: str) -> pa.Table:
