@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
 
 from batch_assets.arrow import as_numpy
 
@@ -25,10 +26,12 @@ _ROWS_AT_ONCE = 1 << 14
 """Words of so many rows (128 KiB) stay in the processor's cache, and memory for them is not asked of the system each time."""
 
 
-class Digest(BaseModel):
-    """How many rows, and two sums of hashes modulo 2**64."""
+@dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
+class Digest:
+    """How many rows, and two sums of hashes modulo 2**64.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    A driver holds one for each row group of a day, tens of thousands: so it is no larger than what it says.
+    """
 
     count: int = 0
     a: int = 0

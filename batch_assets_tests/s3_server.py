@@ -24,6 +24,8 @@ class S3Server:
 
     def __init__(self) -> None:
         self._moto, self._turn = DomainDispatcherApplication(create_backend_app), threading.Lock()
+        self.asked: list[str] = []
+        """Method and path of each request, as they came."""
         self.answers_to_lose = 0
         """So many of the next puts take place, and who asked is told that the server failed."""
         self._server = make_server("127.0.0.1", 0, self._answer, threaded=True, request_handler=_Silent)
@@ -38,6 +40,7 @@ class S3Server:
 
     def _answer(self, environment: dict[str, Any], start: Any) -> Iterable[bytes]:
         with self._turn:
+            self.asked.append(f"{environment['REQUEST_METHOD']} {environment['PATH_INFO']}")
             if environment["REQUEST_METHOD"] != "PUT" or not self.answers_to_lose:
                 return [b"".join(self._moto(environment, start))]
             self.answers_to_lose -= 1

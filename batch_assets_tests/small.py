@@ -32,6 +32,7 @@ from batch_assets.nightly.publish import Published, publish
 from batch_assets.nightly.score import score
 from batch_assets.proof.keys import prove
 from batch_assets.runs.commit import ChunkCommit, read_commits
+from batch_assets.runs.commits import Commits
 from batch_assets.runs.evidence import Proof
 from batch_assets.scoring.batch_size import Sweep
 from batch_assets.scoring.heads.classifier import Binary, Classes
@@ -236,11 +237,15 @@ class Working:
             return {commit.number: commit for commit in sorted(workers.map(Scorer.score, self.run.plan), key=_number)}
 
     def commits(self) -> dict[int, ChunkCommit]:
-        return read_commits(self.small.storage, self.run.folder, self.run.plan, self.run.run_id)
+        found = read_commits(self.small.storage, self.run.folder, self.run.plan, self.run.run_id)
+        return {commit.number: commit for commit in found}
 
     def prove(self) -> Proof:
-        frozen = self.run.frozen
-        return prove(self.small.storage, frozen.snapshot, frozen.folder, self.run.folder, self.run.plan, self.commits())
+        frozen, card = self.run.frozen, self.run.model.card
+        commits = Commits(card.baseline.edges, card.head.record)
+        for commit in self.commits().values():
+            commits.add(commit)
+        return prove(self.small.storage, frozen.snapshot, frozen.folder, self.run.folder, self.run.plan, commits)
 
     def path(self, chunk: int) -> Path:
         return self.small.storage.local_path(f"{self.run.folder}/chunk-{chunk:05d}.parquet")

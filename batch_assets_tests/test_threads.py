@@ -24,7 +24,8 @@ def test_results_come_in_the_order_of_their_items() -> None:
     assert list(in_threads(late, [])) == []
 
 
-def test_no_more_is_taken_than_one_for_each_processor_ahead() -> None:
+@pytest.mark.parametrize(("said", "ahead"), [((), PROCESSORS), ((1,), PROCESSORS), ((PROCESSORS + 5,), PROCESSORS + 5)])
+def test_no_more_is_taken_ahead_than_is_said_or_one_for_each_processor(said: tuple[int, ...], ahead: int) -> None:
     taken: list[int] = []
 
     def items() -> Iterator[int]:
@@ -32,11 +33,11 @@ def test_no_more_is_taken_than_one_for_each_processor_ahead() -> None:
             taken.append(item)
             yield item
 
-    results = in_threads(str, items())
+    results = in_threads(str, items(), *said)
     assert taken == []
     for asked in range(1, 20):
         assert next(results) == str(asked - 1)
-        assert len(taken) == asked + PROCESSORS
+        assert len(taken) == asked + ahead
     results.close()
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.dataclasses import dataclass
 
 from batch_assets.arrow import regrouped
 from batch_assets.digest import Digest, key_digest
@@ -33,10 +34,9 @@ ones.
 _DOCUMENT = "_snapshot.json"
 
 
-class RowGroup(BaseModel):
+@dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
+class RowGroup:
     """One Parquet row group: how many rows, and the digest of their keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     rows: int
     keys: Digest
@@ -261,8 +261,13 @@ def require_unchanged(storage: Storage, path: str, file: SnapshotFile) -> str:
 
 
 def _digest(key: tuple[str, ...], schema_text: str, files: Iterable[SnapshotFile]) -> str:
-    content = [file.model_dump(exclude={"token"}) for file in files]
-    return hashlib.sha256(json.dumps([key, schema_text, content], sort_keys=True).encode()).hexdigest()
+    """The sha256 of key, schema and files as one JSON document, of which one file at a time is held."""
+    found = hashlib.sha256(f"[{json.dumps(key)}, {json.dumps(schema_text)}, [".encode())
+    for number, file in enumerate(files):
+        content = json.dumps(file.model_dump(exclude={"token"}), sort_keys=True)
+        found.update(f"{', ' if number else ''}{content}".encode())
+    found.update(b"]]")
+    return found.hexdigest()
 
 
 def _describe(path: Path, groups: Iterable[RowGroup]) -> SnapshotFile:

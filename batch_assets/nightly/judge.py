@@ -137,7 +137,7 @@ def _judge_scores(night: Night, manifest: Manifest, beside: _Beside) -> tuple[Ch
 def _models(night: Night) -> set[tuple[str, str]]:
     """Every (version, sha256) that the footers of a run's chunks name."""
     commits = read_commits(night.storage, night.folder, night.plan, night.run_id)
-    return {(commit.model_version, commit.model_sha256) for commit in commits.values()}
+    return {(commit.model_version, commit.model_sha256) for commit in commits}
 
 
 @dataclass(frozen=True)

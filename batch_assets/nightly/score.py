@@ -18,12 +18,12 @@ from batch_assets.proof.agreement import agreement
 from batch_assets.proof.audit import Sample, compare, detection, draw
 from batch_assets.proof.keys import prove
 from batch_assets.runs.bottleneck import WorkTime
-from batch_assets.runs.commit import ChunkCommit, read_commits
+from batch_assets.runs.commit import read_commits
+from batch_assets.runs.commits import Commits
 from batch_assets.runs.evidence import Agreement, Audit, Proof
 from batch_assets.runs.manifest import (
     Manifest,
     ModelPin,
-    added,
     damage,
     finished_entry,
     manifest_files,
@@ -82,13 +82,14 @@ def score(night: Night, engine: Engine, progress: Progress) -> Scored:
     with lease(storage, night.folder) as others:
         for other in others.alive:
             progress.say(f"{run} is active elsewhere too ({other}); commits are shared, rows are not doubled.")
-        commits = read_commits(storage, night.folder, night.plan, night.run_id)
-        resumed = len(commits)
+        commits = Commits(model.card.baseline.edges, model.card.head.record)
+        for commit in read_commits(storage, night.folder, night.plan, night.run_id):
+            commits.add(commit)
+        resumed, before = len(commits), commits.rows
         if resumed:
             progress.say(f"{run} resumes: {resumed} of {len(night.plan)} chunks are committed.")
         total = night.frozen.snapshot.rows
         require_space(storage, total * BYTES_PER_ROW + SPARE_BYTES, f"Scoring and publishing {total:,} rows")
-        before = sum(commit.rows for commit in commits.values())
         with engine.open(task, progress.say, died=others.died > 0) as workers:
             agreed = _agreement(workers, night)
             _score_rest(workers, night, commits, progress)
@@ -124,14 +125,13 @@ class Done:
     proof_seconds: float
 
 
-def _score_rest(workers: Workers, night: Night, commits: dict[int, ChunkCommit], progress: Progress) -> None:
+def _score_rest(workers: Workers, night: Night, commits: Commits, progress: Progress) -> None:
     """Score what is not committed yet; adds to `commits`."""
-    total, done = night.frozen.snapshot.rows, sum(commit.rows for commit in commits.values())
-    progress.at("scoring", done, total)
+    total = night.frozen.snapshot.rows
+    progress.at("scoring", commits.rows, total)
     for commit in workers.map(Scorer.score, [chunk for chunk in night.plan if chunk.number not in commits]):
-        commits[commit.number] = commit
-        done += commit.rows
-        progress.at("scoring", done, total)
+        commits.add(commit)
+        progress.at("scoring", commits.rows, total)
 
 
 def _agreement(workers: Workers, night: Night) -> Agreement | None:
@@ -146,10 +146,10 @@ def _agreement(workers: Workers, night: Night) -> Agreement | None:
     return None  # not a single row is to be scored
 
 
-def _audit(workers: Workers, night: Night, commits: dict[int, ChunkCommit]) -> Audit:
+def _audit(workers: Workers, night: Night, commits: Commits) -> Audit:
     """Score some rows again. Raises ProofFailed, naming chunk and key, if a value is another."""
-    rows, scored = (sum(getattr(commit, name) for commit in commits.values()) for name in ("rows", "scored"))
-    left_out = rows / scored - 1 if scored else 0.0  # for each row that was scored; a quarter more are drawn for chance
+    scored = commits.scored
+    left_out = commits.rows / scored - 1 if scored else 0.0  # for each row that was scored; a quarter more are drawn for chance
     settings, snapshot = night.settings, night.frozen.snapshot
     drawn = draw(snapshot, night.plan, settings.audit_groups, math.ceil(settings.audit_rows * (1 + 1.25 * left_out)))
     samples = [
@@ -172,7 +172,7 @@ def _audit(workers: Workers, night: Night, commits: dict[int, ChunkCommit]) -> A
 
 def _manifest(
     night: Night,
-    commits: dict[int, ChunkCommit],
+    commits: Commits,
     done: Done,
     earlier: LogEntry[Manifest] | None,
 ) -> Manifest:
@@ -183,7 +183,6 @@ def _manifest(
     """
     config, storage, model = night.config, night.storage, night.model
     files = manifest_files(storage, night.folder, night.plan, commits)
-    ordered = [commits[chunk.number] for chunk in night.plan]
     card = model.card
     manifest = Manifest(
         run_id=night.run_id,
@@ -195,21 +194,21 @@ def _manifest(
         model=ModelPin(name=model.name, version=model.version, digest=model.digest, sha256=card.model_sha256),
         approval=model.approval,
         contract=config.features.contract.fingerprint(),
-        rows=sum(commit.rows for commit in ordered),
-        scored=sum(commit.scored for commit in ordered),
-        excluded=sum(commit.excluded for commit in ordered),
-        dead_lettered=sum(commit.dead_lettered for commit in ordered),
-        values=sum((commit.values for commit in ordered), Digest()),
+        rows=commits.rows,
+        scored=commits.scored,
+        excluded=commits.excluded,
+        dead_lettered=commits.dead_lettered,
+        values=commits.digest,
         proof=done.proof,
         audit=done.audit,
         agreement=done.agreement,
-        histogram=sum((commit.histogram for commit in ordered), Histogram.empty(card.baseline.edges)),
+        histogram=commits.histogram,
         record=card.head.record,
-        labels=added((commit.labels for commit in ordered), card.head.record),
+        labels=commits.labels,
         files=files,
-        batch_rows=min((commit.batch_rows for commit in ordered), default=night.settings.batch_rows),
-        environments=_distinct(commit.environment for commit in ordered),
-        seconds=_summed(commit.seconds for commit in ordered),
+        batch_rows=min((commit.batch_rows for commit in commits.values()), default=night.settings.batch_rows),
+        environments=_distinct(commits[chunk.number].environment for chunk in night.plan),
+        seconds=commits.seconds,
         work=done.work,
         scored_here=done.scored_here,
         wall_seconds=done.wall_seconds,
@@ -254,11 +253,3 @@ def _distinct(environments: Iterable[dict[str, str]]) -> tuple[dict[str, str], .
         if environment not in found:
             found.append(environment)
     return tuple(found)
-
-
-def _summed(timings: Iterable[dict[str, float]]) -> dict[str, float]:
-    total: dict[str, float] = {}
-    for timing in timings:
-        for stage, seconds in timing.items():
-            total[stage] = round(total.get(stage, 0.0) + seconds, 6)
-    return total

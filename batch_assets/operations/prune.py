@@ -12,10 +12,19 @@ from dataclasses import dataclass
 from typing import Literal
 
 from batch_assets.config import PipelineConfig
-from batch_assets.errors import CommitBroken, ConfigError, StoreUnavailable
+from batch_assets.errors import (
+    CommitBroken,
+    ConfigError,
+    LostEntry,
+    NotFound,
+    StoreUnavailable,
+    TornEntry,
+    UnreadableEntry,
+)
 from batch_assets.features.snapshot import partition_folder
 from batch_assets.nightly.progress import Progress
 from batch_assets.runs.commit import day_folder, read_footer
+from batch_assets.runs.manifest import manifest_log
 from batch_assets.serving.export import export_folder
 from batch_assets.serving.live import current_log
 from batch_assets.serving.release import in_stores, release_parts
@@ -23,6 +32,7 @@ from batch_assets.serving.retention import retire
 from batch_assets.serving.store import release_folder
 from batch_assets.storage import Storage
 from batch_assets.storage.lease import at_work, left_behind
+from batch_assets.threads import WAITING, in_threads
 
 Kind = Literal[
     "exports",
@@ -94,7 +104,7 @@ def prune(config: PipelineConfig, storage: Storage, keep_days: int | None, dry_r
         if one.day in busy:
             continue
         folder, _, name = one.path.rpartition("/")
-        if one.kind == "rejects files" and name not in _unnamed_rejects(storage, folder):
+        if one.kind == "rejects files" and not _is_unnamed(storage, folder, name):
             continue  # its chunk was committed meanwhile, and names it
         if not dry_run:
             _remove(storage, config.name, one, progress)
@@ -197,22 +207,37 @@ def _within(storage: Storage, folder: str, prefix: str) -> list[str]:
 
 
 def _unnamed_rejects(storage: Storage, folder: str) -> dict[str, int]:
-    """The rejects files of a run that the footer of no predictions file names: their writers lost a race, or died."""
+    """The rejects files of a run that the footer of no predictions file names: their writers lost a race, or died.
+
+    Those that the run's manifest names are named by footers too, so only the others' footers are read.
+    """
     names = storage.names(folder)
-    found = {}
-    for name, size in names.items():
-        chunk, _, rest = name.partition(".rejects.")
-        if not rest:
-            continue
-        named = None
-        if f"{chunk}.parquet" in names:
-            try:
-                named = read_footer(storage, f"{folder}/{chunk}.parquet").rejects
-            except CommitBroken:
-                continue  # nobody can tell what it named
-        if named is None or named.name != name:
-            found[name] = size
-    return found
+    asked = [name for name in names if ".rejects." in name]
+    if asked:
+        known = _named_by_manifest(storage, folder)
+        asked = [name for name in asked if name not in known]
+    unnamed = in_threads(lambda name: _is_unnamed(storage, folder, name), asked, WAITING)
+    return {name: names[name] for name, goes in zip(asked, unnamed, strict=True) if goes}
+
+
+def _named_by_manifest(storage: Storage, folder: str) -> set[str]:
+    """The rejects files that a run's newest manifest names; none if it has no manifest that can be read."""
+    try:
+        entry = manifest_log(storage, folder).latest()
+        return {file.rejects.name for file in entry.body.files if file.rejects} if entry else set()
+    except (TornEntry, LostEntry, UnreadableEntry):
+        return set()
+
+
+def _is_unnamed(storage: Storage, folder: str, name: str) -> bool:
+    """Whether the footer of its chunk does not name a rejects file, or its chunk was never committed."""
+    try:
+        named = read_footer(storage, f"{folder}/{name.partition('.')[0]}.parquet").rejects
+    except NotFound:
+        return True
+    except CommitBroken:
+        return False  # nobody can tell what it named
+    return named is None or named.name != name
 
 
 def _size(storage: Storage, folder: str) -> int:

@@ -36,7 +36,8 @@ from batch_assets.runs.commit import (
     write_commit,
     write_rejects,
 )
-from batch_assets.runs.manifest import LeftOut, Manifest, ManifestFile, added, manifest_files
+from batch_assets.runs.commits import Commits
+from batch_assets.runs.manifest import LeftOut, Manifest, ManifestFile, manifest_files
 from batch_assets.runs.rejects import EXCLUDED, NO_PROBABILITIES, NON_FINITE_OUTPUT
 from batch_assets.storage import Storage
 
@@ -79,10 +80,9 @@ def rewrite_run(work: Rewriting, registry: Registry, manifest: Manifest, release
     plan = tuple(replace(chunk, number=number) for number, (chunk, _) in enumerate(left))
     run_id = _run_id(work, registry, manifest, plan)
     folder = run_folder(manifest.pipeline, manifest.partition, run_id)
-    commits = {
-        chunk.number: _rewrite_chunk(work, manifest, folder, chunk, commit, run_id)
-        for chunk, (_, (_, commit)) in zip(plan, left, strict=True)
-    }
+    commits = Commits(manifest.histogram.edges, manifest.record)
+    for chunk, (_, (_, commit)) in zip(plan, left, strict=True):
+        commits.add(_rewrite_chunk(work, manifest, folder, chunk, commit, run_id))
     before = tuple(dict.fromkeys((*manifest.releases_before, *releases)))
     new = _manifest(work, manifest, folder, plan, commits).model_copy(
         update={"run_id": run_id, "folder": folder, "left_out": LeftOut(number=work.number, instead_of=before)}
@@ -97,9 +97,7 @@ def rewrite_run(work: Rewriting, registry: Registry, manifest: Manifest, release
     return new
 
 
-def _manifest(
-    work: Rewriting, manifest: Manifest, folder: str, plan: tuple[Chunk, ...], commits: dict[int, ChunkCommit]
-) -> Manifest:
+def _manifest(work: Rewriting, manifest: Manifest, folder: str, plan: tuple[Chunk, ...], commits: Commits) -> Manifest:
     """The manifest of the commits in a folder, after they were proven against the new snapshot. Raises ProofFailed."""
     proof = prove(work.storage, work.after.snapshot, work.after.folder, folder, plan, commits)
     return manifest.model_copy(
@@ -107,13 +105,13 @@ def _manifest(
             "snapshot": work.after.snapshot.digest,
             "snapshot_folder": work.after.folder,
             "rows": proof.rows,
-            "scored": sum(commit.scored for commit in commits.values()),
-            "excluded": sum(commit.excluded for commit in commits.values()),
-            "dead_lettered": sum(commit.dead_lettered for commit in commits.values()),
-            "values": sum((commit.values for commit in commits.values()), Digest()),
+            "scored": commits.scored,
+            "excluded": commits.excluded,
+            "dead_lettered": commits.dead_lettered,
+            "values": commits.digest,
             "proof": proof,
-            "histogram": sum((one.histogram for one in commits.values()), Histogram.empty(manifest.histogram.edges)),
-            "labels": added((commit.labels for commit in commits.values()), manifest.record),
+            "histogram": commits.histogram,
+            "labels": commits.labels,
             "files": manifest_files(work.storage, folder, plan, commits),
         }
     )
@@ -222,7 +220,7 @@ def _rewrite_replay(work: Rewriting, manifest: Manifest, file: ManifestFile, pat
     found = read_committed(storage, path) if len(table) else table
     values = keyed_digest(identity(found, key), manifest.record.from_table(found).flat())
     name = path.rpartition("/")[2]
-    new = file.model_copy(update={"name": name, "size": len(data), "scored": len(table), "values": values})
+    new = replace(file, name=name, size=len(data), scored=len(table), values=values)
     if not same_rows(table, found):
         raise ProofFailed(f"{path} is not what {file.name} was without the rows that go: remove it and try again.")
     return new, records

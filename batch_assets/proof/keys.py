@@ -13,11 +13,12 @@ from batch_assets.errors import CommitBroken, ProofFailed
 from batch_assets.features.keys import identity
 from batch_assets.features.snapshot import Snapshot, SnapshotReader
 from batch_assets.runs.chunks import Chunk
-from batch_assets.runs.commit import ChunkCommit, RejectsFile, read_committed, read_keys
+from batch_assets.runs.commit import RejectsFile, keys_of, read_committed, read_keys
+from batch_assets.runs.commits import Committed
 from batch_assets.runs.evidence import Proof
 from batch_assets.runs.rejects import DEAD_LETTER
 from batch_assets.storage import Storage
-from batch_assets.threads import in_threads
+from batch_assets.threads import WAITING, in_threads
 
 
 def prove(
@@ -26,7 +27,7 @@ def prove(
     snapshot_folder: str,
     folder: str,
     plan: Sequence[Chunk],
-    commits: Mapping[int, ChunkCommit],
+    commits: Mapping[int, Committed],
 ) -> Proof:
     """Compare a run's committed files with its snapshot, row for row by key digest.
 
@@ -34,7 +35,7 @@ def prove(
         ProofFailed: chunks do not tile the snapshot, or rows are missing, doubled or foreign.
         CommitBroken: a committed file cannot be read or was changed.
     """
-    reread = in_threads(lambda chunk: _reread(storage, folder, chunk, snapshot.key, commits), plan)
+    reread = in_threads(lambda chunk: _reread(storage, folder, chunk, snapshot.key, commits), plan, WAITING)
     found = {chunk.number: digest for chunk, digest in zip(plan, reread, strict=True)}
     if set(commits) != set(found):
         raise ProofFailed(f"{folder} holds commits that are not in the plan: {sorted(set(commits) - set(found))}.")
@@ -63,28 +64,25 @@ def prove_replays(
         raise ProofFailed(f"The replays of {chunk} of {folder} hold rows that are doubled or were no dead letters.")
 
 
-def _reread(storage: Storage, folder: str, chunk: Chunk, key: Sequence[str], commits: Mapping[int, ChunkCommit]) -> Digest:
+def _reread(storage: Storage, folder: str, chunk: Chunk, key: Sequence[str], commits: Mapping[int, Committed]) -> Digest:
     """The digest of all keys in a chunk's predictions and rejects files."""
     if chunk.number not in commits:
         raise ProofFailed(f"{chunk.name} of {folder} is missing.")
     commit = commits[chunk.number]
-    found = _keys(storage, f"{folder}/{chunk.name}.parquet", key)
+    found = key_digest(read_keys(storage, f"{folder}/{chunk.name}.parquet", key))
     if found.count != commit.scored:
         raise ProofFailed(f"{chunk.name} of {folder} holds {found.count:,} scored rows, its footer says {commit.scored:,}.")
     if commit.rejects is not None:
         path = f"{folder}/{commit.rejects.name}"
-        if hashlib.sha256(storage.read(path)).hexdigest() != commit.rejects.sha256:
+        content = storage.read(path)
+        if hashlib.sha256(content).hexdigest() != commit.rejects.sha256:
             raise CommitBroken(
                 f"{path} was changed after it was committed: remove it and run again, then its chunk is scored again."
             )
-        found = found + _keys(storage, path, key)
+        found = found + key_digest(keys_of(content, path, key))
     if found != commit.keys:
         raise ProofFailed(f"{chunk.name} of {folder} holds other keys than its footer says: missing, doubled or foreign.")
     return found
-
-
-def _keys(storage: Storage, path: str, key: Sequence[str]) -> Digest:
-    return key_digest(read_keys(storage, path, key))
 
 
 def _spans(chunks: Sequence[Chunk], groups: Sequence[tuple[int, Digest]]) -> Iterator[tuple[list[Chunk], Digest]]:

@@ -9,13 +9,14 @@ import hashlib
 import os
 import socket
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.dataclasses import dataclass
 
 from batch_assets.arrow import as_arrow
 from batch_assets.digest import Digest
@@ -25,14 +26,14 @@ from batch_assets.histogram import Histogram
 from batch_assets.records import Records, as_dictionary
 from batch_assets.runs.chunks import Chunk
 from batch_assets.storage import Storage
+from batch_assets.threads import WAITING, in_threads
 
 _FOOTER = b"batch_assets.commit"
 
 
-class RejectsFile(BaseModel):
+@dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
+class RejectsFile:
     """The file of rows that were excluded or dead-lettered."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     size: int
@@ -141,40 +142,49 @@ def read_footer(storage: Storage, path: str) -> ChunkCommit:
         ) from error
 
 
-def read_commits(storage: Storage, folder: str, plan: Sequence[Chunk], run_id: str) -> dict[int, ChunkCommit]:
-    """The commits that are there, by chunk number: one listing and their footers, never rows.
+def read_commits(storage: Storage, folder: str, plan: Sequence[Chunk], run_id: str) -> Iterator[ChunkCommit]:
+    """The commits that are there, in the order of the plan: one listing and their footers, never rows.
 
     A commit whose rejects file was lost or cut since is none: its predictions file is removed, so that the chunk is scored
-    again.
+    again. Raises CommitBroken.
     """
     names = storage.names(folder)
-    commits = {}
-    for chunk in plan:
-        if f"{chunk.name}.parquet" not in names:
-            continue
-        commit = read_commit(storage, folder, chunk, run_id)
+    there = [chunk for chunk in plan if f"{chunk.name}.parquet" in names]
+    read = in_threads(lambda chunk: read_commit(storage, folder, chunk, run_id), there, WAITING)
+    for chunk, commit in zip(there, read, strict=True):
         if commit.rejects and names.get(commit.rejects.name) != commit.rejects.size:
             storage.delete(f"{folder}/{chunk.name}.parquet")
         else:
-            commits[chunk.number] = commit
-    return commits
+            yield commit
 
 
 def read_committed(storage: Storage, path: str, columns: Sequence[str] | None = None) -> pa.Table:
     """The rows of a committed file. Raises CommitBroken if it cannot be read."""
-    try:
-        with storage.open(path) as file:
-            return pq.read_table(file, columns=columns, use_threads=False)
-    except (OSError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise CommitBroken(
-            f"{path} cannot be read ({reason}): remove it and run again, then the chunk is scored again."
-        ) from error
+    return _rows(lambda: storage.open(path), path, columns)
 
 
 def read_keys(storage: Storage, path: str, key: Sequence[str]) -> pa.Array:
     """What the rows of a committed file are about: their identities. Raises CommitBroken if it cannot be read."""
-    return identity(read_committed(storage, path, list(key)), key)
+    return identity(read_committed(storage, path, key), key)
+
+
+def keys_of(content: bytes, path: str, key: Sequence[str]) -> pa.Array:
+    """The same of a committed file whose content was read already."""
+    return identity(_rows(lambda: pa.BufferReader(content), path, key), key)
+
+
+def _rows(opened: Callable[[], pa.NativeFile], path: str, columns: Sequence[str] | None) -> pa.Table:
+    try:
+        with opened() as file:
+            parquet = pq.ParquetFile(file)  # pq.read_table makes a dataset of each file first
+            if columns is None:
+                return parquet.read(use_threads=False)
+            return parquet.read(list(columns), use_threads=False).select(list(columns))  # what is not there is a KeyError then
+    except (OSError, pa.ArrowException, KeyError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise CommitBroken(
+            f"{path} cannot be read ({reason}): remove it and run again, then the chunk is scored again."
+        ) from error
 
 
 def predictions_table(kept: pa.Table, records: Records, version: str, day: str) -> pa.Table:

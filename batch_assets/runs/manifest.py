@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.dataclasses import dataclass
 
 from batch_assets.digest import Digest
 from batch_assets.errors import CommitBroken
@@ -13,16 +14,16 @@ from batch_assets.logs import LogEntry, NumberedLog
 from batch_assets.records import RecordType
 from batch_assets.runs.bottleneck import WorkTime
 from batch_assets.runs.chunks import Chunk
-from batch_assets.runs.commit import ChunkCommit, RejectsFile, read_committed
+from batch_assets.runs.commit import RejectsFile, read_committed
+from batch_assets.runs.commits import Committed
 from batch_assets.runs.evidence import Agreement, Audit, Proof
 from batch_assets.runs.model_pin import ModelPin as ModelPin
 from batch_assets.storage import Storage
 
 
-class ManifestFile(BaseModel):
+@dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
+class ManifestFile:
     """One committed predictions file and its rejects file, or the file of a replay, which accounts for no rows of its own."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     size: int
@@ -203,7 +204,7 @@ def read_scored(
 
 
 def manifest_files(
-    storage: Storage, folder: str, plan: Sequence[Chunk], commits: Mapping[int, ChunkCommit]
+    storage: Storage, folder: str, plan: Sequence[Chunk], commits: Mapping[int, Committed]
 ) -> tuple[ManifestFile, ...]:
     """What the manifest says of each committed file, in the order of the plan."""
     sizes = storage.names(folder)

@@ -45,6 +45,9 @@ _AHEAD, _FAR_AHEAD = 1 << 18, 16 << 20
 """Bytes that are read at least, since small reads come one after the other: twice as many with each read that goes on where the
 last one ended, up to so many."""
 
+_END = 1 << 16
+"""Bytes of a file's end that come with its stamp, since Arrow asks for so many of a Parquet file first: its footer."""
+
 _PATIENCE, _FIRST_PAUSE, _LONGEST_PAUSE = 60.0, 0.1, 10.0
 """Seconds for which a request is tried again, and between two tries."""
 
@@ -56,6 +59,9 @@ _NO_ETAG = "written "
 
 _CONDITION = ("412 Precondition Failed", "PreconditionFailed")
 """How the refusal of a conditional put is called."""
+
+_NO_RANGE = ("non-partial response", "416 ", "InvalidRange")
+"""How it is called that of a file no end can be had: it is empty, or the server knows no such range."""
 
 
 class Traffic:
@@ -111,6 +117,25 @@ class Bucket:
     def stamp(self, path: str) -> Stamp:
         """Size, etag and the server's time."""
         return _stamp(self.ask(path, lambda store: store.head(self.key(path))))
+
+    def end(self, path: str, most: int) -> tuple[Stamp, bytes]:
+        """A file's stamp and its last bytes, at most so many, in one answer; none where the server gives no ends.
+
+        Raises NotFound.
+        """
+
+        def asked(store: "S3Store") -> tuple[Stamp, bytes]:
+            from obstore.exceptions import GenericError
+
+            try:
+                found = store.get(self.key(path), options={"range": {"suffix": most}})
+            except GenericError as error:
+                if any(word in str(error) for word in _NO_RANGE):
+                    return _stamp(store.head(self.key(path))), b""
+                raise
+            return _stamp(found.meta), bytes(found.bytes())
+
+        return self.ask(path, asked)
 
     def walk(self, folder: str = "") -> list[tuple[str, Stamp]]:
         """Every file in and below a folder, and the file of that name. Raises NotFound if there is no such bucket."""
@@ -291,11 +316,12 @@ class Bucket:
 
 
 class Ranges(io.RawIOBase):
-    """Reads a file range by range, as the kind of file that Arrow takes."""
+    """Reads a file range by range, as the kind of file that Arrow takes. Its end is there as soon as it is opened."""
 
     def __init__(self, bucket: Bucket, path: str) -> None:
-        self._bucket, self._path, self._stamp = bucket, path, bucket.stamp(path)
-        self._at, self._ahead, self._ahead_from, self._read_ahead = 0, b"", 0, _AHEAD
+        self._bucket, self._path = bucket, path
+        self._stamp, self._ahead = bucket.end(path, _END)
+        self._at, self._ahead_from, self._read_ahead = 0, self._stamp.size - len(self._ahead), _AHEAD
 
     @override
     def readable(self) -> bool:

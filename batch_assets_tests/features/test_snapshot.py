@@ -1,3 +1,5 @@
+import hashlib
+import json
 import shutil
 from pathlib import Path
 
@@ -134,6 +136,16 @@ class TestChanges:
         path.write_bytes(data)
         with pytest.raises(SnapshotChanged, match="while it was read"):
             reader.rows(0, 10, 10, ["user"])
+
+
+def test_a_digest_is_that_of_one_json_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As roots have it that were written before; another one would make every stored snapshot unreadable."""
+    monkeypatch.setattr(snapshots, "ROWS_PER_FILE", 256)
+    for name, count in (("some", 900), ("none", 0)):
+        snapshot = write(tmp_path / name, rows(count))
+        said = json.loads(snapshot.model_dump_json(exclude={"digest": True, "files": {"__all__": {"token"}}}))
+        document = json.dumps([said["key"], said["schema_text"], said["files"]], sort_keys=True)
+        assert snapshot.digest == hashlib.sha256(document.encode()).hexdigest()
 
 
 @pytest.mark.parametrize("keys", [pa.array(["", "a"]), pa.array(["a", "b" * 512]), pa.array([1.5, 2.5]), pa.array([[1], [2]])])

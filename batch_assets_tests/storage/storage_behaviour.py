@@ -74,6 +74,20 @@ class StorageBehaviour:
                         storage.adopt(scratch, "x/folder")
         assert storage.read("x/folder/file") == b"first"
 
+    @pytest.mark.parametrize("said", [0, 60_000, 200_000])
+    def test_a_parquet_file_is_read_however_long_its_footer_is(self, storage: Storage, said: int) -> None:
+        sink, numbers = pa.BufferOutputStream(), np.arange(100_000)
+        pq.write_table(pa.table({"a": numbers, "b": -numbers}).replace_schema_metadata({"said": "x" * said}), sink)
+        storage.create("a/file.parquet", sink.getvalue())
+        with storage.open("a/file.parquet") as file:
+            assert len(pq.read_metadata(file).metadata[b"said"]) == said
+        with storage.open("a/file.parquet") as file:
+            assert pq.ParquetFile(file).read(["b"]).column("b").to_pylist() == (-numbers).tolist()
+
+    def test_an_empty_file_is_read(self, storage: Storage) -> None:
+        storage.create("a/empty", b"")
+        assert storage.open("a/empty").read() == storage.read("a/empty") == b""
+
     def test_what_is_not_there_is_said(self, storage: Storage) -> None:
         for look in (storage.read, storage.open, storage.stamp):
             with pytest.raises(NotFound, match="nowhere"):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from obstore.exceptions import GenericError
 from obstore.store import S3Store
 from typing_extensions import override
 
@@ -173,6 +174,28 @@ class TestS3Storage(InABucket):
     def test_a_root_without_a_bucket_is_a_sentence(self) -> None:
         with pytest.raises(StorageError, match="s3://bucket/prefix"):
             open_storage("s3://")
+
+    def test_a_small_file_is_opened_and_read_by_one_request(self, storage: Storage, s3_server: S3Server) -> None:
+        storage.create("a", b"0123456789")
+        s3_server.asked.clear()
+        file = storage.open("a")
+        file.seek(3)
+        assert file.read() == b"3456789"
+        assert [one.partition(" ")[0] for one in s3_server.asked] == ["GET"]
+
+    def test_a_server_that_gives_no_ends_of_files_is_read_all_the_same(
+        self, storage: Storage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        data, real = os.urandom(200_000), S3Store.get
+        storage.create("a", data)
+
+        def get(store: S3Store, path: str, *, options: Any) -> Any:
+            if "suffix" in str(options.get("range")):
+                raise GenericError("Generic S3 error: Received non-partial response when range requested")
+            return real(store, path, options=options)
+
+        monkeypatch.setattr(S3Store, "get", get)
+        assert storage.open("a").read() == data
 
     def test_without_the_client_the_extra_is_named(self, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
         for module in ("obstore", "obstore.store", "obstore.exceptions"):
