@@ -54,7 +54,7 @@ def test_the_table_shows_every_subject_beside_ours(capsys: pytest.CaptureFixture
     report.print_table(report_of(list(PIPELINES)))
     rows = {line.split("  ")[0].strip(): line.split()[-6:] for line in capsys.readouterr().out.splitlines()}
     assert rows["batch-assets"] == ["800", "1.00", "2.0", "1.00", "1.0", "1.00"]
-    assert rows["Daft"] == ["200", "4.00", "5.0", "2.50", "1.0", "1.00"]
+    assert rows["Daft"] == ["160", "5.00", "6.0", "3.00", "1.0", "1.00"]
     assert rows["model alone"][-2:] == ["5,000", "0.16"]
 
 

@@ -133,7 +133,7 @@ class Bucket:
                 if any(word in str(error) for word in _NO_RANGE):
                     return _stamp(store.head(self.key(path))), b""
                 raise
-            return _stamp(found.meta), bytes(found.bytes())
+            return _stamp(found.meta), self.traffic.count(bytes(found.bytes()))
 
         return self.ask(path, asked)
 
