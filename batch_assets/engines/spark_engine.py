@@ -65,7 +65,7 @@ class SparkEngine(Engine):
             if pyspark.SparkContext._active_spark_context is not None:
                 return SparkSession.builder.getOrCreate()
             try:
-                with _environment(self._settings.master):
+                with _environment(self._settings.master), _no_word_of_pandas():
                     session = _builder(self._settings).getOrCreate()
             except (pyspark.errors.PySparkException, OSError, _java_error()) as error:
                 raise EngineError(f"Spark cannot be started ({_in_short(error)}): it needs Java 17 or newer.") from error
@@ -134,8 +134,7 @@ def _opening(session: "SparkSession", task: ScoringTask) -> Opening:
 def _frame(session: "SparkSession", job: Part) -> "DataFrame":
     """The answers of a job, to be collected."""
     count = len(job.groups)
-    with warnings.catch_warnings():  # of pandas that is newer than PySpark knows; none of it is used
-        warnings.simplefilter("ignore", FutureWarning)
+    with _no_word_of_pandas():
         return session.range(0, count, 1, count).mapInArrow(job, ANSWERS)
 
 
@@ -168,6 +167,14 @@ def _in_short(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     causes = [line for line in lines if "Error: " in line or "Exception: " in line]
     return (causes or lines or [type(error).__name__])[-1].rstrip(".")[:300]
+
+
+@contextmanager
+def _no_word_of_pandas() -> Iterator[None]:
+    """Without PySpark's warning that pandas is newer than it knows; nothing of pandas is used."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def _java_error() -> type[Exception]:
