@@ -123,3 +123,25 @@ def test_the_batcher_is_measured_beside_one_row_at_a_time(trained_root: Path) ->
     assert set(found) == {"one row at a time", "batcher of 64", "batcher of 256", "batcher of 1,024", "row by row in a loop"}
     for one in found.values():
         assert one["to_one_row_at_a_time"] == one["rows_per_s"] / found["one row at a time"]["rows_per_s"]
+
+
+@pytest.mark.process
+@pytest.mark.long
+@pytest.mark.usefixtures("s3_gateway")
+def test_the_control_plane_is_measured_in_a_folder_and_in_a_bucket() -> None:
+    command = [sys.executable, str(BENCHMARKS / "control_plane.py"), "--rows=1500000", "--days=2", "--days-in-bucket=2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in done.stdout.splitlines()]
+    assert lines[0] == ["", "folder", "bucket", "bucket, 20 ms away"]
+    rows = {name: figures for name, *figures in lines[2:]}
+    assert all(float(figure) >= 0 for figure in rows["resume: listing and footers"])
+    assert all(figures[0] and figures[1] for figures in rows.values())
+
+
+@pytest.mark.process
+@pytest.mark.long
+def test_the_drivers_memory_is_measured_for_a_day_and_a_hundredth_of_it() -> None:
+    command = [sys.executable, str(BENCHMARKS / "control_plane.py"), "--driver-memory", "--rows=20000000"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "| 200,000 rows | 20,000,000 rows |" in done.stdout
+    assert [line.partition("|")[2].split("|")[0].strip() for line in done.stdout.splitlines()[2:]] == ["USS", "RSS"]

@@ -28,7 +28,7 @@ from batch_assets.features.snapshot import (
 from batch_assets.logs import Change
 from batch_assets.nightly.progress import Progress
 from batch_assets.storage import LocalStorage, Storage
-from batch_assets.threads import in_threads
+from batch_assets.threads import WAITING, in_threads
 
 _NEW = "snapshot"
 """The folder within a scratch folder in which a snapshot is made."""
@@ -163,7 +163,7 @@ def _intact(storage: Storage, folder: str, current: CurrentSnapshot) -> Snapshot
     In a copy that was restored they are others than when it was frozen.
     """
     snapshot = read_snapshot(storage, folder, current.digest).stamped(current.tokens)
-    tokens = in_threads(lambda file: require_unchanged(storage, f"{folder}/{file.name}", file), snapshot.files)
+    tokens = in_threads(lambda file: require_unchanged(storage, f"{folder}/{file.name}", file), snapshot.files, WAITING)
     return snapshot.stamped({file.name: token for file, token in zip(snapshot.files, tokens, strict=True)})
 
 
