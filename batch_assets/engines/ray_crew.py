@@ -15,15 +15,12 @@ from typing import Any
 
 from typing_extensions import override
 
-from batch_assets.engines.engine import EngineSettings, Item, Named, Notice, Result, Workers, WorkTimes
+from batch_assets.engines.engine import IN_HAND, EngineSettings, Item, Named, Notice, Result, Workers, WorkTimes
 from batch_assets.engines.ray_worker import Owner, Worker, name_of
 from batch_assets.errors import EngineError
 from batch_assets.process import Process
 from batch_assets.runs.chunks import Chunk
 from batch_assets.scoring.scorer import Scorer, ScoringTask
-
-_IN_HAND = 3
-"""Chunks per worker: one being read, one in the model, one being written."""
 
 _NAMESPACE = "batch-assets"
 """Where the names of workers that stay are looked for."""
@@ -82,7 +79,7 @@ class Crew(Workers):
         patient_until = asked + _PATIENCE_SECONDS
         while waiting or any(hand.items for hand in self._hands):
             while len(self._hands) < min(size, len(waiting)):
-                self._hands.append(self._hire(_IN_HAND, stays=True))
+                self._hands.append(self._hire(IN_HAND, stays=True))
             for hand, reference in self._finished():
                 try:
                     yield from self._settled(hand, reference)
@@ -90,7 +87,7 @@ class Crew(Workers):
                     for item in self._taken_out(hand):
                         (alone if self._deaths[item.name] >= _DEATHS else waiting).append(item)  # type: ignore[arg-type]
             for hand in self._hands:
-                while waiting and hand.ready is None and len(hand.items) < _IN_HAND:
+                while waiting and hand.ready is None and len(hand.items) < IN_HAND:
                     hand.moved = hand.moved if hand.items else time.monotonic()
                     item = waiting.popleft()
                     hand.items[hand.actor.work.remote(work, item)] = item
