@@ -5,7 +5,7 @@ It is arithmetic: over explicit figures, which needs no pipeline, or over what t
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import psutil
@@ -16,7 +16,7 @@ from batch_assets.engines.engine import Price
 from batch_assets.errors import NotFound
 from batch_assets.nightly.accepted import accepted_run
 from batch_assets.nightly.estimates import LAST_NIGHTS, added, line_through, stages_take
-from batch_assets.nightly.timings import OF_WORKERS, STAGES, NightTook, nights_took
+from batch_assets.nightly.timings import OF_WORKERS, STAGES, NightTook, Stage, nights_took
 from batch_assets.operations.cost import Cost, cost
 from batch_assets.quality.statistics import Interval
 from batch_assets.runs.manifest import latest_manifest
@@ -32,9 +32,9 @@ class Plan(BaseModel):
 
     `pipeline` is empty, and `nights` is 0, of explicit figures; else it was made from so many nights, of which the largest had
     `largest` rows, and whose workers were `engine`. `seconds` are by stage, `total` is their sum; `unmeasured` are stages that
-    no night has measured. `workers_needed` is how many workers hold the deadline (seconds), None if no number does. `memory` is
-    of the process at work, in bytes; `sizes` are bytes under the root, by what they are; `elsewhere` are stores that keep theirs
-    somewhere else. `shares` says of what this machine has, and of the deadline, how much the night needs at most.
+    no night has measured. `workers_needed` is how many workers hold the deadline (seconds), None if no number does. `memory`
+    is of the process at work, in bytes; `sizes` are bytes under the root, by what they are; `elsewhere` are stores that keep
+    theirs somewhere else. `shares` says of what this machine has, and of the deadline, how much the night needs at most.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,9 +47,9 @@ class Plan(BaseModel):
     engine: str = ""
     nights: int = 0
     largest: int = 0
-    seconds: dict[str, Interval]
+    seconds: dict[Stage, Interval]
     total: Interval
-    unmeasured: tuple[str, ...] = ()
+    unmeasured: tuple[Stage, ...] = ()
     deadline: float | None = None
     workers_needed: int | None = None
     memory: Interval | None = None
@@ -64,29 +64,32 @@ class Plan(BaseModel):
         return None if self.deadline is None else self.total.high <= self.deadline
 
     @property
-    def limit(self) -> str:
-        """The stage that takes longest."""
-        return max(self.seconds, key=lambda stage: self.seconds[stage].value)
-
-    @property
     def is_far(self) -> bool:
         """Whether it is about far more rows than any night had."""
         return bool(self.nights) and self.rows > _FAR * self.largest
 
     def sentence(self) -> str:
-        """Whether the deadline is held, and what would be enough."""
+        """Whether the deadline is held, and what would be enough; of spot, too, if there is a price of that."""
         if self.deadline is None:
             return ""
-        have = f"{_hours(self.deadline)} h"
+        spot = self.cost.spot if self.cost else None
+        if spot is None:
+            return self._held(self.deadline)
+        longest = self.total.high + spot.extra_seconds.high
+        held = f"{longest / self.deadline:.0%}" if longest <= self.deadline else "which does not fit"
+        return f"{self._held(self.deadline)} On spot at most {_long(longest)}, {held}."
+
+    def _held(self, deadline: float) -> str:
+        have = _long(deadline)
         if self.fits:
-            return f"It fits: at most {_hours(self.total.high)} h of {have} ({self.total.high / self.deadline:.0%})."
-        missed = "It does not fit" if self.total.low > self.deadline else "It does not fit for sure"
+            return f"It fits: at most {_long(self.total.high)} of {have} ({self.total.high / deadline:.0%})."
+        missed = "It does not fit" if self.total.low > deadline else "It does not fit for sure"
         if self.workers_needed is None:
             rest = self.total.high - self.seconds["scoring"].high
-            enough = f"no number of workers is enough, as everything but scoring takes up to {_hours(rest)} h"
+            enough = f"no number of workers is enough, as everything but scoring takes up to {_long(rest)}"
         else:
             enough = f"{self.workers_needed:,} workers are enough"
-        return f"{missed}: {_hours(self.total.low)} to {_hours(self.total.high)} h of {have}; {enough}."
+        return f"{missed}: {_long(self.total.low)} to {_long(self.total.high)} of {have}; {enough}."
 
 
 @dataclass(frozen=True)
@@ -141,8 +144,8 @@ def plan_night(
     nights = nights_took(storage, config.name, last)
     if not nights:
         raise NotFound(
-            f"No night of {config.name} was measured yet: run one with `batch-assets run {config.name} --partition DAY`, or say "
-            "--rows, --batch-size, --batch-ms and --gpus."
+            f"No night of {config.name} was measured yet: `batch-assets run {config.name} --partition DAY` makes one; or leave "
+            "the pipeline out and say --rows, --batch-size, --batch-ms and --gpus."
         )
     planned = rows or nights[-1].rows
     found = plan_from(nights, config, planned, workers or nights[-1].workers, deadline)
@@ -157,14 +160,16 @@ def plan_night(
     )
 
 
-def plan_from(nights: Sequence[NightTook], config: PipelineConfig, rows: int, workers: int, deadline: float | None) -> Plan:
+def plan_from(
+    nights: Sequence[NightTook], config: PipelineConfig, rows: int, workers: int, deadline: float | None = None
+) -> Plan:
     """Seconds, workers and money of a night, from what some nights took; at least one."""
     price, chunk_rows = config.engine.price, config.scoring.chunk_rows
 
-    def stages(number: int) -> Mapping[str, Interval]:
+    def stages(number: int) -> dict[Stage, Interval]:
         return stages_take(nights, rows, number, chunk_rows)
 
-    seconds, chunks = dict(stages(workers)), max(math.ceil(rows / chunk_rows), 1)
+    seconds, chunks = stages(workers), max(math.ceil(rows / chunk_rows), 1)
     total, scoring = added(seconds.values()), seconds["scoring"]
     there = added(interval for stage, interval in seconds.items() if stage in OF_WORKERS)
     share, chunk_seconds = workers / nights[-1].workers, scoring.value / math.ceil(chunks / workers)
@@ -225,5 +230,6 @@ def _certain(value: float) -> Interval:
     return Interval(value=value, low=value, high=value)
 
 
-def _hours(seconds: float) -> str:
-    return f"{seconds / 3600:.1f}" if seconds >= 360 else f"{seconds / 3600:.3g}"
+def _long(seconds: float) -> str:
+    """A length of time for people."""
+    return f"{seconds / 3600:.1f} h" if seconds >= 5400 else f"{seconds / 60:.1f} min" if seconds >= 90 else f"{seconds:.1f} s"

@@ -5,13 +5,16 @@ distribution of the night's length, and a picture of one night. The same seed gi
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
-from batch_assets.engines.engine import IN_HAND
+from batch_assets.engines.engine import IN_HAND, Price
+from batch_assets.nightly.estimates import added
+from batch_assets.nightly.timings import STAGES
+from batch_assets.operations.plan import Plan
 from batch_assets.ports import extra
 from batch_assets.quality.statistics import Interval
 
@@ -27,9 +30,9 @@ class Played:
 
     `before` and `after` are what the night takes before and after scoring. For each night one length of these and of a `chunk`
     is drawn from their intervals; around that length chunks differ by `spread` (the deviation of a logarithm).
-    `preemptions_per_hour` are of one worker, whose place is empty for `replacement`. A share of chunks are `stragglers`, `slower`
-    times as long; a share (`retries`) is done in vain and tried again. On a share of nights (`slow_publishers`) what comes after
-    is `slow_publisher` times as long.
+    `preemptions_per_hour` are of one worker, whose place is empty for `replacement`. A share of chunks are `stragglers`,
+    `slower` times as long; a share (`retries`) is done in vain and tried again. On a share of nights (`slow_publishers`) what
+    comes after is `slow_publisher` times as long.
     """
 
     workers: int
@@ -140,43 +143,41 @@ class _Scoring:
             self._env.run(until=self._done)
         return float(self._env.now)
 
-    def _take_away(self, worker: Any) -> Iterator[Any]:
+    def _take_away(self, worker: Any) -> Generator[Any, Any, None]:
         mean = 3600 / self._played.preemptions_per_hour
         while worker.is_alive:
             yield self._env.timeout(self._random.exponential(mean))
             if worker.is_alive:
                 worker.interrupt()
 
-    def _work(self, number: int) -> Iterator[Any]:
+    def _work(self, number: int) -> Generator[Any, Any, None]:
         held = list[int]()
         while self._left:
-            taken, started = None, self._env.now
             asked = self._queue.get()
+            started: float | None = None
             try:
-                taken = yield asked
+                chunk: int = yield asked
                 started = self._env.now
-                yield self._env.timeout(self._lengths[taken])
+                yield self._env.timeout(self._lengths[chunk])
             except self._simpy.Interrupt:
-                yield from self._replaced(number, asked, taken, started, held)
+                yield from self._replaced(number, asked, started, held)
                 continue
             self.spans.append(Span(number, started, self._env.now, "scored"))
-            held.append(taken)
+            held.append(chunk)
             if self._random.random() < self._played.retries:
                 self._queue.put(held.pop())
-            while held and (len(held) > (IN_HAND - 1) // 2 or not self._queue.items):
+            nothing_left = len(self._queue.items) <= len(self._queue.get_queue)  # others wait for what there is
+            while held and (len(held) > (IN_HAND - 1) // 2 or nothing_left):
                 self._commit(held.pop(0))
 
-    def _replaced(self, number: int, asked: Any, taken: int | None, started: float, held: list[int]) -> Iterator[Any]:
+    def _replaced(self, number: int, asked: Any, started: float | None, held: list[int]) -> Generator[Any, Any, None]:
         """A worker is taken away: what was in its hand is put back, and another is there after a while."""
         self.preemptions += 1
         lost = self._env.now
-        if taken is None and asked.triggered:
-            taken = asked.value
-        elif taken is None:
-            asked.cancel()
-        else:
+        if started is not None:
             self.spans.append(Span(number, started, lost, "lost"))
-        for chunk in [*held, *([taken] if taken is not None else [])]:
+        asked.cancel()  # it does nothing if there was something to take
+        for chunk in [*held, *([asked.value] if asked.triggered else [])]:
             self._queue.put(chunk)
         held.clear()
         back = lost + self._played.replacement
@@ -199,3 +200,22 @@ def _drawn(interval: Interval, random: np.random.Generator) -> float:
         return 0.0
     spread = math.log(interval.high / interval.low) / (2 * _Z) if interval.low > 0 else 0.0
     return interval.value * math.exp(spread * random.normal())
+
+
+def played_of(plan: Plan, price: Price | None) -> Played:
+    """What is played of a plan: its stages, and what the price says of spot."""
+    scoring = plan.seconds["scoring"]
+    after = STAGES.index("scoring")
+    halves = [
+        added(one for stage, one in plan.seconds.items() if (STAGES.index(stage) > after) is late and stage != "scoring")
+        for late in (False, True)
+    ]
+    return Played(
+        workers=plan.workers,
+        chunks=plan.chunks,
+        chunk=scoring.times(plan.chunk_seconds / scoring.value),
+        before=halves[0],
+        after=halves[1],
+        preemptions_per_hour=(price.preemptions_per_hour if price else None) or 0.0,
+        replacement=price.replacement_seconds if price else 0.0,
+    )
