@@ -1,5 +1,7 @@
 """What the workers of a night cost: for as long as they are there, and on machines that may be taken away."""
 
+from dataclasses import dataclass
+
 from pydantic import BaseModel, ConfigDict
 
 from batch_assets.engines.engine import IN_HAND, Price
@@ -31,30 +33,43 @@ class Cost(BaseModel):
     spot: Spot | None = None
 
 
-def lost_seconds(chunk_seconds: float, replacement_seconds: float) -> float:
-    """What it costs that one worker is taken away, in its own seconds.
+@dataclass(frozen=True)
+class Preempted:
+    """Workers on spot that are taken away `rate` times a second each, with what each of these loses, in seconds of one worker.
 
-    Up to `IN_HAND` chunks are in its hand, each of them half done on average, as half an interval is lost between two
-    checkpoints (J. Daly, "A higher order estimate of the optimum checkpoint interval for restart dumps", 2006); then nobody
-    works in its place until there is another.
+    `work` is what was not committed: up to `IN_HAND` chunks are in its hand, each of them half done on average, as half an
+    interval is lost between two checkpoints (J. Daly, "A higher order estimate of the optimum checkpoint interval for restart
+    dumps", 2006). `away` is how long nobody works in its place then.
     """
-    return IN_HAND / 2 * chunk_seconds + replacement_seconds
 
+    rate: float
+    work: float
+    away: float
 
-def longer_on_spot(price: Price, chunk_seconds: float) -> float:
-    """By which factor scoring is longer on spot: 1 / (1 - λ L), where λ is `preemptions_per_hour` and L what each one costs.
+    @classmethod
+    def of(cls, price: Price, chunk_seconds: float) -> "Preempted":
+        """What a price says, of chunks that take a worker so long.
 
-    In T hours W workers are taken away λ W T times, each time for L: so W T0 = W T (1 - λ L), where T0 hours are enough on
-    demand. It is the first order of the formula that `lost_seconds` names. Raises ConfigError where λ L is 1 or more.
-    """
-    lost = (price.preemptions_per_hour or 0.0) / 3600 * lost_seconds(chunk_seconds, price.replacement_seconds)
-    if lost >= 1:
-        raise ConfigError(
-            f"A worker on spot that is taken away {price.preemptions_per_hour:g} times an hour, and loses "
-            f"{lost_seconds(chunk_seconds, price.replacement_seconds):,.0f} s each time, is never done: take smaller chunks "
-            "(scoring.chunk_rows), or machines on demand."
-        )
-    return 1 / (1 - lost)
+        Raises:
+            ConfigError: more is lost than is done.
+        """
+        found = cls((price.preemptions_per_hour or 0.0) / 3600, IN_HAND / 2 * chunk_seconds, price.replacement_seconds)
+        if found.rate * found.work >= 1:
+            raise ConfigError(
+                f"A worker on spot that is taken away {price.preemptions_per_hour:g} times an hour, and loses {found.work:,.0f} s "
+                "of work each time, is never done: take smaller chunks (scoring.chunk_rows), or machines on demand."
+            )
+        return found
+
+    @property
+    def at_work(self) -> float:
+        """By which factor workers are longer at work: 1 / (1 - λ l), as U = U0 + λ U l for the l that each loss repeats."""
+        return 1 / (1 - self.rate * self.work)
+
+    @property
+    def longer(self) -> float:
+        """By which factor scoring is longer: (1 + λ r) / (1 - λ l), as each of the λ U losses leaves a place empty for r."""
+        return (1 + self.rate * self.away) * self.at_work
 
 
 def cost(price: Price, there: Interval, scoring: Interval, workers: int, share: float, chunk_seconds: float) -> Cost:
@@ -74,12 +89,13 @@ def cost(price: Price, there: Interval, scoring: Interval, workers: int, share: 
     on_demand = there.times(price.per_hour * share / 3600)
     if price.spot_per_hour is None:
         return Cost(currency=price.currency, on_demand=on_demand)
-    extra = scoring.times(longer_on_spot(price, chunk_seconds) - 1)
+    taken = Preempted.of(price, chunk_seconds)
+    extra = scoring.times(taken.longer - 1)
     longer = Interval(value=there.value + extra.value, low=there.low + extra.low, high=there.high + extra.high)
     spot = Spot(
         cost=longer.times(price.spot_per_hour * share / 3600),
-        preemptions=(price.preemptions_per_hour or 0.0) * workers * (scoring.value + extra.value) / 3600,
-        lost_seconds=lost_seconds(chunk_seconds, price.replacement_seconds),
+        preemptions=taken.rate * workers * scoring.value * taken.at_work,
+        lost_seconds=taken.work + taken.away,
         extra_seconds=extra,
     )
     return Cost(currency=price.currency, on_demand=on_demand, spot=spot)

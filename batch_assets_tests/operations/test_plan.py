@@ -14,7 +14,7 @@ from batch_assets.errors import ConfigError, NotFound
 from batch_assets.nightly.estimates import stages_take
 from batch_assets.nightly.publish import check_published
 from batch_assets.nightly.timings import STAGES, NightTook, nights_took
-from batch_assets.operations.cost import cost, longer_on_spot, lost_seconds
+from batch_assets.operations.cost import Preempted, cost
 from batch_assets.operations.plan import Figures, plan_figures, plan_from, plan_night
 from batch_assets.operations.plan_check import Compared, check_plans, compare, is_off
 from batch_assets.quality.statistics import Interval
@@ -72,33 +72,34 @@ class TestMoney:
         assert (found.on_demand.value, found.currency, found.spot) == (8.0, "USD", None)
 
     def test_a_preemption_loses_half_of_what_is_in_hand_and_the_time_until_another_is_there(self) -> None:
-        assert lost_seconds(20.0, 100.0) == IN_HAND / 2 * 20.0 + 100.0
+        found = Preempted.of(self.PRICE, 20.0)
+        assert (found.work, found.away) == (IN_HAND / 2 * 20.0, 100.0)
 
     def test_work_that_is_lost_is_paid_on_spot(self) -> None:
         hour = Interval(value=HOUR, low=HOUR, high=HOUR)
         found = cost(self.PRICE, hour, hour, workers=4, share=1.0, chunk_seconds=20.0)
         assert found.spot is not None
-        longer = 1 / (1 - 0.5 * 130.0 / HOUR)
+        longer = (1 + 0.5 * 100.0 / HOUR) / (1 - 0.5 * 30.0 / HOUR)
         assert found.spot.extra_seconds.value == pytest.approx(HOUR * (longer - 1))
         assert found.spot.cost.value == pytest.approx(2.0 * longer)
-        assert found.spot.preemptions == pytest.approx(0.5 * 4 * longer)
+        assert found.spot.preemptions == pytest.approx(0.5 * 4 / (1 - 0.5 * 30.0 / HOUR))
 
     @given(chunk=st.floats(0, 1_000), often=st.floats(0, 1), replacement=st.floats(0, 600))
     def test_spot_never_makes_a_night_shorter(self, chunk: float, often: float, replacement: float) -> None:
         price = Price(per_hour=1, spot_per_hour=1, preemptions_per_hour=often, replacement_seconds=replacement)
-        assert longer_on_spot(price, chunk) >= 1
+        assert Preempted.of(price, chunk).longer >= 1
 
     def test_workers_that_are_taken_away_before_they_have_done_anything_are_an_error(self) -> None:
         often = self.PRICE.model_copy(update={"preemptions_per_hour": 60.0})
         with pytest.raises(ConfigError, match="is never done: take smaller chunks"):
-            longer_on_spot(often, 60.0)
+            Preempted.of(often, 60.0)
 
     def test_a_price_of_spot_without_preemptions_is_refused(self) -> None:
         with pytest.raises(ValidationError, match="need each other"):
             Price(per_hour=1.0, spot_per_hour=0.5)
 
     def test_on_spot_the_deadline_may_be_missed(self) -> None:
-        found = plan_figures(Figures(1, 1.0), 7_200, 2, deadline=HOUR + 1, price=self.PRICE)
+        found = plan_figures(Figures(1, 1.0, chunk_rows=20), 7_200, 2, deadline=HOUR + 1, price=self.PRICE)
         assert found.fits
         assert found.sentence().endswith("which does not fit.")
 
@@ -206,7 +207,7 @@ class TestCheck:
 
     @pytest.mark.parametrize(
         ("within", "of", "off"),
-        [(3, 5, False), (2, 5, True), (0, 1, False), (0, 2, False), (0, 3, True), (10, 14, False), (9, 14, True)],
+        [(3, 5, False), (2, 5, True), (0, 1, False), (0, 3, True), (10, 14, False), (9, 14, True)],
     )
     def test_plans_are_off_if_so_few_nights_within_are_no_chance(self, within: int, of: int, off: bool) -> None:
         good = Compared("", 1, 1, Interval(value=1, low=0.5, high=2), 1.0)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from batch_assets.engines.engine import Price
 from batch_assets.errors import MissingExtra
-from batch_assets.operations.cost import longer_on_spot
+from batch_assets.operations.cost import Preempted
 from batch_assets.operations.plan import Figures, plan_figures
 from batch_assets.operations.simulation import Played, play, played_of, simulate
 from batch_assets.quality.statistics import Interval
@@ -35,13 +35,14 @@ class TestTheFormula:
     @pytest.mark.parametrize("often", [0.1, 0.5, 2.0])
     @pytest.mark.parametrize("replacement", [30.0, 120.0])
     def test_preemptions_take_as_long_as_it_says(self, workers: int, often: float, replacement: float) -> None:
-        """Within 4 % of the mean of 60 nights of 150 chunks a worker, of which the last ones are not full."""
+        """Within 3 % of the mean of 60 nights of 150 chunks a worker, of which the last ones are not full."""
         chunk, chunks = 20.0, 150 * workers
         price = Price(per_hour=1, spot_per_hour=1, preemptions_per_hour=often, replacement_seconds=replacement)
-        expected = chunk * chunks / workers * longer_on_spot(price, chunk)
+        taken, calm = Preempted.of(price, chunk), chunk * chunks / workers
         found = simulate(even(workers, chunks, chunk, often, replacement), 60, seed=3)
-        assert np.mean(found.totals) == pytest.approx(expected, rel=0.04)
-        assert found.preemptions == pytest.approx(often * workers * expected / HOUR, rel=0.25, abs=0.1)
+        assert np.mean(found.totals) == pytest.approx(calm * taken.longer, rel=0.03)
+        counted = taken.rate * workers * calm * taken.at_work
+        assert found.preemptions == pytest.approx(counted, abs=4 * math.sqrt(counted / 60)), "as many as of a Poisson process"
 
     @given(workers=st.integers(1, 40), chunks=st.integers(1, 300), chunk=st.floats(0.1, 100))
     @settings(max_examples=30)
