@@ -35,7 +35,7 @@ class Cost(BaseModel):
 
 @dataclass(frozen=True)
 class Preempted:
-    """Workers on spot that are taken away `rate` times a second each, with what each of these loses, in seconds of one worker.
+    """Workers on spot that are taken away `rate` times a second each, and what each of these loses, in seconds of one worker.
 
     `work` is what was not committed: up to `IN_HAND` chunks are in its hand, each of them half done on average, as half an
     interval is lost between two checkpoints (J. Daly, "A higher order estimate of the optimum checkpoint interval for restart
@@ -56,8 +56,8 @@ class Preempted:
         found = cls((price.preemptions_per_hour or 0.0) / 3600, IN_HAND / 2 * chunk_seconds, price.replacement_seconds)
         if found.rate * found.work >= 1:
             raise ConfigError(
-                f"A worker on spot that is taken away {price.preemptions_per_hour:g} times an hour, and loses {found.work:,.0f} s "
-                "of work each time, is never done: take smaller chunks (scoring.chunk_rows), or machines on demand."
+                f"A worker on spot that is taken away {price.preemptions_per_hour:g} times an hour, and repeats "
+                f"{found.work:,.0f} s of work each time, is never done: take smaller chunks (scoring.chunk_rows), or machines on demand."
             )
         return found
 
