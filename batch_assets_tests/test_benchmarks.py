@@ -123,3 +123,17 @@ def test_the_batcher_is_measured_beside_one_row_at_a_time(trained_root: Path) ->
     assert set(found) == {"one row at a time", "batcher of 64", "batcher of 256", "batcher of 1,024", "row by row in a loop"}
     for one in found.values():
         assert one["to_one_row_at_a_time"] == one["rows_per_s"] / found["one row at a time"]["rows_per_s"]
+
+
+@pytest.mark.process
+@pytest.mark.long
+def test_nights_are_planned_before_they_are_made(tmp_path: Path) -> None:
+    sizes = ["--train", "1e3", "2e3", "4e3", "--unseen", "3e3", "5e3"]
+    command = [sys.executable, str(BENCHMARKS / "plan.py"), *sizes, "--columns=4", "--engine=local", f"--folder={tmp_path}"]
+    found = json.loads(subprocess.run([*command, "--json"], capture_output=True, text=True, check=True).stdout)
+    assert [one["rows"] for one in found["nights"]] == [3_000, 5_000]
+    for one in found["nights"]:
+        low, high = one["planned"]["low"], one["planned"]["high"]
+        assert one["within"] == (low <= one["took"] <= high)
+        assert one["took"] < one["command"]
+        assert one["took"] == pytest.approx(sum(took for _, took in one["stages"].values()))

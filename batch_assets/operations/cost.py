@@ -56,8 +56,9 @@ class Preempted:
         found = cls((price.preemptions_per_hour or 0.0) / 3600, IN_HAND / 2 * chunk_seconds, price.replacement_seconds)
         if found.rate * found.work >= 1:
             raise ConfigError(
-                f"A worker on spot that is taken away {price.preemptions_per_hour:g} times an hour, and repeats "
-                f"{found.work:,.0f} s of work each time, is never done: take smaller chunks (scoring.chunk_rows), or machines on demand."
+                f"A worker on spot that is taken away {price.preemptions_per_hour:g} times an hour, and loses "
+                f"{found.work:,.0f} s of work each time, is never done: take smaller chunks (scoring.chunk_rows), or machines on "
+                "demand."
             )
         return found
 
