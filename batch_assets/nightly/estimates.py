@@ -48,9 +48,10 @@ class Line:
         """What so many rows will take, within 90 %.
 
         The prediction interval of a weighted regression for one more night (N. Draper, H. Smith, "Applied Regression
-        Analysis", 3rd ed. 1998, sections 3.1 and 9.2), on the scale of logarithms as errors are relative: y0 exp(± t s
-        sqrt(1 + x0ᵀ (XᵀWX)⁻¹ x0 / y0²)), with t the 95 % quantile of Student's distribution. Where it is not known what is
-        fixed, the interval also holds both extremes: that all of it is, and that nothing is.
+        Analysis", 3rd ed. 1998, sections 3.1 and 9.2): y0 (1 + d) is the upper bound, with d = t s sqrt(1 + x0ᵀ (XᵀWX)⁻¹ x0 /
+        y0²) and t the 95 % quantile of Student's distribution. The lower one is y0 exp(-d), which is the same for a small d and
+        never below zero. Where it is not known what is fixed, the interval also holds both extremes: that all of it is, and
+        that nothing is.
         """
         from scipy.special import stdtrit
 
@@ -59,9 +60,9 @@ class Line:
             return Interval(value=0.0, low=0.0, high=0.0)
         place = np.asarray([1.0, float(rows)])[list(self.columns)] / value
         leverage = float(place @ self.inverse @ place)
-        factor = math.exp(float(stdtrit(self.freedom, (1 + CONFIDENCE) / 2)) * self.spread * math.sqrt(1 + leverage))
+        doubt = float(stdtrit(self.freedom, (1 + CONFIDENCE) / 2)) * self.spread * math.sqrt(1 + leverage)
         ends = [value] if self.is_known else [value, *(self.fixed + self.per_row * one for one in self.of)]
-        return Interval(value=value, low=min(ends) / factor, high=max(ends) * factor)
+        return Interval(value=value, low=min(ends) * math.exp(-doubt), high=max(ends) * (1 + doubt))
 
 
 def line_through(points: Sequence[tuple[int, float]], *, grows: bool = True) -> Line | None:
@@ -70,8 +71,8 @@ def line_through(points: Sequence[tuple[int, float]], *, grows: bool = True) -> 
     The noise of a long night is longer, so errors count relative to the line: weighted least squares with weights 1/y², the y
     of the line itself, in a few rounds that begin with the measured ones (R. Carroll, D. Ruppert, "Transformation and Weighting
     in Regression", 1988, section 2.2). Neither coefficient is negative (C. Lawson, R. Hanson, "Solving Least Squares Problems",
-    1974, chapter 23). What is fixed is told from what grows only by three nights of which the largest is at least twice the
-    smallest; else amounts are taken as proportional.
+    1974, chapter 23); one that is zero for that reason is as uncertain as any other. What is fixed is told from what grows only
+    by three nights of which the largest is at least twice the smallest; else amounts are taken as proportional.
 
     The spread is s² = (n0 s0² + Σ r²) / (n0 + n - p), of n relative errors r and p coefficients. It begins with what is usual,
     s0 = 15 %, as if n0 = 2 nights had shown it: a few nights that happen to agree do not make anything certain (A. Gelman et
@@ -89,7 +90,7 @@ def line_through(points: Sequence[tuple[int, float]], *, grows: bool = True) -> 
     for _ in range(_ROUNDS):
         found, _ = nnls(terms / on_line[:, None], amounts / on_line)
         on_line = terms @ found
-    columns = tuple(int(one) for one in np.flatnonzero(found))
+    columns = tuple(number for number in (0, 1) if terms[:, number].any())
     scaled = (terms / on_line[:, None])[:, columns]
     errors = amounts / on_line - 1
     freedom = _USUAL_NIGHTS + len(seen) - len(columns)

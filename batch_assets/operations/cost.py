@@ -57,8 +57,8 @@ class Preempted:
         if found.rate * found.work >= 1:
             raise ConfigError(
                 f"A worker on spot that is taken away {price.preemptions_per_hour:g} times an hour, and loses "
-                f"{found.work:,.0f} s of work each time, is never done: take smaller chunks (scoring.chunk_rows), or machines on "
-                "demand."
+                f"{found.work:,.0f} s of work each time, is never done: take smaller chunks (scoring.chunk_rows), or machines "
+                "on demand."
             )
         return found
 
