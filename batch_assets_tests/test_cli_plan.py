@@ -98,7 +98,7 @@ class TestAPipeline:
         assert found["total"]["value"] == pytest.approx(sum(one["value"] for one in found["seconds"].values()))
         assert found["sizes"].keys() == {"snapshot", "predictions", "release in arrow"}
         shown = three_nights.run("plan", PIPELINE, "--rows", "230e6").stdout
-        for said in ("features", "publishing", "total", "memory of the process at work", "gives out first", "this is a guess"):
+        for said in ("features", "publishing", "total", "memory at work", "gives out first", "this is a guess"):
             assert said in shown
 
     def test_it_is_played(self, three_nights: Command) -> None:

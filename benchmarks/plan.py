@@ -2,6 +2,7 @@
 
     python benchmarks/plan.py                                   # 0.5 to 9 million rows, then 1 to 20: for a quiet machine
     python benchmarks/plan.py --train 100e3 400e3 1e6 --unseen 200e3 600e3 2e6 [--engine local] [--json]
+    python benchmarks/plan.py --train 5e5 1e6 2e6 --unseen --keep nights   # leaves them for `batch-assets plan night`
 
 Every night is one of `benchmarks/night.py`, by the command line, in a process of its own. All plans are made after the nights
 of `--train`, before the first one of `--unseen`, by what `batch-assets plan` says. A night takes the sum of its stages; what
@@ -13,6 +14,7 @@ the page cache, as any night's do.
 import argparse
 import json
 import tempfile
+from contextlib import nullcontext
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,24 +24,32 @@ import night
 FIRST = date(2024, 3, 1)
 TRAIN = (500_000, 2_000_000, 5_000_000, 9_000_000)
 UNSEEN = (1_000_000, 3_000_000, 7_000_000, 13_000_000, 20_000_000)
-CALM = {"quality": {"min_days": 30, "changes": {"allow_unchanged": True}}}
-"""Nights that differ so much in size are no reason to block one of them."""
+SETTINGS = {
+    "quality": {"min_days": 30, "changes": {"allow_unchanged": True}},
+    "engine": {"price": {"per_hour": 0.4, "spot_per_hour": 0.15, "preemptions_per_hour": 0.05}},
+}
+"""Nights that differ so much in size are no reason to block one of them; prices that are made up."""
 
 
 def main() -> None:
     """Make the nights, plan the others, make these, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train", type=_rows, nargs="+", default=list(TRAIN))
-    parser.add_argument("--unseen", type=_rows, nargs="+", default=list(UNSEEN))
+    parser.add_argument("--unseen", type=_rows, nargs="*", default=list(UNSEEN))
     parser.add_argument("--columns", type=int, default=16)
     parser.add_argument("--engine", choices=["auto", "ray", "local"], default="auto")
     parser.add_argument("--folder", type=Path, help="where to make the project; by default the system's temporary folder")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="make the project there, and leave it")
     parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=options.folder, prefix="plan-") as folder:
-        options.text_keys = options.sparse = False
-        project = night.make_project(Path(folder), options, **CALM)
+    options = parser.parse_args(namespace=argparse.Namespace(text_keys=False, sparse=False))
+    with (
+        nullcontext(options.keep) if options.keep else tempfile.TemporaryDirectory(dir=options.folder, prefix="plan-") as folder
+    ):
+        project = night.make_project(Path(folder), options, **SETTINGS)
         found = _compared(project, options)
+    if not found:
+        print(f"{len(options.train)} nights were made, and none is compared.")
+        return
     within, worst = sum(one["within"] for one in found), max(abs(one["error"]) for one in found)
     if options.json:
         print(json.dumps({"nights": found, "within": within, "largest_error": worst}, indent=1))

@@ -86,14 +86,15 @@ def _amounts(found: dict[str, Any]) -> Table:
         table.add_column(name, justify="right" if name else "left")
     if found["memory"]:
         bounds = (f"{found['memory'][key] / 1e6:,.0f}" for key in ("value", "low", "high"))
-        table.add_row("memory of the process at work, MB", *bounds)
+        table.add_row("memory at work, mapped files included, MB", *bounds)
     for name, size in found["sizes"].items():
         table.add_row(f"{name}, MB", f"{size / 1e6:,.1f}", "", "")
     if found["cost"]:
         spot = found["cost"]["spot"]
         for name, one in (("on demand", found["cost"]["on_demand"]), ("on spot", spot and spot["cost"])):
             if one:
-                bounds = (f"{one[key]:,.2f}" for key in ("value", "low", "high"))
+                digits = 2 if one["value"] >= 1 else 4
+                bounds = (f"{one[key]:,.{digits}f}" for key in ("value", "low", "high"))
                 table.add_row(f"workers {name}, {found['cost']['currency']}", *bounds)
     return table
 
@@ -107,14 +108,14 @@ def _sentences(found: dict[str, Any]) -> list[str]:
     if spot:
         extra, lost = spot["extra_seconds"]["value"], spot["lost_seconds"]
         said.append(
-            f"On spot {spot['preemptions']:,.1f} workers are taken away, each loses {lost:,.0f} s: {extra:,.0f} s longer."
+            f"On spot {spot['preemptions']:,.3g} workers are taken away, each loses {lost:,.0f} s: {extra:,.0f} s longer."
         )
     said += [f"{escape(name)} keeps its release elsewhere, its size is not known here." for name in found["elsewhere"]]
     shares = {"memory": "of this machine's memory", "disk": "of what is free under the root", "deadline": "of the deadline"}
     needs = [f"{share:.0%} {shares[name]}" for name, share in found["shares"].items()]
     if needs and found["pipeline"]:
         first = max(found["shares"], key=lambda name: found["shares"][name])
-        said.append(f"At most {', '.join(needs)} is needed: the {first} gives out first.")
+        said.append(f"At most {', '.join(needs)} {'is' if len(needs) == 1 else 'are'} needed: the {first} gives out first.")
     if found["unmeasured"]:
         said.append(f"[yellow]Not measured yet, so not counted: {', '.join(found['unmeasured'])}.[/]")
     if found["is_far"]:
