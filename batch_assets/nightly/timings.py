@@ -19,6 +19,7 @@ from batch_assets.features.snapshot import days_of
 from batch_assets.nightly.accepted import accepted_run
 from batch_assets.runs.manifest import Manifest, manifest_log
 from batch_assets.storage import Storage
+from batch_assets.threads import in_threads
 
 Stage = Literal["features", "judging features", "start-up", "scoring", "proof", "judging", "publishing", "checking"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -84,8 +85,8 @@ def kept_timings(storage: Storage, folder: str) -> dict[Stage, Timing]:
 
 def nights_took(storage: Storage, pipeline: str, last: int) -> list[NightTook]:
     """The newest accepted nights that scored all of their rows in one go, in the order in which they were finished."""
-    days = (_took(storage, pipeline, day) for day in reversed(days_of(storage, pipeline)))
-    return sorted(islice((one for one in days if one is not None), last), key=lambda one: one.when)
+    newest = in_threads(lambda day: _took(storage, pipeline, day), reversed(days_of(storage, pipeline)))
+    return sorted(islice((one for one in newest if one is not None), last), key=lambda one: one.when)
 
 
 def _took(storage: Storage, pipeline: str, day: str) -> NightTook | None:
