@@ -1,11 +1,10 @@
-"""What a night will take, before it begins: a line through what the last nights took, with an interval; memory of a process.
+"""What a night will take, before it begins: lines through what the last nights took, with an interval; memory of a process.
 
 Of a stage under way `throughput` says more, and needs no library; the SLA in `orchestration` goes by that once it is there.
 """
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +13,8 @@ import psutil
 from batch_assets.nightly.night import Night
 from batch_assets.nightly.timings import OF_WORKERS, STAGES, NightTook, Stage
 from batch_assets.quality.statistics import Interval
+
+Floats = npt.NDArray[np.float64]
 
 LAST_NIGHTS = 14
 """From how many nights before a night is estimated."""
@@ -24,87 +25,78 @@ CONFIDENCE = 0.9
 _FEWEST, _APART = 3, 2.0
 _USUAL_SPREAD, _USUAL_NIGHTS = 0.15, 2
 _ROUNDS = 4
+_NEAR = math.log(2)
 
 
-@dataclass(frozen=True)
-class Line:
-    """A stage of `rows` rows takes fixed + per_row * rows, give or take a factor; `line_through` says how it is found.
+def amount_at(points: Sequence[tuple[int, float]], rows: int, *, grows: bool = True) -> Interval | None:
+    """What so many rows will take, within 90 %, by (rows, amount) of some nights; None if no night took anything.
 
-    `of` are the least and the most rows that it was seen with. `is_known` says whether what is fixed could be told from what
-    grows. `spread` is the relative spread of one night and `freedom` its degrees of freedom; `inverse` is (XᵀWX)⁻¹ of the
-    coefficients in `columns` (of 1 and rows).
+    It is the point of a line, fixed + per_row * rows, or of a flat one if amounts do not grow. Nights of about so many rows say
+    most of it, as no stage is one line over all sizes (a sort that goes to the disk is slower by the row): a night of twice the
+    rows counts exp(-1/2), as in locally weighted regression (W. Cleveland, "Robust Locally Weighted Regression and Smoothing
+    Scatterplots", 1979). Beyond the largest and the smallest night the line goes on as it is there. What is fixed is told from
+    what grows only by three nights of which the largest is at least twice the smallest. Else amounts are taken as
+    proportional, and the interval also holds both extremes: that all of it is fixed, and that nothing is.
+
+    The interval is that of a weighted regression for one more night (N. Draper, H. Smith, "Applied Regression Analysis", 3rd
+    ed. 1998, sections 3.1 and 9.2): y0 (1 + d) is the upper bound, with d = t s sqrt(1 + x0ᵀ (XᵀWX)⁻¹ x0 / y0²) and t the 95 %
+    quantile of Student's distribution. The lower one is y0 exp(-d), the same for a small d and never below zero.
+
+    The spread is s² = (n0 s0² + Σ k r²) / (n0 + Σ k - p), of relative errors r of nights that count k, and p coefficients. It
+    begins with what is usual, s0 = 15 %, as if n0 = 2 nights had shown it: a few nights that happen to agree do not make
+    anything certain (A. Gelman et al., "Bayesian Data Analysis", 3rd ed. 2013, section 14.8).
     """
-
-    fixed: float
-    per_row: float
-    of: tuple[int, int]
-    is_known: bool
-    spread: float
-    freedom: int
-    inverse: npt.NDArray[np.float64]
-    columns: tuple[int, ...]
-
-    def at(self, rows: int) -> Interval:
-        """What so many rows will take, within 90 %.
-
-        The prediction interval of a weighted regression for one more night (N. Draper, H. Smith, "Applied Regression
-        Analysis", 3rd ed. 1998, sections 3.1 and 9.2): y0 (1 + d) is the upper bound, with d = t s sqrt(1 + x0ᵀ (XᵀWX)⁻¹ x0 /
-        y0²) and t the 95 % quantile of Student's distribution. The lower one is y0 exp(-d), which is the same for a small d and
-        never below zero. Where it is not known what is fixed, the interval also holds both extremes: that all of it is, and
-        that nothing is.
-        """
-        from scipy.special import stdtrit
-
-        value = self.fixed + self.per_row * rows
-        if value <= 0:
-            return Interval(value=0.0, low=0.0, high=0.0)
-        place = np.asarray([1.0, float(rows)])[list(self.columns)] / value
-        leverage = float(place @ self.inverse @ place)
-        doubt = float(stdtrit(self.freedom, (1 + CONFIDENCE) / 2)) * self.spread * math.sqrt(1 + leverage)
-        ends = [value] if self.is_known else [value, *(self.fixed + self.per_row * one for one in self.of)]
-        return Interval(value=value, low=min(ends) * math.exp(-doubt), high=max(ends) * (1 + doubt))
+    seen = np.asarray([(size, amount) for size, amount in points if size > 0 and amount > 0], dtype=np.float64)
+    if not len(seen):
+        return None
+    sizes, amounts = seen.T
+    known = not grows or (len(seen) >= _FEWEST and sizes.max() >= _APART * sizes.min())
+    wanted = np.asarray([known, grows])
+    terms = np.stack([np.ones_like(sizes), sizes], axis=1)[:, wanted]
+    counts = _nearness(sizes, rows)
+    line = _line(terms, amounts, counts)
+    on_line, place = terms @ line, np.asarray([1.0, float(rows)])[wanted]
+    value = float(place @ line)
+    if value <= 0:
+        return Interval(value=0.0, low=0.0, high=0.0)
+    scaled = terms * (np.sqrt(counts) / on_line)[:, None]
+    leverage = float(place @ np.linalg.pinv(scaled.T @ scaled, hermitian=True) @ place) / value**2
+    freedom = _USUAL_NIGHTS + float(counts.sum()) - len(line)
+    errors = float(counts @ (amounts / on_line - 1) ** 2)
+    doubt = _quantile(freedom) * math.sqrt((_USUAL_NIGHTS * _USUAL_SPREAD**2 + errors) / freedom * (1 + leverage))
+    ends = [value] if known else [value, float(on_line.min()), float(on_line.max())]
+    return Interval(value=value, low=min(ends) * math.exp(-doubt), high=max(ends) * (1 + doubt))
 
 
-def line_through(points: Sequence[tuple[int, float]], *, grows: bool = True) -> Line | None:
-    """The line through (rows, amount) of some nights, a flat one if amounts do not grow; None if no night took anything.
+def _nearness(sizes: Floats, rows: int) -> Floats:
+    """How much each night counts for one of so many rows: the nearest one 1."""
+    center = min(max(float(rows), float(sizes.min())), float(sizes.max()))
+    far = (np.log(sizes / center) / _NEAR) ** 2 / 2
+    found: Floats = np.exp(far.min() - far)
+    return found
+
+
+def _line(terms: Floats, amounts: Floats, counts: Floats) -> Floats:
+    """The coefficients of terms of shape (nights, coefficients), none of them negative.
 
     The noise of a long night is longer, so errors count relative to the line: weighted least squares with weights 1/y², the y
     of the line itself, in a few rounds that begin with the measured ones (R. Carroll, D. Ruppert, "Transformation and Weighting
-    in Regression", 1988, section 2.2). Neither coefficient is negative (C. Lawson, R. Hanson, "Solving Least Squares Problems",
-    1974, chapter 23); one that is zero for that reason is as uncertain as any other. What is fixed is told from what grows only
-    by three nights of which the largest is at least twice the smallest; else amounts are taken as proportional.
-
-    The spread is s² = (n0 s0² + Σ r²) / (n0 + n - p), of n relative errors r and p coefficients. It begins with what is usual,
-    s0 = 15 %, as if n0 = 2 nights had shown it: a few nights that happen to agree do not make anything certain (A. Gelman et
-    al., "Bayesian Data Analysis", 3rd ed. 2013, section 14.8).
+    in Regression", 1988, section 2.2; C. Lawson, R. Hanson, "Solving Least Squares Problems", 1974, chapter 23).
     """
     from scipy.optimize import nnls
 
-    seen = [(rows, amount) for rows, amount in points if rows > 0 and amount > 0]
-    if not seen:
-        return None
-    rows, amounts = np.asarray(seen, dtype=np.float64).T
-    known = not grows or (len(seen) >= _FEWEST and rows.max() >= _APART * rows.min())
-    terms = np.stack([np.full_like(rows, known), rows * grows], axis=1)
     on_line = amounts
     for _ in range(_ROUNDS):
-        found, _ = nnls(terms / on_line[:, None], amounts / on_line)
-        on_line = terms @ found
-    columns = tuple(number for number in (0, 1) if terms[:, number].any())
-    scaled = (terms / on_line[:, None])[:, columns]
-    errors = amounts / on_line - 1
-    freedom = _USUAL_NIGHTS + len(seen) - len(columns)
-    spread = math.sqrt((_USUAL_NIGHTS * _USUAL_SPREAD**2 + float(errors @ errors)) / freedom)
-    return Line(
-        fixed=float(found[0]),
-        per_row=float(found[1]),
-        of=(int(rows.min()), int(rows.max())),
-        is_known=known,
-        spread=spread,
-        freedom=freedom,
-        inverse=np.linalg.inv(scaled.T @ scaled),
-        columns=columns,
-    )
+        weights = np.sqrt(counts) / on_line
+        found: Floats = nnls(terms * weights[:, None], amounts * weights)[0]
+        on_line = np.maximum(terms @ found, amounts.min() / 100)
+    return found
+
+
+def _quantile(freedom: float) -> float:
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, (1 + CONFIDENCE) / 2))
 
 
 def stages_take(
@@ -118,8 +110,8 @@ def stages_take(
     """
     if not nights:
         return {}
-    lines = {stage: line_through(list(_points(nights, stage)), grows=stage != "start-up") for stage in STAGES}
-    found = {stage: line.at(rows) for stage, line in lines.items() if line is not None}
+    stages = {stage: amount_at(list(_points(nights, stage)), rows, grows=stage != "start-up") for stage in STAGES}
+    found = {stage: amount for stage, amount in stages.items() if amount is not None}
     if "scoring" in found:
         found["scoring"] = found["scoring"].times(1 / _at_once(rows, workers or nights[-1].workers, chunk_rows))
     return found

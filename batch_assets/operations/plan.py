@@ -15,7 +15,7 @@ from batch_assets.config import PipelineConfig
 from batch_assets.engines.engine import Price
 from batch_assets.errors import NotFound
 from batch_assets.nightly.accepted import accepted_run
-from batch_assets.nightly.estimates import LAST_NIGHTS, added, line_through, stages_take
+from batch_assets.nightly.estimates import LAST_NIGHTS, added, amount_at, stages_take
 from batch_assets.nightly.timings import OF_WORKERS, STAGES, NightTook, Stage, nights_took
 from batch_assets.operations.cost import Cost, cost
 from batch_assets.quality.statistics import Interval
@@ -150,8 +150,7 @@ def plan_night(
     planned = rows or nights[-1].rows
     found = plan_from(nights, config, planned, workers or nights[-1].workers, deadline)
     sizes, elsewhere = _sizes(config, storage, nights[-1], planned)
-    memory = line_through([(night.rows, float(night.peak_bytes)) for night in nights])
-    needs = memory.at(planned) if memory else None
+    needs = amount_at([(night.rows, float(night.peak_bytes)) for night in nights], planned)
     shares = {"memory": needs.high / psutil.virtual_memory().total} if needs else {}
     free = storage.free_bytes()
     shares |= {"disk": sum(sizes.values()) / free} if free else {}
