@@ -7,9 +7,9 @@
 Every night is one of `benchmarks/night.py`, by the command line, in a process of its own. All plans are made after the nights
 of `--train`, before the first one of `--unseen`, by what `batch-assets plan` says. A night takes the sum of its stages; what
 Python and Dagster need to start and between the stages is in none of them, and the column `command` has it. The last line says
-how many lie within their 90 % interval, and the largest error. Nights of both more and fewer rows are made first, as between 8
-and 16 million rows DuckDB begins to sort on the disk, which no night before could tell. A night's first stages read what the night before has left in
-the page cache, as any night's do.
+how many lie within their 90 % interval, and the largest error. Nights of fewer and of more rows are made first: from some size
+on DuckDB sorts on the disk, which no smaller night can tell. A night's first stages read what the night before has left in the
+page cache, as any night's do.
 """
 
 import argparse

@@ -53,7 +53,7 @@ def amount_at(points: Sequence[tuple[int, float]], rows: int, *, grows: bool = T
     known = not grows or (len(seen) >= _FEWEST and sizes.max() >= _APART * sizes.min())
     wanted = np.asarray([known, grows])
     terms = np.stack([np.ones_like(sizes), sizes], axis=1)[:, wanted]
-    counts = _nearness(sizes, rows)
+    counts = _nearness(sizes, rows) if grows else np.ones_like(sizes)
     line = _line(terms, amounts, counts)
     on_line, place = terms @ line, np.asarray([1.0, float(rows)])[wanted]
     value = float(place @ line)

@@ -72,7 +72,7 @@ class TestALine:
         points = [(n * 10**6, float(n if n <= 8 else 2 * n - 8)) for n in (1, 2, 4, 8, 16, 32)]
         assert at(points, 3_000_000).value == pytest.approx(3.0, rel=0.1)
         assert at(points, 24_000_000).value == pytest.approx(40.0, rel=0.15)
-        assert at(points, 64_000_000).value == pytest.approx(120.0, rel=0.1)
+        assert at(points, 64_000_000).value == pytest.approx(120.0, rel=0.2)
 
     def test_far_from_all_nights_it_is_less_sure(self) -> None:
         points = [(n * 1_000, 5.0 + n * (1.1 if n % 2 else 0.9)) for n in range(1, 8)]
