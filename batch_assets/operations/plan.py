@@ -82,7 +82,9 @@ class Plan(BaseModel):
     def _held(self, deadline: float) -> str:
         have = _long(deadline)
         if self.fits:
-            return f"It fits: at most {_long(self.total.high)} of {have} ({self.total.high / deadline:.0%})."
+            fewer = self.workers_needed is not None and self.workers_needed < self.workers
+            enough = f" {self.workers_needed:,} workers would be enough." if fewer else ""
+            return f"It fits: at most {_long(self.total.high)} of {have} ({self.total.high / deadline:.0%}).{enough}"
         missed = "It does not fit" if self.total.low > deadline else "It does not fit for sure"
         if self.workers_needed is None:
             rest = self.total.high - self.seconds["scoring"].high

@@ -37,7 +37,7 @@ class TestFigures:
         assert found.total.value == pytest.approx(12_207.03, abs=0.01)
         assert found.fits
         assert found.workers_needed == 5
-        assert found.sentence() == "It fits: at most 3.4 h of 6.0 h (57%)."
+        assert found.sentence() == "It fits: at most 3.4 h of 6.0 h (57%). 5 workers would be enough."
 
     def test_what_does_not_fit_says_how_many_workers_do(self) -> None:
         found = plan_figures(Figures(256, 0.05), 500_000_000, 4, deadline=6 * HOUR)
