@@ -145,3 +145,17 @@ def test_the_drivers_memory_is_measured_for_a_day_and_a_hundredth_of_it() -> Non
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "| 200,000 rows | 20,000,000 rows |" in done.stdout
     assert [line.partition("|")[2].split("|")[0].strip() for line in done.stdout.splitlines()[2:]] == ["USS", "RSS"]
+
+
+@pytest.mark.process
+@pytest.mark.long
+def test_nights_are_planned_before_they_are_made(tmp_path: Path) -> None:
+    sizes = ["--train", "1e3", "2e3", "4e3", "--unseen", "3e3", "5e3"]
+    command = [sys.executable, str(BENCHMARKS / "plan.py"), *sizes, "--columns=4", "--engine=local", f"--folder={tmp_path}"]
+    found = json.loads(subprocess.run([*command, "--json"], capture_output=True, text=True, check=True).stdout)
+    assert [one["rows"] for one in found["nights"]] == [3_000, 5_000]
+    for one in found["nights"]:
+        low, high = one["planned"]["low"], one["planned"]["high"]
+        assert one["within"] == (low <= one["took"] <= high)
+        assert one["took"] < one["command"]
+        assert one["took"] == pytest.approx(sum(took for _, took in one["stages"].values()))

@@ -45,8 +45,9 @@ def main() -> None:
     parser.add_argument("--png", type=Path, help="draw its stages beside those of night_before.json into a file")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder, prefix="night-") as folder:
-        project = _project(Path(folder), options)
-        found = _night(project, options.engine)
+        project = make_project(Path(folder), options)
+        set_rows(project, options.rows)
+        found = run_night(project, options.engine)
     if options.png:
         before = json.loads((Path(__file__).parent / "night_before.json").read_text())
         report.draw_nights({before["name"]: before["seconds"], "now": found["seconds"]}, options.png)
@@ -64,8 +65,13 @@ def main() -> None:
     print(f"memory, MB: process at work {most} (DuckDB may {MEMORY_LIMIT}); workers {found['workers_mb']}")
 
 
-def _project(folder: Path, options: argparse.Namespace) -> Path:
-    """A project whose query makes the rows, with an approved model."""
+def set_rows(project: Path, rows: int) -> None:
+    """From now on a day has so many rows."""
+    duckdb.sql(f"SELECT {rows} AS count").write_parquet(str(project / "counts.parquet"))
+
+
+def make_project(folder: Path, options: argparse.Namespace, **settings: Any) -> Path:
+    """A project whose query makes the rows, with an approved model; `settings` are more of the pipeline's."""
     import numpy as np
     import torch
 
@@ -82,7 +88,6 @@ def _project(folder: Path, options: argparse.Namespace) -> Path:
     (folder / "pyproject.toml").write_text('[tool.dg]\ndirectory_type = "project"\n[tool.dg.project]\nroot_module = "theirs"\n')
     for package in (folder / "theirs", folder / "theirs" / "defs"):
         (package / "__init__.py").touch()
-    duckdb.sql(f"SELECT {options.rows} AS count").write_parquet(str(folder / "counts.parquet"))
     names = [f"f{number:02d}" for number in range(options.columns)]
     hashes = [f"hash(n * {options.columns} + {number})" for number in range(options.columns)]
     values = ", ".join(
@@ -110,6 +115,7 @@ def _project(folder: Path, options: argparse.Namespace) -> Path:
         },
         "model": {"name": "night"},
         "answers": {"kind": "binary", "labels": ["no", "yes"]},
+        **settings,
     }
     (defs / "defs.yaml").write_text(json.dumps({"type": "batch_assets.ScoringPipeline", "attributes": attributes}))
     os.environ |= {"BATCH_ASSETS_PROJECT": str(folder), "BATCH_ASSETS_ROOT": str(folder / "data")}
@@ -137,9 +143,9 @@ def _project(folder: Path, options: argparse.Namespace) -> Path:
     return folder
 
 
-def _night(project: Path, engine: str) -> dict[str, Any]:
-    """Run it and watch its processes."""
-    arguments = ["run", "night", "--partition", DAY, "--engine", engine, "--json"]
+def run_night(project: Path, engine: str, day: str = DAY) -> dict[str, Any]:
+    """Run a day and watch its processes."""
+    arguments = ["run", "night", "--partition", day, "--engine", engine, "--json"]
     program = [sys.executable, "-c", "from batch_assets.cli import main; main()", *arguments]
     started, driver, workers = time.perf_counter(), list[tuple[float, int]](), dict[int, int]()
     with (project / "answer").open("w") as answer:

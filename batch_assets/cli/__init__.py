@@ -17,6 +17,7 @@ _VERBS = {
     "lookup": "lookup:lookup",
     "models": "models:models",
     "path": "path:path",
+    "plan": "plan:plan",
     "preflight": "preflight:preflight",
     "prune": "prune:prune",
     "releases": "releases:releases",

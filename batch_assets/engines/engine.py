@@ -3,14 +3,17 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, Protocol, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from batch_assets.scoring.scorer import Scorer, ScoringTask
 
 EngineName = Literal["auto", "ray", "local", "spark"]
 Notice = Callable[[str], None]
+
+IN_HAND = 3
+"""Chunks of a worker: one being read, one in the model, one being written."""
 
 
 class Named(Protocol):
@@ -32,6 +35,19 @@ class Price(BaseModel):
 
     per_hour: float = Field(description="What all workers together cost in an hour.", gt=0)
     currency: str = Field("EUR", description="In which currency.")
+    spot_per_hour: float | None = Field(
+        None, description="The same on spot machines, which may be taken away at any moment; for `batch-assets plan`.", gt=0
+    )
+    preemptions_per_hour: float | None = Field(None, description="How often one worker on spot is taken away in an hour.", ge=0)
+    replacement_seconds: float = Field(
+        120.0, description="How long it takes until another worker is there in its place, with the model loaded.", ge=0
+    )
+
+    @model_validator(mode="after")
+    def _both(self) -> Self:
+        if (self.spot_per_hour is None) != (self.preemptions_per_hour is None):
+            raise ValueError("spot_per_hour and preemptions_per_hour need each other: say both, or neither")
+        return self
 
     @property
     def per_minute(self) -> float:
@@ -73,7 +89,7 @@ class EngineSettings(BaseModel):
         "session: Dagster sets it up before a day is scored. A command line connects by itself.",
         pattern=r"^[A-Za-z_]\w*$",
     )
-    price: Price | None = Field(None, description="What scoring costs, for the plans of roll-outs.")
+    price: Price | None = Field(None, description="What scoring costs, for plans of nights and of roll-outs.")
 
 
 @dataclass(frozen=True)

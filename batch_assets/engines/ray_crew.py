@@ -15,7 +15,7 @@ from typing import Any
 
 from typing_extensions import override
 
-from batch_assets.engines.engine import EngineSettings, Item, Named, Notice, Result, Workers, WorkTimes
+from batch_assets.engines.engine import IN_HAND, EngineSettings, Item, Named, Notice, Result, Workers, WorkTimes
 from batch_assets.engines.handout import Handout, file_of
 from batch_assets.engines.node import Node
 from batch_assets.engines.ray_worker import Owner, Worker, name_of
@@ -23,9 +23,6 @@ from batch_assets.errors import EngineError
 from batch_assets.process import Process
 from batch_assets.runs.chunks import Chunk
 from batch_assets.scoring.scorer import Scorer, ScoringTask
-
-_IN_HAND = 3
-"""Chunks per worker: one being read, one in the model, one being written."""
 
 _NAMESPACE = "batch-assets"
 """Where the names of workers that stay are looked for."""
@@ -90,7 +87,7 @@ class Crew(Workers):
         patient_until = looked + _PATIENCE_SECONDS
         while waiting or any(hand.items for hand in self._hands):
             while sum(not hand.leaving for hand in self._hands) < min(size, len(waiting)):
-                self._hands.append(self._hire(_IN_HAND, stays=True))
+                self._hands.append(self._hire(IN_HAND, stays=True))
             for hand, reference in self._finished():
                 try:
                     yield from self._settled(hand, reference)
@@ -98,7 +95,7 @@ class Crew(Workers):
                     for item in self._taken_out(hand):
                         (alone.append if self._deaths[item.name] >= _DEATHS else waiting.put)(item)  # type: ignore[arg-type]
             for hand in self._hands:
-                while waiting and hand.ready is None and not hand.leaving and len(hand.items) < _IN_HAND:
+                while waiting and hand.ready is None and not hand.leaving and len(hand.items) < IN_HAND:
                     hand.moved = hand.moved if hand.items else time.monotonic()
                     item = waiting.take(hand.file)
                     hand.items[hand.actor.work.remote(work, item)], hand.file = item, file_of(item)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
-from batch_assets.engines.engine import Engine, EngineSettings, Item, Named, Notice, Result, Spent, Workers, WorkTimes
+from batch_assets.engines.engine import IN_HAND, Engine, EngineSettings, Item, Named, Notice, Result, Spent, Workers, WorkTimes
 from batch_assets.engines.node import Node
 from batch_assets.engines.spark_worker import ANSWERS, Answer, Opening, Part
 from batch_assets.errors import EngineError
@@ -29,9 +29,6 @@ from batch_assets.scoring.scorer import Scorer, ScoringTask
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
-
-_IN_HAND = 4
-"""Chunks of a task at most, which a worker reads, scores and writes at the same time."""
 
 _JOBS = 3
 """Jobs that are under way at once."""
@@ -90,7 +87,7 @@ class _Executors(Workers):
         session = self._connect()
         opening = self._opening = self._opening or _opening(session, self._task)
         slots = self._settings.workers or session.sparkContext.defaultParallelism
-        in_hand = max(1, min(_IN_HAND, len(waiting) // (2 * slots)))
+        in_hand = max(1, min(IN_HAND, len(waiting) // (2 * slots)))
         groups = [waiting[first : first + in_hand] for first in range(0, len(waiting), in_hand)]
         jobs = iter([Part(opening, work, groups[first : first + slots]) for first in range(0, len(groups), slots)])
         name = f"batch-assets {opening.name}"

@@ -1,61 +1,153 @@
-"""What scoring will take, before it begins: minutes and cost by what the last accepted runs took, memory by the largest chunk.
+"""What a night will take, before it begins: lines through what the last nights took, with an interval; memory of a process.
 
 Of a stage under way `throughput` says more, and needs no library; the SLA in `orchestration` goes by that once it is there.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import psutil
 
-from batch_assets.features.snapshot import days_of
-from batch_assets.nightly.accepted import accepted_run
 from batch_assets.nightly.night import Night
+from batch_assets.nightly.timings import OF_WORKERS, STAGES, NightTook, Stage
 from batch_assets.quality.statistics import Interval
-from batch_assets.runs.manifest import latest_manifest
-from batch_assets.storage import Storage
 
-_LAST_RUNS = 3
-"""From how many runs before the throughput is taken."""
+Floats = npt.NDArray[np.float64]
 
+LAST_NIGHTS = 14
+"""From how many nights before a night is estimated."""
 
-@dataclass(frozen=True)
-class Took:
-    """What says how fast nights are: so many rows were scored in so many seconds."""
+CONFIDENCE = 0.9
+"""In this share of nights, what a night takes lies within the interval that was said before."""
 
-    rows: int
-    seconds: float
-
-    def seconds_for(self, rows: int) -> float:
-        """How long other rows take at this throughput."""
-        return rows * self.seconds / self.rows
+_FEWEST, _APART = 3, 2.0
+_USUAL_SPREAD, _USUAL_NIGHTS = 0.15, 2
+_ROUNDS = 4
+_NEAR = math.log(2)
 
 
-def last_runs(storage: Storage, pipeline: str) -> list[Took]:
-    """The newest accepted runs that scored something, newest first."""
-    found: list[Took] = []
-    for day in reversed(days_of(storage, pipeline)):
-        accepted = accepted_run(storage, pipeline, day, ())
-        manifest = latest_manifest(storage, accepted.folder) if accepted else None
-        if manifest is not None and manifest.scored_here:
-            found.append(Took(manifest.scored_here, manifest.wall_seconds))
-        if len(found) == _LAST_RUNS:
-            break
+def amount_at(points: Sequence[tuple[int, float]], rows: int, *, grows: bool = True) -> Interval | None:
+    """What so many rows will take, within 90 %, by (rows, amount) of some nights; None if no night took anything.
+
+    It is the point of a line, fixed + per_row * rows, or of a flat one if amounts do not grow. Nights of about so many rows say
+    most of it, as no stage is one line over all sizes (a sort that goes to the disk is slower by the row): a night of twice the
+    rows counts exp(-1/2), as in locally weighted regression (W. Cleveland, "Robust Locally Weighted Regression and Smoothing
+    Scatterplots", 1979). Beyond the largest and the smallest night the line goes on as it is there. What is fixed is told from
+    what grows only by three nights of which the largest is at least twice the smallest. Else amounts are taken as
+    proportional, and the interval also holds both extremes: that all of it is fixed, and that nothing is.
+
+    The interval is that of a weighted regression for one more night (N. Draper, H. Smith, "Applied Regression Analysis", 3rd
+    ed. 1998, sections 3.1 and 9.2): y0 (1 + d) is the upper bound, with d = t s sqrt(1 + x0ᵀ (XᵀWX)⁻¹ x0 / y0²) and t the 95 %
+    quantile of Student's distribution. The lower one is y0 exp(-d), the same for a small d and never below zero.
+
+    The spread is s² = (n0 s0² + Σ k r²) / (n0 + Σ k - p), of relative errors r of nights that count k, and p coefficients. It
+    begins with what is usual, s0 = 15 %, as if n0 = 2 nights had shown it: a few nights that happen to agree do not make
+    anything certain (A. Gelman et al., "Bayesian Data Analysis", 3rd ed. 2013, section 14.8).
+    """
+    seen = np.asarray([(size, amount) for size, amount in points if size > 0 and amount > 0], dtype=np.float64)
+    if not len(seen):
+        return None
+    sizes, amounts = seen.T
+    known = not grows or (len(seen) >= _FEWEST and sizes.max() >= _APART * sizes.min())
+    wanted = np.asarray([known, grows])
+    terms = np.stack([np.ones_like(sizes), sizes], axis=1)[:, wanted]
+    counts = _nearness(sizes, rows) if grows else np.ones_like(sizes)
+    line = _line(terms, amounts, counts)
+    on_line, place = terms @ line, np.asarray([1.0, float(rows)])[wanted]
+    value = float(place @ line)
+    if value <= 0:
+        return Interval(value=0.0, low=0.0, high=0.0)
+    scaled = terms * (np.sqrt(counts) / on_line)[:, None]
+    leverage = float(place @ np.linalg.pinv(scaled.T @ scaled, hermitian=True) @ place) / value**2
+    freedom = _USUAL_NIGHTS + float(counts.sum()) - len(line)
+    errors = float(counts @ (amounts / on_line - 1) ** 2)
+    doubt = _quantile(freedom) * math.sqrt((_USUAL_NIGHTS * _USUAL_SPREAD**2 + errors) / freedom * (1 + leverage))
+    ends = [value] if known else [value, float(on_line.min()), float(on_line.max())]
+    return Interval(value=value, low=min(ends) * math.exp(-doubt), high=max(ends) * (1 + doubt))
+
+
+def _nearness(sizes: Floats, rows: int) -> Floats:
+    """How much each night counts for one of so many rows: the nearest one 1."""
+    center = min(max(float(rows), float(sizes.min())), float(sizes.max()))
+    far = (np.log(sizes / center) / _NEAR) ** 2 / 2
+    found: Floats = np.exp(far.min() - far)
     return found
 
 
-def minutes(rows: int, runs: Sequence[Took]) -> float | None:
-    """How long rows of many days take, at the throughput of some runs together; None if there are none."""
-    together = Took(sum(one.rows for one in runs), sum(one.seconds for one in runs))
-    return together.seconds_for(rows) / 60 if runs else None
+def _line(terms: Floats, amounts: Floats, counts: Floats) -> Floats:
+    """The coefficients of terms of shape (nights, coefficients), none of them negative.
+
+    The noise of a long night is longer, so errors count relative to the line: weighted least squares with weights 1/y², the y
+    of the line itself, in a few rounds that begin with the measured ones (R. Carroll, D. Ruppert, "Transformation and Weighting
+    in Regression", 1988, section 2.2; C. Lawson, R. Hanson, "Solving Least Squares Problems", 1974, chapter 23).
+    """
+    from scipy.optimize import nnls
+
+    on_line = amounts
+    for _ in range(_ROUNDS):
+        weights = np.sqrt(counts) / on_line
+        found: Floats = nnls(terms * weights[:, None], amounts * weights)[0]
+        on_line = np.maximum(terms @ found, amounts.min() / 100)
+    return found
 
 
-def minutes_between(rows: int, runs: Sequence[Took], slower: float = 1.0) -> Interval | None:
-    """How long the rows of a night take: from the fastest to the slowest of some runs, that one `slower` by a factor."""
-    seconds = [one.seconds_for(rows) for one in runs]
-    if not seconds:
+def _quantile(freedom: float) -> float:
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, (1 + CONFIDENCE) / 2))
+
+
+def stages_take(
+    nights: Sequence[NightTook], rows: int, workers: int | None = None, chunk_rows: int = 1
+) -> dict[Stage, Interval]:
+    """Seconds of each stage that some nights measured, for so many rows and workers (by default as many as the last night had).
+
+    What scoring takes is shared by the workers, by whole chunks; everything else is not, and becomes the longest part when they
+    are many (G. Amdahl, "Validity of the single processor approach to achieving large scale computing capabilities", 1967). It
+    goes by the nights that the last night's model scored.
+    """
+    if not nights:
+        return {}
+    stages = {stage: amount_at(list(_points(nights, stage)), rows, grows=stage != "start-up") for stage in STAGES}
+    found = {stage: amount for stage, amount in stages.items() if amount is not None}
+    if "scoring" in found:
+        found["scoring"] = found["scoring"].times(1 / _at_once(rows, workers or nights[-1].workers, chunk_rows))
+    return found
+
+
+def _points(nights: Sequence[NightTook], stage: Stage) -> Iterable[tuple[int, float]]:
+    """Rows and seconds of a stage; of scoring, the seconds of all workers."""
+    for night in nights:
+        if stage in night.seconds and (stage != "scoring" or night.model == nights[-1].model):
+            yield night.rows, night.seconds[stage] * (night.workers if stage == "scoring" else 1)
+
+
+def _at_once(rows: int, workers: int, chunk_rows: int) -> float:
+    """How many workers are at work on average: while the last chunks are scored, some have none."""
+    chunks = max(math.ceil(rows / chunk_rows), 1)
+    return chunks / math.ceil(chunks / workers)
+
+
+def added(parts: Iterable[Interval]) -> Interval:
+    """The sum of stages. Their bounds are added, too: on a night on which one is slow, the machine is, and so are the others.
+
+    Were their errors independent, the interval would be narrower; as they are not known to be, it holds at least 90 %.
+    """
+    several = list(parts)
+    return Interval(**{name: sum(getattr(one, name) for one in several) for name in ("value", "low", "high")})
+
+
+def scoring_minutes(nights: Sequence[NightTook], days: Sequence[int], slower: float = 1.0) -> Interval | None:
+    """How long the rows of some days take from start-up to proof, one day after the other; None if no night says it.
+
+    `slower` is by which factor the model may be slower than that of the nights.
+    """
+    if not nights:
         return None
-    return Interval(value=sum(seconds) / len(seconds) / 60, low=min(seconds) / 60, high=max(seconds) * slower / 60)
+    found = added(part for rows in days for stage, part in stages_take(nights, rows).items() if stage in OF_WORKERS)
+    return Interval(value=found.value, low=found.low, high=found.high * slower).times(1 / 60)
 
 
 def memory(night: Night) -> Interval:

@@ -27,6 +27,7 @@ from batch_assets.features.snapshot import (
 )
 from batch_assets.logs import Change
 from batch_assets.nightly.progress import Progress
+from batch_assets.nightly.timings import keep_timing
 from batch_assets.storage import LocalStorage, Storage
 from batch_assets.threads import WAITING, in_threads
 
@@ -113,6 +114,7 @@ def freeze(config: PipelineConfig, storage: Storage, day: str, progress: Progres
     if in_force is None or in_force.body.digest != snapshot.digest:  # another process froze the day meanwhile: that counts
         return frozen(config, storage, day)
     seconds["profile"] += time.perf_counter() - computed
+    keep_timing(storage, folder, "features", snapshot.rows, sum(seconds.values()))
     return Frozen(snapshot, storage, folder, reused=False, seconds=seconds)
 
 

@@ -1,5 +1,6 @@
 """Judge a finished night, write the verdict, and accept the run if the verdict is good."""
 
+import time
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice, takewhile
@@ -13,7 +14,18 @@ from batch_assets.nightly.accepted import accept, accepted_before, accepted_run
 from batch_assets.nightly.judge_features import contract_columns, judge_features
 from batch_assets.nightly.night import Night
 from batch_assets.nightly.shift import Compared, between_runs, expected_shift
-from batch_assets.nightly.verdict import OLDEST, Verdict, basis_of, decided, in_force, judged_now, read_verdict, record
+from batch_assets.nightly.timings import keep_timing
+from batch_assets.nightly.verdict import (
+    OLDEST,
+    Verdict,
+    basis_of,
+    decided,
+    in_force,
+    judged_now,
+    read_verdict,
+    record,
+    verdict_log,
+)
 from batch_assets.quality.columns import Column
 from batch_assets.quality.comparable import while_few_are_known
 from batch_assets.quality.completeness import judge_audit, judge_completeness, judge_dead_letters, judge_one_model
@@ -36,9 +48,12 @@ def judge(night: Night, manifest: Manifest | None = None) -> Verdict:
     config, storage, model = night.config, night.storage, night.model
     finished = manifest or night.manifest()
     features = judge_features(config, storage, night.frozen, night.day)
+    started, first = time.perf_counter(), not verdict_log(storage, night.folder).numbers()
     verdict = record(storage, night.folder, lambda before: run_verdict(night, finished, features, before), seen=[night.log()])
     seen = [current_log(storage, config.name, night.day), *model.logs]
     accept(storage, finished, model.approval, verdict, model.withdrawn(), seen)
+    if first:
+        keep_timing(storage, night.folder, "judging", finished.rows, time.perf_counter() - started)
     return verdict
 
 

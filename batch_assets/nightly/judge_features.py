@@ -1,5 +1,6 @@
 """Judge a snapshot: its columns, its sources, and what is otherwise than on the good days before."""
 
+import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice, takewhile
@@ -11,7 +12,8 @@ from batch_assets.features.profile import read_profile
 from batch_assets.features.snapshot import SnapshotReader, current_log, days_of, snapshot_folder
 from batch_assets.nightly.freeze import Frozen, check_contract
 from batch_assets.nightly.freshness import Loads, judge_loads, loads_of
-from batch_assets.nightly.verdict import OLDEST, Verdict, basis_of, decided, judged_now, read_verdict, record
+from batch_assets.nightly.timings import keep_timing
+from batch_assets.nightly.verdict import OLDEST, Verdict, basis_of, decided, judged_now, read_verdict, record, verdict_log
 from batch_assets.quality.changes import judge_changes
 from batch_assets.quality.columns import Column, columns_of
 from batch_assets.quality.comparable import while_few_are_known
@@ -28,7 +30,11 @@ ROWS = ""
 
 def judge_features(config: PipelineConfig, storage: Storage, frozen: Frozen, day: str) -> Verdict:
     """Judge a snapshot's columns: the contract, the suite over the column profile, and the good days before."""
-    return record(storage, frozen.folder, lambda before: features_verdict(config, storage, frozen, day, before))
+    started, first = time.perf_counter(), not verdict_log(storage, frozen.folder).numbers()
+    verdict = record(storage, frozen.folder, lambda before: features_verdict(config, storage, frozen, day, before))
+    if first:
+        keep_timing(storage, frozen.folder, "judging features", frozen.snapshot.rows, time.perf_counter() - started)
+    return verdict
 
 
 def features_verdict(config: PipelineConfig, storage: Storage, frozen: Frozen, day: str, before: Verdict | None) -> Verdict:

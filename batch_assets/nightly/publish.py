@@ -18,6 +18,7 @@ from batch_assets.nightly.night import Night
 from batch_assets.nightly.progress import Progress
 from batch_assets.nightly.score import BYTES_PER_ROW, SPARE_BYTES
 from batch_assets.nightly.tables import follow, follow_again, follow_required, lagging_tables
+from batch_assets.nightly.timings import keep_timing
 from batch_assets.nightly.verdict import read_verdict
 from batch_assets.quality.gates import GATES
 from batch_assets.quality.outcome import CheckOutcome
@@ -25,7 +26,7 @@ from batch_assets.runs.manifest import Manifest
 from batch_assets.serving.build import require_release
 from batch_assets.serving.export import is_exported
 from batch_assets.serving.live import Live, current_log, go_live, live_release, require_not_withdrawn, step_back
-from batch_assets.serving.release import release_name
+from batch_assets.serving.release import release_name, stores_of
 from batch_assets.serving.retention import retire
 from batch_assets.serving.store import Release, Store
 from batch_assets.storage import Storage, require_space
@@ -78,6 +79,7 @@ def publish(night: Night, progress: Progress, why: str = "") -> Published:
     require_space(storage, manifest.scored * BYTES_PER_ROW + SPARE_BYTES, f"Publishing {manifest.scored:,} rows")
     if not why:
         require_not_withdrawn(storage, config.name, release_name(manifest), *manifest.releases_before)
+    built_before = stores_of(storage, config.name, release_name(manifest))
     releases, lagging = build(config, storage, manifest, left_out, stores_for(config, storage, day), progress)
     model.require_in_force()
     require_day(storage, config.name, day)
@@ -105,6 +107,8 @@ def publish(night: Night, progress: Progress, why: str = "") -> Published:
     not_exported = export_day(config, storage, manifest, left_out, progress)
     warnings = tuple(outcome for outcome in verdict.outcomes if not outcome.passed)
     seconds = time.perf_counter() - started
+    if not built_before and len(releases) == len(config.stores):
+        keep_timing(storage, night.folder, "publishing", manifest.rows, seconds)
     return Published(releases[0], live.body.release, seconds, lagging, without, not_exported, warnings)
 
 
@@ -114,6 +118,15 @@ def _require_tables(night: Night) -> None:
     if without:
         reasons = " ".join(without.values())
         raise TableError(f"{night.name} is not published, {' and '.join(without)} must have it first: {reasons}")
+
+
+def check_published(night: Night) -> CheckOutcome:
+    """`published_matches` as a part of the night, which is measured."""
+    started, stores = time.perf_counter(), stores_for(night.config, night.storage, night.day)
+    found = published_matches(night)
+    if found.passed and len(stores) == len(night.config.stores):
+        keep_timing(night.storage, night.folder, "checking", night.frozen.snapshot.rows, time.perf_counter() - started)
+    return found
 
 
 def published_matches(night: Night) -> CheckOutcome:

@@ -13,13 +13,14 @@ from batch_assets.config import PipelineConfig
 from batch_assets.errors import ContractBroken, PreflightFailed
 from batch_assets.histogram import Histogram
 from batch_assets.models.registry import ModelVersion
-from batch_assets.nightly.estimates import last_runs, memory, minutes_between
+from batch_assets.nightly.estimates import LAST_NIGHTS, memory, scoring_minutes
 from batch_assets.nightly.freeze import frozen_for_a_look
 from batch_assets.nightly.judge import decided_for, known_runs, trailing_runs
 from batch_assets.nightly.judge_features import features_verdict
 from batch_assets.nightly.night import Night
 from batch_assets.nightly.progress import Progress
 from batch_assets.nightly.shift import compared, expected_shift, model_before
+from batch_assets.nightly.timings import nights_took
 from batch_assets.nightly.verdict import read_verdict
 from batch_assets.operations.sample import Sampled, places, score_sample
 from batch_assets.quality.drift import MEASURES, Levels, between, nearest_scores
@@ -102,7 +103,7 @@ def _look(night: Night) -> Preflight:
     old = score_sample(Night.open(config, storage, day, previous, snapshot), drawn) if previous else None
     dead = share(sample.dead, len(sample.scores) - sample.excluded)
     slower = max(sample.seconds / old.seconds, 1.0) if old and old.seconds else 1.0
-    minutes = minutes_between(rows, last_runs(storage, config.name), slower)
+    minutes = scoring_minutes(nights_took(storage, config.name, LAST_NIGHTS), [rows], slower)
     price = config.engine.price
     drift, against_trailing = _drift(night, sample)
     shift, against_previous = _shift(config, model, previous, sample, old, day)

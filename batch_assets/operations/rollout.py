@@ -12,10 +12,11 @@ from batch_assets.logs import LogEntry
 from batch_assets.models.approvals import Approval, undone
 from batch_assets.models.registry import ModelVersion, Registry, Retirement
 from batch_assets.nightly.accepted import TakenBack, accepted_log, accepted_run
-from batch_assets.nightly.estimates import last_runs, minutes
+from batch_assets.nightly.estimates import LAST_NIGHTS, scoring_minutes
 from batch_assets.nightly.freeze import frozen
 from batch_assets.nightly.night import Night
 from batch_assets.nightly.shift import compared
+from batch_assets.nightly.timings import nights_took
 from batch_assets.nightly.verdict import read_verdict
 from batch_assets.operations.sample import places, score_sample
 from batch_assets.quality.model_shift import Shift
@@ -125,7 +126,7 @@ def plan_rollout(config: PipelineConfig, storage: Storage, registry: Registry, v
     config.answers.require(model.card.head, f"{model.name} {version}")
     approvals = registry.approvals(config.model.name, config.model.alias)
     days = last_days(config, storage)
-    rows = sum(_rows(config, storage, day) for day in days)
+    rows = [_rows(config, storage, day) for day in days]
     before = approvals.latest()
     shift, changes, not_measured = None, list[str](), ""
     if before is not None:
@@ -139,12 +140,13 @@ def plan_rollout(config: PipelineConfig, storage: Storage, registry: Registry, v
             if days and not isinstance(error, SnapshotChanged):
                 night = Night.open(config, storage, days[-1], model)
                 score_sample(night, places(night))  # what is wrong with the new version refuses it
-    takes = minutes(rows, last_runs(storage, config.name))
+    found = scoring_minutes(nights_took(storage, config.name, LAST_NIGHTS), rows)
+    takes = found.value if found else None
     price = config.engine.price
     return Plan(
         pipeline=config.name,
         days=days,
-        rows=rows,
+        rows=sum(rows),
         minutes=round(takes, 3) if takes is not None else None,
         cost=round(takes * price.per_minute, 4) if takes is not None and price else None,
         currency=price.currency if price else "",

@@ -10,7 +10,7 @@ from batch_assets.config import PipelineConfig
 from batch_assets.errors import NotFound
 from batch_assets.nightly.freeze import frozen
 from batch_assets.nightly.night import Night
-from batch_assets.nightly.publish import published_matches
+from batch_assets.nightly.publish import check_published
 from batch_assets.nightly.verdict import Verdict, read_verdict
 from batch_assets.orchestration import metadata
 from batch_assets.orchestration.assets import asset_key, partitions
@@ -50,7 +50,7 @@ def build_checks(config: PipelineConfig, clock: Clock = utc_now) -> list[dg.Asse
         yield from _verdict(finished.storage, finished.folder).outcomes
 
     def of_release(context: dg.AssetCheckExecutionContext, root: StorageRoot, nights: Nights) -> Iterator[CheckOutcome]:
-        found = nights.matches[config.name, context.partition_key] = published_matches(night(context, root, nights))
+        found = nights.matches[config.name, context.partition_key] = check_published(night(context, root, nights))
         yield found
 
     def of_sla(context: dg.AssetCheckExecutionContext, root: StorageRoot, _: Nights) -> Iterator[CheckOutcome]:
