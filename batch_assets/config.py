@@ -145,6 +145,11 @@ class RetentionSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     keep_days: int = Field(35, description="The newest days of which everything is kept; older ones are pruned.", ge=1)
+    history_days: int = Field(
+        400,
+        description="For how many days Dagster keeps its records of a run, counted from when that began; at least keep_days.",
+        ge=1,
+    )
     schedule: bool = Field(False, description="Whether Dagster prunes every night; else `batch-assets prune` does when asked.")
 
 

@@ -219,6 +219,25 @@ def postgres_server() -> Iterator[PostgresServer]:
         yield server
 
 
+@pytest.fixture
+def database(postgres_server: PostgresServer, tmp_path: Path) -> Iterator[dict[str, str]]:
+    """A new database for Dagster's records: the environment that leads to it."""
+    import psycopg
+
+    name = f"dagster_{os.getpid()}_{abs(hash(tmp_path))}"
+    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"')
+    yield {
+        "DAGSTER_PG_HOST": "127.0.0.1",
+        "DAGSTER_PG_PORT": str(postgres_server.port),
+        "DAGSTER_PG_USERNAME": "postgres",
+        "DAGSTER_PG_PASSWORD": "whatever: it is trusted",
+        "DAGSTER_PG_DB": name,
+    }
+    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+        connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
 @pytest.fixture(scope="session")
 def cassandra_server(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> SharedServer:
     """The one Cassandra of the whole run, also of several processes; each test has a keyspace of its own."""

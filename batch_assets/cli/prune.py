@@ -1,6 +1,6 @@
 """`prune`: take away what nobody needs any more."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import click
@@ -37,14 +37,23 @@ def _show_pruned(console: Console, found: dict[str, Any]) -> None:
 @click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
 @verb(_show_pruned)
 def prune(pipeline: str | None, keep_days: int | None, dry_run: bool) -> dict[str, Any]:
-    """Remove snapshots, runs and releases of PIPELINE (by default of all) that nothing live and no recent day needs."""
+    """Remove snapshots, runs and releases of PIPELINE (by default of all) that nothing live and no recent day needs.
+
+    With them go Dagster's records of runs that are older than `retention.history_days`.
+    """
     from batch_assets.operations.prune import prune as pruned
     from batch_assets.orchestration.catalog import pipeline as known
     from batch_assets.orchestration.catalog import pipelines
+    from batch_assets.orchestration.history import prune_history
+    from batch_assets.orchestration.launch import open_instance
 
     configs = [known(pipeline)] if pipeline else list(pipelines().values())
-    with TerminalProgress() as progress:
-        found = [pruned(config, storage(), keep_days, dry_run, progress) for config in configs]
+    found = []
+    with open_instance() as instance, TerminalProgress() as progress:
+        for config in configs:
+            one = pruned(config, storage(), keep_days, dry_run, progress)
+            runs = prune_history(config, instance, dry_run=dry_run)
+            found.append(replace(one, counts={**one.counts, **({"dagster runs": runs} if runs else {})}))
     return {
         "pipelines": [asdict(one) for one in found],
         "bytes": sum(sum(one.sizes.values()) for one in found),

@@ -15,6 +15,9 @@ Notice = Callable[[str], None]
 IN_HAND = 3
 """Chunks of a worker: one being read, one in the model, one being written."""
 
+POOL = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"
+"""What a pool can be called; a file can be called so, too."""
+
 
 class Named(Protocol):
     """What is handed out: it has a name for messages."""
@@ -88,6 +91,12 @@ class EngineSettings(BaseModel):
         description="The key of a resource of the project that connects Ray, like dagster-ray's LocalRay, or makes a Spark "
         "session: Dagster sets it up before a day is scored. A command line connects by itself.",
         pattern=r"^[A-Za-z_]\w*$",
+    )
+    pool: str | None = Field(
+        None,
+        description="The Dagster pool in which its runs wait for each other, as in gpu-2; by default that of what scores: this "
+        "machine's, or one for each cluster that is named.",
+        pattern=POOL,
     )
     price: Price | None = Field(None, description="What scoring costs, for plans of nights and of roll-outs.")
 

@@ -17,10 +17,10 @@ from batch_assets.nightly.publish import publish
 from batch_assets.nightly.score import score
 from batch_assets.operations.preflight import preflight
 from batch_assets.orchestration import metadata
-from batch_assets.orchestration.liveness import POOL
 from batch_assets.orchestration.nights import Nights
 from batch_assets.orchestration.observe import ObservedProgress
 from batch_assets.orchestration.pins import pinned
+from batch_assets.orchestration.pools import pool_of
 from batch_assets.orchestration.remembered import of_logs, require_remembered
 from batch_assets.orchestration.resources import Engines, StorageRoot
 from batch_assets.orchestration.runs import began
@@ -116,7 +116,7 @@ def build_assets(pipeline: PipelineConfig) -> list[dg.AssetsDefinition]:
         partitions_def=days,
         group_name=pipeline.name,
         deps=[user_features],
-        pool=POOL,
+        pool=pool_of(pipeline),
         kinds={pipeline.engine.kind if pipeline.engine.kind in ("ray", "spark") else "python"},
         required_resource_keys={*_OWN, *filter(None, [pipeline.engine.resource])},
     )

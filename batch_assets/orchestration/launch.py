@@ -9,8 +9,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import dagster as dg
 
@@ -25,11 +24,12 @@ from batch_assets.nightly.progress import Progress
 from batch_assets.nightly.publish import published_matches
 from batch_assets.orchestration.assets import asset_key
 from batch_assets.orchestration.component import definitions
-from batch_assets.orchestration.liveness import COMMAND_LINE, POOL, fail_dead_runs, process_tags, scoring_elsewhere
+from batch_assets.orchestration.liveness import command_line_tags
 from batch_assets.orchestration.nights import Nights
+from batch_assets.orchestration.pools import as_asked
 from batch_assets.orchestration.resources import connected, connecting
 from batch_assets.orchestration.runs import blocking_findings, first_error
-from batch_assets.process import Process
+from batch_assets.orchestration.turns import own_turn
 from batch_assets.project import find_project
 from batch_assets.quality.outcome import CheckOutcome
 from batch_assets.runs.commit import day_folder
@@ -100,7 +100,8 @@ def materialize(
         BatchAssetsError: the sentence that a step raised.
         KeyboardInterrupt: the run was interrupted; it is recorded as such, and the same call resumes it.
     """
-    with _own_turn(instance, progress):
+    config = as_asked(config, engine)
+    with own_turn(instance, config, progress):
         to_freeze = refresh or not current_log(open_storage(default_root()), config.name, day).latest()
         with connecting(config, engine) if to_freeze else nullcontext():
             return _Launcher(config, [model], instance, progress, engine, refresh).materialize(day, model)
@@ -123,7 +124,8 @@ def materialize_days(
     Raises:
         KeyboardInterrupt: it was interrupted; the days that are done stay done.
     """
-    with _own_turn(instance, progress), connected(config, engine):
+    config = as_asked(config, engine)
+    with own_turn(instance, config, progress), connected(config, engine):
         known = [model for model in models.values() if not isinstance(model, BatchAssetsError)]
         launcher = _Launcher(config, known, instance, progress, engine, refresh)
         for day, model in models.items():
@@ -135,48 +137,6 @@ def materialize_days(
             except BatchAssetsError as error:
                 done = Day(day, None, str(error))
             yield done
-
-
-@contextmanager
-def _own_turn(instance: dg.DagsterInstance, progress: Progress) -> Iterator[None]:
-    """Wait until no other run on this instance scores.
-
-    Dagster would wait too, at the pool, but spinning and deaf to Ctrl-C. Command lines take turns by a file lock, which the
-    system drops when its holder dies; for runs of the UI this looks at the runs in progress, after the dead were failed. Runs
-    of the UI wait in Dagster's queue while a command line's run is in progress.
-    """
-    with (Path(instance.root_directory) / ".turn").open("a+") as lock:
-        if not _locked(lock):
-            lock.seek(0)
-            progress.say(f"Another command line is at work on this Dagster instance ({lock.read().strip()}); waiting for it.")
-        while not _locked(lock):
-            time.sleep(0.2)
-        lock.truncate(0)
-        lock.write(str(Process.current()))
-        lock.flush()
-        told: set[str] = set()
-        while True:
-            for failed in fail_dead_runs(instance, command_lines_are_dead=True):
-                progress.say(f"Dagster run {failed} was left by a dead process; it is marked as failed now.")
-            holders = set(scoring_elsewhere(instance))
-            if not holders:
-                break
-            for holder in sorted(holders - told):
-                progress.say(
-                    f"Dagster run {holder} is at work in the pool {POOL!r}; this run waits for it. If it is dead, terminate it "
-                    "in the UI."
-                )
-            told |= holders
-            time.sleep(0.5)
-        yield
-
-
-def _locked(file: IO[str]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    except BlockingIOError:
-        return False
 
 
 @contextmanager
@@ -251,7 +211,7 @@ class _Launcher:
                     run_config={"ops": options, "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
                     instance=instance,
                     partition_key=day,
-                    tags={**process_tags(run_id), COMMAND_LINE: run_id},
+                    tags=command_line_tags(instance, run_id),
                     run_id=run_id,
                     raise_on_error=False,  # so that every check is made, also those after one that blocks
                 )

@@ -6,24 +6,26 @@ and before a command line starts one.
 """
 
 import math
+import os
 import time
+import uuid
+from contextlib import suppress
+from pathlib import Path
 
 import dagster as dg
 
 from batch_assets.config import PipelineConfig
+from batch_assets.orchestration.pools import pool_of, pool_tag
 from batch_assets.orchestration.runs import belongs_to
 from batch_assets.process import Process
 
 _TAG = "batch_assets/"
 _OWN = f"{_TAG}run"
-COMMAND_LINE = "batch_assets/command_line"
+COMMAND_LINE = f"{_TAG}command_line"
 """The tag of a run that a command line executes itself; its value is the run's id, because a re-execution inherits tags."""
 
-POOL = "scoring"
-"""One run at a time scores; runs that would fight for the same cores or GPU wait for each other."""
-
-_IN_POOL = {f".dagster/pool/{POOL}": "true"}
-"""The tag that Dagster gives to runs that have a part in the pool."""
+_HOME = f"{_TAG}home"
+"""The tag that says by which Dagster home a command line takes turns with others."""
 
 _SILENT_SECONDS = 300.0
 """A run tags itself before its first step, within seconds of its start."""
@@ -37,21 +39,27 @@ def process_tags(run_id: str) -> dict[str, str]:
     return {f"{_TAG}{name}": str(value) for name, value in fields.items()}
 
 
-def fail_dead_runs(
-    instance: dg.DagsterInstance, *, of: PipelineConfig | None = None, command_lines_are_dead: bool = False
-) -> list[str]:
-    """End runs whose process is dead, and free the slots of runs that are over; returns the ids of the dead.
+def command_line_tags(instance: dg.DagsterInstance, run_id: str) -> dict[str, str]:
+    """The same of a run that a command line executes itself."""
+    return {**process_tags(run_id), COMMAND_LINE: run_id, _HOME: _home(instance)}
 
-    They are failed, or canceled if somebody had asked for that. So is a run that started long ago and never said which process
-    it is. `of` says whose; by default those of all pipelines.
 
-    `command_lines_are_dead` says that the caller holds the lock that every command line holds while it lives, so theirs are
-    dead even if they were started under another host name, as in a container that was replaced.
+def fail_dead_runs(instance: dg.DagsterInstance, config: PipelineConfig, *, turn: bool = False) -> list[str]:
+    """End runs whose process is dead, and free the places of a pipeline's pool that runs hold which are over.
+
+    They are failed, or canceled if somebody had asked for that; returns their ids. So is a run of the pipeline that started
+    long ago and never said which process it is. Dead are those of the pipeline, or of everybody if it is the caller's turn.
+
+    `turn` says that the caller holds the lock that every command line with this Dagster home and pool holds while it lives, so
+    theirs are dead even if they were started under another host name, as in a container that was replaced.
     """
+    pool = pool_of(config)
+    theirs = {**pool_tag(pool), _HOME: _home(instance) if turn else ""}.items()
     failed = []
     for run, process in _running(instance):
-        dead = not process.alive() or (command_lines_are_dead and run.tags.get(COMMAND_LINE) == run.run_id)
-        if dead and (of is None or belongs_to(of, run)):
+        command_line = run.tags.get(COMMAND_LINE) == run.run_id and theirs <= run.tags.items()
+        dead = not process.alive() or (turn and command_line)
+        if dead and (turn or belongs_to(config, run)):
             now = instance.get_run_by_id(run.run_id)  # it may have ended well after its status was read
             if now is None or now.is_finished:
                 continue
@@ -61,25 +69,45 @@ def fail_dead_runs(
             else:
                 instance.report_run_failed(now, message=message)
             failed.append(run.run_id)
-    started = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED], tags=_IN_POOL)
-    for record in instance.get_run_records(started):
-        run = record.dagster_run
-        silent = run.tags.get(_OWN) != run.run_id and time.time() - (record.start_time or math.inf) > _SILENT_SECONDS
-        if silent and (of is None or belongs_to(of, run)):
-            instance.report_run_failed(run, message="The process of this run died before it could say which one it is.")
-            failed.append(run.run_id)
-    for slot in instance.event_log_storage.get_concurrency_info(POOL).claimed_slots:
+    for run in _silent(instance, config):
+        instance.report_run_failed(run, message="The process of this run died before it could say which one it is.")
+        failed.append(run.run_id)
+    for slot in instance.event_log_storage.get_concurrency_info(pool).claimed_slots:
         holder = instance.get_run_by_id(slot.run_id)
         if holder is None or holder.is_finished:
             instance.event_log_storage.free_concurrency_slots_for_run(slot.run_id)
     return failed
 
 
-def scoring_elsewhere(instance: dg.DagsterInstance) -> list[str]:
-    """The runs in progress that have a part in the pool, each as a phrase."""
+def scoring_elsewhere(instance: dg.DagsterInstance, pool: str) -> list[str]:
+    """The runs in progress that have a part in a pool, each as a phrase."""
     known = {run.run_id: str(process) for run, process in _running(instance)}
-    runs = instance.get_runs(filters=dg.RunsFilter(statuses=_IN_PROGRESS, tags=_IN_POOL))
+    runs = instance.get_runs(filters=dg.RunsFilter(statuses=_IN_PROGRESS, tags=pool_tag(pool)))
     return [f"{run.run_id} ({known.get(run.run_id, 'process unknown')})" for run in runs]
+
+
+def _home(instance: dg.DagsterInstance) -> str:
+    """What only this Dagster home is called, on whatever host it is mounted; two of them can share one database."""
+    file, own = Path(instance.root_directory) / ".home", uuid.uuid4().hex
+    if not file.exists():
+        made = file.with_name(f".home-{own}")
+        made.write_text(own)
+        with suppress(FileExistsError):  # another process was faster
+            os.link(made, file)
+        made.unlink()
+    return file.read_text()
+
+
+def _silent(instance: dg.DagsterInstance, config: PipelineConfig) -> list[dg.DagsterRun]:
+    """Runs of a pipeline in its pool that started long ago, and say of no process that it executes them."""
+    started = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED], tags=pool_tag(pool_of(config)))
+    return [
+        record.dagster_run
+        for record in instance.get_run_records(started)
+        if record.dagster_run.tags.get(_OWN) != record.dagster_run.run_id
+        and time.time() - (record.start_time or math.inf) > _SILENT_SECONDS
+        and belongs_to(config, record.dagster_run)
+    ]
 
 
 def _running(instance: dg.DagsterInstance) -> list[tuple[dg.DagsterRun, Process]]:

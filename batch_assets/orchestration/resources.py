@@ -23,6 +23,7 @@ from batch_assets.engines.spark_engine import SparkEngine
 from batch_assets.models.registry import Registry
 from batch_assets.orchestration.liveness import process_tags
 from batch_assets.orchestration.nights import opened_nights
+from batch_assets.orchestration.pools import ray_address
 from batch_assets.storage import Storage, default_root, open_storage
 
 
@@ -59,7 +60,7 @@ class Engines(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     def engine(self, settings: EngineSettings, kind: EngineName | None = None) -> Engine:
         """The engine that scores: the pipeline's own, unless the run asks for another."""
-        chosen, local, address = kind or settings.kind, LocalEngine(settings.workers), self.ray_address or _ray_address()
+        chosen, local, address = kind or settings.kind, LocalEngine(settings.workers), self.ray_address or ray_address()
         if chosen == "local":
             return local
         if chosen == "spark":
@@ -99,7 +100,7 @@ def connecting(config: PipelineConfig, kind: EngineName | None = None) -> Iterat
 
 def _known(config: PipelineConfig, kind: EngineName | None, stack: ExitStack) -> RayEngine | SparkEngine | None:
     """The engine of runs that are known to need one that starts, from the beginning, closed with the stack; None of others."""
-    chosen, address = kind or config.engine.kind, _ray_address()
+    chosen, address = kind or config.engine.kind, ray_address()
     if chosen == "spark":
         return stack.enter_context(closing(SparkEngine(config.engine)))
     if chosen == "ray" or (chosen == "auto" and (address or config.scoring.device != "cpu")):
@@ -113,7 +114,7 @@ def shared_ray(*, wanted: bool) -> Iterator[dict[str, str]]:
 
     One that RAY_ADDRESS names is left as it is.
     """
-    address = _ray_address()
+    address = ray_address()
     if address:
         yield {"RAY_ADDRESS": address}
         return
@@ -122,10 +123,6 @@ def shared_ray(*, wanted: bool) -> Iterator[dict[str, str]]:
         yield engine.connect() if wanted else {}
     finally:
         engine.close()
-
-
-def _ray_address() -> str | None:
-    return os.environ.get("RAY_ADDRESS") or None
 
 
 class LogProgress:

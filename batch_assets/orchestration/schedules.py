@@ -8,6 +8,7 @@ from batch_assets.clock import today
 from batch_assets.config import PartitionSettings, PipelineConfig
 from batch_assets.nightly.progress import Progress
 from batch_assets.operations.prune import prune
+from batch_assets.orchestration.history import prune_history
 from batch_assets.orchestration.resources import StorageRoot
 from batch_assets.orchestration.runs import pruning_job
 
@@ -73,9 +74,10 @@ def build_pruning(config: PipelineConfig) -> list[dg.ScheduleDefinition]:
         context: dg.OpExecutionContext, batch_assets_root: StorageRoot, batch_assets_progress: dg.ResourceParam[Progress]
     ) -> None:
         found = prune(config, batch_assets_root.storage(), None, False, batch_assets_progress)
-        context.add_output_metadata({name: count for name, count in found.counts.items() if count})
+        counts = {**found.counts, "dagster runs": prune_history(config, context.instance)}
+        context.add_output_metadata({name: count for name, count in counts.items() if count})
 
-    @dg.job(name=pruning_job(config), description="Removes what nothing live and no recent day needs.")
+    @dg.job(name=pruning_job(config), description="Removes what nothing live and no recent day needs, here and in Dagster.")
     def pruning() -> None:
         prune_op()
 

@@ -170,7 +170,7 @@ def build_dead_runs(config: PipelineConfig) -> dg.SensorDefinition:
         default_status=dg.DefaultSensorStatus.RUNNING,
     )
     def dead_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-        failed = fail_dead_runs(context.instance, of=config)
+        failed = fail_dead_runs(context.instance, config)
         return dg.SkipReason(
             f"Marked as failed: {', '.join(failed)}." if failed else "Every run in progress has a living process."
         )

@@ -22,7 +22,8 @@ from batch_assets.orchestration import liveness
 from batch_assets.orchestration.catalog import pipeline
 from batch_assets.orchestration.launch import Launched, materialize_days, open_instance
 from batch_assets.orchestration.launch import materialize as launch_day
-from batch_assets.orchestration.liveness import POOL, fail_dead_runs
+from batch_assets.orchestration.liveness import command_line_tags, fail_dead_runs
+from batch_assets.orchestration.pools import MACHINE, pool_tag
 from batch_assets.orchestration.resources import StorageRoot
 from batch_assets.process import Process
 from batch_assets.serving.live import current_log
@@ -166,7 +167,7 @@ def test_no_model_is_a_sentence(instance: dg.DagsterInstance, config: PipelineCo
 def test_a_run_of_a_dead_process_is_buried_and_its_slot_freed(instance: dg.DagsterInstance, config: PipelineConfig) -> None:
     me = Process.current()
     slots = instance.event_log_storage
-    slots.set_concurrency_slots(POOL, 1)
+    slots.set_concurrency_slots(MACHINE, 1)
     runs = {}
     for name, pid, host in (
         ("dead", 2**22 - 1, me.host),
@@ -184,20 +185,20 @@ def test_a_run_of_a_dead_process_is_buried_and_its_slot_freed(instance: dg.Dagst
         runs[name] = instance.add_run(
             dg.DagsterRun(run_id=run_id, job_name="customer_propensity", status=dg.DagsterRunStatus.STARTED, tags=tags)
         )
-    slots.claim_concurrency_slot(POOL, runs["dead"].run_id, "step")
-    assert slots.get_concurrency_info(POOL).claimed_slots
-    assert fail_dead_runs(instance) == [runs["dead"].run_id]
-    assert not slots.get_concurrency_info(POOL).claimed_slots
+    slots.claim_concurrency_slot(MACHINE, runs["dead"].run_id, "step")
+    assert slots.get_concurrency_info(MACHINE).claimed_slots
+    assert fail_dead_runs(instance, config) == [runs["dead"].run_id]
+    assert not slots.get_concurrency_info(MACHINE).claimed_slots
     for ended in ("canceled", "succeeded"):
         run_id = str(uuid.uuid4())
         fields = {"host": me.host, "pid": 2**22 - 1, "started": 0.0, "run": run_id}
         tags = {f"batch_assets/{key}": str(value) for key, value in fields.items()}
         status = dg.DagsterRunStatus.CANCELING if ended == "canceled" else dg.DagsterRunStatus.SUCCESS
         runs[ended] = instance.add_run(dg.DagsterRun(run_id=run_id, job_name=config.name, tags=tags, status=status))
-    assert fail_dead_runs(instance) == [runs["canceled"].run_id]
-    slots.claim_concurrency_slot(POOL, "a run that nobody knows any more", "step")
-    assert fail_dead_runs(instance) == []
-    assert not slots.get_concurrency_info(POOL).claimed_slots
+    assert fail_dead_runs(instance, config) == [runs["canceled"].run_id]
+    slots.claim_concurrency_slot(MACHINE, "a run that nobody knows any more", "step")
+    assert fail_dead_runs(instance, config) == []
+    assert not slots.get_concurrency_info(MACHINE).claimed_slots
     statuses = {name: instance.get_run_by_id(run.run_id).status for name, run in runs.items()}
     assert statuses == {
         "dead": dg.DagsterRunStatus.FAILURE,
@@ -212,13 +213,11 @@ def test_a_run_of_a_dead_process_is_buried_and_its_slot_freed(instance: dg.Dagst
 def test_a_run_that_died_before_it_said_who_it_is_is_buried_too(
     instance: dg.DagsterInstance, config: PipelineConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = instance.add_run(
-        dg.DagsterRun(job_name=config.name, status=dg.DagsterRunStatus.STARTING, tags={f".dagster/pool/{POOL}": "true"})
-    )
+    run = instance.add_run(dg.DagsterRun(job_name=config.name, status=dg.DagsterRunStatus.STARTING, tags=pool_tag(MACHINE)))
     instance.report_dagster_event(dg.DagsterEvent(dg.DagsterEventType.RUN_START.value, config.name), run.run_id)
-    assert fail_dead_runs(instance) == [], "it has just begun"
+    assert fail_dead_runs(instance, config) == [], "it has just begun"
     monkeypatch.setattr(liveness, "_SILENT_SECONDS", -60.0)
-    assert fail_dead_runs(instance) == [run.run_id]
+    assert fail_dead_runs(instance, config) == [run.run_id]
 
 
 def test_launched_by_dagster_it_is_the_same_night(instance: dg.DagsterInstance, config: PipelineConfig) -> None:
@@ -239,23 +238,26 @@ def test_command_lines_of_a_former_host_are_dead_for_whoever_holds_their_lock(
     instance: dg.DagsterInstance, config: PipelineConfig
 ) -> None:
     """A container was killed and replaced by one with another host name; the Dagster home was kept."""
-    instance.event_log_storage.set_concurrency_slots(POOL, 1)
+    instance.event_log_storage.set_concurrency_slots(MACHINE, 1)
     run_id = str(uuid.uuid4())
-    fields = {"host": "old-container", "pid": 1, "started": 0.0, "run": run_id, "command_line": run_id}
-    tags = {f"batch_assets/{name}": str(value) for name, value in fields.items()}
+    fields = {"host": "old-container", "pid": 1, "started": 0.0, "run": run_id}
+    tags = command_line_tags(instance, run_id) | pool_tag(MACHINE)
+    tags |= {f"batch_assets/{name}": str(value) for name, value in fields.items()}
     instance.add_run(dg.DagsterRun(run_id=run_id, job_name=config.name, status=dg.DagsterRunStatus.STARTED, tags=tags))
-    instance.event_log_storage.claim_concurrency_slot(POOL, run_id, "step")
+    instance.event_log_storage.claim_concurrency_slot(MACHINE, run_id, "step")
     progress = Quiet()
     materialize(config, DAY, instance, progress, engine="local")
     assert f"Dagster run {run_id} was left by a dead process" in progress.said[0]
 
 
-def test_a_re_execution_from_the_ui_inherits_tags_and_is_left_alone(instance: dg.DagsterInstance) -> None:
+def test_a_re_execution_from_the_ui_inherits_tags_and_is_left_alone(
+    instance: dg.DagsterInstance, config: PipelineConfig
+) -> None:
     parent, run_id = str(uuid.uuid4()), str(uuid.uuid4())
     fields = {**Process.current().as_mapping(), "run": run_id, "command_line": parent}
     tags = {f"batch_assets/{name}": str(value) for name, value in fields.items()}
     instance.add_run(dg.DagsterRun(run_id=run_id, job_name="job", status=dg.DagsterRunStatus.STARTED, tags=tags))
-    assert fail_dead_runs(instance, command_lines_are_dead=True) == []
+    assert fail_dead_runs(instance, config, turn=True) == []
     assert instance.get_run_by_id(run_id).status == dg.DagsterRunStatus.STARTED
 
 
@@ -277,7 +279,7 @@ def test_a_run_that_waits_for_the_pool_says_so_and_can_be_interrupted(
     """The pool is held by a run of another host, which cannot be asked whether it lives."""
     run_id = str(uuid.uuid4())
     fields = {"host": "another-host", "pid": 1, "started": 0.0, "run": run_id}
-    tags = {f"batch_assets/{name}": str(value) for name, value in fields.items()} | {f".dagster/pool/{POOL}": "true"}
+    tags = {f"batch_assets/{name}": str(value) for name, value in fields.items()} | pool_tag(MACHINE)
     instance.add_run(dg.DagsterRun(run_id=run_id, job_name=config.name, status=dg.DagsterRunStatus.STARTED, tags=tags))
 
     class Impatient(Quiet):

@@ -1,0 +1,54 @@
+"""What a pipeline is scored by -> the Dagster pool in which runs wait for each other.
+
+Runs that are scored by the same cores, or the same GPU, would only make each other slow; runs on two clusters have nothing to
+share. So each target has a pool, whose limit is 1 until somebody says otherwise: `dagster instance concurrency set POOL 2`.
+"""
+
+import os
+import re
+
+from batch_assets.config import PipelineConfig
+from batch_assets.engines.engine import EngineName
+
+MACHINE = "scoring"
+"""The pool of all that is scored on the machine that executes its run."""
+
+_TAG = ".dagster/pool/"
+"""What Dagster's tag of a run that has a part in a pool begins with."""
+
+
+def pool_of(config: PipelineConfig) -> str:
+    """The pool of a pipeline's runs: the one that it names, or that of its target.
+
+    `auto` is scored by the Ray cluster that RAY_ADDRESS names, if it names one.
+    """
+    engine, address = config.engine, ray_address()
+    if engine.pool:
+        return engine.pool
+    if engine.kind == "spark":
+        return _of_cluster("spark", engine.master)
+    return _of_cluster("ray", address) if engine.kind != "local" else MACHINE
+
+
+def as_asked(config: PipelineConfig, engine: EngineName | None) -> PipelineConfig:
+    """The pipeline as it is when somebody asks for another engine: that one has the pool of its own target."""
+    if engine in (None, config.engine.kind):
+        return config
+    return config.model_copy(update={"engine": config.engine.model_copy(update={"kind": engine, "pool": None})})
+
+
+def pool_tag(pool: str) -> dict[str, str]:
+    """The tag that Dagster gives to runs that have a part in a pool."""
+    return {f"{_TAG}{pool}": "true"}
+
+
+def ray_address() -> str | None:
+    """The cluster that RAY_ADDRESS names, or None: a Ray of this machine."""
+    return os.environ.get("RAY_ADDRESS") or None
+
+
+def _of_cluster(kind: str, address: str | None) -> str:
+    """The pool of a cluster, whose name has no sign that a file's could not have; this machine's if it names none."""
+    if address is None or re.match(r"local\b", address):
+        return MACHINE
+    return "-".join([MACHINE, kind, *re.findall(r"[A-Za-z0-9_.]+", address)])
