@@ -111,7 +111,7 @@ def test_a_component_is_made_from_yaml_with_templates_resolved() -> None:
         (["nmae"], "x", "nmae"),
         (["name"], "Bad Name", "name"),
         (["name"], "models", "registry"),
-        (["engine"], {"kind": "spork"}, "'auto', 'ray' or 'local'"),
+        (["engine"], {"kind": "spork"}, "'auto', 'ray', 'local' or 'spark'"),
         (["scoring"], {"batch_size": 100}, "multiple of 64"),
         (["scoring"], {"exclude": [{"reason": "r", "column": "nope", "op": "<", "value": 1}]}, "nope"),
         (["partitions"], {"start": "2024-02-01", "end": "2024-01-01"}, "before the first day"),

@@ -89,7 +89,7 @@ def in_postgres(database: dict[str, str]) -> Iterator[Records]:
         yield InPostgres(instance, database)
 
 
-@pytest.fixture(params=["in_files", "in_postgres"])
+@pytest.fixture(params=["in_files", pytest.param("in_postgres", marks=pytest.mark.long)])
 def records(request: pytest.FixtureRequest) -> Records:
     found = request.getfixturevalue(request.param)
     assert isinstance(found, Records)

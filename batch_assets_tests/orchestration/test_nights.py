@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from batch_assets.models.predictor import PredictorLoader
 from batch_assets.nightly.night import Night
 from batch_assets.nightly.summary import summarize
 from batch_assets.orchestration.launch import materialize
@@ -37,7 +38,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
     counting(Night, "open", lambda *_: "opened")
     counting(LocalStorage, "sha256", lambda _, path: "model hashed" if path == MODEL else None)
-    counting(LocalStorage, "read", lambda _, path: "model read" if path == MODEL else None)
+    counting(PredictorLoader, "_copied", lambda *_: "model read")
     counting(ArrowStore, "scan", lambda *_: "release read back")
     return found
 

@@ -82,6 +82,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.long
 def test_a_resource_of_the_projects_own_connects_ray(tmp_path: Path) -> None:
     """dagster-ray's LocalRay, as its users have it."""
     script = tmp_path / "theirs.py"
