@@ -14,6 +14,7 @@ page cache, as any night's do.
 
 import argparse
 import json
+import os
 import tempfile
 from contextlib import nullcontext
 from datetime import date, timedelta
@@ -96,6 +97,7 @@ def _compared(project: Path, options: argparse.Namespace) -> list[dict[str, Any]
 
 def _made(project: Path, engine: str, number: int, rows: int) -> dict[str, Any]:
     night.set_rows(project, rows)
+    os.sync()  # nights are a day apart: what one has written is on the disk when the next one begins
     return night.run_night(project, engine, (FIRST + timedelta(days=number)).isoformat())
 
 

@@ -52,7 +52,7 @@ def compared(before: Floats, after: Floats, partition: str, against: str) -> Com
 def between_runs(storage: Storage, before: Manifest, after: Manifest, key: Sequence[str]) -> Compared | None:
     """Compare two finished runs, from the predictions that they committed: their scores, and the ranks of the keys in both.
 
-    Of large runs some chunks are compared, evenly spread, with those of the earlier run that hold the same keys.
+    Of large runs some chunks are compared, evenly spread; of a large earlier run, the chunks that hold the same keys.
 
     Raises:
         CommitBroken: a file cannot be read.
@@ -63,12 +63,14 @@ def between_runs(storage: Storage, before: Manifest, after: Manifest, key: Seque
     new = [_scores(storage, after, files, key) for files in after.scored_chunks()[every // 2 :: max(every, 1)]]
     windows = [(table.column(_KEYS)[0].as_py(), table.column(_KEYS)[-1].as_py()) for table in new]
     old = []
-    for files in before.scored_chunks():
+    for files in before.scored_chunks() if windows else ():
         table = _scores(storage, before, files, key)
         low, high = table.column(_KEYS)[0].as_py(), table.column(_KEYS)[-1].as_py()
-        if every <= 1 or any(low <= last and first <= high for first, last in windows):
+        if before.rows <= _ROWS or any(low <= last and first <= high for first, last in windows):
             old.append(table)
-    if not windows or not old:
+        elif low > windows[-1][1]:
+            break  # chunks are in the order of their keys
+    if not old:
         return None
     ours, theirs = pa.concat_tables(old), pa.concat_tables(new)
     places = pc.index_in(theirs.column(_KEYS), ours.column(_KEYS).combine_chunks())
