@@ -16,7 +16,7 @@ Say = Callable[[str], None]
 THEIR_STORE = "import their_client\n"
 """A store of somebody else's package, whose library is not installed."""
 
-RESOURCES = {f"batch_assets_{name}" for name in ("nights", "progress", "ray", "root")}
+RESOURCES = {f"batch_assets_{name}" for name in ("engines", "nights", "progress", "root")}
 """What all pipelines share, however many there are."""
 
 
