@@ -23,8 +23,8 @@ from batch_assets.runs.manifest import latest_manifest
 from batch_assets.serving.release import in_stores, release_name
 from batch_assets.storage import Storage
 
-_FAR = 3
-"""So many times the rows of the largest night are a guess."""
+_FAR, _TOO_FAR = 3, 100
+"""So many times the rows of the largest night are a guess; and so many are refused."""
 
 
 class Plan(BaseModel):
@@ -140,7 +140,7 @@ def plan_night(
     """A plan from what the last nights took, by default of as many rows and workers as the last one had.
 
     Raises:
-        NotFound: no night was measured yet.
+        NotFound: no night was measured yet, or none of nearly so many rows.
         ConfigError: as `cost` does.
     """
     nights = nights_took(storage, config.name, last)
@@ -149,7 +149,13 @@ def plan_night(
             f"No night of {config.name} was measured yet: `batch-assets run {config.name} --partition DAY` makes one; or leave "
             "the pipeline out and say --rows, --batch-size, --batch-ms and --gpus."
         )
-    planned = rows or nights[-1].rows
+    planned, largest = rows or nights[-1].rows, max(night.rows for night in nights)
+    if planned > _TOO_FAR * largest:
+        raise NotFound(
+            f"No night of {config.name} had more than {largest:,} rows, which say nothing of {planned:,}: make one of at least "
+            f"{math.ceil(planned / _TOO_FAR):,} first, or leave the pipeline out and say --rows, --batch-size, --batch-ms and "
+            "--gpus."
+        )
     found = plan_from(nights, config, planned, workers or nights[-1].workers, deadline)
     sizes, elsewhere = _sizes(config, storage, nights[-1], planned)
     needs = amount_at([(night.rows, float(night.peak_bytes)) for night in nights], planned)

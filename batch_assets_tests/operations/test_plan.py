@@ -147,6 +147,13 @@ class TestAPipeline:
         with pytest.raises(NotFound, match="No night of small was measured yet: `batch-assets run small --partition DAY`"):
             plan_night(small.config, small.storage)
 
+    def test_what_small_nights_say_nothing_of_is_refused(self, make_small: Make) -> None:
+        small = make_small(rows(300), **SETTINGS)
+        small.night(DAYS[0])
+        assert plan_night(small.config, small.storage, 30_000).is_far
+        with pytest.raises(NotFound, match="more than 300 rows, which say nothing of 30,001: make one of at least 301 first"):
+            plan_night(small.config, small.storage, 30_001)
+
     def test_by_default_it_is_about_another_night_like_the_last(self, make_small: Make) -> None:
         small = make_small(rows(300), **SETTINGS)
         small.night(DAYS[0])
