@@ -23,6 +23,8 @@ from batch_assets_tests.many_chunks import GROUPS, many_chunks, score_some
 from batch_assets_tests.s3_server import S3Server
 from batch_assets_tests.small import Quiet, Small
 
+pytestmark = pytest.mark.night
+
 CHUNKS, COMMITTED = 300, 290
 Held = TypeVar("Held")
 
