@@ -204,7 +204,7 @@ def _run(workload: Workload, engine: str, at: int) -> dict[str, object]:
     config, storage = workload.config, workload.storage
     config = config.model_copy(update={"scoring": config.scoring.model_copy(update={"chunk_rows": CHUNK_ROWS})})
     model = Registry(storage).resolve(config.model)
-    ray, heard = RayEngine(), _Heard()
+    ray, heard = RayEngine(), Heard()
     close = _lose_a_node(workload, at) if engine == "node" else ray.close
     try:
         night = Night.open(config, storage, DAY, model)
@@ -219,7 +219,7 @@ def _run(workload: Workload, engine: str, at: int) -> dict[str, object]:
     }
 
 
-class _Heard:
+class Heard:
     """Progress that remembers what it was told."""
 
     def __init__(self) -> None:

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from kills import Failed, Heard
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -36,10 +37,6 @@ from batch_assets_tests.servers.ray_nodes import Machine, RayNodes, ray_nodes
 
 SMALL_CHUNKS, LARGE_CHUNKS = 2_048, 65_536
 LIMIT_SECONDS = 300
-
-
-class Failed(Exception):
-    """A run did not end as it must."""
 
 
 def main() -> None:
@@ -222,13 +219,12 @@ def _scored(workload: Workload, kind: str, chunk_rows: int) -> dict[str, object]
     from batch_assets.nightly.night import Night
     from batch_assets.nightly.score import score
 
-    config, storage, heard = workload.config, workload.storage, _Heard()
+    config, storage, heard = workload.config, workload.storage, Heard()
     config = config.model_copy(update={"scoring": config.scoring.model_copy(update={"chunk_rows": chunk_rows})})
     night = Night.open(config, storage, DAY, Registry(storage).resolve(config.model))
     master = EngineSettings(kind="spark", master="local-cluster[2,1,1024]")
     engines: dict[str, Engine] = {"local": LocalEngine(), "spark": SparkEngine(master)}
     engine = engines.get(kind) or RayEngine(os.environ["RAY_ADDRESS"])
-    started = time.perf_counter()
     try:
         scored = score(night, engine, heard)
     finally:
@@ -238,25 +234,10 @@ def _scored(workload: Workload, kind: str, chunk_rows: int) -> dict[str, object]
         "digest": scored.manifest.values.hex(),
         "rows": scored.manifest.rows,
         "seconds": scored.seconds_now,
-        "whole": time.perf_counter() - started,
         "received": scored.manifest.work.received,
         "workers": scored.manifest.work.workers,
         "workers_lost": sum("was lost" in line for line in heard.said),
     }
-
-
-class _Heard:
-    """Progress that remembers what it was told."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, message: str) -> None:
-        """One line."""
-        self.said.append(message)
-
-    def at(self, stage: str, done: int, total: int | None) -> None:
-        """Nobody looks."""
 
 
 if __name__ == "__main__":

@@ -107,13 +107,6 @@ class Machine:
         """Put it back."""
         _ip("link", "set", self._link, "up")
 
-    def received(self) -> int:
-        """Bytes that came over the network to it until now."""
-        seen = ["ip", "netns", "exec", self.name, "cat", "/proc/net/dev"]
-        found = subprocess.run(seen, capture_output=True, text=True, check=True).stdout
-        (line,) = [line for line in found.splitlines() if line.strip().startswith("eth0:")]
-        return int(line.split(":")[1].split()[0])
-
     def remove(self) -> None:
         """End it for good."""
         if not self.folder.exists():
