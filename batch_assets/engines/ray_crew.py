@@ -1,7 +1,7 @@
 """The workers of one task on Ray: hired, given chunks, watched, replaced.
 
 A chunk goes to whichever worker has a place free. A worker that dies or makes no progress is replaced and its chunks are
-handed out again; a chunk that lost two workers is looked at alone, until the row that kills is found. Workers that did well
+handed out again; a chunk that lost two workers is scored alone, see `ray_isolation`. Workers that did well
 stay for the next run that needs what they have loaded.
 """
 
@@ -10,7 +10,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from typing_extensions import override
@@ -18,45 +18,21 @@ from typing_extensions import override
 from batch_assets.engines.engine import IN_HAND, EngineSettings, Item, Named, Notice, Result, Workers, WorkTimes
 from batch_assets.engines.handout import Handout, file_of
 from batch_assets.engines.node import Node
+from batch_assets.engines.ray_hand import PATIENCE_SECONDS, Hand, Lost, answer, at_once
+from batch_assets.engines.ray_isolation import Isolation, again
 from batch_assets.engines.ray_worker import Owner, Worker, name_of
 from batch_assets.errors import EngineError
 from batch_assets.process import Process
-from batch_assets.runs.chunks import Chunk
 from batch_assets.scoring.scorer import Scorer, ScoringTask
 
 _NAMESPACE = "batch-assets"
 """Where the names of workers that stay are looked for."""
 
-_PATIENCE_SECONDS = 120
 _IDLE_SECONDS = 5.0
 _TICK_SECONDS = 1.0
-_FEW_CRASHING = 5
-"""Rows of a chunk that may always kill: a share of a small chunk is less than one row."""
 
 _DEATHS = 2
-"""After so many lost workers a chunk is looked at alone."""
-
-
-class _Lost(Exception):
-    """A worker died."""
-
-
-@dataclass
-class _Hand:
-    """One worker: where it is, what it has been given, of which file last, and when it was last seen to move."""
-
-    actor: Any
-    here: Any
-    ready: Any
-    stays: bool = False
-    place: str = ""
-    leaving: bool = False
-    file: int | None = None
-    items: dict[Any, Named] = field(default_factory=dict)
-    progress: int = -1
-    pulse: Any = None
-    moved: float = field(default_factory=time.monotonic)
-    idle: float = field(default_factory=time.monotonic)
+"""After so many lost workers a chunk is scored alone."""
 
 
 class Crew(Workers):
@@ -65,7 +41,7 @@ class Crew(Workers):
     def __init__(self, task: ScoringTask, settings: EngineSettings, notice: Notice, connect: Callable[[], object]) -> None:
         self._opened = time.time()
         self._task, self._settings, self._notice, self._connect = task, settings, notice, connect
-        self._hands: list[_Hand] = []
+        self._hands: list[Hand] = []
         self._deaths: Counter[str] = Counter()
         self._lost_while_loading = 0
         self._seconds: dict[str, float] = {}
@@ -84,14 +60,14 @@ class Crew(Workers):
         self._driver = self._driver or Node.here(self._task)
         self._take_over(min(self._size(), len(waiting)))
         size, looked = self._size(), time.monotonic()
-        patient_until = looked + _PATIENCE_SECONDS
+        patient_until = looked + PATIENCE_SECONDS
         while waiting or any(hand.items for hand in self._hands):
             while sum(not hand.leaving for hand in self._hands) < min(size, len(waiting)):
                 self._hands.append(self._hire(IN_HAND, stays=True))
             for hand, reference in self._finished():
                 try:
                     yield from self._settled(hand, reference)
-                except _Lost:
+                except Lost:
                     for item in self._taken_out(hand):
                         (alone.append if self._deaths[item.name] >= _DEATHS else waiting.put)(item)  # type: ignore[arg-type]
             for hand in self._hands:
@@ -100,19 +76,22 @@ class Crew(Workers):
                     item = waiting.take(hand.file)
                     hand.items[hand.actor.work.remote(work, item)], hand.file = item, file_of(item)
             if any(hand.here is None for hand in self._hands):
-                patient_until = time.monotonic() + _PATIENCE_SECONDS
+                patient_until = time.monotonic() + PATIENCE_SECONDS
             elif time.monotonic() > patient_until:
-                raise EngineError(f"No worker got a place in the cluster within {_PATIENCE_SECONDS} s: is there a free one?")
+                raise EngineError(f"No worker got a place in the cluster within {PATIENCE_SECONDS} s: is there a free one?")
             if time.monotonic() > looked + _IDLE_SECONDS:
                 self._leave_nodes()
                 size, looked = self._size(), time.monotonic()  # nodes come and go
                 if not any(hand.here is None for hand in self._hands):
                     self._take_over(len(self._hands) + 1)  # another run may have released its workers meanwhile
             for hand in list(self._hands):
-                self._watch(hand)
+                hand.watch(self._settings.stall_seconds, self._notice)
             self._release_idle(over=not waiting)
-        for item in alone:
-            yield self._in_isolation(work, item)
+        if alone:
+            self._end_all()
+            isolation = Isolation(partial(self._hire, 1), self._settings, self._task.settings.max_failed, self._notice)
+            for item in alone:
+                yield isolation.work(work, item, self._deaths[item.name])
 
     @override
     def times(self) -> WorkTimes:
@@ -131,46 +110,52 @@ class Crew(Workers):
         while self._hands:
             self._let_go(self._hands.pop())
 
+    def _end_all(self) -> None:
+        while self._hands:
+            hand = self._hands.pop()
+            self._count(hand)
+            hand.end()
+
     def _take_over(self, wanted: int) -> None:
         """Engage workers that stayed and have loaded what is needed; ask idle ones that have not to make room."""
         import ray
 
         others, mine = [], {hand.actor._actor_id for hand in self._hands}
         for name in _staying():
-            with suppress(ValueError, _Lost):  # it left
+            with suppress(ValueError, Lost):  # it left
                 actor = ray.get_actor(name, namespace=_NAMESPACE)
                 if actor._actor_id in mine:
                     continue
                 if not name.startswith(f"{self._name}/"):
                     others.append(actor)
                 elif len(self._hands) < wanted and self._engaged(actor):
-                    self._hands.append(_Hand(actor, None, actor.ready.remote(self._driver), stays=True))
+                    self._hands.append(Hand(actor, None, actor.ready.remote(self._driver), stays=True))
         free = ray.available_resources().get(self._resource(), 0)
         if len(self._hands) + free < wanted:
-            answers = [_now(actor.leave).remote() for actor in others]
+            answers = [at_once(actor.leave).remote() for actor in others]
             ray.wait(answers, num_returns=len(answers), timeout=5) if answers else None
 
     def _engaged(self, actor: Any) -> bool:
-        """Whether a worker that stayed serves this crew from now on. Raises _Lost."""
+        """Whether a worker that stayed serves this crew from now on. Raises Lost."""
         import ray
 
         try:
-            return bool(_get(_now(actor.engage).remote(self._owner, self._task), timeout=10))
+            return bool(answer(at_once(actor.engage).remote(self._owner, self._task), timeout=10))
         except ray.exceptions.GetTimeoutError:
-            _now(actor.release).remote(self._owner)  # it may get round to it later
+            at_once(actor.release).remote(self._owner)  # it may get round to it later
             return False
 
-    def _let_go(self, hand: _Hand) -> None:
+    def _let_go(self, hand: Hand) -> None:
         """Release a worker that may stay; end any other, and those that are still at work."""
         import ray
 
         if not hand.stays or hand.items or hand.here is not None or hand.ready is not None:
-            _end(hand)
+            hand.end()
             return
         try:
-            _get(_now(hand.actor.release).remote(self._owner), timeout=10)
-        except (_Lost, ray.exceptions.GetTimeoutError):
-            _end(hand)
+            answer(at_once(hand.actor.release).remote(self._owner), timeout=10)
+        except (Lost, ray.exceptions.GetTimeoutError):
+            hand.end()
 
     def _resource(self) -> str:
         return "GPU" if self._task.settings.device == "cuda" else "CPU"
@@ -185,7 +170,7 @@ class Crew(Workers):
             raise EngineError("The pipeline scores on cuda, but the Ray cluster has no GPU: set `device: cpu`, or add a node.")
         return self._settings.workers or max(1, there)
 
-    def _hire(self, in_hand: int, *, stays: bool = False) -> _Hand:
+    def _hire(self, in_hand: int, *, stays: bool = False) -> Hand:
         import ray
 
         stays = stays and self._settings.keep_seconds > 0
@@ -195,36 +180,35 @@ class Crew(Workers):
             options |= {"name": name, "namespace": _NAMESPACE, "lifetime": "detached"}
         remote = ray.remote(**options, max_concurrency=in_hand, concurrency_groups={"now": 2})(Worker)
         actor = remote.remote(self._settings.keep_seconds if stays else 0.0, self._owner, self._task)
-        return _Hand(actor, _now(actor.progress).remote(), actor.ready.remote(self._driver), stays)
+        return Hand(actor, at_once(actor.progress).remote(), actor.ready.remote(self._driver), stays)
 
-    def _finished(self) -> list[tuple[_Hand, Any]]:
+    def _finished(self) -> list[tuple[Hand, Any]]:
         """What is there to be settled; waits for a tick at most."""
         import ray
 
-        waits: dict[Any, _Hand] = {}
+        waits: dict[Any, Hand] = {}
         for hand in self._hands:
             waits |= {reference: hand for reference in (hand.here, hand.ready, *hand.items) if reference is not None}
         done, _ = ray.wait(list(waits), num_returns=1, timeout=_TICK_SECONDS) if waits else ([], [])
         return [(waits[reference], reference) for reference in done]
 
-    def _settled(self, hand: _Hand, reference: Any) -> Iterator[Any]:
-        result = _get(reference)
+    def _settled(self, hand: Hand, reference: Any) -> Iterator[Any]:
+        result = answer(reference)
         hand.moved = hand.idle = time.monotonic()
         if reference == hand.here:
             hand.here = None
         elif reference == hand.ready:
-            result.node.require_time(self._opened)
-            hand.ready, hand.place = None, result.place
+            hand.begin(result)
         else:
             del hand.items[reference]
             yield result
 
-    def _taken_out(self, hand: _Hand) -> list[Named]:
+    def _taken_out(self, hand: Hand) -> list[Named]:
         """Take a lost worker out; returns what it had in hand. Raises EngineError when something was tried too often."""
         lost = list(hand.items.values())
         self._hands.remove(hand)
         self._lose(time.time() - self._opened)
-        _end(hand)
+        hand.end()
         if hand.ready is not None:
             self._lost_while_loading += 1
             if self._lost_while_loading >= self._settings.max_attempts:
@@ -240,24 +224,7 @@ class Crew(Workers):
                 )
         names = ", ".join(item.name for item in lost) or "nothing"
         self._notice(f"A worker was lost with {names} in hand; another one takes it over.")
-        return [_again(item) for item in lost]
-
-    def _watch(self, hand: _Hand) -> None:
-        """End a worker that has made no progress for too long; it is failed when its chunks come back as lost."""
-        import ray
-
-        now, limit = time.monotonic(), self._settings.stall_seconds
-        if hand.pulse is not None and ray.wait([hand.pulse], timeout=0)[0]:
-            with suppress(_Lost):
-                progress = _get(hand.pulse)
-                hand.moved = now if progress != hand.progress else hand.moved
-                hand.progress, hand.pulse = progress, None
-        if hand.items and hand.pulse is None and now - hand.moved > limit / 4:
-            hand.pulse = _now(hand.actor.progress).remote()
-        if hand.items and now - hand.moved > limit:
-            self._notice(f"A worker made no progress for {now - hand.moved:.0f} s; it is ended.")
-            _end(hand)
-            hand.moved = now
+        return [again(item) for item in lost]
 
     def _release_idle(self, *, over: bool) -> None:
         """Let workers without work go while others are still busy, if nothing waits; those of a node that goes at once."""
@@ -277,7 +244,7 @@ class Crew(Workers):
                 hand.leaving, hand.stays = True, False
                 self._notice("The node of a worker will be taken away; the worker finishes what it has in hand.")
 
-    def _count(self, hand: _Hand) -> None:
+    def _count(self, hand: Hand) -> None:
         """Add a living worker's seconds; what passed before it was born is start-up too."""
         import ray
 
@@ -287,8 +254,8 @@ class Crew(Workers):
             self._seconds["start-up"] = self._seconds.get("start-up", 0.0) + lifetime
             return
         try:
-            spent = _get(_now(hand.actor.spent).remote(), timeout=30)
-        except (_Lost, ray.exceptions.GetTimeoutError):
+            spent = answer(at_once(hand.actor.spent).remote(), timeout=30)
+        except (Lost, ray.exceptions.GetTimeoutError):
             self._lose(lifetime)
             return
         self._lifetimes.append(lifetime)
@@ -300,88 +267,6 @@ class Crew(Workers):
         """Add a worker that took what it knew with it."""
         self._lifetimes.append(lifetime)
         self._seconds["lost"] = self._seconds.get("lost", 0.0) + lifetime
-
-    def _in_isolation(self, work: Callable[[Scorer, Item], Result], item: Item) -> Result:
-        """Do the work with nothing else in hand; rows that kill or hang the worker are found and dead-lettered."""
-        while self._hands:
-            hand = self._hands.pop()
-            self._count(hand)
-            _end(hand)
-        crashing: tuple[int, ...] = ()
-        while True:
-            hand = self._hire(1)
-            try:
-                self._settle_in(hand)
-                reference = hand.actor.work.remote(work, item, *([crashing] if crashing else []))
-                result: Result = self._awaited(hand, item, reference)
-                return result
-            except _Lost:
-                self._deaths[item.name] += 1
-                item = _again(item)
-            finally:
-                _end(hand)
-            row = self._crashing_row(item, crashing) if isinstance(item, Chunk) else None
-            if row is not None:
-                crashing = (*crashing, row)
-                self._deaths[item.name] -= 1  # this death is explained
-                self._notice(f"Row {row} of {item.name} kills or hangs the worker that scores it; it is dead-lettered.")
-                allowed = max(_FEW_CRASHING, int(getattr(item, "rows", 0) * self._task.settings.max_failed))
-                if len(crashing) > allowed:
-                    raise EngineError(f"More than {allowed} rows of {item.name} kill the worker that scores them.")
-            elif self._deaths[item.name] >= self._settings.max_attempts:
-                raise EngineError(
-                    f"{item.name} was given up after {self._deaths[item.name]} attempts; each time its worker was lost, and "
-                    "no single row kills it: is there enough memory?"
-                )
-
-    def _awaited(self, hand: _Hand, item: Named, reference: Any) -> Any:
-        """One result of a worker that is watched meanwhile. Raises _Lost."""
-        import ray
-
-        hand.items[reference] = item
-        while not ray.wait([reference], timeout=_TICK_SECONDS)[0]:
-            self._watch(hand)
-        return _get(reference)
-
-    def _crashing_row(self, chunk: Chunk, crashing: tuple[int, ...]) -> int | None:
-        """The place of a row that kills its worker, found by asking what the worker was about when it died."""
-        batch = self._last_said(chunk, crashing, None)
-        return None if batch is None else self._last_said(chunk, crashing, batch)
-
-    def _last_said(self, chunk: Chunk, crashing: tuple[int, ...], batch: int | None) -> int | None:
-        """What a probe was about when it lost its worker or came to a stand, or None if it went through."""
-        import ray
-
-        hand, said = self._hire(1), None
-        try:
-            probe = hand.actor.probe.options(num_returns="streaming", _generator_backpressure_num_objects=1)
-            self._settle_in(hand)
-            answers = probe.remote(chunk, crashing, batch)
-            while ray.wait([answers], timeout=self._settings.stall_seconds)[0]:
-                said = _get(next(answers))
-            return said
-        except StopIteration:
-            return None
-        except _Lost:
-            return said
-        finally:
-            _end(hand)
-
-    def _settle_in(self, hand: _Hand) -> None:
-        """Wait until a worker has its place and its model. Raises _Lost, EngineError."""
-        import ray
-
-        try:
-            _get(hand.here, timeout=_PATIENCE_SECONDS)
-        except ray.exceptions.GetTimeoutError:
-            raise EngineError(f"No worker got a place in the cluster within {_PATIENCE_SECONDS} s.") from None
-        _get(hand.ready)
-        hand.moved = time.monotonic()
-
-
-def _again(item: Item) -> Item:
-    """What is handed out once more; a chunk's commit says which attempt it was."""
-    return replace(item, attempt=item.attempt + 1) if isinstance(item, Chunk) else item
 
 
 def _leaving() -> "set[str]":
@@ -396,24 +281,3 @@ def _staying() -> list[str]:
     import ray
 
     return [one["name"] for one in ray.util.list_named_actors(all_namespaces=True) if one["namespace"] == _NAMESPACE]
-
-
-def _now(method: Any) -> Any:
-    """A method that is answered while the worker works."""
-    return method.options(concurrency_group="now")
-
-
-def _end(hand: _Hand) -> None:
-    import ray
-
-    ray.kill(hand.actor)
-
-
-def _get(reference: Any, timeout: float | None = None) -> Any:
-    """A task's result. Raises _Lost if its worker is gone, and what the task raised."""
-    import ray
-
-    try:
-        return ray.get(reference, timeout=timeout)
-    except (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError) as error:
-        raise _Lost from error

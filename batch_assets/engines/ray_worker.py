@@ -20,7 +20,7 @@ from typing import Any
 
 from batch_assets.engines.engine import Spent
 from batch_assets.engines.node import Node, code_digest
-from batch_assets.errors import DeviceLost
+from batch_assets.errors import DeviceLost, EngineError
 from batch_assets.process import Process
 from batch_assets.runs.chunks import Chunk
 from batch_assets.scoring.forward import Predictor
@@ -42,10 +42,17 @@ class Owner:
 
 @dataclass(frozen=True)
 class Ready:
-    """What a worker says when it has loaded the model: what its node scores with, and how Ray calls the node."""
+    """What a worker says when it has loaded the model, or why it will not: what its node has, and how Ray calls the node."""
 
     node: Node
     place: str
+    error: EngineError | None = None
+
+    def require(self, began: float) -> None:
+        """Raise EngineError if the node cannot score. A wrong clock comes first: a bucket refuses who has one."""
+        self.node.require_time(began)
+        if self.error:
+            raise self.error
 
 
 class Worker:
@@ -95,18 +102,17 @@ class Worker:
             return True
 
     def ready(self, driver: Node) -> Ready:
-        """Loads the model; what goes wrong then reaches the driver as itself.
-
-        Raises:
-            EngineError: this node differs from the driver's machine in what matters.
-        """
+        """Loads the model, unless this node differs in what matters from the driver's machine."""
         import ray
 
         with self._at_work():
-            here = Node.here(self._task)
-            driver.require_same(here, self._task.storage)
+            here, place = Node.here(self._task), ray.get_runtime_context().get_node_id()
+            try:
+                driver.require_same(here, self._task.storage)
+            except EngineError as error:
+                return Ready(here, place, error)
             self._open()
-            return Ready(replace(here, clock=time.time()), ray.get_runtime_context().get_node_id())
+            return Ready(replace(here, clock=time.time()), place)
 
     def work(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Do picklable work with the scorer."""

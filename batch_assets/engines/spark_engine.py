@@ -105,9 +105,9 @@ class _Executors(Workers):
     def _results(self, jobs: Iterable[Future[Sequence[Answer]]]) -> Iterator[Any]:
         for answer in (answer for job in jobs for answer in job.result()):
             self._workers[answer.worker] = (answer.spent, time.time())
+            answer.node.require_time(self._opened)  # first: a bucket refuses who has a wrong clock
             if answer.error is not None:
                 raise answer.error
-            answer.node.require_time(self._opened)
             yield answer.result
 
     @override

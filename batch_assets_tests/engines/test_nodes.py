@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -164,3 +165,22 @@ def test_a_node_with_another_state_of_the_code_is_a_sentence(scene: Callable[[in
     assert found["error"] == (
         f"Node {node.name} cannot score, as it has another state of the batch-assets code: install there what this machine has."
     )
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("off", "how"), [("-20m", "behind"), ("+20m", "ahead of"), ("+5m", "ahead of")])
+def test_a_node_with_a_wrong_clock_is_a_sentence(scene: Callable[[int], Scene], off: str, how: str) -> None:
+    """The bucket refuses who is a quarter of an hour off, so such a node does not see the root either: the clock is why."""
+    library = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
+    if library is None:
+        pytest.skip("needs libfaketime (Debian: faketime)")
+    there = scene(100)
+    environment = {"LD_PRELOAD": str(library), "FAKETIME": off}
+    node = there.nodes.add(environment=environment)
+    found = finished(there.start())
+    node.kill()
+    sentence = rf"The clock of node {node.name} is at least ([\d,]+) s {how} this machine's: set both by NTP\."
+    said = re.fullmatch(sentence, found["error"])
+    assert said, found["error"]
+    seconds = 60 * int(off[1:-1])
+    assert seconds - 60 < int(said[1].replace(",", "")) <= seconds

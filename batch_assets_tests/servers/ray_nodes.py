@@ -185,9 +185,14 @@ class RayNodes:
         """Where drivers on the head find it."""
         return f"{self.head.address}:6379"
 
-    def add(self, core: int | None = None, seen: Mapping[Path, Path] | None = None) -> Machine:
+    def add(
+        self,
+        core: int | None = None,
+        seen: Mapping[Path, Path] | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> Machine:
         """One more worker; on one core of this machine if that is said. `seen` are folders in whose place it sees others."""
-        return self._started(f"--address={self.address}", cores=1, core=core, seen=seen)
+        return self._started(f"--address={self.address}", cores=1, core=core, seen=seen, environment=environment)
 
     def driver(self, command: list[str]) -> "subprocess.Popen[str]":
         """Start a program on the head, with the cluster's address."""
@@ -205,7 +210,14 @@ class RayNodes:
         if process.returncode:
             raise ServerFailed(f"The node cannot be drained: {found}")
 
-    def _started(self, *options: str, cores: int, core: int | None = None, seen: Mapping[Path, Path] | None = None) -> Machine:
+    def _started(
+        self,
+        *options: str,
+        cores: int,
+        core: int | None = None,
+        seen: Mapping[Path, Path] | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> Machine:
         machine = self._network.machine()
         pinned = ["taskset", "-c", str(core)] if core is not None else []
         program = [*pinned, _RAY, "start", *options, f"--num-cpus={cores}", "--block"]
@@ -216,7 +228,7 @@ class RayNodes:
         ]
         log = machine.folder / "log"
         with log.open("w") as file:
-            process = machine.run(program, self.environment, seen, stdout=file, stderr=file)
+            process = machine.run(program, {**self.environment, **(environment or {})}, seen, stdout=file, stderr=file)
         deadline = time.monotonic() + _PATIENCE
         while "Ray runtime started" not in log.read_text():
             if process.poll() is not None or time.monotonic() > deadline:

@@ -1,0 +1,85 @@
+"""A chunk that lost its workers, scored with nothing else in hand, until each row that kills or hangs a worker is found."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from batch_assets.engines.engine import EngineSettings, Item, Notice, Result
+from batch_assets.engines.ray_hand import Hand, Lost, answer
+from batch_assets.errors import EngineError
+from batch_assets.runs.chunks import Chunk
+from batch_assets.scoring.scorer import Scorer
+
+_FEW_CRASHING = 5
+"""Rows of a chunk that may always kill: a share of a small chunk is less than one row."""
+
+
+@dataclass(frozen=True)
+class Isolation:
+    """Works on one item at a time, each time with a worker of its own; `max_failed` is the share of rows that may kill."""
+
+    hire: Callable[[], Hand]
+    settings: EngineSettings
+    max_failed: float
+    notice: Notice
+
+    def work(self, work: Callable[[Scorer, Item], Result], item: Item, deaths: int) -> Result:
+        """Do the work for an item that lost so many workers before; rows that kill or hang one are dead-lettered.
+
+        Raises:
+            EngineError: too many rows kill, or workers are lost and no row explains it.
+        """
+        crashing: tuple[int, ...] = ()
+        while True:
+            hand = self.hire()
+            try:
+                hand.settle_in()
+                reference = hand.actor.work.remote(work, item, *([crashing] if crashing else []))
+                result: Result = hand.wait_for(reference, item, self.settings.stall_seconds, self.notice)
+                return result
+            except Lost:
+                item = again(item)
+            finally:
+                hand.end()
+            row = self._crashing_row(item, crashing) if isinstance(item, Chunk) else None
+            if row is not None:
+                crashing = (*crashing, row)
+                self.notice(f"Row {row} of {item.name} kills or hangs the worker that scores it; it is dead-lettered.")
+                allowed = max(_FEW_CRASHING, int(getattr(item, "rows", 0) * self.max_failed))
+                if len(crashing) > allowed:
+                    raise EngineError(f"More than {allowed} rows of {item.name} kill the worker that scores them.")
+                continue
+            deaths += 1
+            if deaths >= self.settings.max_attempts:
+                raise EngineError(
+                    f"{item.name} was given up after {deaths} attempts; each time its worker was lost, and no single row "
+                    "kills it: is there enough memory?"
+                )
+
+    def _crashing_row(self, chunk: Chunk, crashing: tuple[int, ...]) -> int | None:
+        """The place of a row that kills its worker, found by asking what the worker was about when it died."""
+        batch = self._last_said(chunk, crashing, None)
+        return None if batch is None else self._last_said(chunk, crashing, batch)
+
+    def _last_said(self, chunk: Chunk, crashing: tuple[int, ...], batch: int | None) -> int | None:
+        """What a probe was about when it lost its worker or came to a stand, or None if it went through."""
+        import ray
+
+        hand, said = self.hire(), None
+        try:
+            probe = hand.actor.probe.options(num_returns="streaming", _generator_backpressure_num_objects=1)
+            hand.settle_in()
+            answers = probe.remote(chunk, crashing, batch)
+            while ray.wait([answers], timeout=self.settings.stall_seconds)[0]:
+                said = answer(next(answers))
+            return said
+        except StopIteration:
+            return None
+        except Lost:
+            return said
+        finally:
+            hand.end()
+
+
+def again(item: Item) -> Item:
+    """What is handed out once more; a chunk's commit says which attempt it was."""
+    return replace(item, attempt=item.attempt + 1) if isinstance(item, Chunk) else item
