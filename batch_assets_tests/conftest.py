@@ -161,6 +161,15 @@ def real_bucket(s3_gateway: S3Gateway, monkeypatch: pytest.MonkeyPatch) -> str:
     return s3_gateway.new_bucket()
 
 
+@pytest.fixture(scope="module")
+def shared_bucket(s3_gateway: S3Gateway) -> Iterator[str]:
+    """The same for all tests of a module, and for workers that are started in it."""
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in s3_gateway.environment.items():
+            patched.setenv(name, value)
+        yield s3_gateway.new_bucket()
+
+
 @pytest.fixture
 def bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
     """`s3://…`: a new bucket, which the environment leads to."""

@@ -23,7 +23,6 @@ from batch_assets.nightly.judge import judge
 from batch_assets.nightly.publish import publish
 from batch_assets.nightly.score import score
 from batch_assets.scoring.heads.value import Value
-from batch_assets_tests.servers import S3Gateway
 from batch_assets_tests.small import DAY, Small, rows
 
 pytestmark = [pytest.mark.process, pytest.mark.long]
@@ -52,16 +51,7 @@ class Night:
 
 
 @pytest.fixture(scope="module")
-def bucket(s3_gateway: S3Gateway) -> Iterator[str]:
-    """A bucket to which the environment leads, also that of workers that are started in it."""
-    with pytest.MonkeyPatch.context() as patched:
-        for name, value in s3_gateway.environment.items():
-            patched.setenv(name, value)
-        yield s3_gateway.new_bucket()
-
-
-@pytest.fixture(scope="module")
-def engines(bucket: str) -> Iterator[dict[str, Engine]]:
+def engines(shared_bucket: str) -> Iterator[dict[str, Engine]]:
     with ExitStack() as stack:
         stack.enter_context(local_ray(num_cpus=2))
         spark = stack.enter_context(closing(SparkEngine(EngineSettings(kind="spark", workers=2))))
@@ -83,7 +73,7 @@ def test_the_values_are_the_same_wherever_they_are_computed_and_kept(
     root: str,
     head: str,
     engines: dict[str, Engine],
-    bucket: str,
+    shared_bucket: str,
     expected: dict[str, Night],
     tmp_path: Path,
     model_bytes: bytes,
@@ -91,7 +81,7 @@ def test_the_values_are_the_same_wherever_they_are_computed_and_kept(
 ) -> None:
     monkeypatch.setenv("BATCH_ASSETS_CACHE", str(tmp_path / "copies"))
     made, settings = HEADS[head]
-    place = f"{bucket}/night-{next(_NUMBER)}" if root == "s3" else ""
+    place = f"{shared_bucket}/night-{next(_NUMBER)}" if root == "s3" else ""
     small = made(tmp_path, rows(2_000), model_bytes, root=place, **settings)
     freeze(small.config, small.storage, DAY, small.progress)
     scored = score(small.opened(DAY), engines[engine], small.progress)

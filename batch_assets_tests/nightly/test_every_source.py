@@ -25,7 +25,7 @@ from batch_assets.nightly.publish import publish, published_matches
 from batch_assets.nightly.score import score
 from batch_assets.operations.explain import explain
 from batch_assets.serving.reader import Reader
-from batch_assets_tests.servers import KafkaServer, PostgresServer, S3Gateway
+from batch_assets_tests.servers import KafkaServer, PostgresServer
 from batch_assets_tests.small import DAY, Small, rows
 from batch_assets_tests.sources import preprocessing
 from batch_assets_tests.sources.kafka.topics import Topic
@@ -116,23 +116,14 @@ _NOON = round(datetime.fromisoformat(f"{DAY}T12:00Z").timestamp() * 1_000)
 
 
 @pytest.fixture(scope="module")
-def bucket(s3_gateway: S3Gateway) -> Iterator[str]:
-    """A bucket to which the environment leads, also that of a Ray that is started in it."""
-    with pytest.MonkeyPatch.context() as patched:
-        for name, value in s3_gateway.environment.items():
-            patched.setenv(name, value)
-        yield s3_gateway.new_bucket()
-
-
-@pytest.fixture(scope="module")
 def place(
-    tmp_path_factory: pytest.TempPathFactory, bucket: str, postgres_server: PostgresServer, kafka_server: KafkaServer
+    tmp_path_factory: pytest.TempPathFactory, shared_bucket: str, postgres_server: PostgresServer, kafka_server: KafkaServer
 ) -> Place:
-    return Place(tmp_path_factory.mktemp("sources"), bucket, postgres_server, kafka_server)
+    return Place(tmp_path_factory.mktemp("sources"), shared_bucket, postgres_server, kafka_server)
 
 
 @pytest.fixture(scope="module")
-def ray(bucket: str) -> Iterator[None]:
+def ray(shared_bucket: str) -> Iterator[None]:
     with local_ray(num_cpus=2):
         yield
 
