@@ -42,6 +42,7 @@ BatchAssetsError
 │   ├── PrecisionRejected   a lower precision gives other scores than was allowed
 │   ├── NewRunNeeded        what is asked for is not the work of the run that is there
 │   └── EngineError         the engine gave up
+│       └── WorkerLost      a worker of a cluster died; another does what it had in hand
 ├── QualityError            what is said of it
 │   ├── OverrideInvalid     nothing blocks, or an override has no reason or no name
 │   └── PreflightFailed     a sample says that the night would not be good
@@ -238,6 +239,10 @@ class NewRunNeeded(ScoringError):
 
 class EngineError(ScoringError):
     """The engine gave up."""
+
+
+class WorkerLost(EngineError):
+    """A worker of a cluster died, or was taken away; another one does what it had in hand."""
 
 
 class QualityError(BatchAssetsError):

@@ -358,7 +358,7 @@ def _received(receiver: Connection) -> Iterator[Any]:
 
 def _work(task: ScoringTask, what: str, arguments: tuple[Any, ...], sender: Connection) -> None:
     """Runs in a process of its own."""
-    worker = Worker(0.0, Owner(Process("here", 0, 0.0), "gpu.py"), task)
+    worker = Worker(0.0, Owner(Process("here", 0, 0.0), "gpu.py", ""), task)
     try:
         for answer in worker.probe(*arguments) if what == "probe" else [worker.work(Scorer.score, *arguments)]:
             sender.send(answer)

@@ -104,7 +104,7 @@ def _together(one: WorkTimes, other: WorkTimes) -> WorkTimes:
     """Of workers that came after others."""
     stages = [*one.seconds, *other.seconds]
     return WorkTimes(
-        workers=one.workers + other.workers,
+        workers=max(one.workers, other.workers),
         wall=one.wall + other.wall,
         lifetimes=one.lifetimes + other.lifetimes,
         seconds={stage: one.seconds.get(stage, 0.0) + other.seconds.get(stage, 0.0) for stage in stages},

@@ -74,7 +74,8 @@ class EngineSettings(BaseModel):
     )
     stall_seconds: float = Field(
         300.0,
-        description="A Ray worker that makes no progress for so long is replaced, and its chunks are given to others.",
+        description="A Ray worker that makes no progress for so long, or loads the model for so long, is replaced, and its "
+        "chunks are given to others. So long a run waits for a place in the cluster, too.",
         gt=0,
     )
     max_attempts: int = Field(5, description="How often a chunk is tried before the run stops and names it.", ge=1)
@@ -114,6 +115,7 @@ class Spent:
 class WorkTimes:
     """Seconds of the workers by stage, summed, and of their lifetimes; `wall` is how long the engine was open.
 
+    `workers` is the most that were there at a time.
     `received` is how many bytes they read over the network, `engine` says in words what they were.
     """
 

@@ -5,14 +5,19 @@ its first chunk, and what differs is one sentence.
 """
 
 import hashlib
+import io
+import pickle
 import platform
 import socket
+import sys
 import time
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from batch_assets.errors import EngineError, StorageError
+from batch_assets.ports import Adapter
 from batch_assets.scoring.scorer import ScoringTask
 from batch_assets.storage import Storage
 from batch_assets.storage.port import root_id
@@ -23,13 +28,13 @@ CLOCK_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Node:
-    """What a process on one machine has: its host, a digest of this package's sources, versions, its time.
+    """What a process on one machine has: its host, digests of the sources of packages, versions, its time.
 
     `root` is the name of the storage root that it sees; if it sees none, `unseen` may say why.
     """
 
     host: str
-    code: str
+    code: tuple[tuple[str, str], ...]
     packages: tuple[tuple[str, str], ...]
     root: str
     unseen: str
@@ -46,7 +51,7 @@ class Node:
             root = root_id(task.storage)
         except StorageError as error:
             unseen = str(error).rstrip(".")
-        return cls(socket.gethostname(), code_digest(), packages, root, unseen, time.time())
+        return cls(socket.gethostname(), code_digests(task), packages, root, unseen, time.time())
 
     def require_same(self, other: "Node", storage: Storage) -> None:
         """Raise EngineError, with all that differs on the other node, unless it has what this one has."""
@@ -60,8 +65,9 @@ class Node:
         differ = [
             f"{name} {theirs[name] or 'missing'} instead of {ours}" for name, ours in self.packages if theirs[name] != ours
         ]
-        if not differ and other.code != self.code:
-            differ = ["another state of the batch-assets code"]
+        if not differ:
+            code = dict(other.code)
+            differ = [f"another state of the code of {name}" for name, ours in self.code if code.get(name) != ours]
         if differ:
             raise EngineError(
                 f"Node {other.host} cannot score, as it has {', '.join(differ)}: install there what this machine has."
@@ -75,11 +81,34 @@ class Node:
             raise EngineError(f"The clock of node {self.host} is at least {how} this machine's: set both by NTP.")
 
 
-def code_digest() -> str:
-    """The sha256 of this package's sources, in hex."""
-    package = Path(__file__).parent.parent
+def code_digests(task: ScoringTask) -> tuple[tuple[str, str], ...]:
+    """The sha256, in hex, of the sources of this package and of others whose adapters the task names, like a head of theirs."""
+    named = _Adapters(task)
+    packages = {"batch_assets", *(module.partition(".")[0] for module in named.modules)} - {"__main__"}
+    return tuple((name, _sources(name)) for name in sorted(packages))
+
+
+class _Adapters(pickle.Pickler):
+    """The modules of the adapters that a value is pickled with, as those come from who plugs them in."""
+
+    def __init__(self, value: object) -> None:
+        super().__init__(io.BytesIO())
+        self.modules = set[str]()
+        self.dump(value)
+
+    def reducer_override(self, value: object) -> Any:
+        """Called with each thing that is pickled; leaves all of them as they are."""
+        if isinstance(value, type) and issubclass(value, Adapter):
+            self.modules.add(value.__module__)
+        return NotImplemented
+
+
+def _sources(package: str) -> str:
+    module = sys.modules[package]
+    folders = [Path(folder) for folder in getattr(module, "__path__", [])]
+    files = [file for folder in folders for file in folder.rglob("*.py")] or [Path(module.__file__ or "")]
     digest = hashlib.sha256()
-    for file in sorted(package.rglob("*.py")):
+    for file in sorted(files):
         digest.update(file.read_bytes())
     return digest.hexdigest()
 

@@ -18,11 +18,10 @@ from typing_extensions import override
 from batch_assets.engines.engine import IN_HAND, EngineSettings, Item, Named, Notice, Result, Workers, WorkTimes
 from batch_assets.engines.handout import Handout, file_of
 from batch_assets.engines.node import Node
-from batch_assets.engines.ray_hand import PATIENCE_SECONDS, Hand, Lost, answer, at_once
+from batch_assets.engines.ray_hand import Hand, answer, at_once, no_place
 from batch_assets.engines.ray_isolation import Isolation, again
 from batch_assets.engines.ray_worker import Owner, Worker, name_of
-from batch_assets.errors import EngineError
-from batch_assets.process import Process
+from batch_assets.errors import EngineError, WorkerLost
 from batch_assets.scoring.scorer import Scorer, ScoringTask
 
 _NAMESPACE = "batch-assets"
@@ -47,8 +46,9 @@ class Crew(Workers):
         self._seconds: dict[str, float] = {}
         self._lifetimes: list[float] = []
         self._received = 0
+        self._most = 0
         self._driver: Node | None = None
-        self._owner = Owner(Process.current(), uuid.uuid4().hex)
+        self._owner: Owner | None = None
         self._name = name_of(task)
 
     @override
@@ -57,17 +57,23 @@ class Crew(Workers):
         if not waiting:
             return
         self._connect()
-        self._driver = self._driver or Node.here(self._task)
-        self._take_over(min(self._size(), len(waiting)))
+        if self._owner is None:
+            if self._resource() == "GPU" and not self._places():
+                raise EngineError(
+                    "The pipeline scores on cuda, and the Ray cluster has no GPU: set `device: cpu`, or add a node."
+                )
+            self._driver, self._owner = Node.here(self._task), Owner.new()
         size, looked = self._size(), time.monotonic()
-        patient_until = looked + PATIENCE_SECONDS
+        self._take_over(min(size, len(waiting)))
+        patience = self._settings.stall_seconds
+        patient_until = looked + patience
         while waiting or any(hand.items for hand in self._hands):
             while sum(not hand.leaving for hand in self._hands) < min(size, len(waiting)):
                 self._hands.append(self._hire(IN_HAND, stays=True))
             for hand, reference in self._finished():
                 try:
                     yield from self._settled(hand, reference)
-                except Lost:
+                except WorkerLost:
                     for item in self._taken_out(hand):
                         (alone.append if self._deaths[item.name] >= _DEATHS else waiting.put)(item)  # type: ignore[arg-type]
             for hand in self._hands:
@@ -75,15 +81,17 @@ class Crew(Workers):
                     hand.moved = hand.moved if hand.items else time.monotonic()
                     item = waiting.take(hand.file)
                     hand.items[hand.actor.work.remote(work, item)], hand.file = item, file_of(item)
-            if any(hand.here is None for hand in self._hands):
-                patient_until = time.monotonic() + PATIENCE_SECONDS
+            there = sum(hand.here is None for hand in self._hands)
+            self._most = max(self._most, there)
+            if there:
+                patient_until = time.monotonic() + patience
             elif time.monotonic() > patient_until:
-                raise EngineError(f"No worker got a place in the cluster within {PATIENCE_SECONDS} s: is there a free one?")
+                raise EngineError(no_place(patience))
             if time.monotonic() > looked + _IDLE_SECONDS:
                 self._leave_nodes()
                 size, looked = self._size(), time.monotonic()  # nodes come and go
-                if not any(hand.here is None for hand in self._hands):
-                    self._take_over(len(self._hands) + 1)  # another run may have released its workers meanwhile
+                busy = sum(bool(hand.items) for hand in self._hands)
+                self._take_over(min(size, busy + len(waiting)))  # another run may have released its workers meanwhile
             for hand in list(self._hands):
                 hand.watch(self._settings.stall_seconds, self._notice)
             self._release_idle(over=not waiting)
@@ -91,7 +99,9 @@ class Crew(Workers):
             self._end_all()
             isolation = Isolation(partial(self._hire, 1), self._settings, self._task.settings.max_failed, self._notice)
             for item in alone:
+                began = time.time()
                 yield isolation.work(work, item, self._deaths[item.name])
+                self._lose(time.time() - began)
 
     @override
     def times(self) -> WorkTimes:
@@ -99,7 +109,7 @@ class Crew(Workers):
             self._count(hand)
         wall = time.time() - self._opened
         lifetimes, received = sum(self._lifetimes), self._received
-        found = WorkTimes(len(self._lifetimes), wall, lifetimes, dict(self._seconds), received, "workers of Ray")
+        found = WorkTimes(self._most, wall, lifetimes, dict(self._seconds), received, "workers of Ray")
         self._seconds.clear()
         self._lifetimes.clear()
         self._received = 0
@@ -117,26 +127,34 @@ class Crew(Workers):
             hand.end()
 
     def _take_over(self, wanted: int) -> None:
-        """Engage workers that stayed and have loaded what is needed; ask idle ones that have not to make room."""
+        """Engage workers that stayed and have loaded what is needed; ask idle ones that have not to make room.
+
+        One that is engaged comes in place of one that waits for a place.
+        """
         import ray
 
+        pending = [hand for hand in self._hands if hand.here is not None]
+        missing = wanted - sum(hand.here is None and not hand.leaving for hand in self._hands)
         others, mine = [], {hand.actor._actor_id for hand in self._hands}
-        for name in _staying():
-            with suppress(ValueError, Lost):  # it left
+        for name in _staying() if missing > 0 else []:
+            with suppress(ValueError, WorkerLost):  # it left
                 actor = ray.get_actor(name, namespace=_NAMESPACE)
                 if actor._actor_id in mine:
                     continue
                 if not name.startswith(f"{self._name}/"):
                     others.append(actor)
-                elif len(self._hands) < wanted and self._engaged(actor):
-                    self._hands.append(Hand(actor, None, actor.ready.remote(self._driver), stays=True))
-        free = ray.available_resources().get(self._resource(), 0)
-        if len(self._hands) + free < wanted:
+                elif missing > 0 and self._engaged(actor):
+                    self._hands.append(self._hand(actor, None, stays=True))
+                    missing -= 1
+                    if pending:
+                        self._hands.remove(pending[-1])
+                        pending.pop().end()
+        if others and ray.available_resources().get(self._resource(), 0) < missing:
             answers = [at_once(actor.leave).remote() for actor in others]
-            ray.wait(answers, num_returns=len(answers), timeout=5) if answers else None
+            ray.wait(answers, num_returns=len(answers), timeout=5)
 
     def _engaged(self, actor: Any) -> bool:
-        """Whether a worker that stayed serves this crew from now on. Raises Lost."""
+        """Whether a worker that stayed serves this crew from now on. Raises WorkerLost."""
         import ray
 
         try:
@@ -154,21 +172,22 @@ class Crew(Workers):
             return
         try:
             answer(at_once(hand.actor.release).remote(self._owner), timeout=10)
-        except (Lost, ray.exceptions.GetTimeoutError):
+        except (WorkerLost, ray.exceptions.GetTimeoutError):
             hand.end()
 
     def _resource(self) -> str:
         return "GPU" if self._task.settings.device == "cuda" else "CPU"
 
-    def _size(self) -> int:
+    def _places(self) -> int:
         import ray
 
         resource, leaving = self._resource(), _leaving()
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving]
-        there = int(sum(node.get(resource, 0) for node in nodes))
-        if not there and resource == "GPU":
-            raise EngineError("The pipeline scores on cuda, but the Ray cluster has no GPU: set `device: cpu`, or add a node.")
-        return self._settings.workers or max(1, there)
+        return int(sum(node.get(resource, 0) for node in nodes))
+
+    def _size(self) -> int:
+        """How many workers there can be; a place that is lost may come again, so one is waited for in any case."""
+        return self._settings.workers or max(1, self._places())
 
     def _hire(self, in_hand: int, *, stays: bool = False) -> Hand:
         import ray
@@ -180,7 +199,12 @@ class Crew(Workers):
             options |= {"name": name, "namespace": _NAMESPACE, "lifetime": "detached"}
         remote = ray.remote(**options, max_concurrency=in_hand, concurrency_groups={"now": 2})(Worker)
         actor = remote.remote(self._settings.keep_seconds if stays else 0.0, self._owner, self._task)
-        return Hand(actor, at_once(actor.progress).remote(), actor.ready.remote(self._driver), stays)
+        return self._hand(actor, at_once(actor.progress).remote(), stays=stays)
+
+    def _hand(self, actor: Any, here: Any, *, stays: bool) -> Hand:
+        """One whose time counts from now on, or, of the first, since the engine was opened."""
+        since = time.time() if self._most else self._opened
+        return Hand(actor, here, actor.ready.remote(self._driver), stays, since=since)
 
     def _finished(self) -> list[tuple[Hand, Any]]:
         """What is there to be settled; waits for a tick at most."""
@@ -199,6 +223,7 @@ class Crew(Workers):
             hand.here = None
         elif reference == hand.ready:
             hand.begin(result)
+            self._lost_while_loading = 0
         else:
             del hand.items[reference]
             yield result
@@ -207,14 +232,15 @@ class Crew(Workers):
         """Take a lost worker out; returns what it had in hand. Raises EngineError when something was tried too often."""
         lost = list(hand.items.values())
         self._hands.remove(hand)
-        self._lose(time.time() - self._opened)
+        self._lose(time.time() - hand.since)
         hand.end()
         if hand.ready is not None:
             self._lost_while_loading += 1
-            if self._lost_while_loading >= self._settings.max_attempts:
+            at_work = any(other.ready is None for other in self._hands)
+            if self._lost_while_loading >= self._settings.max_attempts and not at_work:
                 raise EngineError(
                     f"{self._lost_while_loading} workers were lost before they had loaded the model: is there enough memory "
-                    "for it?"
+                    f"for it, and are {self._settings.stall_seconds:,.0f} s (engine.stall_seconds) enough to load it?"
                 )
         for item in lost:
             self._deaths[item.name] += 1
@@ -248,19 +274,19 @@ class Crew(Workers):
         """Add a living worker's seconds; what passed before it was born is start-up too."""
         import ray
 
-        lifetime = time.time() - self._opened
+        lifetime = time.time() - hand.since
         if hand.here is not None:  # it waits for a place still
             self._lifetimes.append(lifetime)
             self._seconds["start-up"] = self._seconds.get("start-up", 0.0) + lifetime
             return
         try:
             spent = answer(at_once(hand.actor.spent).remote(), timeout=30)
-        except (Lost, ray.exceptions.GetTimeoutError):
+        except (WorkerLost, ray.exceptions.GetTimeoutError):
             self._lose(lifetime)
             return
         self._lifetimes.append(lifetime)
         self._received += spent.received
-        for stage, seconds in (*spent.seconds.items(), ("start-up", max(0.0, spent.since - self._opened))):
+        for stage, seconds in (*spent.seconds.items(), ("start-up", max(0.0, spent.since - hand.since))):
             self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
 
     def _lose(self, lifetime: float) -> None:

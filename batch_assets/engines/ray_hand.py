@@ -7,21 +7,17 @@ from typing import Any
 
 from batch_assets.engines.engine import Named, Notice
 from batch_assets.engines.ray_worker import Ready
-from batch_assets.errors import EngineError
-
-PATIENCE_SECONDS = 120
-"""How long a worker may wait for its place in the cluster."""
+from batch_assets.errors import EngineError, WorkerLost
 
 _TICK_SECONDS = 1.0
 
 
-class Lost(Exception):
-    """A worker died."""
-
-
 @dataclass
 class Hand:
-    """One worker: where it is, what it has been given, of which file last, and when it was last seen to move."""
+    """One worker: where it is, what it has been given, of which file last, and when it was last seen to move.
+
+    `here` is there until it has its place, `ready` until it has its model; `since` is when its time began to count.
+    """
 
     actor: Any
     here: Any
@@ -35,46 +31,55 @@ class Hand:
     pulse: Any = None
     moved: float = field(default_factory=time.monotonic)
     idle: float = field(default_factory=time.monotonic)
-    hired: float = field(default_factory=time.time)
+    since: float = field(default_factory=time.time)
+
+    @property
+    def loading(self) -> bool:
+        """Whether it has its place, and no model yet."""
+        return self.here is None and self.ready is not None
 
     def begin(self, ready: Ready) -> None:
         """It has loaded the model. Raises EngineError if its node cannot score."""
-        ready.require(self.hired)
+        ready.require(self.since)
         self.ready, self.place, self.moved = None, ready.place, time.monotonic()
 
-    def settle_in(self) -> None:
-        """Wait until it has its place and its model. Raises Lost, EngineError."""
+    def settle_in(self, stall_seconds: float, notice: Notice) -> None:
+        """Wait until it has its place and its model. Raises WorkerLost, EngineError."""
         import ray
 
-        try:
-            answer(self.here, timeout=PATIENCE_SECONDS)
-        except ray.exceptions.GetTimeoutError:
-            raise EngineError(f"No worker got a place in the cluster within {PATIENCE_SECONDS} s.") from None
-        self.begin(answer(self.ready))
+        if not ray.wait([self.here], timeout=stall_seconds)[0]:
+            raise EngineError(no_place(stall_seconds))
+        answer(self.here)
+        self.here, self.moved = None, time.monotonic()
+        self.begin(self._watched(self.ready, stall_seconds, notice))
 
     def wait_for(self, reference: Any, item: Named, stall_seconds: float, notice: Notice) -> Any:
-        """The only result that it owes, watched meanwhile. Raises Lost."""
+        """The only result that it owes, watched meanwhile. Raises WorkerLost."""
+        self.items[reference] = item
+        return self._watched(reference, stall_seconds, notice)
+
+    def _watched(self, reference: Any, stall_seconds: float, notice: Notice) -> Any:
         import ray
 
-        self.items[reference] = item
         while not ray.wait([reference], timeout=_TICK_SECONDS)[0]:
             self.watch(stall_seconds, notice)
         return answer(reference)
 
     def watch(self, stall_seconds: float, notice: Notice) -> None:
-        """End it when it has made no progress for too long; it is failed when what it has in hand comes back as lost."""
+        """End it when it made no progress for too long, or loads for so long; what it owes is lost then."""
         import ray
 
         now = time.monotonic()
         if self.pulse is not None and ray.wait([self.pulse], timeout=0)[0]:
-            with suppress(Lost):
+            with suppress(WorkerLost):
                 progress = answer(self.pulse)
                 self.moved = now if progress != self.progress else self.moved
                 self.progress, self.pulse = progress, None
         if self.items and self.pulse is None and now - self.moved > stall_seconds / 4:
             self.pulse = at_once(self.actor.progress).remote()
-        if self.items and now - self.moved > stall_seconds:
-            notice(f"A worker made no progress for {now - self.moved:.0f} s; it is ended.")
+        if (self.items or self.loading) and now - self.moved > stall_seconds:
+            did = "has been loading the model" if self.loading else "made no progress"
+            notice(f"A worker {did} for {now - self.moved:.0f} s; it is ended.")
             self.end()
             self.moved = now
 
@@ -91,10 +96,17 @@ def at_once(method: Any) -> Any:
 
 
 def answer(reference: Any, timeout: float | None = None) -> Any:
-    """What a worker answers. Raises Lost if it is gone, and what it raised."""
+    """What a worker answers, or raised. Raises WorkerLost if it is gone, or its answer is, and GetTimeoutError."""
     import ray
+    from ray import exceptions
 
+    gone = (exceptions.RayActorError, exceptions.WorkerCrashedError, exceptions.NodeDiedError)
     try:
         return ray.get(reference, timeout=timeout)
-    except (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError) as error:
-        raise Lost from error
+    except (*gone, exceptions.OutOfMemoryError, exceptions.ObjectLostError) as error:  # the memory monitor of Ray kills, too
+        raise WorkerLost(f"A worker was lost: {str(error).strip().partition(chr(10))[0]}") from error
+
+
+def no_place(seconds: float) -> str:
+    """The sentence about a cluster that is full."""
+    return f"No worker got a place in the cluster within {seconds:,.0f} s (engine.stall_seconds): is there a free one?"

@@ -4,13 +4,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from batch_assets.engines.engine import EngineSettings, Item, Notice, Result
-from batch_assets.engines.ray_hand import Hand, Lost, answer
-from batch_assets.errors import EngineError
+from batch_assets.engines.ray_hand import Hand, answer
+from batch_assets.errors import EngineError, WorkerLost
 from batch_assets.runs.chunks import Chunk
 from batch_assets.scoring.scorer import Scorer
 
 _FEW_CRASHING = 5
 """Rows of a chunk that may always kill: a share of a small chunk is less than one row."""
+
+_MOST_CRASHING = 50
+"""More may not, whatever their share is: to find one takes three workers, each of which loads the model."""
 
 
 @dataclass(frozen=True)
@@ -32,21 +35,20 @@ class Isolation:
         while True:
             hand = self.hire()
             try:
-                hand.settle_in()
+                hand.settle_in(self.settings.stall_seconds, self.notice)
                 reference = hand.actor.work.remote(work, item, *([crashing] if crashing else []))
                 result: Result = hand.wait_for(reference, item, self.settings.stall_seconds, self.notice)
                 return result
-            except Lost:
+            except WorkerLost:
                 item = again(item)
             finally:
                 hand.end()
-            row = self._crashing_row(item, crashing) if isinstance(item, Chunk) else None
-            if row is not None:
+            chunk = item if isinstance(item, Chunk) else None
+            row = self._crashing_row(chunk, crashing) if chunk else None
+            if chunk and row is not None:
                 crashing = (*crashing, row)
                 self.notice(f"Row {row} of {item.name} kills or hangs the worker that scores it; it is dead-lettered.")
-                allowed = max(_FEW_CRASHING, int(getattr(item, "rows", 0) * self.max_failed))
-                if len(crashing) > allowed:
-                    raise EngineError(f"More than {allowed} rows of {item.name} kill the worker that scores them.")
+                self._require_few(chunk, crashing)
                 continue
             deaths += 1
             if deaths >= self.settings.max_attempts:
@@ -55,26 +57,38 @@ class Isolation:
                     "kills it: is there enough memory?"
                 )
 
+    def _require_few(self, chunk: Chunk, crashing: tuple[int, ...]) -> None:
+        """Raise EngineError if more rows kill than may, or if it is not the rows: then any other one kills as well."""
+        allowed = min(max(_FEW_CRASHING, int(chunk.rows * self.max_failed)), _MOST_CRASHING)
+        if len(crashing) > allowed:
+            raise EngineError(f"More than {allowed} rows of {chunk.name} kill the worker that scores them.")
+        if len(crashing) == _FEW_CRASHING and len(self._said(chunk, crashing, -1)) == 1:
+            raise EngineError(
+                f"Rows {', '.join(map(str, crashing))} of {chunk.name} kill the worker that scores them, and so does the first "
+                "one of its last batch: it is the model that kills, or what it runs on; does it run on a machine of this kind?"
+            )
+
     def _crashing_row(self, chunk: Chunk, crashing: tuple[int, ...]) -> int | None:
         """The place of a row that kills its worker, found by asking what the worker was about when it died."""
-        batch = self._last_said(chunk, crashing, None)
-        return None if batch is None else self._last_said(chunk, crashing, batch)
+        batches = self._said(chunk, crashing, None)
+        rows = self._said(chunk, crashing, batches[-1]) if batches else []
+        return rows[-1] if rows else None
 
-    def _last_said(self, chunk: Chunk, crashing: tuple[int, ...], batch: int | None) -> int | None:
-        """What a probe was about when it lost its worker or came to a stand, or None if it went through."""
+    def _said(self, chunk: Chunk, crashing: tuple[int, ...], batch: int | None) -> list[int]:
+        """What a probe was about until it lost its worker or came to a stand; nothing if it went through."""
         import ray
 
-        hand, said = self.hire(), None
+        hand, said = self.hire(), list[int]()
         try:
             probe = hand.actor.probe.options(num_returns="streaming", _generator_backpressure_num_objects=1)
-            hand.settle_in()
+            hand.settle_in(self.settings.stall_seconds, self.notice)
             answers = probe.remote(chunk, crashing, batch)
             while ray.wait([answers], timeout=self.settings.stall_seconds)[0]:
-                said = answer(next(answers))
+                said.append(answer(next(answers)))
             return said
         except StopIteration:
-            return None
-        except Lost:
+            return []
+        except WorkerLost:
             return said
         finally:
             hand.end()

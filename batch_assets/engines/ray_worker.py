@@ -11,6 +11,7 @@ import platform
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,25 +20,42 @@ from pathlib import Path
 from typing import Any
 
 from batch_assets.engines.engine import Spent
-from batch_assets.engines.node import Node, code_digest
+from batch_assets.engines.node import Node, code_digests
 from batch_assets.errors import DeviceLost, EngineError
 from batch_assets.process import Process
 from batch_assets.runs.chunks import Chunk
 from batch_assets.scoring.forward import Predictor
 from batch_assets.scoring.scorer import Scorer, ScoringTask
 
-_LOST_SECONDS = 3600.0
-"""An owner on another host that is silent for so long is taken for dead."""
-
 _TICK_SECONDS = 1.0
+
+_LOOK_SECONDS = 10.0
+"""How often Ray is asked whether an owner on another host still runs."""
 
 
 @dataclass(frozen=True)
 class Owner:
-    """Whom a worker serves: one crew of one process."""
+    """Whom a worker serves: one crew of one process, which is a job of Ray's."""
 
     process: Process
     crew: str
+    job: str
+
+    @classmethod
+    def new(cls) -> "Owner":
+        """One of the calling process, which is connected."""
+        import ray
+
+        return cls(Process.current(), uuid.uuid4().hex, ray.get_runtime_context().get_job_id())
+
+    def job_is_over(self) -> bool:
+        """Whether Ray says so, which sees the end of each process that was connected, on whichever host."""
+        from ray._private.worker import global_worker
+
+        known = global_worker.gcs_client.get_all_job_info(
+            job_or_submission_id=self.job, skip_submission_job_info_field=True, skip_is_running_tasks_field=True
+        )
+        return all(job.is_dead for job in known.values())
 
 
 @dataclass(frozen=True)
@@ -68,6 +86,7 @@ class Worker:
         self._lock = threading.Lock()  # whom it serves; never held for long, because others wait for an answer
         self._opening = threading.Lock()
         self._owner: Owner | None = owner
+        self._over: Owner | None = None
         self._task = task
         self._scorer: Scorer | None = None
         self._predictor: Predictor | None = None
@@ -155,13 +174,15 @@ class Worker:
                 self._called = time.monotonic()
 
     def _taken(self) -> bool:
-        if self._owner is None:
-            return False
-        return self._owner.process.alive() and time.monotonic() - self._called < _LOST_SECONDS
+        return self._owner is not None and self._owner != self._over and self._owner.process.alive()
 
     def _leave_when_idle(self) -> None:
+        looked = time.monotonic()
         while True:
             time.sleep(_TICK_SECONDS)
+            owner = self._owner
+            if owner and not owner.process.is_here and time.monotonic() > looked + _LOOK_SECONDS:
+                self._over, looked = owner if owner.job_is_over() else None, time.monotonic()
             with self._lock:
                 idle = time.monotonic() - self._called
                 if not self._taken() and (self._busy or idle > self._keep_seconds):
@@ -172,6 +193,6 @@ def name_of(task: ScoringTask) -> str:
     """The name of workers that have loaded what a task needs, with the code and libraries of the calling process."""
     parts = [repr(task.load), task.settings.device, task.settings.precision, sys.executable, platform.python_version()]
     parts += [task.library, *(version(name) for name in ("numpy", "pyarrow"))]
-    parts += [str(Path(__file__).parent.parent), code_digest()]
+    parts += [str(Path(__file__).parent.parent), repr(code_digests(task))]
     digest = hashlib.sha256("\n".join(parts).encode())
     return f"{task.model_version}-{digest.hexdigest()[:16]}"

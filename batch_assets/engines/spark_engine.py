@@ -2,8 +2,8 @@
 
 Each row of the DataFrame is the number of a group of chunks. The Python worker that gets it reads the rows of these chunks
 itself and commits them as everywhere, so what Spark does twice (a retry, a speculative task) has one winner. A job has a task
-for each slot; a few jobs are under way at once, so that no slot waits for the last task of a job, and what is done is known
-before all is.
+for each slot that there is when it begins; a few jobs are under way at once, so that no slot waits for the last task of a job,
+what is done is known before all is, and Spark sees that it could use more executors.
 """
 
 import os
@@ -15,7 +15,6 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
@@ -78,29 +77,36 @@ class _Executors(Workers):
         self._task, self._settings, self._connect = task, settings, connect
         self._opening: Opening | None = None
         self._workers: dict[str, tuple[Spent, float]] = {}
+        self._slots = 0
 
     @override
     def map(self, work: Callable[[Scorer, Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        waiting = list(items)
+        waiting: list[Named] = list(items)
         if not waiting:
             return
         session = self._connect()
         opening = self._opening = self._opening or _opening(session, self._task)
-        slots = self._settings.workers or session.sparkContext.defaultParallelism
-        in_hand = max(1, min(IN_HAND, len(waiting) // (2 * slots)))
-        groups = [waiting[first : first + in_hand] for first in range(0, len(waiting), in_hand)]
-        jobs = iter([Part(opening, work, groups[first : first + slots]) for first in range(0, len(groups), slots)])
         name = f"batch-assets {opening.name}"
+        running: set[Future[Sequence[Answer]]] = set()
         with ThreadPoolExecutor(_JOBS, thread_name_prefix="spark") as pool:
-            running = {pool.submit(_done, _frame(session, job), job, name) for job in islice(jobs, _JOBS)}
             try:
-                while running:
+                while waiting or running:
+                    while waiting and len(running) < _JOBS:
+                        job = Part(opening, work, self._groups(session, waiting))
+                        running.add(pool.submit(_done, _frame(session, job), job, name))
                     done, running = wait(running, return_when=FIRST_COMPLETED)
-                    running |= {pool.submit(_done, _frame(session, job), job, name) for job in islice(jobs, len(done))}
                     yield from self._results(done)
             finally:
                 if running:
                     session.sparkContext.cancelJobGroup(name)
+
+    def _groups(self, session: "SparkSession", waiting: list[Named]) -> Sequence[Sequence[Named]]:
+        """Take what one job does: a group for each slot. Executors may come and go meanwhile, so their number is asked anew."""
+        slots = self._settings.workers or session.sparkContext.defaultParallelism
+        self._slots = max(self._slots, slots)
+        in_hand = max(1, min(IN_HAND, len(waiting) // (2 * slots)))
+        taken, waiting[:] = waiting[: slots * in_hand], waiting[slots * in_hand :]
+        return [taken[first : first + in_hand] for first in range(0, len(taken), in_hand)]
 
     def _results(self, jobs: Iterable[Future[Sequence[Answer]]]) -> Iterator[Any]:
         for answer in (answer for job in jobs for answer in job.result()):
@@ -118,9 +124,9 @@ class _Executors(Workers):
             outside = {"start-up": max(0.0, spent.since - self._opened), "waiting": now - last}
             for stage, one in (*spent.seconds.items(), *outside.items()):
                 seconds[stage] = seconds.get(stage, 0.0) + one
-        count, wall = len(self._workers), now - self._opened
+        count, wall = min(self._slots, len(self._workers)), now - self._opened
         received = sum(spent.received for spent, _ in self._workers.values())
-        return WorkTimes(count, wall, count * wall, seconds, received, "Python workers of Spark")
+        return WorkTimes(count, wall, len(self._workers) * wall, seconds, received, "Python workers of Spark")
 
 
 def _opening(session: "SparkSession", task: ScoringTask) -> Opening:

@@ -23,7 +23,7 @@ def main(path: str, said_of_engine: str) -> None:
         Path(f"{path}.said").write_text("\n".join(said))
 
     settings = EngineSettings.model_validate_json(said_of_engine)
-    engine = SparkEngine(settings) if settings.kind == "spark" else RayEngine(os.environ["RAY_ADDRESS"], settings)
+    engine = SparkEngine(settings) if settings.kind == "spark" else RayEngine(os.environ.get("RAY_ADDRESS"), settings)
     try:
         with engine.open(task, notice) as workers:
             commits = list(workers.map(Scorer.score, plan))
@@ -33,6 +33,7 @@ def main(path: str, said_of_engine: str) -> None:
             "chunks": len({commit.number for commit in commits}),
             "hosts": sorted({commit.written.host for commit in commits}),
             "received": times.received,
+            "workers": times.workers,
         }
     except BatchAssetsError as error:
         found = {"error": str(error)}

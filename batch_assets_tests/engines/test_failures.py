@@ -1,5 +1,10 @@
 """Ray workers that die, hang or kill themselves on a row: nothing is lost, and the row is found."""
 
+import json
+import os
+import pickle
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +20,7 @@ from batch_assets.errors import EngineError, ModelFails
 from batch_assets.runs.chunks import Chunk
 from batch_assets.runs.commit import ChunkCommit
 from batch_assets.scoring.scorer import Scorer
+from batch_assets_tests.engines import driver
 from batch_assets_tests.faulty import Faulty
 from batch_assets_tests.small import Small, Working, rows, with_values
 
@@ -36,7 +42,7 @@ SMALL_CHUNKS = {"scoring": {"chunk_rows": 16, "batch_size": 64}}
 
 def score(working: Working, **settings: Any) -> tuple[dict[int, ChunkCommit], list[str]]:
     said: list[str] = []
-    engine = RayEngine(settings=EngineSettings(workers=2, **settings))
+    engine = RayEngine(settings=EngineSettings(**{"workers": 2, **settings}))
     with engine.open(working.task, said.append) as workers:
         return {commit.number: commit for commit in workers.map(Scorer.score, working.run.plan)}, said
 
@@ -117,6 +123,34 @@ def test_a_worker_that_was_idle_for_long_is_not_stalled(poisoned: Working) -> No
 def test_workers_that_die_while_they_load_the_model_say_so(poisoned: Working) -> None:
     with pytest.raises(EngineError, match="5 workers were lost before they had loaded the model"):
         score(with_fault(poisoned, "kill at load"))
+
+
+@pytest.mark.long
+def test_a_worker_that_never_ends_to_load_the_model_is_replaced(poisoned: Working, tmp_path: Path) -> None:
+    commits, said = score(with_fault(poisoned, "stop at load once", tmp_path / "flag"), workers=1, stall_seconds=10.0)
+    assert len(commits) == 8
+    assert any(line.startswith("A worker has been loading the model for ") for line in said)
+
+
+@pytest.mark.long
+def test_a_model_that_kills_whatever_it_is_given_is_not_looked_for_row_by_row(make_small: Make) -> None:
+    working = Working(make_small(rows(100_000), scoring={"chunk_rows": 65_536, "batch_size": 64}))
+    sentence = r"^Rows 0, 1, 2, 3, 4 of chunk-\d+ kill the worker .*, and so does the first one of its last batch: it is the"
+    with pytest.raises(EngineError, match=sentence):
+        score(with_fault(working, "kill whatever it is"))
+
+
+@pytest.mark.long
+def test_workers_that_rays_memory_monitor_ends_are_lost_ones(poisoned: Working, tmp_path: Path) -> None:
+    """Here it ends all of them, as for it the machine is full."""
+    path = tmp_path / "task.pickle"
+    path.write_bytes(pickle.dumps((poisoned.task, poisoned.run.plan)))
+    full = {"RAY_memory_usage_threshold": "0.001", "RAY_memory_monitor_refresh_ms": "100", "RAY_ADDRESS": ""}
+    command = [sys.executable, driver.__file__, str(path), '{"kind": "ray", "max_attempts": 2}']
+    done = subprocess.run(command, env={**os.environ, **full}, capture_output=True, text=True, timeout=240, check=True)
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    assert "workers were lost before they had loaded the model: is there enough memory for it" in found["error"], found
+    assert any(line.startswith("A worker was lost with ") for line in found["said"])
 
 
 @pytest.mark.long

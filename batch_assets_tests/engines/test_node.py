@@ -1,8 +1,10 @@
 """What is asked of a node before it scores."""
 
+import importlib
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 
 from batch_assets.engines.handout import Handout
 from batch_assets.engines.node import Node
+from batch_assets.engines.ray_worker import name_of
 from batch_assets.errors import EngineError
 from batch_assets.runs.chunks import Chunk
 from batch_assets.storage import S3Storage
@@ -37,7 +40,10 @@ def test_a_node_that_has_what_the_driver_has_may_score(working: Working) -> None
         ({"root": ""}, "and the node does not see it; set BATCH_ASSETS_ROOT to a bucket"),
         ({"root": "", "unseen": "it is locked"}, r"and the node does not see it \(it is locked\); set BATCH_ASSETS_ROOT"),
         ({"root": "another"}, "and the node sees another one there; set BATCH_ASSETS_ROOT"),
-        ({"code": "older"}, "as it has another state of the batch-assets code: install there what this machine has"),
+        (
+            {"code": (("batch_assets", "older"),)},
+            "has another state of the code of batch_assets: install there what this machine has",
+        ),
     ],
 )
 def test_what_differs_is_a_sentence_that_names_the_node(working: Working, other: dict[str, str], sentence: str) -> None:
@@ -92,3 +98,21 @@ def test_every_item_is_handed_out_once_and_a_worker_stays_with_its_file(files: l
     assert sorted(chunk.number for chunk in given_out) == list(range(len(files)))
     with pytest.raises(IndexError):
         waiting.take(None)
+
+
+def test_code_of_somebody_elses_adapter_counts_like_ours(
+    working: Working, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that has loaded it would go on with what it has loaded, and a node with another state of it score otherwise."""
+    source = tmp_path / "their_heads.py"
+    source.write_text("from batch_assets.scoring.heads.classifier import Binary\nclass Theirs(Binary):\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    theirs = importlib.import_module("their_heads").Theirs
+    task = replace(working.task, head=theirs.model_validate(working.task.head.model_dump()))
+    before, name = Node.here(task), name_of(task)
+    assert [package for package, _ in before.code] == ["batch_assets", "their_heads"]
+    assert (before.code[0], name_of(task)) == (Node.here(working.task).code[0], name)
+    source.write_text(source.read_text() + "# corrected\n")
+    assert name_of(task) != name
+    with pytest.raises(EngineError, match="as it has another state of the code of their_heads: install"):
+        before.require_same(replace(Node.here(task), host="far"), task.storage)

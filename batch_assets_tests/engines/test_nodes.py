@@ -1,6 +1,7 @@
 """Ray on several machines that share nothing but a bucket; each is a network namespace with folders of its own."""
 
 import json
+import os
 import pickle
 import re
 import shutil
@@ -48,6 +49,7 @@ class Scene:
         self.table = with_values(rows(count), "x", dict.fromkeys(range(0, count, 64), 0.0))
         small = Small(folder, self.table, model, root=gateway.new_bucket(), **CHUNKS)
         self.working = Working(small)
+        self.keep_seconds = 0
         self.slow, self.said = folder / "slow", folder / "task.pickle.said"
 
     def slowly(self) -> ScoringTask:
@@ -59,7 +61,8 @@ class Scene:
         """A driver on the head that scores the night, or another task on the same chunks."""
         path = self.folder / "task.pickle"
         path.write_bytes(pickle.dumps((task or self.working.task, self.working.run.plan)))
-        return self.nodes.driver([sys.executable, driver.__file__, str(path), '{"kind": "ray", "keep_seconds": 0}'])
+        said = json.dumps({"kind": "ray", "keep_seconds": self.keep_seconds})
+        return self.nodes.driver([sys.executable, driver.__file__, str(path), said])
 
     def committed(self) -> int:
         return sum(name.startswith("chunk-") for name in self.working.small.storage.names(self.working.run.folder))
@@ -140,6 +143,25 @@ def test_a_node_that_will_be_taken_away_gets_nothing_more_and_loses_nothing(scen
 
 
 @pytest.mark.long
+def test_a_driver_that_died_on_another_host_leaves_no_worker_that_nobody_can_have(scene: Callable[[int], Scene]) -> None:
+    """Its workers stay for the next run, and cannot look whether a process of another host lives; Ray can."""
+    there = scene(40_000)
+    there.keep_seconds = 300
+    node = there.nodes.add()
+    process = there.start(task=there.slowly())
+    there.wait(process, lambda: node.name in there.hosts())
+    (driving,) = [pid for pid in there.nodes.head.pids() if driver.__file__ in Path(f"/proc/{pid}/cmdline").read_text()]
+    os.kill(driving, signal.SIGKILL)
+    process.communicate(timeout=PATIENCE)
+    assert process.returncode
+    there.slow.unlink()
+    found = finished(there.start())
+    node.kill()
+    assert found["chunks"] == len(there.working.run.plan)
+    assert there.working.prove().rows == 40_000
+
+
+@pytest.mark.long
 def test_a_root_that_a_node_does_not_see_is_a_sentence(scene: Callable[[int], Scene], make_small: Make, tmp_path: Path) -> None:
     there, local = scene(100), Working(make_small())
     root = Path(local.small.storage.location)
@@ -163,7 +185,8 @@ def test_a_node_with_another_state_of_the_code_is_a_sentence(scene: Callable[[in
     found = finished(there.start())
     node.kill()
     assert found["error"] == (
-        f"Node {node.name} cannot score, as it has another state of the batch-assets code: install there what this machine has."
+        f"Node {node.name} cannot score, as it has another state of the code of batch_assets: install there what this machine "
+        "has."
     )
 
 

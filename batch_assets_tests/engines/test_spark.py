@@ -89,8 +89,33 @@ def executors(driver: "subprocess.Popen[str]") -> list[psutil.Process]:
     return found
 
 
+@pytest.fixture
+def home(tmp_path: Path) -> dict[str, str]:
+    """The environment in which Spark can start executors of this machine."""
+    (tmp_path / "spark").mkdir()
+    for name in ("bin", "jars"):
+        (tmp_path / "spark" / name).symlink_to(Path(pyspark.__file__).parent / name)
+    return {**os.environ, "SPARK_HOME": str(tmp_path / "spark")}
+
+
 @pytest.mark.long
-def test_a_killed_executor_and_speculative_tasks_change_nothing(tmp_path: Path, make_small: Make) -> None:
+def test_slots_that_come_after_the_first_job_are_used(tmp_path: Path, home: dict[str, str], make_small: Make) -> None:
+    """A session is there before its executors are, and says then that it has two slots."""
+    table = with_values(rows(12_800), "x", dict.fromkeys(range(0, 12_800, 64), 0.0))
+    there = Working(make_small(table, **SMALL_CHUNKS))
+    (tmp_path / "slow").touch()
+    work = tmp_path / "task"
+    slow = replace(there.task, load=Faulty(there.task.load, "slow", 0.0, str(tmp_path / "slow")))
+    work.write_bytes(pickle.dumps((slow, there.run.plan)))
+    said = json.dumps({"kind": "spark", "master": "local-cluster[1,8,1024]"})
+    command = [sys.executable, driver.__file__, str(work), said]
+    done = subprocess.run(command, env=home, capture_output=True, text=True, timeout=240, check=True)
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    assert (found["chunks"], found["workers"]) == (200, 8)
+
+
+@pytest.mark.long
+def test_a_killed_executor_and_speculative_tasks_change_nothing(tmp_path: Path, home: dict[str, str], make_small: Make) -> None:
     """On two executors of this machine, each a process with one core."""
     table = with_values(rows(12_800), "x", dict.fromkeys(range(0, 12_800, 64), 0.0))
     there, alone = Working(make_small(table, **SMALL_CHUNKS)), Working(make_small(table, **SMALL_CHUNKS))
@@ -98,14 +123,10 @@ def test_a_killed_executor_and_speculative_tasks_change_nothing(tmp_path: Path, 
     slow.touch()
     work = tmp_path / "task"
     work.write_bytes(pickle.dumps((replace(there.task, load=Faulty(there.task.load, "slow", 0.0, str(slow))), there.run.plan)))
-    (tmp_path / "spark").mkdir()
-    for name in ("bin", "jars"):
-        (tmp_path / "spark" / name).symlink_to(Path(pyspark.__file__).parent / name)
     conf = {"spark.speculation": "true", "spark.speculation.multiplier": "1.01", "spark.speculation.quantile": "0.1"}
     said = json.dumps({"kind": "spark", "master": "local-cluster[2,1,1024]", "conf": conf})
     command = [sys.executable, driver.__file__, str(work), said]
-    environment = {**os.environ, "SPARK_HOME": str(tmp_path / "spark")}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=home) as process:
         while len(there.commits()) < 20 and process.poll() is None:
             time.sleep(0.05)
         victim = executors(process)[0]

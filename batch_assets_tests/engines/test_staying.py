@@ -74,7 +74,7 @@ class TestWhoIsServed:
 
     def test_one_at_a_time(self, small: Small) -> None:
         task = Working(small).task
-        me, you = (Owner(Process.current(), crew) for crew in ("me", "you"))
+        me, you = (Owner(Process.current(), crew, "") for crew in ("me", "you"))
         worker = Worker(0.0, me, task)
         assert not worker.engage(you, task)
         assert not worker.leave()
@@ -85,22 +85,22 @@ class TestWhoIsServed:
 
     def test_whoever_died_is_served_no_more(self, small: Small) -> None:
         task = Working(small).task
-        dead = Owner(Process(Process.current().host, 2**22 - 1, 0.0), "dead")
+        dead = Owner(Process(Process.current().host, 2**22 - 1, 0.0), "dead", "")
         worker = Worker(0.0, dead, task)
-        assert worker.engage(Owner(Process.current(), "me"), task)
+        assert worker.engage(Owner(Process.current(), "me", ""), task)
 
     def test_whoever_works_for_the_dead_ends_itself(self, small: Small) -> None:
         """Else it would keep its place in the cluster, and the run that is tried again would wait for one."""
         import ray
 
-        dead = Owner(Process(Process.current().host, 2**22 - 1, 0.0), "dead")
+        dead = Owner(Process(Process.current().host, 2**22 - 1, 0.0), "dead", "")
         worker = ray.remote(num_cpus=0)(Worker).remote(3600.0, dead, Working(small).task)  # others may stay on all of them
         with pytest.raises(ray.exceptions.RayActorError):
             ray.get(worker.work.remote(_hang), timeout=240)
 
     def test_the_model_is_loaded_once(self, small: Small) -> None:
         working = Working(small)
-        me, you = (Owner(Process.current(), crew) for crew in ("me", "you"))
+        me, you = (Owner(Process.current(), crew, "") for crew in ("me", "you"))
         worker = Worker(0.0, me, working.task)
         first = worker.work(_pid, working.run.plan[0])
         worker.release(me)
