@@ -15,6 +15,7 @@ from batch_assets.logs import Change, LogEntry
 from batch_assets.nightly.night import Night
 from batch_assets.nightly.progress import Progress
 from batch_assets.proof.agreement import agreement
+from batch_assets.process import forget_peak_memory
 from batch_assets.proof.audit import Sample, compare, detection, draw
 from batch_assets.proof.keys import prove
 from batch_assets.runs.bottleneck import WorkTime
@@ -79,6 +80,7 @@ def score(night: Night, engine: Engine, progress: Progress) -> Scored:
     config.features.contract.require_same(model.card.contract, f"{model.name} {model.version}")
     config.answers.require(model.card.head, f"{model.name} {model.version}")
     task = night.task()
+    forget_peak_memory()
     with lease(storage, night.folder) as others:
         for other in others.alive:
             progress.say(f"{run} is active elsewhere too ({other}); commits are shared, rows are not doubled.")

@@ -6,7 +6,6 @@ was there, a run that was resumed, a verdict that was kept, a release that was b
 manifest.
 """
 
-import resource
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -17,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from batch_assets.errors import AlreadyExists
 from batch_assets.features.snapshot import days_of
 from batch_assets.nightly.accepted import accepted_run
+from batch_assets.process import peak_memory
 from batch_assets.runs.manifest import Manifest, manifest_log
 from batch_assets.storage import Storage
 from batch_assets.threads import in_threads
@@ -30,7 +30,7 @@ OF_WORKERS: tuple[Stage, ...] = ("start-up", "scoring", "proof")
 
 
 class Timing(BaseModel):
-    """How long a stage of so many rows took, and the most memory that its process had until then."""
+    """How long a stage of so many rows took, and the most memory that its process had in the night until then."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -70,8 +70,7 @@ class NightTook:
 
 def keep_timing(storage: Storage, folder: str, stage: Stage, rows: int, seconds: float) -> None:
     """Keep what a stage took that was done whole, beside the snapshot or the run in a folder."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10  # Linux says kilobytes
-    timing = Timing(stage=stage, rows=rows, seconds=round(seconds, 6), peak_bytes=peak)
+    timing = Timing(stage=stage, rows=rows, seconds=round(seconds, 6), peak_bytes=peak_memory())
     with suppress(AlreadyExists):
         storage.create(f"{folder}/_took/{stage.replace(' ', '-')}.json", timing.model_dump_json().encode())
 
