@@ -44,8 +44,8 @@ class Timing(BaseModel):
 class NightTook:
     """What an accepted night took: seconds of each stage that was done whole; `workers` are those of its engine.
 
-    `model` is the digest of the version that scored it. `peak_bytes` is the most memory of a process at work, 0 if nobody
-    knows. `when` its run was finished.
+    `model` is the digest of the version that scored it. `peak_bytes` is the most memory that a process which drove it had, 0 if
+    nobody knows: the workers of Ray and Spark are other processes. `finished` is when its run was.
     """
 
     day: str
@@ -55,7 +55,7 @@ class NightTook:
     model: str
     seconds: dict[Stage, float]
     peak_bytes: int
-    when: str
+    finished: str
 
     @property
     def whole(self) -> bool:
@@ -83,17 +83,20 @@ def kept_timings(storage: Storage, folder: str) -> dict[Stage, Timing]:
 
 
 def nights_took(storage: Storage, pipeline: str, last: int) -> list[NightTook]:
-    """The newest accepted nights that scored all of their rows in one go, in the order in which they were finished."""
+    """The accepted nights of the newest days that scored all of their rows in one go, in the order in which they were finished.
+
+    A run is finished once: a replay of its dead letters, or a purge, makes it no newer.
+    """
     newest = in_threads(lambda day: _took(storage, pipeline, day), reversed(days_of(storage, pipeline)))
-    return sorted(islice((one for one in newest if one is not None), last), key=lambda one: one.when)
+    return sorted(islice((one for one in newest if one is not None), last), key=lambda one: one.finished)
 
 
 def _took(storage: Storage, pipeline: str, day: str) -> NightTook | None:
     accepted = accepted_run(storage, pipeline, day, ())
     entry = manifest_log(storage, accepted.folder).latest() if accepted else None
-    if entry is None or not entry.body.rows or entry.body.scored_here < entry.body.rows:
+    manifest = entry.body if entry else None
+    if manifest is None or not manifest.rows or manifest.scored_here < manifest.rows:
         return None
-    manifest = entry.body
     kept = kept_timings(storage, manifest.snapshot_folder) | kept_timings(storage, manifest.folder)
     seconds = {stage: one.seconds for stage, one in kept.items()} | _scoring(manifest)
     return NightTook(
@@ -104,7 +107,7 @@ def _took(storage: Storage, pipeline: str, day: str) -> NightTook | None:
         model=manifest.model.digest,
         seconds={stage: seconds[stage] for stage in STAGES if stage in seconds},
         peak_bytes=max((one.peak_bytes for one in kept.values()), default=0),
-        when=entry.when,
+        finished=manifest.finished,
     )
 
 

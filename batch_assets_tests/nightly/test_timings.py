@@ -79,6 +79,13 @@ class TestWhichNights:
         assert [one.day for one in nights_took(small.storage, "small", 1)] == [DAYS[2]]
 
     def test_what_is_pruned_is_pruned_with_its_measurements(self, make_small: Make) -> None:
+    def test_a_run_to_which_something_is_added_later_is_no_newer(self, make_small: Make) -> None:
+        small = make_small(rows(300), **SETTINGS)
+        for day in DAYS[:2]:
+            small.night(day)
+        small.opened(DAYS[0]).log().append(small.opened(DAYS[0]).manifest(), after=1, why="as a replay of dead letters does")
+        assert [one.day for one in nights_took(small.storage, "small", 14)] == DAYS[:2]
+
         small = make_small(rows(300), **SETTINGS)
         for day in DAYS:
             small.night(day)
