@@ -75,6 +75,9 @@ class TestFigures:
             ((*FIGURES, "8", "--per-hour", "2", "--spot-per-hour", "1"), "need each other"),
             ((*FIGURES, "8", "--picture", "x.svg"), "it needs --simulate"),
             (("--rows", "many"), "'many' is no number of rows"),
+            (("--rows", "inf"), "'inf' is no number of rows"),
+            (("--rows", "1e400"), "'1e400' is no number of rows"),
+            (("--rows", "nan"), "'nan' is no number of rows"),
             (("--deadline", "soon"), "'soon' is no length of time"),
         ],
     )

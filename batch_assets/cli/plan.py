@@ -1,5 +1,6 @@
 """`plan`: what a night will take before it begins, and whether earlier plans were right."""
 
+import math
 import re
 from dataclasses import asdict
 from pathlib import Path
@@ -26,8 +27,9 @@ class _Duration(click.ParamType[float]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         if isinstance(value, float):
             return value
-        parts = re.findall(r"([0-9.]+)([hms])", value)
-        if not parts or "".join(number + unit for number, unit in parts) != value:
+        parts = re.findall(r"([0-9]+(?:\.[0-9]+)?)([hms])", value)
+        seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
+        if "".join(number + unit for number, unit in parts) != value or not 0 < seconds < math.inf:
             self.fail(f"{value!r} is no length of time: write it like 6h, 90m or 1h30m.", param, ctx)
         return sum(float(number) * _UNITS[unit] for number, unit in parts)
 
@@ -41,10 +43,20 @@ class _Count(click.ParamType[int]):
         try:
             number = float(str(value).replace(",", "").replace("_", ""))
         except ValueError:
-            number = -1.0
-        if number < 1 or number != int(number):
+            number = math.nan
+        if not 1 <= number < math.inf or number != int(number):
             self.fail(f"{value!r} is no number of rows: write it like 500e6 or 230000000.", param, ctx)
         return int(number)
+
+
+class _Amount(click.FloatRange):
+    """A number in a range that is neither endless nor `nan`, which click would take."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        found = float(super().convert(value, param, ctx))
+        if not math.isfinite(found):
+            self.fail(f"{value!r} is no number: write it like 50 or 0.5.", param, ctx)
+        return found
 
 
 def _unit(seconds: float) -> tuple[str, float]:
@@ -214,12 +226,10 @@ def _played(plan: "Plan", price: Any, nights: int, seed: int, picture: Path | No
 @click.option("--deadline", type=_Duration(), help="How long it may take, like 6h or 90m.")
 @click.option("--workers", "--gpus", "workers", type=click.IntRange(min=1), help="How many; by default as many as last night.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Without PIPELINE: rows of a batch.")
-@click.option("--batch-ms", type=click.FloatRange(min=0, min_open=True), help="Without PIPELINE: how long one takes a worker.")
-@click.option(
-    "--per-hour", type=click.FloatRange(min=0, min_open=True), help="Without PIPELINE: what a worker costs in an hour."
-)
-@click.option("--spot-per-hour", type=click.FloatRange(min=0, min_open=True), help="Without PIPELINE: the same on spot.")
-@click.option("--preemptions-per-hour", type=click.FloatRange(min=0), help="Without PIPELINE: how often a spot worker is lost.")
+@click.option("--batch-ms", type=_Amount(min=0, min_open=True), help="Without PIPELINE: how long one takes a worker.")
+@click.option("--per-hour", type=_Amount(min=0, min_open=True), help="Without PIPELINE: what a worker costs in an hour.")
+@click.option("--spot-per-hour", type=_Amount(min=0, min_open=True), help="Without PIPELINE: the same on spot.")
+@click.option("--preemptions-per-hour", type=_Amount(min=0), help="Without PIPELINE: how often a spot worker is lost.")
 @click.option("--check", is_flag=True, help="Compare the last nights of PIPELINE with what was planned of them.")
 @click.option("--last", type=click.IntRange(min=1), default=14, show_default=True, help="From, or of, how many nights.")
 @click.option("--simulate", type=click.IntRange(min=1), metavar="NIGHTS", help="Play so many nights.")
