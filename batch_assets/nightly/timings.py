@@ -50,6 +50,7 @@ class NightTook:
 
     day: str
     rows: int
+    chunks: int
     workers: int
     engine: str
     model: str
@@ -102,6 +103,7 @@ def _took(storage: Storage, pipeline: str, day: str) -> NightTook | None:
     return NightTook(
         day=day,
         rows=manifest.rows,
+        chunks=len(manifest.by_chunk()),
         workers=max(manifest.work.workers, 1),
         engine=manifest.work.engine,
         model=manifest.model.digest,
