@@ -104,7 +104,7 @@ def _amounts(found: dict[str, Any]) -> Table:
         table.add_column(name, justify="right" if name else "left")
     if found["driver_peak"]:
         bounds = (f"{found['driver_peak'][key] / 1e6:,.0f}" for key in ("value", "low", "high"))
-        table.add_row("memory of the process that drives, mapped files included, MB", *bounds)
+        table.add_row("memory of the process that drives, MB", *bounds)
     for name, size in found["sizes"].items():
         table.add_row(f"{name}, MB", f"{size / 1e6:,.1f}", "", "")
     if found["cost"]:

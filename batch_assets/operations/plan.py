@@ -35,9 +35,9 @@ class Plan(BaseModel):
     `largest` rows, and whose workers were `engine`. `seconds` are by stage, `total` is their sum; `unmeasured` are stages that
     no night has measured. `workers_needed` is how many workers hold the deadline (seconds), None if no number does: with as
     many as have something to do the night takes up to `shortest`. `driver_peak` is the most memory of the process that drives,
-    in bytes: threads score in it, workers of Ray and Spark in others. `sizes` are bytes under the root, by what they are;
-    `elsewhere` are stores that keep theirs somewhere else. `shares` says of what this machine has, and of the deadline, how
-    much the night needs at most.
+    in bytes, mapped files included: threads score in it, workers of Ray and Spark in others. `sizes` are bytes under the root,
+    by what they are; `elsewhere` are stores that keep theirs somewhere else. `shares` says of what this machine has, and of the
+    deadline, how much the night needs at most.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
