@@ -1,4 +1,4 @@
-"""Which process works on something, and whether it still lives.
+"""Which process works on something, whether it still lives, and the memory that this one has and may have.
 
 A process is its host, its number and its start time: numbers are used again, the three together are not. A process of
 another host cannot be asked; it counts as alive, because taking work away from the living is the worse mistake. Where it
@@ -6,10 +6,12 @@ holds a lease under the storage root, that tells more.
 """
 
 import os
+import resource
 import signal
 import socket
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -43,6 +45,31 @@ def parent_seconds() -> float:
     """
     fields = Path(f"/proc/{os.getppid()}/stat").read_text(errors="replace").rpartition(")")[2].split()
     return time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
+
+
+def forget_peak_memory() -> None:
+    """Let `peak_memory` count from now on, where the system can (Linux; see proc_pid_clear_refs(5))."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory() -> int:
+    """The most memory this program has held, in bytes. What getrusage says may be that of the process that started it."""
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) << 10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+
+
+def memory_there(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """How much memory processes may have here, in bytes: the machine's, or less where a container has a limit (cgroup v2)."""
+    import psutil
+
+    machine = int(psutil.virtual_memory().total)
+    with suppress(OSError, ValueError):  # none, or `max`
+        return min(machine, int((cgroup / "memory.max").read_text()))
+    return machine
 
 
 @dataclass(frozen=True)

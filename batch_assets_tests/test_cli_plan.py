@@ -75,7 +75,15 @@ class TestFigures:
             ((*FIGURES, "8", "--per-hour", "2", "--spot-per-hour", "1"), "need each other"),
             ((*FIGURES, "8", "--picture", "x.svg"), "it needs --simulate"),
             (("--rows", "many"), "'many' is no number of rows"),
+            (("--rows", "inf"), "'inf' is no number of rows"),
+            (("--rows", "1e400"), "'1e400' is no number of rows"),
+            (("--rows", "nan"), "'nan' is no number of rows"),
             (("--deadline", "soon"), "'soon' is no length of time"),
+            (("--deadline", "..h"), "'..h' is no length of time"),
+            (("--deadline", "1.2.3h"), "'1.2.3h' is no length of time"),
+            (("--deadline", "0m"), "'0m' is no length of time"),
+            (("--batch-ms", "nan"), "'nan' is no number"),
+            (("--per-hour", "inf"), "'inf' is no number"),
         ],
     )
     def test_what_does_not_fit_together_is_exit_status_2(self, bare: Command, arguments: tuple[str, ...], said: str) -> None:
@@ -98,8 +106,20 @@ class TestAPipeline:
         assert found["total"]["value"] == pytest.approx(sum(one["value"] for one in found["seconds"].values()))
         assert found["sizes"].keys() == {"snapshot", "predictions", "release in arrow"}
         shown = three_nights.run("plan", PIPELINE, "--rows", "1e6").stdout
-        for said in ("features", "publishing", "total", "memory at work", "gives out first", "this is a guess"):
+        for said in (
+            "features",
+            "publishing",
+            "total",
+            "memory of the process that drives",
+            "gives out first",
+            "this is a guess",
+        ):
             assert said in shown
+
+    def test_several_workers_of_threads_are_machines(self, three_nights: Command) -> None:
+        shown = three_nights.run("plan", PIPELINE, "--workers", "8").stdout
+        assert "with 8 machines (threads of one process)" in shown
+        assert "8 machines such as the one measured are meant, with engine ray or spark" in shown
 
     def test_it_is_played(self, three_nights: Command) -> None:
         found = answer(three_nights, PIPELINE, "--simulate", "50")["simulated"]

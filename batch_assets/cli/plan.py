@@ -1,5 +1,6 @@
 """`plan`: what a night will take before it begins, and whether earlier plans were right."""
 
+import math
 import re
 from dataclasses import asdict
 from pathlib import Path
@@ -26,10 +27,11 @@ class _Duration(click.ParamType[float]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         if isinstance(value, float):
             return value
-        parts = re.findall(r"([0-9.]+)([hms])", value)
-        if not parts or "".join(number + unit for number, unit in parts) != value:
+        parts = re.findall(r"([0-9]+(?:\.[0-9]+)?)([hms])", value)
+        seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
+        if "".join(number + unit for number, unit in parts) != value or not 0 < seconds < math.inf:
             self.fail(f"{value!r} is no length of time: write it like 6h, 90m or 1h30m.", param, ctx)
-        return sum(float(number) * _UNITS[unit] for number, unit in parts)
+        return seconds
 
 
 class _Count(click.ParamType[int]):
@@ -41,10 +43,20 @@ class _Count(click.ParamType[int]):
         try:
             number = float(str(value).replace(",", "").replace("_", ""))
         except ValueError:
-            number = -1.0
-        if number < 1 or number != int(number):
+            number = math.nan
+        if not 1 <= number < math.inf or number != int(number):
             self.fail(f"{value!r} is no number of rows: write it like 500e6 or 230000000.", param, ctx)
         return int(number)
+
+
+class _Amount(click.FloatRange):
+    """A number in a range that is neither endless nor `nan`, which click would take."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        found = float(super().convert(value, param, ctx))
+        if not math.isfinite(found):
+            self.fail(f"{value!r} is no number: write it like 50 or 0.5.", param, ctx)
+        return found
 
 
 def _unit(seconds: float) -> tuple[str, float]:
@@ -56,17 +68,23 @@ def _show(console: Console, found: dict[str, Any]) -> None:
     if "compared" in found:
         _show_check(console, found)
         return
-    workers = f"{found['workers']:,} {'worker' if found['workers'] == 1 else 'workers'}"
+    several = "machines" if found["workers_are"] else "workers"
+    workers = f"{found['workers']:,} {'worker' if found['workers'] == 1 else several}"
     said = f"{found['rows']:,} rows with {workers}"
     if found["pipeline"]:
         nights = f"{found['nights']} {'night' if found['nights'] == 1 else 'nights'} of up to {found['largest']:,} rows"
-        said = f"{found['pipeline']}: {said} ({found['engine'].partition(',')[0]}), by {nights}"
+        said = f"{found['pipeline']}: {said} ({found['engine'].partition(', because ')[0]}), by {nights}"
     console.print(escape(said), style="italic", soft_wrap=True)
     console.print(_stages(found))
     if found["pipeline"] or found["cost"]:
         console.print(_amounts(found))
     for sentence in _sentences(found):
         console.print(sentence, soft_wrap=True)
+
+
+def _share(share: float) -> str:
+    """How much of something is needed; how many times of nearly nothing says nobody anything."""
+    return f"{share:.0%}" if share < 10 else "1000% or more"
 
 
 def _stages(found: dict[str, Any]) -> Table:
@@ -84,9 +102,9 @@ def _amounts(found: dict[str, Any]) -> Table:
     table = Table(box=None)
     for name in ("", "expected", "at least", "at most"):
         table.add_column(name, justify="right" if name else "left")
-    if found["memory"]:
-        bounds = (f"{found['memory'][key] / 1e6:,.0f}" for key in ("value", "low", "high"))
-        table.add_row("memory at work, mapped files included, MB", *bounds)
+    if found["driver_peak"]:
+        bounds = (f"{found['driver_peak'][key] / 1e6:,.0f}" for key in ("value", "low", "high"))
+        table.add_row("memory of the process that drives, MB", *bounds)
     for name, size in found["sizes"].items():
         table.add_row(f"{name}, MB", f"{size / 1e6:,.1f}", "", "")
     if found["cost"]:
@@ -104,6 +122,7 @@ def _sentences(found: dict[str, Any]) -> list[str]:
     said = []
     if found["seconds_a_worker"]:
         said.append(f"{found['seconds_a_worker']:,.0f} s a worker (GPU) = {found['seconds_a_worker'] / 3600:.1f} h.")
+    said += [escape(found["workers_are"])] if found["workers_are"] else []
     spot = found["cost"]["spot"] if found["cost"] else None
     if spot:
         extra, lost = spot["extra_seconds"]["value"], spot["lost_seconds"]
@@ -112,7 +131,7 @@ def _sentences(found: dict[str, Any]) -> list[str]:
         )
     said += [f"{escape(name)} keeps its release elsewhere, its size is not known here." for name in found["elsewhere"]]
     shares = {"memory": "of this machine's memory", "disk": "of what is free under the root", "deadline": "of the deadline"}
-    needs = [f"{share:.0%} {shares[name]}" for name, share in found["shares"].items()]
+    needs = [f"{_share(share)} {shares[name]}" for name, share in found["shares"].items()]
     if needs and found["pipeline"]:
         first = max(found["shares"], key=lambda name: found["shares"][name])
         said.append(f"At most {', '.join(needs)} {'is' if len(needs) == 1 else 'are'} needed: the {first} gives out first.")
@@ -212,14 +231,18 @@ def _played(plan: "Plan", price: Any, nights: int, seed: int, picture: Path | No
 @click.argument("pipeline", required=False)
 @click.option("--rows", type=_Count(), help="How many rows, like 500e6; by default as many as the last night had.")
 @click.option("--deadline", type=_Duration(), help="How long it may take, like 6h or 90m.")
-@click.option("--workers", "--gpus", "workers", type=click.IntRange(min=1), help="How many; by default as many as last night.")
-@click.option("--batch-size", type=click.IntRange(min=1), help="Without PIPELINE: rows of a batch.")
-@click.option("--batch-ms", type=click.FloatRange(min=0, min_open=True), help="Without PIPELINE: how long one takes a worker.")
 @click.option(
-    "--per-hour", type=click.FloatRange(min=0, min_open=True), help="Without PIPELINE: what a worker costs in an hour."
+    "--workers",
+    "--gpus",
+    "workers",
+    type=click.IntRange(min=1),
+    help="How many; by default as last night. Of threads: machines.",
 )
-@click.option("--spot-per-hour", type=click.FloatRange(min=0, min_open=True), help="Without PIPELINE: the same on spot.")
-@click.option("--preemptions-per-hour", type=click.FloatRange(min=0), help="Without PIPELINE: how often a spot worker is lost.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Without PIPELINE: rows of a batch.")
+@click.option("--batch-ms", type=_Amount(min=0, min_open=True), help="Without PIPELINE: how long one takes a worker.")
+@click.option("--per-hour", type=_Amount(min=0, min_open=True), help="Without PIPELINE: what a worker costs in an hour.")
+@click.option("--spot-per-hour", type=_Amount(min=0, min_open=True), help="Without PIPELINE: the same on spot.")
+@click.option("--preemptions-per-hour", type=_Amount(min=0), help="Without PIPELINE: how often a spot worker is lost.")
 @click.option("--check", is_flag=True, help="Compare the last nights of PIPELINE with what was planned of them.")
 @click.option("--last", type=click.IntRange(min=1), default=14, show_default=True, help="From, or of, how many nights.")
 @click.option("--simulate", type=click.IntRange(min=1), metavar="NIGHTS", help="Play so many nights.")
@@ -277,6 +300,7 @@ def plan(
         "fits": found.fits,
         "is_far": found.is_far,
         "seconds_a_worker": None if pipeline else found.seconds["scoring"].value,
+        "workers_are": found.workers_are(),
         "sentence": found.sentence(),
         "simulated": played,
         **error,

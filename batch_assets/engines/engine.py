@@ -15,6 +15,9 @@ Notice = Callable[[str], None]
 IN_HAND = 3
 """Chunks of a worker: one being read, one in the model, one being written."""
 
+THREADS = "threads of one process"
+"""How an engine calls its one worker, which is this process with all that scores in it."""
+
 POOL = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"
 """What a pool can be called; a file can be called so, too."""
 

@@ -9,7 +9,7 @@ from itertools import islice
 
 from typing_extensions import override
 
-from batch_assets.engines.engine import Engine, Item, Notice, Result, Workers, WorkTimes
+from batch_assets.engines.engine import THREADS, Engine, Item, Notice, Result, Workers, WorkTimes
 from batch_assets.scoring.scorer import Scorer, ScoringTask
 
 
@@ -60,4 +60,4 @@ class _Threads(Workers):
         seconds = self._scorer.timer.seconds() if self._scorer else {}
         before = max(0.0, wall - sum(seconds.values()))
         seconds = {**seconds, "start-up": seconds.get("start-up", 0.0) + before}
-        return WorkTimes(1, wall, wall, seconds, self._received, "threads of one process")
+        return WorkTimes(1, wall, wall, seconds, self._received, THREADS)

@@ -13,6 +13,7 @@ import psutil
 from batch_assets.nightly.night import Night
 from batch_assets.nightly.timings import OF_WORKERS, STAGES, NightTook, Stage
 from batch_assets.quality.statistics import Interval
+from batch_assets.runs.chunks import count_chunks
 
 Floats = npt.NDArray[np.float64]
 
@@ -99,35 +100,35 @@ def _quantile(freedom: float) -> float:
     return float(stdtrit(freedom, (1 + CONFIDENCE) / 2))
 
 
-def stages_take(
-    nights: Sequence[NightTook], rows: int, workers: int | None = None, chunk_rows: int = 1
-) -> dict[Stage, Interval]:
-    """Seconds of each stage that some nights measured, for so many rows and workers (by default as many as the last night had).
+def stages_take(nights: Sequence[NightTook], rows: int, chunks: int, workers: int | None = None) -> dict[Stage, Interval]:
+    """Seconds of each stage that some nights measured, for so many rows in so many chunks.
 
-    What scoring takes is shared by the workers, by whole chunks; everything else is not, and becomes the longest part when they
-    are many (G. Amdahl, "Validity of the single processor approach to achieving large scale computing capabilities", 1967). It
-    goes by the nights that the last night's model scored.
+    Workers are as many as the last night had, by default. They share what scoring takes, by whole chunks, in a plan as in the
+    nights that it is made from; everything else they do not share, and it becomes the longest part when they are many (G.
+    Amdahl, "Validity of the single processor approach to achieving large scale computing capabilities", 1967). Scoring goes by
+    the nights that the last night's model scored.
     """
     if not nights:
         return {}
     stages = {stage: amount_at(list(_points(nights, stage)), rows, grows=stage != "start-up") for stage in STAGES}
     found = {stage: amount for stage, amount in stages.items() if amount is not None}
     if "scoring" in found:
-        found["scoring"] = found["scoring"].times(1 / _at_once(rows, workers or nights[-1].workers, chunk_rows))
+        found["scoring"] = found["scoring"].times(1 / _with_a_chunk(chunks, workers or nights[-1].workers))
     return found
 
 
 def _points(nights: Sequence[NightTook], stage: Stage) -> Iterable[tuple[int, float]]:
-    """Rows and seconds of a stage; of scoring, the seconds of all workers."""
+    """Rows and seconds of a stage; of scoring, the seconds of all workers while they had a chunk."""
     for night in nights:
-        if stage in night.seconds and (stage != "scoring" or night.model == nights[-1].model):
-            yield night.rows, night.seconds[stage] * (night.workers if stage == "scoring" else 1)
+        if stage != "scoring" and stage in night.seconds:
+            yield night.rows, night.seconds[stage]
+        elif stage in night.seconds and night.model == nights[-1].model:
+            yield night.rows, night.seconds[stage] * _with_a_chunk(night.chunks, night.workers)
 
 
-def _at_once(rows: int, workers: int, chunk_rows: int) -> float:
-    """How many workers are at work on average: while the last chunks are scored, some have none."""
-    chunks = max(math.ceil(rows / chunk_rows), 1)
-    return chunks / math.ceil(chunks / workers)
+def _with_a_chunk(chunks: int, workers: int) -> float:
+    """How many workers have a chunk on average: while the last ones are scored, some have none."""
+    return chunks / math.ceil(chunks / workers) if chunks else 1.0
 
 
 def added(parts: Iterable[Interval]) -> Interval:
@@ -139,14 +140,15 @@ def added(parts: Iterable[Interval]) -> Interval:
     return Interval(**{name: sum(getattr(one, name) for one in several) for name in ("value", "low", "high")})
 
 
-def scoring_minutes(nights: Sequence[NightTook], days: Sequence[int], slower: float = 1.0) -> Interval | None:
+def scoring_minutes(nights: Sequence[NightTook], days: Sequence[int], chunk_rows: int, slower: float = 1.0) -> Interval | None:
     """How long the rows of some days take from start-up to proof, one day after the other; None if no night says it.
 
     `slower` is by which factor the model may be slower than that of the nights.
     """
     if not nights:
         return None
-    found = added(part for rows in days for stage, part in stages_take(nights, rows).items() if stage in OF_WORKERS)
+    taken = (stages_take(nights, rows, count_chunks(rows, chunk_rows)) for rows in days)
+    found = added(part for stages in taken for stage, part in stages.items() if stage in OF_WORKERS)
     return Interval(value=found.value, low=found.low, high=found.high * slower).times(1 / 60)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
 
+from batch_assets.clock import utc_now
 from batch_assets.digest import Digest
 from batch_assets.engines.engine import Engine, Workers
 from batch_assets.errors import ProofFailed
@@ -14,6 +15,7 @@ from batch_assets.histogram import Histogram
 from batch_assets.logs import Change, LogEntry
 from batch_assets.nightly.night import Night
 from batch_assets.nightly.progress import Progress
+from batch_assets.process import forget_peak_memory
 from batch_assets.proof.agreement import agreement
 from batch_assets.proof.audit import Sample, compare, detection, draw
 from batch_assets.proof.keys import prove
@@ -72,10 +74,13 @@ def score(night: Night, engine: Engine, progress: Progress) -> Scored:
     broken = damage(storage, finished.body) if finished else []
     if finished is not None and not broken:
         progress.say(f"{run} is finished: all {len(night.plan)} chunks were committed before.")
-        return Scored(night, finished.body, len(night.plan), rows_now=0, seconds_now=0.0, finished_before=finished.when)
+        return Scored(
+            night, finished.body, len(night.plan), rows_now=0, seconds_now=0.0, finished_before=finished.body.finished
+        )
     if broken:
         progress.say(f"{run} was finished, but {'; '.join(broken)}: what is missing is scored again.")
     started = time.perf_counter()
+    forget_peak_memory()
     config.features.contract.require_same(model.card.contract, f"{model.name} {model.version}")
     config.answers.require(model.card.head, f"{model.name} {model.version}")
     task = night.task()
@@ -213,6 +218,7 @@ def _manifest(
         scored_here=done.scored_here,
         wall_seconds=done.wall_seconds,
         proof_seconds=done.proof_seconds,
+        finished=utc_now().isoformat(timespec="microseconds"),
         versions={
             "python": sys.version.split()[0],
             **{name: version(name) for name in ("batch-assets", "numpy", "pyarrow")},

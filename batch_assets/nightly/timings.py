@@ -6,7 +6,6 @@ was there, a run that was resumed, a verdict that was kept, a release that was b
 manifest.
 """
 
-import resource
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -17,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from batch_assets.errors import AlreadyExists
 from batch_assets.features.snapshot import days_of
 from batch_assets.nightly.accepted import accepted_run
+from batch_assets.process import peak_memory
 from batch_assets.runs.manifest import Manifest, manifest_log
 from batch_assets.storage import Storage
 from batch_assets.threads import in_threads
@@ -30,7 +30,7 @@ OF_WORKERS: tuple[Stage, ...] = ("start-up", "scoring", "proof")
 
 
 class Timing(BaseModel):
-    """How long a stage of so many rows took, and the most memory that its process had until then."""
+    """How long a stage of so many rows took, and the most memory that its process had in the night until then."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -44,18 +44,19 @@ class Timing(BaseModel):
 class NightTook:
     """What an accepted night took: seconds of each stage that was done whole; `workers` are those of its engine.
 
-    `model` is the digest of the version that scored it. `peak_bytes` is the most memory of a process at work, 0 if nobody
-    knows. `when` its run was finished.
+    `model` is the digest of the version that scored it. `peak_bytes` is the most memory that a process which drove it had, 0 if
+    nobody knows: the workers of Ray and Spark are other processes. `finished` is when its run was.
     """
 
     day: str
     rows: int
+    chunks: int
     workers: int
     engine: str
     model: str
     seconds: dict[Stage, float]
     peak_bytes: int
-    when: str
+    finished: str
 
     @property
     def whole(self) -> bool:
@@ -70,8 +71,7 @@ class NightTook:
 
 def keep_timing(storage: Storage, folder: str, stage: Stage, rows: int, seconds: float) -> None:
     """Keep what a stage took that was done whole, beside the snapshot or the run in a folder."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10  # Linux says kilobytes
-    timing = Timing(stage=stage, rows=rows, seconds=round(seconds, 6), peak_bytes=peak)
+    timing = Timing(stage=stage, rows=rows, seconds=round(seconds, 6), peak_bytes=peak_memory())
     with suppress(AlreadyExists):
         storage.create(f"{folder}/_took/{stage.replace(' ', '-')}.json", timing.model_dump_json().encode())
 
@@ -84,28 +84,32 @@ def kept_timings(storage: Storage, folder: str) -> dict[Stage, Timing]:
 
 
 def nights_took(storage: Storage, pipeline: str, last: int) -> list[NightTook]:
-    """The newest accepted nights that scored all of their rows in one go, in the order in which they were finished."""
+    """The accepted nights of the newest days that scored all of their rows in one go, in the order in which they were finished.
+
+    A run is finished once: a replay of its dead letters, or a purge, makes it no newer.
+    """
     newest = in_threads(lambda day: _took(storage, pipeline, day), reversed(days_of(storage, pipeline)))
-    return sorted(islice((one for one in newest if one is not None), last), key=lambda one: one.when)
+    return sorted(islice((one for one in newest if one is not None), last), key=lambda one: one.finished)
 
 
 def _took(storage: Storage, pipeline: str, day: str) -> NightTook | None:
     accepted = accepted_run(storage, pipeline, day, ())
     entry = manifest_log(storage, accepted.folder).latest() if accepted else None
-    if entry is None or not entry.body.rows or entry.body.scored_here < entry.body.rows:
+    manifest = entry.body if entry else None
+    if manifest is None or not manifest.rows or manifest.scored_here < manifest.rows:
         return None
-    manifest = entry.body
     kept = kept_timings(storage, manifest.snapshot_folder) | kept_timings(storage, manifest.folder)
     seconds = {stage: one.seconds for stage, one in kept.items()} | _scoring(manifest)
     return NightTook(
         day=day,
         rows=manifest.rows,
+        chunks=len(manifest.by_chunk()),
         workers=max(manifest.work.workers, 1),
         engine=manifest.work.engine,
         model=manifest.model.digest,
         seconds={stage: seconds[stage] for stage in STAGES if stage in seconds},
         peak_bytes=max((one.peak_bytes for one in kept.values()), default=0),
-        when=entry.when,
+        finished=manifest.finished,
     )
 
 

@@ -8,17 +8,18 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import psutil
 from pydantic import BaseModel, ConfigDict
 
 from batch_assets.config import PipelineConfig
-from batch_assets.engines.engine import Price
+from batch_assets.engines.engine import THREADS, Price
 from batch_assets.errors import NotFound
 from batch_assets.nightly.accepted import accepted_run
 from batch_assets.nightly.estimates import LAST_NIGHTS, added, amount_at, stages_take
 from batch_assets.nightly.timings import OF_WORKERS, STAGES, NightTook, Stage, nights_took
 from batch_assets.operations.cost import Cost, cost
+from batch_assets.process import memory_there
 from batch_assets.quality.statistics import Interval
+from batch_assets.runs.chunks import count_chunks
 from batch_assets.runs.manifest import latest_manifest
 from batch_assets.serving.release import in_stores, release_name
 from batch_assets.storage import Storage
@@ -32,9 +33,11 @@ class Plan(BaseModel):
 
     `pipeline` is empty, and `nights` is 0, of explicit figures; else it was made from so many nights, of which the largest had
     `largest` rows, and whose workers were `engine`. `seconds` are by stage, `total` is their sum; `unmeasured` are stages that
-    no night has measured. `workers_needed` is how many workers hold the deadline (seconds), None if no number does. `memory`
-    is of the process at work, in bytes; `sizes` are bytes under the root, by what they are; `elsewhere` are stores that keep
-    theirs somewhere else. `shares` says of what this machine has, and of the deadline, how much the night needs at most.
+    no night has measured. `workers_needed` is how many workers hold the deadline (seconds), None if no number does: with as
+    many as have something to do the night takes up to `shortest`. `driver_peak` is the most memory of the process that drives,
+    in bytes, mapped files included: threads score in it, workers of Ray and Spark in others. `sizes` are bytes under the root,
+    by what they are; `elsewhere` are stores that keep theirs somewhere else. `shares` says of what this machine has, and of the
+    deadline, how much the night needs at most.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -52,7 +55,8 @@ class Plan(BaseModel):
     unmeasured: tuple[Stage, ...] = ()
     deadline: float | None = None
     workers_needed: int | None = None
-    memory: Interval | None = None
+    shortest: float
+    driver_peak: Interval | None = None
     sizes: dict[str, int] = {}
     elsewhere: tuple[str, ...] = ()
     shares: dict[str, float] = {}
@@ -67,6 +71,20 @@ class Plan(BaseModel):
     def is_far(self) -> bool:
         """Whether it is about far more rows than any night had."""
         return bool(self.nights) and self.rows > _FAR * self.largest
+
+    @property
+    def of_threads(self) -> bool:
+        """Whether a worker is all threads of one process, so that several of them are several machines."""
+        return self.engine.partition(", because ")[0] == THREADS
+
+    def workers_are(self) -> str:
+        """What several workers are, where that is not what `engine.workers` says; else nothing."""
+        if not self.of_threads or self.workers == 1:
+            return ""
+        return (
+            f"{self._many(self.workers)} are meant, with engine ray or spark: threads are one process, and `engine.workers` is "
+            "how many of them score in it."
+        )
 
     def sentence(self) -> str:
         """Whether the deadline is held, and what would be enough; of spot, too, if there is a price of that."""
@@ -83,38 +101,62 @@ class Plan(BaseModel):
         have = _long(deadline)
         if self.fits:
             fewer = self.workers_needed is not None and self.workers_needed < self.workers
-            enough = f" {self.workers_needed:,} workers would be enough." if fewer else ""
+            enough = f" {self._many(self.workers_needed)} would be enough." if self.workers_needed and fewer else ""
             return f"It fits: at most {_long(self.total.high)} of {have} ({self.total.high / deadline:.0%}).{enough}"
         missed = "It does not fit" if self.total.low > deadline else "It does not fit for sure"
         if self.workers_needed is None:
-            rest = self.total.high - self.seconds["scoring"].high
-            enough = f"no number of workers is enough, as everything but scoring takes up to {_long(rest)}"
+            enough = f"no number of workers is enough, as {self._not_shared(deadline)}"
         else:
-            enough = f"{self.workers_needed:,} workers are enough"
+            are = "is" if self.workers_needed == 1 else "are"
+            by = ", with engine ray or spark," if self.of_threads else ""
+            enough = f"{self._many(self.workers_needed)}{by} {are} enough"
         return f"{missed}: {_long(self.total.low)} to {_long(self.total.high)} of {have}; {enough}."
+
+    def _many(self, workers: int) -> str:
+        what = "machine" if self.of_threads else "worker"
+        return f"{workers:,} {what}{'' if workers == 1 else 's'}{' such as the one measured' if self.of_threads else ''}"
+
+    def _not_shared(self, deadline: float) -> str:
+        """What takes longer than the deadline, however many workers there are."""
+        rest = self.total.high - self.seconds["scoring"].high
+        if rest > deadline:
+            return f"everything but scoring takes up to {_long(rest)}"
+        if not self.pipeline:
+            return f"one batch takes {_long(self.shortest)}"
+        chunk = f"one chunk and everything but scoring take up to {_long(self.shortest)}"
+        return f"{chunk}: take smaller chunks (scoring.chunk_rows)"
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What is said instead of measured: batches of `batch_rows` rows, each of which takes `batch_seconds` on one worker."""
+    """What is said instead of measured: batches of `batch_rows` rows, each of which takes `batch_seconds` on one worker.
+
+    Each worker has as many batches as any other, in as many chunks, of about `chunk_rows` rows or fewer.
+    """
 
     batch_rows: int
     batch_seconds: float
     chunk_rows: int = 131_072
 
-    def worker_seconds(self, rows: int) -> float:
-        """Seconds that all workers together score."""
-        return math.ceil(rows / self.batch_rows) * self.batch_seconds
+    def batches(self, rows: int) -> int:
+        """How many there are: more workers have nothing to do."""
+        return math.ceil(rows / self.batch_rows)
+
+    def chunks(self, rows: int, workers: int) -> int:
+        """How many are shared by the workers."""
+        return min(workers * math.ceil(rows / (workers * self.chunk_rows)), self.batches(rows))
+
+    def scoring(self, rows: int, workers: int) -> float:
+        """Seconds that scoring takes."""
+        batches = self.batches(rows)
+        return batches / min(workers, batches) * self.batch_seconds
 
 
 def plan_figures(figures: Figures, rows: int, workers: int, deadline: float | None = None, price: Price | None = None) -> Plan:
     """A plan from explicit figures: only scoring is counted. Raises ConfigError, as `cost` does."""
-
-    def scoring(number: int) -> Interval:
-        return _certain(figures.worker_seconds(rows) / number)
-
-    taken, chunks = scoring(workers), max(math.ceil(rows / figures.chunk_rows), 1)
-    chunk_seconds = taken.value * workers / chunks
+    seconds, chunks, most = figures.scoring(rows, workers), figures.chunks(rows, workers), figures.batches(rows)
+    taken = Interval(value=seconds, low=seconds, high=seconds)
+    chunk_seconds = most * figures.batch_seconds / chunks
     return Plan(
         rows=rows,
         workers=workers,
@@ -123,7 +165,8 @@ def plan_figures(figures: Figures, rows: int, workers: int, deadline: float | No
         seconds={"scoring": taken},
         total=taken,
         deadline=deadline,
-        workers_needed=_fewest(lambda number: scoring(number).high, deadline, chunks),
+        workers_needed=_fewest(lambda number: figures.scoring(rows, number), deadline, most),
+        shortest=figures.scoring(rows, most),
         shares={"deadline": taken.high / deadline} if deadline else {},
         cost=cost(price, taken, taken, workers, 1.0, chunk_seconds) if price else None,
     )
@@ -158,12 +201,12 @@ def plan_night(
         )
     found = plan_from(nights, config, planned, workers or nights[-1].workers, deadline)
     sizes, elsewhere = _sizes(config, storage, nights[-1], planned)
-    needs = amount_at([(night.rows, float(night.peak_bytes)) for night in nights], planned)
-    shares = {"memory": needs.high / psutil.virtual_memory().total} if needs else {}
+    peak = amount_at([(night.rows, float(night.peak_bytes)) for night in nights], planned)
+    shares = {"memory": peak.high / memory_there()} if peak else {}
     free = storage.free_bytes()
-    shares |= {"disk": sum(sizes.values()) / free} if free else {}
+    shares |= {"disk": sum(sizes.values()) / max(free, 1)} if free is not None else {}
     return found.model_copy(
-        update={"memory": needs, "sizes": sizes, "elsewhere": elsewhere, "shares": {**shares, **found.shares}}
+        update={"driver_peak": peak, "sizes": sizes, "elsewhere": elsewhere, "shares": {**shares, **found.shares}}
     )
 
 
@@ -171,12 +214,12 @@ def plan_from(
     nights: Sequence[NightTook], config: PipelineConfig, rows: int, workers: int, deadline: float | None = None
 ) -> Plan:
     """Seconds, workers and money of a night, from what some nights took; at least one."""
-    price, chunk_rows = config.engine.price, config.scoring.chunk_rows
+    price, chunks = config.engine.price, count_chunks(rows, config.scoring.chunk_rows)
 
-    def stages(number: int) -> dict[Stage, Interval]:
-        return stages_take(nights, rows, number, chunk_rows)
+    def at_most(number: int) -> float:
+        return added(stages_take(nights, rows, chunks, number).values()).high
 
-    seconds, chunks = stages(workers), max(math.ceil(rows / chunk_rows), 1)
+    seconds = stages_take(nights, rows, chunks, workers)
     total, scoring = added(seconds.values()), seconds["scoring"]
     there = added(interval for stage, interval in seconds.items() if stage in OF_WORKERS)
     share, chunk_seconds = workers / nights[-1].workers, scoring.value / math.ceil(chunks / workers)
@@ -193,14 +236,15 @@ def plan_from(
         total=total,
         unmeasured=tuple(stage for stage in STAGES if stage not in seconds),
         deadline=deadline,
-        workers_needed=_fewest(lambda number: added(stages(number).values()).high, deadline, chunks),
+        workers_needed=_fewest(at_most, deadline, chunks),
+        shortest=at_most(chunks),
         shares={"deadline": total.high / deadline} if deadline else {},
         cost=cost(price, there, scoring, workers, share, chunk_seconds) if price else None,
     )
 
 
 def _fewest(takes: Callable[[int], float], deadline: float | None, most: int) -> int | None:
-    """The fewest workers that hold a deadline, of at most one for each chunk; more of them never take longer."""
+    """The fewest workers that hold a deadline, of at most as many as have something to do; more of them never take longer."""
     if deadline is None or takes(most) > deadline:
         return None
     low, high = 1, most
@@ -231,10 +275,6 @@ def _sizes(config: PipelineConfig, storage: Storage, night: NightTook, rows: int
         else:
             elsewhere.append(release.store.called)
     return {name: round(size * rows / night.rows) for name, size in bytes_of.items()}, tuple(elsewhere)
-
-
-def _certain(value: float) -> Interval:
-    return Interval(value=value, low=value, high=value)
 
 
 def _long(seconds: float) -> str:

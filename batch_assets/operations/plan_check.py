@@ -52,7 +52,7 @@ def compare(nights: Sequence[NightTook]) -> list[Compared]:
     found = []
     for number, night in enumerate(whole[1:], start=1):
         before = whole[max(0, number - LAST_NIGHTS) : number]
-        planned = added(stages_take(before, night.rows, night.workers).values())
+        planned = added(stages_take(before, night.rows, night.chunks, night.workers).values())
         found.append(Compared(night.day, night.rows, len(before), planned, night.total))
     return found
 

@@ -103,7 +103,7 @@ def _look(night: Night) -> Preflight:
     old = score_sample(Night.open(config, storage, day, previous, snapshot), drawn) if previous else None
     dead = share(sample.dead, len(sample.scores) - sample.excluded)
     slower = max(sample.seconds / old.seconds, 1.0) if old and old.seconds else 1.0
-    minutes = scoring_minutes(nights_took(storage, config.name, LAST_NIGHTS), [rows], slower)
+    minutes = scoring_minutes(nights_took(storage, config.name, LAST_NIGHTS), [rows], config.scoring.chunk_rows, slower)
     price = config.engine.price
     drift, against_trailing = _drift(night, sample)
     shift, against_previous = _shift(config, model, previous, sample, old, day)

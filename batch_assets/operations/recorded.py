@@ -95,7 +95,7 @@ def newest_run(storage: Storage, pipeline: str, day: str, snapshot: str | None =
     for run_id in runs:
         entry = manifest_log(storage, run_folder(pipeline, day, run_id)).latest()
         if entry and snapshot in (None, entry.body.snapshot):
-            finished_at[run_id] = entry.when
+            finished_at[run_id] = (entry.body.finished, entry.when)  # one that was written anew is as old as the other
     return max(finished_at, key=lambda run_id: finished_at[run_id]) if finished_at else None
 
 

@@ -140,7 +140,7 @@ def plan_rollout(config: PipelineConfig, storage: Storage, registry: Registry, v
             if days and not isinstance(error, SnapshotChanged):
                 night = Night.open(config, storage, days[-1], model)
                 score_sample(night, places(night))  # what is wrong with the new version refuses it
-    found = scoring_minutes(nights_took(storage, config.name, LAST_NIGHTS), rows)
+    found = scoring_minutes(nights_took(storage, config.name, LAST_NIGHTS), rows, config.scoring.chunk_rows)
     takes = found.value if found else None
     price = config.engine.price
     return Plan(

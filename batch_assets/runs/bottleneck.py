@@ -36,11 +36,6 @@ class WorkTime(BaseModel):
     received: int = 0
     engine: str = ""
 
-    @property
-    def accounted(self) -> float:
-        """The share of the workers' lifetimes that the stages explain."""
-        return sum(self.seconds.values()) / self.lifetimes if self.lifetimes else 1.0
-
     def where(self) -> str:
         """What scored, and why that; and what came over the network for it, if something did."""
         return f"{self.engine}; {self.received / 1e6:,.1f} MB came over the network" if self.received else self.engine

@@ -1,8 +1,9 @@
 """Chunks: the units of work and of commit. A snapshot is tiled by row ranges that never cross a file."""
 
+import math
 from dataclasses import dataclass, field
 
-from batch_assets.features.snapshot import Snapshot
+from batch_assets.features.snapshot import ROWS_PER_FILE, ROWS_PER_GROUP, Snapshot
 
 
 @dataclass(frozen=True)
@@ -37,3 +38,15 @@ def plan_chunks(snapshot: Snapshot, chunk_rows: int) -> tuple[Chunk, ...]:
         if position > start:
             chunks.append(Chunk(len(chunks), index, start, position - start))
     return tuple(chunks)
+
+
+def count_chunks(rows: int, chunk_rows: int) -> int:
+    """How many chunks a snapshot of so many rows will have that is frozen, and cut, with `chunk_rows`."""
+    group = min(chunk_rows, ROWS_PER_GROUP)
+    chunk, file = chunk_rows // group * group, math.ceil(ROWS_PER_FILE / group) * group
+    files, rest = divmod(rows, file)
+
+    def of_file(there: int) -> int:
+        return max(math.ceil((there - (chunk_rows - chunk)) / chunk), min(there, 1))  # a last row group may be small enough
+
+    return files * of_file(file) + of_file(rest)

@@ -14,15 +14,18 @@ from batch_assets.nightly.timings import STAGES, NightTook, Stage
 from batch_assets.quality.statistics import Interval
 from batch_assets_tests.small import DAY, Small
 
+MANY = 720_720
+"""So many chunks every number of workers up to 16 shares without a rest."""
+
 SIZES = st.lists(st.integers(10_000, 10_000_000), min_size=1, max_size=14)
 
 
-def took(rows: int, workers: int = 1, model: str = "one", **seconds: float) -> NightTook:
+def took(rows: int, workers: int = 1, chunks: int = MANY, model: str = "one", **seconds: float) -> NightTook:
     """A night whose stages took these seconds, by their names with underscores."""
     named: dict[Stage, float] = {
         stage: seconds[stage.replace(" ", "_").replace("-", "_")] for stage in STAGES if _said(stage, seconds)
     }
-    return NightTook(DAY, rows, workers, "threads", model, named, 0, "")
+    return NightTook(DAY, rows, chunks, workers, "threads", model, named, 0, "")
 
 
 def _said(stage: Stage, seconds: dict[str, float]) -> bool:
@@ -106,6 +109,7 @@ def coverage(nights: int, spread: float, together: bool) -> float:
                 DAY,
                 int(rows),
                 1,
+                1,
                 "",
                 "",
                 {stage: (fixed + each * rows) * by for (stage, fixed, each), by in zip(true, noise(), strict=True)},
@@ -114,7 +118,7 @@ def coverage(nights: int, spread: float, together: bool) -> float:
             )
             for rows in sizes
         ]
-        found = added(stages_take(made[:-1], made[-1].rows).values())
+        found = added(stages_take(made[:-1], made[-1].rows, 1).values())
         within.append(found.low <= made[-1].total <= found.high)
     return sum(within) / len(within)
 
@@ -134,24 +138,40 @@ class TestTheInterval:
 class TestANight:
     def test_more_workers_share_the_scoring_and_nothing_else(self) -> None:
         nights = [took(rows, features=rows / 100, scoring=rows / 50, proof=1.0) for rows in (1_000, 2_000, 4_000)]
-        one, four = stages_take(nights, 3_000), stages_take(nights, 3_000, workers=4)
+        one, four = stages_take(nights, 3_000, MANY), stages_take(nights, 3_000, MANY, workers=4)
         assert four["scoring"].value == pytest.approx(one["scoring"].value / 4)
         assert four["features"] == one["features"]
 
     def test_workers_of_other_nights_are_counted(self) -> None:
         nights = [took(1_000, 1, scoring=40.0), took(2_000, 2, scoring=40.0), took(4_000, 4, scoring=40.0)]
-        assert stages_take(nights, 4_000)["scoring"].value == pytest.approx(40.0)
-        assert stages_take(nights, 4_000, workers=8)["scoring"].value == pytest.approx(20.0)
+        assert stages_take(nights, 4_000, MANY)["scoring"].value == pytest.approx(40.0)
+        assert stages_take(nights, 4_000, MANY, workers=8)["scoring"].value == pytest.approx(20.0)
 
     @given(chunks=st.integers(1, 500), workers=st.integers(1, 600))
     def test_the_last_chunks_leave_some_workers_idle(self, chunks: int, workers: int) -> None:
         nights = [took(rows, scoring=rows / 10) for rows in (1_000, 2_000, 4_000)]
-        found = stages_take(nights, chunks * 100, workers, chunk_rows=100)["scoring"].value
+        found = stages_take(nights, chunks * 100, chunks, workers)["scoring"].value
         assert found == pytest.approx(10.0 * math.ceil(chunks / workers), rel=1e-6)
+
+    @given(nights=st.lists(st.tuples(st.integers(1, 500), st.integers(1, 600)), min_size=1, max_size=6))
+    def test_nights_like_those_before_take_what_those_took_however_many_workers_and_chunks_they_had(
+        self, nights: list[tuple[int, int]]
+    ) -> None:
+        """Each chunk of 100 rows takes a worker ten seconds."""
+        made = [took(100 * chunks, workers, chunks, scoring=10.0 * math.ceil(chunks / workers)) for chunks, workers in nights]
+        for night in made:
+            found = stages_take(made, night.rows, night.chunks, night.workers)["scoring"]
+            assert found.value == pytest.approx(night.seconds["scoring"], rel=1e-6)
+
+    def test_workers_that_were_idle_are_idle_in_the_plan_and_no_more(self) -> None:
+        night = took(17_000, workers=16, chunks=17, scoring=200.0)
+        assert stages_take([night], 17_000, 17)["scoring"].value == pytest.approx(200.0)
+        assert stages_take([night], 16_000, 16)["scoring"].value == pytest.approx(100.0)
+        assert stages_take([night], 17_000, 17, workers=1)["scoring"].value == pytest.approx(1_700.0)
 
     def test_scoring_goes_by_the_last_model(self) -> None:
         nights = [took(1_000, model="slow", scoring=100.0, proof=3.0), took(1_000, model="new", scoring=10.0, proof=3.0)]
-        assert stages_take(nights, 1_000)["scoring"].value == pytest.approx(10.0)
+        assert stages_take(nights, 1_000, 1)["scoring"].value == pytest.approx(10.0)
 
     @given(st.lists(st.tuples(st.floats(0, 1e6), st.floats(0, 1e6), st.floats(0, 1e6)), max_size=8))
     def test_stages_add_up(self, found: list[tuple[float, float, float]]) -> None:
@@ -165,23 +185,29 @@ class TestMinutesOfScoring:
     NIGHTS = (took(1_000, start_up=10.0, scoring=40.0, proof=10.0, features=500.0),)
 
     def test_start_up_scoring_and_proof_count(self) -> None:
-        found = scoring_minutes(self.NIGHTS, [1_000])
+        found = scoring_minutes(self.NIGHTS, [1_000], chunk_rows=100)
         assert found is not None
         assert found.value == pytest.approx(1.0)
 
+    def test_workers_share_whole_chunks(self) -> None:
+        night = took(1_000, workers=8, chunks=10, start_up=10.0, scoring=40.0, proof=10.0)
+        found = scoring_minutes([night], [800], chunk_rows=100)
+        assert found is not None
+        assert found.value == pytest.approx((10 + 20 + 8) / 60)
+
     def test_several_days_start_several_times(self) -> None:
-        found = scoring_minutes(self.NIGHTS, [1_000, 1_000, 0])
+        found = scoring_minutes(self.NIGHTS, [1_000, 1_000, 0], chunk_rows=100)
         assert found is not None
         assert found.value == pytest.approx(2.0 + 10 / 60)
 
     def test_a_slower_model_takes_longer_at_most(self) -> None:
-        as_fast, slower = scoring_minutes(self.NIGHTS, [1_000]), scoring_minutes(self.NIGHTS, [1_000], slower=1.5)
+        as_fast, slower = (scoring_minutes(self.NIGHTS, [1_000], chunk_rows=100, slower=factor) for factor in (1.0, 1.5))
         assert as_fast
         assert slower
         assert (slower.low, slower.value, slower.high) == (as_fast.low, as_fast.value, pytest.approx(1.5 * as_fast.high))
 
     def test_without_a_night_nobody_knows(self) -> None:
-        assert scoring_minutes([], [1]) is None
+        assert scoring_minutes([], [1], chunk_rows=1) is None
 
 
 def test_a_minute_costs_a_sixtieth_of_an_hour() -> None:

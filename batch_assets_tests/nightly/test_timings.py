@@ -34,7 +34,8 @@ class TestWhatIsMeasured:
         assert all(seconds > 0 for seconds in night.seconds.values())
         scored = sum(night.seconds[stage] for stage in ("start-up", "scoring", "proof"))
         assert scored == pytest.approx(manifest.wall_seconds)
-        assert (night.rows, night.day, night.model) == (2_000, DAY, manifest.model.digest)
+        assert (night.rows, night.chunks, night.day, night.model) == (2_000, 8, DAY, manifest.model.digest)
+        assert night.finished == manifest.finished
         assert night.peak_bytes > 1_000_000
 
     def test_a_night_that_is_done_again_measures_nothing_again(self, small: Small) -> None:
@@ -77,6 +78,13 @@ class TestWhichNights:
             small.night(day)
         assert [one.day for one in nights_took(small.storage, "small", 14)] == [DAYS[1], DAYS[0], DAYS[2]]
         assert [one.day for one in nights_took(small.storage, "small", 1)] == [DAYS[2]]
+
+    def test_a_run_to_which_something_is_added_later_is_no_newer(self, make_small: Make) -> None:
+        small = make_small(rows(300), **SETTINGS)
+        for day in DAYS[:2]:
+            small.night(day)
+        small.opened(DAYS[0]).log().append(small.opened(DAYS[0]).manifest(), after=1, why="as a replay of dead letters does")
+        assert [one.day for one in nights_took(small.storage, "small", 14)] == DAYS[:2]
 
     def test_what_is_pruned_is_pruned_with_its_measurements(self, make_small: Make) -> None:
         small = make_small(rows(300), **SETTINGS)

@@ -95,6 +95,7 @@ def test_a_replay_adds_what_succeeds_and_changes_nothing(broken: tuple[Small, Ma
     assert new == ["000002.json", "chunk-00000.replay-001.parquet", "chunk-00002.replay-001.parquet"]
     following = finished(small.config, small.storage, small.registry, DAY)
     assert (following.scored, following.dead_lettered, following.rows) == (1_998, 2, 2_000)
+    assert following.finished == manifest.finished
     assert (sum(manifest.labels), sum(following.labels)) == (manifest.scored, 1_998)
     assert [one.key for one in list_dead_letters(small.config, small.storage, following)] == [11, 1_501]
 

@@ -19,6 +19,7 @@ from batch_assets.nightly.freeze import freeze, frozen
 from batch_assets.nightly.judge_features import judge_features
 from batch_assets.nightly.publish import published_matches
 from batch_assets.nightly.score import score
+from batch_assets.nightly.timings import nights_took
 from batch_assets.nightly.verdict import read_verdict
 from batch_assets.operations import purge as purging
 from batch_assets.operations.dead_letters import finished, list_dead_letters, replay
@@ -134,6 +135,11 @@ class TestPurged:
         assert [one.key for one in list_dead_letters(config, storage, manifest)] == ["user-0000010"]
         assert replay(config, storage, registry, manifest.folder, LocalEngine(1), nights.progress).replayed == 1
         assert (manifest.rows, manifest.scored, manifest.excluded, manifest.dead_lettered) == (294, 292, 1, 1)
+
+    def test_a_purged_night_is_not_the_last_one_for_it(self, nights: Small) -> None:
+        forgets(nights, *GONE)
+        purged(nights)
+        assert [one.day for one in nights_took(nights.storage, "small", 14)] == DAYS[:2]
 
     def test_the_day_can_be_published_again_and_gone_back_from(self, nights: Small) -> None:
         forgets(nights, *GONE)

@@ -5,19 +5,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from batch_assets.engines.engine import IN_HAND, Price
 from batch_assets.errors import ConfigError, NotFound
-from batch_assets.nightly.estimates import stages_take
 from batch_assets.nightly.publish import check_published
-from batch_assets.nightly.timings import STAGES, NightTook, nights_took
+from batch_assets.nightly.timings import STAGES, NightTook, Stage, nights_took
 from batch_assets.operations.cost import Preempted, cost
 from batch_assets.operations.plan import Figures, plan_figures, plan_from, plan_night
 from batch_assets.operations.plan_check import Compared, check_plans, compare, is_off
 from batch_assets.quality.statistics import Interval
+from batch_assets.runs.chunks import count_chunks
+from batch_assets.storage import LocalStorage
 from batch_assets_tests.nights import DAYS, SETTINGS
 from batch_assets_tests.small import Small, rows
 
@@ -25,10 +26,19 @@ Make = Callable[..., Small]
 HOUR = 3600.0
 
 
-def night(number: int, size: int, *, slow: float = 1.0) -> NightTook:
-    """A night of which every stage has a fixed second and a millisecond for each row."""
+def night(number: int, size: int, *, slow: float = 1.0, engine: str = "workers of Ray") -> NightTook:
+    """A night of one worker, of which every stage has a fixed second and a millisecond for each row."""
     seconds = {stage: slow * (1.0 + (0 if stage == "start-up" else size / 1000)) for stage in STAGES}
-    return NightTook(f"2024-03-{number:02d}", size, 1, "threads", "model", seconds, 10**9 + 100 * size, f"{number:02d}")
+    chunks = count_chunks(size, 256)
+    return NightTook(f"2024-03-{number:02d}", size, chunks, 1, engine, "model", seconds, 10**9 + 100 * size, f"{number:02d}")
+
+
+def shared(number: int, chunks: int, workers: int) -> NightTook:
+    """A night of workers that share chunks of 256 rows, of which each takes one of them ten seconds."""
+    alone: dict[Stage, float] = {"start-up": 3.0, "scoring": 10.0 * math.ceil(chunks / workers)}
+    seconds = {stage: alone.get(stage, chunks / 6) for stage in STAGES}
+    day = f"2024-03-{number:02d}"
+    return NightTook(day, 256 * chunks, chunks, workers, "workers of Ray", "model", seconds, 10**9, f"{number:02d}")
 
 
 class TestFigures:
@@ -60,7 +70,29 @@ class TestFigures:
             assert plan_figures(figures, size, needed, deadline).fits
             assert needed == 1 or not plan_figures(figures, size, needed - 1, deadline).fits
         else:
-            assert not plan_figures(figures, size, math.ceil(size / figures.chunk_rows), deadline).fits
+            assert not plan_figures(figures, size, figures.batches(size), deadline).fits
+
+    @given(
+        size=st.integers(1, 10**9), batch=st.integers(1, 10_000), workers=st.integers(1, 1_000), deadline=st.floats(0.001, 1e6)
+    )
+    def test_workers_share_their_chunks_evenly(self, size: int, batch: int, workers: int, deadline: float) -> None:
+        found = plan_figures(Figures(batch, 0.05), size, workers, deadline)
+        at_work = min(workers, math.ceil(size / batch))
+        assert found.total.value == pytest.approx(found.chunk_seconds * found.chunks / at_work)
+        assert found.chunks % at_work == 0 or found.chunks == math.ceil(size / batch)
+
+    def test_few_rows_are_shared_too(self) -> None:
+        figures = Figures(256, 0.05)
+        alone = plan_figures(figures, 100_000, 1, deadline=8.0)
+        assert alone.sentence() == "It does not fit: 19.6 s to 19.6 s of 8.0 s; 3 workers are enough."
+        assert plan_figures(figures, 100_000, 4, deadline=8.0).sentence() == (
+            "It fits: at most 4.9 s of 8.0 s (61%). 3 workers would be enough."
+        )
+
+    def test_what_one_batch_takes_too_long_for_no_number_of_workers_mends(self) -> None:
+        found = plan_figures(Figures(256, 60.0), 100_000, 4, deadline=30.0)
+        assert found.workers_needed is None
+        assert found.sentence().endswith("no number of workers is enough, as one batch takes 60.0 s.")
 
 
 class TestMoney:
@@ -118,6 +150,42 @@ class TestNights:
         assert found.workers_needed is None
         assert "no number of workers is enough, as everything but scoring takes up to" in found.sentence()
 
+    def test_one_chunk_is_not_shared_either(self, make_small: Make) -> None:
+        small = make_small(rows(300), scoring={"chunk_rows": 16_384, "batch_size": 64})
+        deadline = plan_from(self.NIGHTS, small.config, 16_000, 1).total.high - 1
+        found = plan_from(self.NIGHTS, small.config, 16_000, 8, deadline)
+        assert (found.chunks, found.workers_needed) == (1, None)
+        assert found.sentence().endswith(": take smaller chunks (scoring.chunk_rows).")
+        assert "no number of workers is enough, as one chunk and everything but scoring take up to" in found.sentence()
+
+    @given(nights=st.lists(st.tuples(st.integers(1, 100), st.integers(1, 120)), min_size=1, max_size=5))
+    @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+    def test_the_last_night_again_takes_what_it_took(self, small: Small, nights: list[tuple[int, int]]) -> None:
+        made = [shared(number, chunks, workers) for number, (chunks, workers) in enumerate(nights, start=1)]
+        last = made[-1]
+        found = plan_from(made, small.config, last.rows, last.workers)
+        assert found.chunks == last.chunks
+        assert found.seconds["scoring"].value == pytest.approx(last.seconds["scoring"], rel=1e-6)
+        assert found.chunk_seconds == pytest.approx(10.0, rel=1e-6)
+
+    def test_a_deadline_that_was_held_needs_no_more_workers(self, small: Small) -> None:
+        nights = [shared(number, 17, 16) for number in range(1, 15)]
+        deadline = plan_from(nights, small.config, 17 * 256, 16).total.high
+        assert plan_from(nights, small.config, 17 * 256, 16, deadline).workers_needed == 9, "two chunks each, as 16 have"
+
+    def test_of_threads_several_workers_are_several_machines(self, small: Small) -> None:
+        nights = [
+            night(number, 1_000 * number, engine="threads of one process, because the work is short") for number in (1, 2)
+        ]
+        one, eight = (plan_from(nights, small.config, 8_000, workers, deadline=200.0) for workers in (1, 8))
+        assert one.workers_are() == ""
+        assert eight.workers_are().startswith("8 machines such as the one measured are meant, with engine ray or spark:")
+        assert eight.sentence().endswith("1 machine such as the one measured would be enough.")
+        missed = plan_from(nights, small.config, 8_000, 1, deadline=one.total.high - 1).sentence()
+        assert "2 machines such as the one measured, with engine ray or spark, are enough" in missed
+        of_ray = plan_from([night(1, 1_000)], small.config, 8_000, 8, deadline=1.0)
+        assert of_ray.workers_are() == ""
+
     def test_workers_are_needed_for_the_upper_bound(self, small: Small) -> None:
         one = plan_from(self.NIGHTS, small.config, 16_000, 1)
         deadline = one.total.high - one.seconds["scoring"].high / 2
@@ -162,8 +230,8 @@ class TestAPipeline:
         (took,) = nights_took(small.storage, "small", 14)
         assert (found.rows, found.workers, found.nights, found.engine) == (300, 1, 1, "threads of one process")
         assert found.total.value == pytest.approx(took.total)
-        assert found.memory is not None
-        assert found.memory.value == pytest.approx(took.peak_bytes)
+        assert found.driver_peak is not None
+        assert found.driver_peak.value == pytest.approx(took.peak_bytes)
 
     def test_bytes_are_those_of_each_row(self, make_small: Make) -> None:
         small = make_small(rows(300), **SETTINGS)
@@ -177,6 +245,14 @@ class TestAPipeline:
         }
         assert found.sizes == {name: 10 * sum(one.stat().st_size for one in files) for name, files in wanted.items()}
         assert found.shares.keys() == {"memory", "disk"}
+
+    def test_a_full_disk_gives_out_first(self, make_small: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+        small = make_small(rows(300), **SETTINGS)
+        small.night(DAYS[0])
+        monkeypatch.setattr(LocalStorage, "free_bytes", lambda _: 0)
+        found = plan_night(small.config, small.storage)
+        assert max(found.shares, key=lambda name: found.shares[name]) == "disk"
+        assert found.shares["disk"] > 1
 
     def test_a_stage_that_no_night_has_measured_is_named(self, make_small: Make) -> None:
         small = make_small(rows(300), **SETTINGS)
@@ -200,12 +276,20 @@ class TestCheck:
         changed = [*nights[:5], *(night(number, 77_000, slow=9.0) for number in range(6, 9))]
         assert compare(nights)[:4] == compare(changed)[:4]
 
-    def test_what_was_planned_is_what_a_plan_would_have_said(self) -> None:
+    def test_what_was_planned_is_what_a_plan_would_have_said(self, small: Small) -> None:
         nights = [night(number, 1_000 * number) for number in range(1, 6)]
         last = compare(nights)[-1]
-        assert last.planned.value == pytest.approx(sum(one.value for one in stages_take(nights[:-1], 5_000).values()))
+        assert last.planned.value == pytest.approx(plan_from(nights[:-1], small.config, 5_000, 1).total.value)
         assert last.within
         assert last.error == pytest.approx(0, abs=1e-6)
+
+    @pytest.mark.parametrize("workers", [1, 2, 16, 40])
+    def test_nights_of_any_workers_and_chunks_are_what_was_planned(self, small: Small, workers: int) -> None:
+        nights = [shared(number, chunks, workers) for number, chunks in enumerate((17, 20, 33, 17, 5), start=1)]
+        for number, one in enumerate(compare(nights), start=1):
+            plan = plan_from(nights[:number], small.config, nights[number].rows, workers)
+            assert one.planned == plan.total
+            assert one.error == pytest.approx(0, abs=1e-6)
 
     def test_nights_of_which_a_stage_was_not_measured_are_left_out(self) -> None:
         nights = [night(number, 1_000) for number in (1, 2, 3)]

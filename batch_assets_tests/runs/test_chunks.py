@@ -2,8 +2,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch_assets.digest import Digest
-from batch_assets.features.snapshot import RowGroup, Snapshot, SnapshotFile
-from batch_assets.runs.chunks import plan_chunks
+from batch_assets.features.snapshot import ROWS_PER_FILE, ROWS_PER_GROUP, RowGroup, Snapshot, SnapshotFile
+from batch_assets.runs.chunks import count_chunks, plan_chunks
 
 
 def snapshot(files: list[list[int]]) -> Snapshot:
@@ -49,3 +49,15 @@ def test_small_row_groups_are_joined_and_huge_ones_cut() -> None:
 def test_the_customers_are_24_chunks() -> None:
     groups = [1_024] * 23 + [23_570 - 23 * 1_024]
     assert len(plan_chunks(snapshot([groups]), 1_024)) == 24
+
+
+@given(st.integers(0, 3 * ROWS_PER_FILE), st.integers(5_000, 2 * ROWS_PER_FILE))
+def test_they_are_counted_before_anything_is_frozen(rows: int, chunk_rows: int) -> None:
+    """A snapshot that is frozen for these chunks: row groups up to a file's rows, and then the next file."""
+    files, group, left = list[list[int]](), min(chunk_rows, ROWS_PER_GROUP), rows
+    while left:
+        if not files or sum(files[-1]) >= ROWS_PER_FILE:
+            files.append([])
+        files[-1].append(min(group, left))
+        left -= files[-1][-1]
+    assert count_chunks(rows, chunk_rows) == len(plan_chunks(snapshot(files), chunk_rows))

@@ -1,15 +1,13 @@
 """What predictors on the CPU have in common: batch by batch, nothing to copy, the memory of the process."""
 
 import platform
-import resource
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 from typing_extensions import override
 
+from batch_assets.process import peak_memory
 from batch_assets.scoring.forward import Logits, Predictor
 from batch_assets.scoring.inputs import Array
 
@@ -67,12 +65,3 @@ def cpu_capability() -> str:
     """The largest set of instructions that numpy finds on this CPU, as in `X86_V3`: libraries choose their kernels by it."""
     found = np.show_config(mode="dicts").get("SIMD Extensions", {}).get("found", [])
     return str(found[-1]) if found else platform.machine()
-
-
-def peak_memory() -> int:
-    """The most memory this program has held, in bytes. What getrusage says may be that of the process that started it."""
-    with suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import override
 
 from batch_assets.errors import ModelMisfit
-from batch_assets.models.runtimes.cpu_predictor import peak_memory
 from batch_assets.models.runtimes.pytorch.device import CudaLane, autocast
+from batch_assets.process import peak_memory
 from batch_assets.scoring.forward import Logits, Predictor
 from batch_assets.scoring.inputs import Array
 from batch_assets.scoring.settings import Device, Precision
