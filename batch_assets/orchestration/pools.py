@@ -8,7 +8,7 @@ import os
 import re
 
 from batch_assets.config import PipelineConfig
-from batch_assets.engines.engine import EngineName
+from batch_assets.engines.engine import EngineName, EngineSettings
 
 MACHINE = "scoring"
 """The pool of all that is scored on the machine that executes its run."""
@@ -18,23 +18,21 @@ _TAG = ".dagster/pool/"
 
 
 def pool_of(config: PipelineConfig) -> str:
-    """The pool of a pipeline's runs: the one that it names, or that of its target.
-
-    `auto` is scored by the Ray cluster that RAY_ADDRESS names, if it names one.
-    """
-    engine, address = config.engine, ray_address()
-    if engine.pool:
-        return engine.pool
-    if engine.kind == "spark":
-        return _of_cluster("spark", engine.master)
-    return _of_cluster("ray", address) if engine.kind != "local" else MACHINE
+    """The pool of a pipeline's runs: the one that it names, or that of its target."""
+    return config.engine.pool or _of_target(config.engine)
 
 
 def as_asked(config: PipelineConfig, engine: EngineName | None) -> PipelineConfig:
-    """The pipeline as it is when somebody asks for another engine: that one has the pool of its own target."""
+    """The pipeline as it is when somebody asks for another engine.
+
+    The pool that it names stays, unless that engine scores elsewhere: a GPU is the same one whoever uses it, a cluster is not.
+    """
     if engine in (None, config.engine.kind):
         return config
-    return config.model_copy(update={"engine": config.engine.model_copy(update={"kind": engine, "pool": None})})
+    asked = config.engine.model_copy(update={"kind": engine})
+    if _of_target(asked) != _of_target(config.engine):
+        asked = asked.model_copy(update={"pool": None})
+    return config.model_copy(update={"engine": asked})
 
 
 def pool_tag(pool: str) -> dict[str, str]:
@@ -45,6 +43,13 @@ def pool_tag(pool: str) -> dict[str, str]:
 def ray_address() -> str | None:
     """The cluster that RAY_ADDRESS names, or None: a Ray of this machine."""
     return os.environ.get("RAY_ADDRESS") or None
+
+
+def _of_target(engine: EngineSettings) -> str:
+    """The pool of what scores. `auto` is scored by the Ray cluster that RAY_ADDRESS names, if it names one."""
+    if engine.kind == "spark":
+        return _of_cluster("spark", engine.master)
+    return _of_cluster("ray", ray_address()) if engine.kind != "local" else MACHINE
 
 
 def _of_cluster(kind: str, address: str | None) -> str:

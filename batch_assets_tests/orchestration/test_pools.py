@@ -10,6 +10,7 @@ import dagster as dg
 import pytest
 
 from batch_assets.config import PipelineConfig
+from batch_assets.engines.engine import EngineName
 from batch_assets.orchestration.component import definitions
 from batch_assets.orchestration.liveness import command_line_tags, fail_dead_runs
 from batch_assets.orchestration.pools import MACHINE, as_asked, pool_of, pool_tag
@@ -86,7 +87,14 @@ class TestThePoolOfATarget:
         monkeypatch.setenv("RAY_ADDRESS", "head.example:6379")
         config = of(small, kind="ray", pool="gpu-2")
         assert pool_of(as_asked(config, "local")) == MACHINE
+        assert pool_of(as_asked(config, "auto")) == "gpu-2", "the same cluster"
         assert as_asked(config, "ray") is as_asked(config, None) is config
+
+    @pytest.mark.parametrize("engine", ["ray", "local", "spark"])
+    def test_another_engine_on_the_same_machine_stays_in_the_pool_that_is_named(self, small: Small, engine: EngineName) -> None:
+        """Ray and threads would be on the one GPU that the pool stands for."""
+        asked = as_asked(of(small, kind="auto", pool="gpu-2"), engine)
+        assert (asked.engine.kind, pool_of(asked)) == (engine, "gpu-2")
 
     @pytest.mark.parametrize("name", ["a pool", "../pool", ""])
     def test_a_name_that_no_file_could_have_is_refused(self, small: Small, name: str) -> None:
