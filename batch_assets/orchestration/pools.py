@@ -7,14 +7,13 @@ share. So each target has a pool, whose limit is 1 until somebody says otherwise
 import os
 import re
 
+import dagster as dg
+
 from batch_assets.config import PipelineConfig
 from batch_assets.engines.engine import EngineName, EngineSettings
 
 MACHINE = "scoring"
 """The pool of all that is scored on the machine that executes its run."""
-
-_TAG = ".dagster/pool/"
-"""What Dagster's tag of a run that has a part in a pool begins with."""
 
 
 def pool_of(config: PipelineConfig) -> str:
@@ -36,8 +35,23 @@ def as_asked(config: PipelineConfig, engine: EngineName | None) -> PipelineConfi
 
 
 def pool_tag(pool: str) -> dict[str, str]:
-    """The tag that Dagster gives to runs that have a part in a pool."""
-    return {f"{_TAG}{pool}": "true"}
+    """What Dagster's storage finds the runs by that have a part in a pool; a run itself does not have it among its tags."""
+    return {f".dagster/pool/{pool}": "true"}
+
+
+def pools_of(run: dg.DagsterRun) -> list[str]:
+    """The pools in which a run has a part."""
+    return sorted(run.run_op_concurrency.all_pools or ()) if run.run_op_concurrency else []
+
+
+def limit_of(instance: dg.DagsterInstance, pool: str) -> int:
+    """How many runs may be at work in a pool: what somebody set for it, or the instance's default."""
+    storage = instance.event_log_storage
+    for one in storage.get_pool_limits():
+        if one.name == pool and not one.from_default:
+            return one.limit
+    default = storage.get_pool_config().default_pool_limit
+    return 1 if default is None else default
 
 
 def ray_address() -> str | None:

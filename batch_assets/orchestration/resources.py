@@ -24,6 +24,7 @@ from batch_assets.models.registry import Registry
 from batch_assets.orchestration.liveness import process_tags
 from batch_assets.orchestration.nights import opened_nights
 from batch_assets.orchestration.pools import ray_address
+from batch_assets.orchestration.turns import give_way
 from batch_assets.storage import Storage, default_root, open_storage
 
 
@@ -45,9 +46,10 @@ class StorageRoot(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     @override
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
-        """Tag the run with the process that executes it, so that a dead one can be told from a slow one."""
+        """Tag the run with its process, so that a dead one can be told from a slow one, and let others go first if it must."""
         if context.instance and context.run:
             context.instance.add_run_tags(context.run.run_id, process_tags(context.run.run_id))
+            give_way(context.instance, context.run)
 
 
 class Engines:
