@@ -1,21 +1,22 @@
-"""Work on threads whose results come one after the other."""
+"""Work on threads whose results come one after the other, and how many of them there are."""
 
 import os
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from batch_assets.threads import in_threads
+from batch_assets.threads import cores, in_threads
 
-PROCESSORS = len(os.sched_getaffinity(0))
+CORES = cores()
 
 
 def test_results_come_in_the_order_of_their_items() -> None:
     turns = [threading.Event() for _ in range(2)]
 
     def late(item: int) -> int:
-        if item == 0 and PROCESSORS > 1:
+        if item == 0 and CORES > 1:
             assert turns[1].wait(30), "the second one is under way meanwhile"
         turns[min(item, 1)].set()
         return -item
@@ -24,8 +25,8 @@ def test_results_come_in_the_order_of_their_items() -> None:
     assert list(in_threads(late, [])) == []
 
 
-@pytest.mark.parametrize(("said", "ahead"), [((), PROCESSORS), ((1,), PROCESSORS), ((PROCESSORS + 5,), PROCESSORS + 5)])
-def test_no_more_is_taken_ahead_than_is_said_or_one_for_each_processor(said: tuple[int, ...], ahead: int) -> None:
+@pytest.mark.parametrize(("said", "ahead"), [((), CORES), ((1,), CORES), ((CORES + 5,), CORES + 5)])
+def test_no_more_is_taken_ahead_than_is_said_or_one_for_each_core(said: tuple[int, ...], ahead: int) -> None:
     taken: list[int] = []
 
     def items() -> Iterator[int]:
@@ -58,3 +59,24 @@ def test_an_error_of_who_gives_the_items_is_raised() -> None:
 
     with pytest.raises(OSError, match="gone"):
         list(in_threads(str, items()))
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ("max 100000", 8),
+        ("200000 100000", 2),
+        ("250000 100000", 3),
+        ("50000 100000", 1),
+        ("6400000 100000", 8),
+        ("", 8),
+        (None, 8),
+    ],
+)
+def test_a_container_has_the_cores_of_its_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str | None, found: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    if said is not None:
+        (tmp_path / "cpu.max").write_text(f"{said}\n")
+    assert cores(tmp_path / "cpu.max") == found

@@ -99,7 +99,8 @@ class EngineSettings(BaseModel):
     pool: str | None = Field(
         None,
         description="The Dagster pool in which its runs wait for each other, as in gpu-2; by default that of what scores: this "
-        "machine's, or one for each cluster that is named.",
+        "machine's, or one for each cluster that is named. A command line that asks for another engine stays in it, unless "
+        "that one scores on another cluster, or on this machine instead of a cluster.",
         pattern=POOL,
     )
     price: Price | None = Field(None, description="What scoring costs, for plans of nights and of roll-outs.")

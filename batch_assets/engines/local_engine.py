@@ -1,6 +1,5 @@
 """The reference engine: the same work in this process, on threads."""
 
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -11,13 +10,14 @@ from typing_extensions import override
 
 from batch_assets.engines.engine import THREADS, Engine, Item, Notice, Result, Workers, WorkTimes
 from batch_assets.scoring.scorer import Scorer, ScoringTask
+from batch_assets.threads import cores
 
 
 class LocalEngine(Engine):
     """Scores in the calling process; what the other engines are compared with."""
 
     def __init__(self, workers: int | None = None) -> None:
-        self._lanes = workers or len(os.sched_getaffinity(0))
+        self._lanes = workers or cores()
 
     @override
     @contextmanager

@@ -1,7 +1,7 @@
 """What a node scores with. All that work on one run see the same storage root, have the same code and libraries, and one time.
 
 A node that differs would not fail: it would write to a root that nobody reads, or give other values. So each is asked before
-its first chunk, and what differs is one sentence.
+its first chunk (of Spark's, what time it is there after it), and what differs is one sentence.
 """
 
 import hashlib

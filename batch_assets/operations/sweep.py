@@ -15,6 +15,7 @@ from batch_assets.pictures.plots import plot_sweep
 from batch_assets.scoring.batch_size import Measured, Sweep, measure, pick, sweep_log
 from batch_assets.scoring.inputs import SHAPE
 from batch_assets.storage import Storage
+from batch_assets.threads import cores
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def sweep(
     night = Night.open(config, storage, day, model)
     if not night.plan:
         raise NotFound(f"{config.name} {day} has no rows to measure with.")
-    workers = config.engine.workers or psutil.cpu_count() or 1
+    workers = config.engine.workers or cores()
     of_device = model.card.runtime.memory(night.settings.device)
     limit = memory_limit or of_device or psutil.virtual_memory().available // workers
     measured: list[Measured] = []

@@ -101,10 +101,11 @@ def materialize(
         KeyboardInterrupt: the run was interrupted; it is recorded as such, and the same call resumes it.
     """
     config = as_asked(config, engine)
+    launcher = _Launcher(config, [model], instance, progress, engine, refresh)
     with own_turn(instance, config, progress):
         to_freeze = refresh or not current_log(open_storage(default_root()), config.name, day).latest()
         with connecting(config, engine) if to_freeze else nullcontext():
-            return _Launcher(config, [model], instance, progress, engine, refresh).materialize(day, model)
+            return launcher.materialize(day, model)
 
 
 def materialize_days(
@@ -118,24 +119,27 @@ def materialize_days(
 ) -> Iterator[Day]:
     """Materialize days one after the other, each as a Dagster run of its own, so that a bad day fails alone.
 
-    They share this process and its warm workers. `models` says which version scores which day, or why none does; days come in
-    its order.
+    They share this process and its warm workers, which go while another run has its turn. `models` says which version scores
+    which day, or why none does; days come in its order.
 
     Raises:
+        EngineError: Ray or Spark cannot be connected.
         KeyboardInterrupt: it was interrupted; the days that are done stay done.
     """
     config = as_asked(config, engine)
-    with own_turn(instance, config, progress), connected(config, engine):
-        known = [model for model in models.values() if not isinstance(model, BatchAssetsError)]
-        launcher = _Launcher(config, known, instance, progress, engine, refresh)
+    known = [model for model in models.values() if not isinstance(model, BatchAssetsError)]
+    launcher = _Launcher(config, known, instance, progress, engine, refresh)
+    with ExitStack() as kept:
         for day, model in models.items():
             if isinstance(model, BatchAssetsError):
                 yield Day(day, None, str(model))
                 continue
-            try:
-                done = Day(day, launcher.materialize(day, model))
-            except BatchAssetsError as error:
-                done = Day(day, None, str(error))
+            with own_turn(instance, config, progress, waiting=kept.close):
+                kept.enter_context(connected(config, engine))  # one that is there is used
+                try:
+                    done = Day(day, launcher.materialize(day, model))
+                except BatchAssetsError as error:
+                    done = Day(day, None, str(error))
             yield done
 
 

@@ -54,11 +54,10 @@ def fail_dead_runs(instance: dg.DagsterInstance, config: PipelineConfig, *, turn
     theirs are dead even if they were started under another host name, as in a container that was replaced.
     """
     pool = pool_of(config)
-    theirs = {**pool_tag(pool), _HOME: _home(instance) if turn else ""}.items()
+    locked = {run.run_id for run in at_work(instance, pool) if _takes_turns(run, instance)} if turn else set()
     failed = []
     for run, process in _running(instance):
-        command_line = run.tags.get(COMMAND_LINE) == run.run_id and theirs <= run.tags.items()
-        dead = not process.alive() or (turn and command_line)
+        dead = not process.alive() or run.run_id in locked
         if dead and (turn or belongs_to(config, run)):
             now = instance.get_run_by_id(run.run_id)  # it may have ended well after its status was read
             if now is None or now.is_finished:
@@ -79,11 +78,24 @@ def fail_dead_runs(instance: dg.DagsterInstance, config: PipelineConfig, *, turn
     return failed
 
 
-def scoring_elsewhere(instance: dg.DagsterInstance, pool: str) -> list[str]:
-    """The runs in progress that have a part in a pool, each as a phrase."""
-    known = {run.run_id: str(process) for run, process in _running(instance)}
-    runs = instance.get_runs(filters=dg.RunsFilter(statuses=_IN_PROGRESS, tags=pool_tag(pool)))
-    return [f"{run.run_id} ({known.get(run.run_id, 'process unknown')})" for run in runs]
+def at_work(instance: dg.DagsterInstance, pool: str) -> list[dg.DagsterRun]:
+    """The runs in progress that have a part in a pool."""
+    return list(instance.get_runs(filters=dg.RunsFilter(statuses=_IN_PROGRESS, tags=pool_tag(pool))))
+
+
+def of_command_line(run: dg.DagsterRun) -> bool:
+    """Whether a command line executes a run itself."""
+    return run.tags.get(COMMAND_LINE) == run.run_id
+
+
+def named(run: dg.DagsterRun) -> str:
+    """A run and its process, for messages."""
+    return f"{run.run_id} ({_process(run) or 'process unknown'})"
+
+
+def _takes_turns(run: dg.DagsterRun, instance: dg.DagsterInstance) -> bool:
+    """Whether it is that of a command line with this Dagster home."""
+    return of_command_line(run) and run.tags.get(_HOME) == _home(instance)
 
 
 def _home(instance: dg.DagsterInstance) -> str:
@@ -112,9 +124,12 @@ def _silent(instance: dg.DagsterInstance, config: PipelineConfig) -> list[dg.Dag
 
 def _running(instance: dg.DagsterInstance) -> list[tuple[dg.DagsterRun, Process]]:
     """Runs in progress that are tagged with their own process."""
-    found = []
-    for run in instance.get_runs(filters=dg.RunsFilter(statuses=_IN_PROGRESS)):
-        fields = {name.removeprefix(_TAG): value for name, value in run.tags.items() if name.startswith(_TAG)}
-        if run.tags.get(_OWN) == run.run_id:
-            found.append((run, Process.from_mapping(fields)))
-    return found
+    runs = instance.get_runs(filters=dg.RunsFilter(statuses=_IN_PROGRESS))
+    return [(run, process) for run in runs if (process := _process(run))]
+
+
+def _process(run: dg.DagsterRun) -> Process | None:
+    """The process that a run is tagged with, if the tags are its own."""
+    if run.tags.get(_OWN) != run.run_id:
+        return None
+    return Process.from_mapping({name.removeprefix(_TAG): tag for name, tag in run.tags.items() if name.startswith(_TAG)})

@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any
 
 import dagster as dg
-from pydantic import Field, PrivateAttr
+from pydantic import Field
 from typing_extensions import override
 
 from batch_assets.config import PipelineConfig
@@ -24,6 +24,7 @@ from batch_assets.models.registry import Registry
 from batch_assets.orchestration.liveness import process_tags
 from batch_assets.orchestration.nights import opened_nights
 from batch_assets.orchestration.pools import ray_address
+from batch_assets.orchestration.turns import give_way
 from batch_assets.storage import Storage, default_root, open_storage
 
 
@@ -45,22 +46,24 @@ class StorageRoot(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     @override
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
-        """Tag the run with the process that executes it, so that a dead one can be told from a slow one."""
+        """Tag the run with its process, so that a dead one can be told from a slow one, and let others go first if it must."""
         if context.instance and context.run:
             context.instance.add_run_tags(context.run.run_id, process_tags(context.run.run_id))
+            give_way(context.instance, context.run)
 
 
-class Engines(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """Ray or Spark, connected when the first chunk is scored, or threads. A connection that exists is used, and left alone."""
+class Engines:
+    """Ray or Spark, connected when the first chunk is scored, or threads. A connection that exists is used, and left alone.
 
-    ray_address: str | None = Field(
-        default=None, description="A running Ray cluster; by default RAY_ADDRESS, or a local one that ends with the run."
-    )
-    _connected: ExitStack = PrivateAttr(default_factory=ExitStack)
+    Ray is the cluster that RAY_ADDRESS names, or a local one that ends with the run.
+    """
+
+    def __init__(self) -> None:
+        self._connected = ExitStack()
 
     def engine(self, settings: EngineSettings, kind: EngineName | None = None) -> Engine:
         """The engine that scores: the pipeline's own, unless the run asks for another."""
-        chosen, local, address = kind or settings.kind, LocalEngine(settings.workers), self.ray_address or ray_address()
+        chosen, local, address = kind or settings.kind, LocalEngine(settings.workers), ray_address()
         if chosen == "local":
             return local
         if chosen == "spark":
@@ -72,10 +75,12 @@ class Engines(dg.ConfigurableResource):  # type: ignore[type-arg]
         """End only what this object started."""
         self._connected.close()
 
-    @override
-    def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
-        """End only what this run started."""
-        self.close()
+
+@dg.resource(description="Where scoring runs.")
+def engines_of_run(_: dg.InitResourceContext) -> Iterator[Engines]:
+    """Engines of one run, which end with it."""
+    with closing(Engines()) as engines:
+        yield engines
 
 
 @contextmanager
@@ -153,7 +158,7 @@ def shared_resources() -> dict[str, Any]:
     """
     return {
         "batch_assets_root": StorageRoot(),
-        "batch_assets_engines": Engines(),
+        "batch_assets_engines": engines_of_run,
         "batch_assets_progress": log_progress,
         "batch_assets_nights": opened_nights,
     }

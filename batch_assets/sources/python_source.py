@@ -1,7 +1,6 @@
 """`kind: python`: the rows of another source, of which a function in Python makes others, like tokens of a text."""
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -16,6 +15,7 @@ from batch_assets.errors import SourceError
 from batch_assets.features.provenance import Provenance, sha256_of
 from batch_assets.sources.python.crew import applied
 from batch_assets.sources.source import SOURCES, Read, Source
+from batch_assets.threads import cores
 
 _ANY_SOURCE = {"type": "object", "title": "A source", "properties": {"kind": {"type": "string"}}, "required": ["kind"]}
 """What a schema says of the source within: one source within the other would have no end."""
@@ -64,7 +64,7 @@ class PythonSource(Source):
             schema = read.rows.schema
             tables = regrouped((pa.Table.from_batches([batch]) for batch in read.rows), schema, self.batch_rows)
             batches = (batch for table in tables for batch in table.combine_chunks().to_batches())
-            workers = self.workers or len(os.sched_getaffinity(0))
+            workers = self.workers or cores()
             with applied(self.function, batches, schema, keys, workers) as rows:
                 yield Read(rows, self._provenance(read.provenance, code))
         if self._code() != code:

@@ -2,13 +2,14 @@
 
 One is made when it is first asked for: by one process, whole or not at all. It is found by root, path and etag, so another
 content under the same name is another copy. Copies that nobody has asked for in a week go when one is made; who has one mapped
-keeps it.
+keeps it. Nothing else goes: what has no name of theirs is somebody else's, wherever it lies.
 """
 
 import errno
 import fcntl
 import hashlib
 import os
+import re
 import time
 import uuid
 from collections.abc import Callable
@@ -20,12 +21,14 @@ from batch_assets.storage.port import Stamp
 
 KEPT_SECONDS = 7 * 86_400
 
+_OURS = re.compile(r"[0-9a-f]{32}(\.lock|\.[0-9a-f]{32})?")
+"""What a copy is called, its lock, and one that was begun."""
+
 
 def copies_folder() -> Path:
-    """Where copies lie: BATCH_ASSETS_CACHE, or batch-assets in the user's own folder for what can be made again."""
-    if named := os.environ.get("BATCH_ASSETS_CACHE"):
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "batch-assets"
+    """Where copies lie: batch-assets in the folder that BATCH_ASSETS_CACHE names, or in the user's own for such things."""
+    named = os.environ.get("BATCH_ASSETS_CACHE") or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(named).expanduser() / "batch-assets"
 
 
 def copy_of(root: str, path: str, stamp: Stamp, copied: Callable[[Path], None]) -> Path:
@@ -76,5 +79,5 @@ def _make(copy: Path, path: str, size: int, copied: Callable[[Path], None]) -> N
 def _let_go(folder: Path) -> None:
     for file in folder.iterdir():
         with suppress(OSError):  # another process may let it go in the same moment
-            if file.stat().st_mtime < time.time() - KEPT_SECONDS:
+            if _OURS.fullmatch(file.name) and file.stat().st_mtime < time.time() - KEPT_SECONDS:
                 file.unlink()

@@ -63,6 +63,14 @@ class TestTheImage:
         assert not re.search(r"gcc|build-essential|\bdev\b", last)
         assert last.index("USER ") < last.index("\nCMD "), "nothing is started before"
 
+    def test_what_its_user_writes_to_is_that_users(self) -> None:
+        """The user has no home, in which copies of a bucket's files would lie otherwise."""
+        last = DOCKERFILE.rpartition("FROM python")[2].replace("\\\n", "")
+        (folders,) = re.findall(r"install --directory --owner dagster --group dagster (.*)", last)
+        named = dict(re.findall(r"(DAGSTER_HOME|BATCH_ASSETS_ROOT|BATCH_ASSETS_CACHE)=(\S+)", last))
+        assert len(named) == 3
+        assert set(named.values()) <= set(folders.split())
+
     def test_what_it_copies_is_there_and_is_not_ignored(self) -> None:
         kept = [line[1:] for line in (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines() if line.startswith("!")]
         for sources in re.findall(r"^COPY (?!--from)(.*) \S+$", DOCKERFILE, re.MULTILINE):
@@ -152,6 +160,18 @@ class TestTheChartsValues:
         assert launcher["envVars"] == [f"{one['name']}={one['value']}" for one in deployment["env"]]
         assert launcher["envSecrets"] == deployment["envSecrets"]
         assert launcher["resources"] != deployment["resources"]
+
+    def test_whoever_scores_has_a_place_for_copies(self) -> None:
+        launcher = self.values["runLauncher"]["config"]["k8sRunLauncher"]
+        (deployment,) = self.values["dagster-user-deployments"]["deployments"]
+        for one in (launcher, deployment):
+            (volume,), (mount,) = one["volumes"], one["volumeMounts"]
+            assert volume["name"] == mount["name"]
+            assert f"BATCH_ASSETS_CACHE={mount['mountPath']}\n" in DOCKERFILE
+
+    def test_a_run_has_no_more_cores_than_it_asks_for(self) -> None:
+        resources = self.values["runLauncher"]["config"]["k8sRunLauncher"]["resources"]
+        assert resources["limits"]["cpu"] == resources["requests"]["cpu"]
 
     def test_nobody_is_root(self) -> None:
         launcher = self.values["runLauncher"]["config"]["k8sRunLauncher"]

@@ -112,7 +112,7 @@ def test_a_node_killed_one_cut_off_and_one_added_in_mid_run_change_nothing(
     there.slow.unlink()
     found = finished(process)
     for node in (killed, cut, added):
-        copies = [file for file in (node.folder / "cache").iterdir() if file.suffix != ".lock"]
+        copies = [file for file in (node.folder / "cache" / "batch-assets").iterdir() if file.suffix != ".lock"]
         assert [file.read_bytes() for file in copies] == [there.working.small.storage.read(there.working.small.model.path)]
         node.kill()
     assert found["received"] > 0

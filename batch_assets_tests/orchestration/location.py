@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
+from dagster._core.storage.dagster_run import RunOpConcurrency
 
 from batch_assets.config import PipelineConfig
 from batch_assets.orchestration.component import definitions
@@ -28,3 +29,8 @@ def run(location: dg.RepositoryDefinition, instance: dg.DagsterInstance, day: st
     keys = [dg.AssetKey(["small", asset]) for asset in assets]
     done = job.execute_in_process(instance=instance, partition_key=day, asset_selection=keys or None, raise_on_error=False)
     return done.run_id
+
+
+def part_in(pool: str) -> RunOpConcurrency:
+    """What Dagster notes of a run of which a step is in a pool."""
+    return RunOpConcurrency(root_key_counts={}, has_unconstrained_root_nodes=True, all_pools={pool})

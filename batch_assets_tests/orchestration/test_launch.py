@@ -23,11 +23,12 @@ from batch_assets.orchestration.catalog import pipeline
 from batch_assets.orchestration.launch import Launched, materialize_days, open_instance
 from batch_assets.orchestration.launch import materialize as launch_day
 from batch_assets.orchestration.liveness import command_line_tags, fail_dead_runs
-from batch_assets.orchestration.pools import MACHINE, pool_tag
+from batch_assets.orchestration.pools import MACHINE
 from batch_assets.orchestration.resources import StorageRoot
 from batch_assets.process import Process
 from batch_assets.serving.live import current_log
 from batch_assets_tests.conftest import PROJECT
+from batch_assets_tests.orchestration.location import part_in
 from batch_assets_tests.small import Quiet
 
 pytestmark = pytest.mark.process
@@ -213,7 +214,9 @@ def test_a_run_of_a_dead_process_is_buried_and_its_slot_freed(instance: dg.Dagst
 def test_a_run_that_died_before_it_said_who_it_is_is_buried_too(
     instance: dg.DagsterInstance, config: PipelineConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = instance.add_run(dg.DagsterRun(job_name=config.name, status=dg.DagsterRunStatus.STARTING, tags=pool_tag(MACHINE)))
+    run = instance.add_run(
+        dg.DagsterRun(job_name=config.name, status=dg.DagsterRunStatus.STARTING, run_op_concurrency=part_in(MACHINE))
+    )
     instance.report_dagster_event(dg.DagsterEvent(dg.DagsterEventType.RUN_START.value, config.name), run.run_id)
     assert fail_dead_runs(instance, config) == [], "it has just begun"
     monkeypatch.setattr(liveness, "_SILENT_SECONDS", -60.0)
@@ -241,9 +244,9 @@ def test_command_lines_of_a_former_host_are_dead_for_whoever_holds_their_lock(
     instance.event_log_storage.set_concurrency_slots(MACHINE, 1)
     run_id = str(uuid.uuid4())
     fields = {"host": "old-container", "pid": 1, "started": 0.0, "run": run_id}
-    tags = command_line_tags(instance, run_id) | pool_tag(MACHINE)
-    tags |= {f"batch_assets/{name}": str(value) for name, value in fields.items()}
-    instance.add_run(dg.DagsterRun(run_id=run_id, job_name=config.name, status=dg.DagsterRunStatus.STARTED, tags=tags))
+    tags = command_line_tags(instance, run_id) | {f"batch_assets/{name}": str(value) for name, value in fields.items()}
+    status, part = dg.DagsterRunStatus.STARTED, part_in(MACHINE)
+    instance.add_run(dg.DagsterRun(run_id=run_id, job_name=config.name, status=status, tags=tags, run_op_concurrency=part))
     instance.event_log_storage.claim_concurrency_slot(MACHINE, run_id, "step")
     progress = Quiet()
     materialize(config, DAY, instance, progress, engine="local")
@@ -279,8 +282,9 @@ def test_a_run_that_waits_for_the_pool_says_so_and_can_be_interrupted(
     """The pool is held by a run of another host, which cannot be asked whether it lives."""
     run_id = str(uuid.uuid4())
     fields = {"host": "another-host", "pid": 1, "started": 0.0, "run": run_id}
-    tags = {f"batch_assets/{name}": str(value) for name, value in fields.items()} | pool_tag(MACHINE)
-    instance.add_run(dg.DagsterRun(run_id=run_id, job_name=config.name, status=dg.DagsterRunStatus.STARTED, tags=tags))
+    tags = {f"batch_assets/{name}": str(value) for name, value in fields.items()}
+    status, part = dg.DagsterRunStatus.STARTED, part_in(MACHINE)
+    instance.add_run(dg.DagsterRun(run_id=run_id, job_name=config.name, status=status, tags=tags, run_op_concurrency=part))
 
     class Impatient(Quiet):
         def say(self, message: str) -> None:
@@ -312,6 +316,26 @@ def test_of_several_days_a_bad_one_fails_alone(instance: dg.DagsterInstance, con
     live = current_log(StorageRoot().storage(), training.PIPELINE).latest()
     assert live is not None
     assert live.body.partition == days[2]
+
+
+def test_each_of_several_days_takes_its_turn(instance: dg.DagsterInstance, config: PipelineConfig) -> None:
+    """A run of the UI, on another host, takes the place between two days."""
+
+    class Impatient(Quiet):
+        def say(self, message: str) -> None:
+            super().say(message)
+            if "this run waits" in message:
+                raise KeyboardInterrupt
+
+    model, progress = StorageRoot().registry().resolve(config.model), Impatient()
+    days = materialize_days(config, dict.fromkeys(["1998-06-29", DAY], model), instance, progress, engine="local")
+    assert next(days).launched is not None
+    run = dg.DagsterRun(job_name="another", status=dg.DagsterRunStatus.STARTED, run_op_concurrency=part_in(MACHINE))
+    instance.add_run(run)
+    with pytest.raises(KeyboardInterrupt):
+        next(days)
+    assert run.run_id in progress.said[-1]
+    assert len(instance.get_runs()) == 2, "the second day was not begun"
 
 
 def test_whatever_goes_wrong_with_a_day_the_next_is_scored(instance: dg.DagsterInstance, config: PipelineConfig) -> None:

@@ -8,15 +8,18 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from typing_extensions import override
 
 from batch_assets.config import PipelineConfig
+from batch_assets.engines.engine import EngineName
+from batch_assets.orchestration import turns
 from batch_assets.orchestration.component import definitions
-from batch_assets.orchestration.liveness import command_line_tags, fail_dead_runs
-from batch_assets.orchestration.pools import MACHINE, as_asked, pool_of, pool_tag
-from batch_assets.orchestration.turns import own_turn
+from batch_assets.orchestration.liveness import COMMAND_LINE, command_line_tags, fail_dead_runs
+from batch_assets.orchestration.pools import MACHINE, as_asked, pool_of
+from batch_assets.orchestration.turns import give_way, own_turn
 from batch_assets.process import Process
-from batch_assets_tests.orchestration.location import changed
-from batch_assets_tests.small import Quiet, Small
+from batch_assets_tests.orchestration.location import changed, part_in
+from batch_assets_tests.small import DAY, Quiet, Small
 
 STARTED = dg.DagsterRunStatus.STARTED
 
@@ -40,8 +43,9 @@ def begun(instance: dg.DagsterInstance, config: PipelineConfig, **process: Any) 
     """A run of a pipeline that is in progress, by its id."""
     run_id = str(uuid.uuid4())
     fields = {**Process.current().as_mapping(), "run": run_id, **process}
-    tags = {f"batch_assets/{name}": str(value) for name, value in fields.items()} | pool_tag(pool_of(config))
-    instance.add_run(dg.DagsterRun(run_id=run_id, job_name=config.name, status=STARTED, tags=tags))
+    tags = {f"batch_assets/{name}": str(value) for name, value in fields.items()}
+    part = part_in(pool_of(config))
+    instance.add_run(dg.DagsterRun(run_id=run_id, job_name=config.name, status=STARTED, tags=tags, run_op_concurrency=part))
     return run_id
 
 
@@ -86,7 +90,14 @@ class TestThePoolOfATarget:
         monkeypatch.setenv("RAY_ADDRESS", "head.example:6379")
         config = of(small, kind="ray", pool="gpu-2")
         assert pool_of(as_asked(config, "local")) == MACHINE
+        assert pool_of(as_asked(config, "auto")) == "gpu-2", "the same cluster"
         assert as_asked(config, "ray") is as_asked(config, None) is config
+
+    @pytest.mark.parametrize("engine", ["ray", "local", "spark"])
+    def test_another_engine_on_the_same_machine_stays_in_the_pool_that_is_named(self, small: Small, engine: EngineName) -> None:
+        """Ray and threads would be on the one GPU that the pool stands for."""
+        asked = as_asked(of(small, kind="auto", pool="gpu-2"), engine)
+        assert (asked.engine.kind, pool_of(asked)) == (engine, "gpu-2")
 
     @pytest.mark.parametrize("name", ["a pool", "../pool", ""])
     def test_a_name_that_no_file_could_have_is_refused(self, small: Small, name: str) -> None:
@@ -98,32 +109,57 @@ class TestThePoolOfATarget:
         assert found.op.pool == "gpu-2"
 
 
+class Impatient(Quiet):
+    """Whoever looks at it interrupts what waits."""
+
+    @override
+    def say(self, message: str) -> None:
+        super().say(message)
+        raise KeyboardInterrupt
+
+
 class TestWhoWaits:
     def test_a_command_line_waits_for_its_pool_and_for_no_other(self, small: Small, instance: dg.DagsterInstance) -> None:
         here, there = of(small), of(small, "other", pool="gpu-2")
         holder, progress = begun(instance, there), Quiet()
-        with own_turn(instance, here, progress):
+        let_go: list[str] = []
+        with own_turn(instance, here, progress, waiting=lambda: let_go.append("here")):
             assert progress.said == []
-
-        class Impatient(Quiet):
-            def say(self, message: str) -> None:
-                super().say(message)
-                raise KeyboardInterrupt
-
         waiting = Impatient()
-        with pytest.raises(KeyboardInterrupt), own_turn(instance, there, waiting):
+        with (
+            pytest.raises(KeyboardInterrupt),
+            own_turn(instance, there, waiting, waiting=lambda: let_go.append("there")),
+        ):
             pass
         assert f"{holder} (" in waiting.said[0]
-        assert "in the pool 'gpu-2'; this run waits for it" in waiting.said[0]
+        assert "in the pool 'gpu-2'; this run waits for its place" in waiting.said[0]
+        assert let_go == ["there"], "who waits lets go what others may need"
+
+    @pytest.mark.parametrize("of_the_pool", [True, False])
+    def test_a_command_line_waits_only_if_the_pool_is_full(self, small: Small, of_the_pool: bool) -> None:
+        pools = {"default_limit": 1 if of_the_pool else 2, "granularity": "run"}
+        with dg.instance_for_test(overrides={"concurrency": {"pools": pools}}) as instance:
+            if of_the_pool:
+                instance.event_log_storage.set_concurrency_slots(MACHINE, 2)
+            begun(instance, of(small))
+            with own_turn(instance, of(small), Quiet()):
+                pass
+            begun(instance, of(small))
+            with pytest.raises(KeyboardInterrupt), own_turn(instance, of(small), Impatient()):
+                pass
+
+    def test_a_pool_that_is_closed_is_said(self, small: Small, instance: dg.DagsterInstance) -> None:
+        instance.event_log_storage.set_concurrency_slots(MACHINE, 0)
+        waiting = Impatient()
+        with pytest.raises(KeyboardInterrupt), own_turn(instance, of(small), waiting):
+            pass
+        assert waiting.said == [
+            f"The pool {MACHINE!r} takes no runs, as its limit is 0; this run waits until somebody sets another."
+        ]
 
     def test_two_command_lines_in_one_pool_take_turns_and_others_do_not(
         self, small: Small, instance: dg.DagsterInstance
     ) -> None:
-        class Impatient(Quiet):
-            def say(self, message: str) -> None:
-                super().say(message)
-                raise KeyboardInterrupt
-
         with own_turn(instance, of(small, pool="gpu-2"), Quiet()):
             with own_turn(instance, of(small), Quiet()):
                 pass
@@ -133,6 +169,41 @@ class TestWhoWaits:
             assert waiting.said == [
                 f"Another command line is at work in the pool 'gpu-2' ({Process.current()}); waiting for it."
             ]
+
+    def test_a_run_of_the_queue_lets_a_command_line_go_first_that_began_in_the_same_moment(
+        self, small: Small, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Both found the one place free. The command line ends while the other waits."""
+        config = of(small)
+        run_id = begun(instance, config)
+        instance.add_run_tags(run_id, {COMMAND_LINE: run_id})
+        events: list[str] = []
+
+        def ends(_: float) -> None:
+            (waits,) = (run for run in instance.get_runs() if run.run_id != run_id)
+            found = instance.all_logs(waits.run_id, dg.DagsterEventType.ENGINE_EVENT)
+            events.extend(event.message for event in found if "Waiting" in event.message)
+            assert not instance.all_logs(waits.run_id, dg.DagsterEventType.STEP_START), "it has not begun"
+            command_line = instance.get_run_by_id(run_id)
+            assert command_line is not None
+            instance.report_run_canceled(command_line)
+
+        monkeypatch.setattr(turns, "time", SimpleNamespace(sleep=ends))
+        monkeypatch.setenv("BATCH_ASSETS_ROOT", small.storage.root)
+        done = definitions(config).resolve_job_def(config.name).execute_in_process(partition_key=DAY, instance=instance)
+        assert done.success
+        assert events == [f"Waiting in the pool 'scoring' for a command line: {run_id} ({Process.current()})."]
+
+    def test_there_is_no_such_wait_where_the_pool_has_room(
+        self, small: Small, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        instance.event_log_storage.set_concurrency_slots(MACHINE, 2)
+        run_id = begun(instance, of(small))
+        instance.add_run_tags(run_id, {COMMAND_LINE: run_id})
+        queued = instance.get_run_by_id(begun(instance, of(small)))
+        assert queued is not None
+        monkeypatch.setattr(turns, "time", SimpleNamespace(sleep=lambda _: pytest.fail("it waits")))
+        give_way(instance, queued)
 
 
 class TestADeadRun:
@@ -155,12 +226,14 @@ class TestADeadRun:
         config, run_id = of(small), str(uuid.uuid4())
         with dg.instance_for_test(temp_dir=str(tmp_path)) as elsewhere:
             theirs = command_line_tags(elsewhere, run_id)
-        tags = {**theirs, "batch_assets/host": "another-host", **pool_tag(MACHINE)}
-        instance.add_run(dg.DagsterRun(run_id=run_id, job_name=config.name, status=STARTED, tags=tags))
+        tags, part = {**theirs, "batch_assets/host": "another-host"}, part_in(MACHINE)
+        instance.add_run(dg.DagsterRun(run_id=run_id, job_name=config.name, status=STARTED, tags=tags, run_op_concurrency=part))
         assert fail_dead_runs(instance, config, turn=True) == []
 
     def test_of_somebody_elses_job_in_the_pool_is_not_ours_to_judge(self, small: Small, instance: dg.DagsterInstance) -> None:
-        run = instance.add_run(dg.DagsterRun(job_name="training", status=dg.DagsterRunStatus.STARTING, tags=pool_tag("gpu-2")))
+        run = instance.add_run(
+            dg.DagsterRun(job_name="training", status=dg.DagsterRunStatus.STARTING, run_op_concurrency=part_in("gpu-2"))
+        )
         instance.report_dagster_event(
             dg.DagsterEvent(dg.DagsterEventType.RUN_START.value, "training"), run.run_id, timestamp=0.0
         )

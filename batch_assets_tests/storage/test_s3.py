@@ -140,6 +140,21 @@ class TestS3Storage(InABucket):
         with pytest.raises(NotFound):
             storage.local_path("x/nothing")
 
+    def test_whatever_is_no_copy_is_left_alone(self, storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Somebody's own folder is named, in which there are old files, and some are put beside the copies."""
+        monkeypatch.setenv("BATCH_ASSETS_CACHE", str(tmp_path / "scratch"))
+        storage.create("x/file", b"one")
+        copies = storage.local_path("x/file").parent
+        theirs = [tmp_path / "scratch" / "thesis.tex", tmp_path / "scratch" / ("a" * 32), copies / "thesis.tex"]
+        begun = copies / f"{'a' * 32}.{'b' * 32}"
+        for file in (*theirs, begun):
+            file.write_text("begun long ago")
+            os.utime(file, (0, 0))
+        storage.create("x/another", b"two")
+        storage.local_path("x/another")
+        assert all(file.exists() for file in theirs)
+        assert not begun.exists(), "who began to copy it died"
+
     def test_a_full_disk_leaves_no_part_of_a_copy(
         self, storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -153,7 +168,7 @@ class TestS3Storage(InABucket):
             patched.setattr(Path, "replace", full)
             with pytest.raises(StorageFull, match=r"There is no room for a copy of x/file .* set BATCH_ASSETS_CACHE"):
                 storage.local_path("x/file")
-        assert [file.stat().st_size for file in (tmp_path / "copies").iterdir()] == [0], "its lock stays"
+        assert [file.stat().st_size for file in (tmp_path / "copies" / "batch-assets").iterdir()] == [0], "its lock stays"
 
     def test_processes_that_ask_for_a_copy_at_once_fetch_it_once(
         self, storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
