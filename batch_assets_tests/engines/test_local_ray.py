@@ -189,6 +189,7 @@ def test_nothing_of_it_is_left_when_its_driver_is_killed(driver: "subprocess.Pop
     assert psutil.wait_procs(daemons, timeout=15)[1] == []
 
 
+@pytest.mark.long
 def test_nothing_of_it_is_left_when_its_head_is_killed(driver: "subprocess.Popen[str]") -> None:
     daemons = psutil.Process(driver.pid).children(recursive=True)
     next(process for process in daemons if process.name() == "gcs_server").kill()

@@ -120,6 +120,7 @@ def test_nights_without_end_keep_a_bounded_number_of_rows(small: Small, records:
     assert records.instance.get_materialized_partitions(key) == set(days(KEPT + 4)[-KEPT:])
 
 
+@pytest.mark.long
 def test_what_is_newest_of_each_asset_stays_however_old(small: Small, records: Records) -> None:
     location, config = repository(small), keeping(changed(small), 1)
     first, second = days(2)

@@ -76,6 +76,7 @@ def events(database: dict[str, str]) -> int:
         return int(count)
 
 
+@pytest.mark.long
 def test_two_command_lines_begin_at_once_in_an_empty_database(theirs: Theirs, database: dict[str, str]) -> None:
     started = [theirs.command.start("run", name, "--partition", "2024-03-10", "--json") for name in ("one", "one", "two")]
     for process in started:

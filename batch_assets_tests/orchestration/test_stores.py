@@ -63,6 +63,7 @@ def test_it_catches_up_by_itself(make_small: Make, start_server: Start) -> None:
     assert reader.lookup(7) == Reader.open("small", small.storage).lookup(7)
 
 
+@pytest.mark.long
 def test_so_does_a_table_with_every_day_that_it_lacks(make_small: Make, tmp_path: Path) -> None:
     lake = tmp_path / "lake"
     small = make_small(rows(300), tables=[{"kind": "delta", "path": str(lake)}])
