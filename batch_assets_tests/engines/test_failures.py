@@ -78,8 +78,7 @@ def test_a_worker_that_hangs_is_replaced(poisoned: Working, tmp_path: Path) -> N
     assert poisoned.prove().rows == 2_000
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("fault", ["kill", "lose the device"])
+@pytest.mark.parametrize("fault", ["kill", pytest.param("lose the device", marks=pytest.mark.long)])
 def test_a_row_that_kills_its_worker_is_found_and_dead_lettered(make_small: Make, fault: str) -> None:
     poisoned, healthy = (Working(make_small(with_values(rows(125), "x", {40: POISON}), **SMALL_CHUNKS)) for _ in range(2))
     healthy.score_all()

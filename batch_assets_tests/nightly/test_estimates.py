@@ -123,6 +123,7 @@ def coverage(nights: int, spread: float, together: bool) -> float:
     return sum(within) / len(within)
 
 
+@pytest.mark.night
 class TestTheInterval:
     @pytest.mark.parametrize("together", [True, False])
     @pytest.mark.parametrize("spread", [0.05, 0.1, 0.2])

@@ -17,6 +17,8 @@ from batch_assets.operations.plan import Figures, plan_figures
 from batch_assets.operations.simulation import Played, play, played_of, simulate
 from batch_assets.quality.statistics import Interval
 
+pytestmark = pytest.mark.night
+
 HOUR = 3600.0
 
 

@@ -22,6 +22,8 @@ from batch_assets_tests.dg_project import DgProject
 from batch_assets_tests.made_up_source import MadeUpSource
 from batch_assets_tests.small import DAY, Small
 
+pytestmark = pytest.mark.night
+
 GOOD: dict[str, Any] = {
     "name": "good",
     "partitions": {"start": "2024-01-01"},

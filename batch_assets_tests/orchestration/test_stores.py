@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 import polars as pl
+import pytest
 
 from batch_assets.orchestration.resources import StorageRoot
 from batch_assets.orchestration.sensors import build_store_sensors
