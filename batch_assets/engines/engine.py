@@ -119,7 +119,7 @@ class Spent:
 class WorkTimes:
     """Seconds of the workers by stage, summed, and of their lifetimes; `wall` is how long the engine was open.
 
-    `workers` is the most that were there at a time.
+    `workers` is the most that were there at a time; of Spark, all that there were.
     `received` is how many bytes they read over the network, `engine` says in words what they were.
     """
 

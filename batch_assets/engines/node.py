@@ -83,8 +83,7 @@ class Node:
 
 def code_digests(task: ScoringTask) -> tuple[tuple[str, str], ...]:
     """The sha256, in hex, of the sources of this package and of others whose adapters the task names, like a head of theirs."""
-    named = _Adapters(task)
-    packages = {"batch_assets", *(module.partition(".")[0] for module in named.modules)} - {"__main__"}
+    packages = {"batch_assets", *map(_package_of, _Adapters(task).modules)} - {"__main__"}
     return tuple((name, _sources(name)) for name in sorted(packages))
 
 
@@ -101,6 +100,13 @@ class _Adapters(pickle.Pickler):
         if isinstance(value, type) and issubclass(value, Adapter):
             self.modules.add(value.__module__)
         return NotImplemented
+
+
+def _package_of(module: str) -> str:
+    """The topmost package of a module that is one: a namespace is shared with others, who may be elsewhere."""
+    parts = module.split(".")
+    above = (".".join(parts[:depth]) for depth in range(1, len(parts) + 1))
+    return next(name for name in above if getattr(sys.modules[name], "__file__", None) or name == module)
 
 
 def _sources(package: str) -> str:

@@ -30,6 +30,9 @@ _NAMESPACE = "batch-assets"
 _IDLE_SECONDS = 5.0
 _TICK_SECONDS = 1.0
 
+_ANSWER_SECONDS = 5.0
+"""One that stayed and does not answer within that hangs; it is not asked again."""
+
 _DEATHS = 2
 """After so many lost workers a chunk is scored alone."""
 
@@ -47,6 +50,7 @@ class Crew(Workers):
         self._lifetimes: list[float] = []
         self._received = 0
         self._most = 0
+        self._deaf: set[str] = set()
         self._driver: Node | None = None
         self._owner: Owner | None = None
         self._name = name_of(task)
@@ -97,7 +101,7 @@ class Crew(Workers):
             self._release_idle(over=not waiting)
         if alone:
             self._end_all()
-            isolation = Isolation(partial(self._hire, 1), self._settings, self._task.settings.max_failed, self._notice)
+            isolation = Isolation(partial(self._hire, 1), self._settings, self._task.settings, self._notice)
             for item in alone:
                 began = time.time()
                 yield isolation.work(work, item, self._deaths[item.name])
@@ -135,32 +139,33 @@ class Crew(Workers):
 
         pending = [hand for hand in self._hands if hand.here is not None]
         missing = wanted - sum(hand.here is None and not hand.leaving for hand in self._hands)
-        others, mine = [], {hand.actor._actor_id for hand in self._hands}
-        for name in _staying() if missing > 0 else []:
+        others, mine = [], {hand.actor._actor_id.hex() for hand in self._hands}
+        for key, name in _staying() if missing > 0 else []:
             with suppress(ValueError, WorkerLost):  # it left
                 actor = ray.get_actor(name, namespace=_NAMESPACE)
-                if actor._actor_id in mine:
+                if key in mine or key in self._deaf:
                     continue
                 if not name.startswith(f"{self._name}/"):
                     others.append(actor)
-                elif missing > 0 and self._engaged(actor):
+                elif missing > 0 and self._engaged(actor, key):
                     self._hands.append(self._hand(actor, None, stays=True))
                     missing -= 1
                     if pending:
                         self._hands.remove(pending[-1])
                         pending.pop().end()
         if others and ray.available_resources().get(self._resource(), 0) < missing:
-            answers = [at_once(actor.leave).remote() for actor in others]
-            ray.wait(answers, num_returns=len(answers), timeout=5)
+            for actor in others:
+                at_once(actor.leave).remote()
 
-    def _engaged(self, actor: Any) -> bool:
+    def _engaged(self, actor: Any, key: str) -> bool:
         """Whether a worker that stayed serves this crew from now on. Raises WorkerLost."""
         import ray
 
         try:
-            return bool(answer(at_once(actor.engage).remote(self._owner, self._task), timeout=10))
+            return bool(answer(at_once(actor.engage).remote(self._owner, self._task), timeout=_ANSWER_SECONDS))
         except ray.exceptions.GetTimeoutError:
             at_once(actor.release).remote(self._owner)  # it may get round to it later
+            self._deaf.add(key)
             return False
 
     def _let_go(self, hand: Hand) -> None:
@@ -275,9 +280,7 @@ class Crew(Workers):
         import ray
 
         lifetime = time.time() - hand.since
-        if hand.here is not None:  # it waits for a place still
-            self._lifetimes.append(lifetime)
-            self._seconds["start-up"] = self._seconds.get("start-up", 0.0) + lifetime
+        if hand.here is not None:  # it never had a place
             return
         try:
             spent = answer(at_once(hand.actor.spent).remote(), timeout=30)
@@ -302,8 +305,11 @@ def _leaving() -> "set[str]":
     return set(state.get_draining_nodes())
 
 
-def _staying() -> list[str]:
-    """The names of all workers that stayed."""
+def _staying() -> list[tuple[str, str]]:
+    """The keys and names of all workers that can stay and are there: one that waits for its place would not answer."""
     import ray
+    from ray._private.state import state
 
-    return [one["name"] for one in ray.util.list_named_actors(all_namespaces=True) if one["namespace"] == _NAMESPACE]
+    there = {one["name"] for one in ray.util.list_named_actors(all_namespaces=True) if one["namespace"] == _NAMESPACE}
+    known = state.actor_table(None, actor_state_name="ALIVE")
+    return [(key, actor["Name"]) for key, actor in known.items() if actor["Name"] in there]

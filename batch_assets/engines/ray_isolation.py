@@ -8,6 +8,7 @@ from batch_assets.engines.ray_hand import Hand, answer
 from batch_assets.errors import EngineError, WorkerLost
 from batch_assets.runs.chunks import Chunk
 from batch_assets.scoring.scorer import Scorer
+from batch_assets.scoring.settings import ScoringSettings
 
 _FEW_CRASHING = 5
 """Rows of a chunk that may always kill: a share of a small chunk is less than one row."""
@@ -18,11 +19,11 @@ _MOST_CRASHING = 50
 
 @dataclass(frozen=True)
 class Isolation:
-    """Works on one item at a time, each time with a worker of its own; `max_failed` is the share of rows that may kill."""
+    """Works on one item at a time, each time with a worker of its own; `scoring` says which share of rows may kill."""
 
     hire: Callable[[], Hand]
     settings: EngineSettings
-    max_failed: float
+    scoring: ScoringSettings
     notice: Notice
 
     def work(self, work: Callable[[Scorer, Item], Result], item: Item, deaths: int) -> Result:
@@ -59,10 +60,11 @@ class Isolation:
 
     def _require_few(self, chunk: Chunk, crashing: tuple[int, ...]) -> None:
         """Raise EngineError if more rows kill than may, or if it is not the rows: then any other one kills as well."""
-        allowed = min(max(_FEW_CRASHING, int(chunk.rows * self.max_failed)), _MOST_CRASHING)
+        allowed = min(max(_FEW_CRASHING, int(chunk.rows * self.scoring.max_failed)), _MOST_CRASHING)
         if len(crashing) > allowed:
             raise EngineError(f"More than {allowed} rows of {chunk.name} kill the worker that scores them.")
-        if len(crashing) == _FEW_CRASHING and len(self._said(chunk, crashing, -1)) == 1:
+        far = max(crashing) < chunk.rows - self.scoring.batch_rows
+        if len(crashing) == _FEW_CRASHING and far and all(len(self._said(chunk, crashing, -1)) == 1 for _ in range(2)):
             raise EngineError(
                 f"Rows {', '.join(map(str, crashing))} of {chunk.name} kill the worker that scores them, and so does the first "
                 "one of its last batch: it is the model that kills, or what it runs on; does it run on a machine of this kind?"

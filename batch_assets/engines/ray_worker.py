@@ -49,12 +49,20 @@ class Owner:
         return cls(Process.current(), uuid.uuid4().hex, ray.get_runtime_context().get_job_id())
 
     def job_is_over(self) -> bool:
-        """Whether Ray says so, which sees the end of each process that was connected, on whichever host."""
-        from ray._private.worker import global_worker
+        """Whether Ray says so, which sees the end of each process that was connected, on whichever host.
 
-        known = global_worker.gcs_client.get_all_job_info(
-            job_or_submission_id=self.job, skip_submission_job_info_field=True, skip_is_running_tasks_field=True
-        )
+        Not where Ray cannot be asked now: it is asked again.
+        """
+        from ray._private.worker import global_worker
+        from ray.exceptions import RayError
+
+        try:
+            known = global_worker.gcs_client.get_all_job_info(
+                job_or_submission_id=self.job, skip_submission_job_info_field=True, skip_is_running_tasks_field=True
+            )
+        except (RayError, OSError, RuntimeError) as error:
+            logging.getLogger(__name__).warning("Ray does not say whether the job %s is over: %s", self.job, error)
+            return False
         return all(job.is_dead for job in known.values())
 
 

@@ -77,7 +77,6 @@ class _Executors(Workers):
         self._task, self._settings, self._connect = task, settings, connect
         self._opening: Opening | None = None
         self._workers: dict[str, tuple[Spent, float]] = {}
-        self._slots = 0
 
     @override
     def map(self, work: Callable[[Scorer, Item], Result], items: Iterable[Item]) -> Iterator[Result]:
@@ -103,7 +102,6 @@ class _Executors(Workers):
     def _groups(self, session: "SparkSession", waiting: list[Named]) -> Sequence[Sequence[Named]]:
         """Take what one job does: a group for each slot. Executors may come and go meanwhile, so their number is asked anew."""
         slots = self._settings.workers or session.sparkContext.defaultParallelism
-        self._slots = max(self._slots, slots)
         in_hand = max(1, min(IN_HAND, len(waiting) // (2 * slots)))
         taken, waiting[:] = waiting[: slots * in_hand], waiting[slots * in_hand :]
         return [taken[first : first + in_hand] for first in range(0, len(taken), in_hand)]
@@ -124,9 +122,9 @@ class _Executors(Workers):
             outside = {"start-up": max(0.0, spent.since - self._opened), "waiting": now - last}
             for stage, one in (*spent.seconds.items(), *outside.items()):
                 seconds[stage] = seconds.get(stage, 0.0) + one
-        count, wall = min(self._slots, len(self._workers)), now - self._opened
+        count, wall = len(self._workers), now - self._opened
         received = sum(spent.received for spent, _ in self._workers.values())
-        return WorkTimes(count, wall, len(self._workers) * wall, seconds, received, "Python workers of Spark")
+        return WorkTimes(count, wall, count * wall, seconds, received, "Python workers of Spark")
 
 
 def _opening(session: "SparkSession", task: ScoringTask) -> Opening:

@@ -213,13 +213,15 @@ def plan_night(
 def plan_from(
     nights: Sequence[NightTook], config: PipelineConfig, rows: int, workers: int, deadline: float | None = None
 ) -> Plan:
-    """Seconds, workers and money of a night, from what some nights took; at least one."""
+    """Seconds, workers and money of a night, from what some nights took; at least one. Raises NotFound."""
     price, chunks = config.engine.price, count_chunks(rows, config.scoring.chunk_rows)
 
     def at_most(number: int) -> float:
         return added(stages_take(nights, rows, chunks, number).values()).high
 
     seconds = stages_take(nights, rows, chunks, workers)
+    if "scoring" not in seconds:
+        raise NotFound(f"No night of {config.name} with its last model says what scoring takes: make another one first.")
     total, scoring = added(seconds.values()), seconds["scoring"]
     there = added(interval for stage, interval in seconds.items() if stage in OF_WORKERS)
     share, chunk_seconds = workers / nights[-1].workers, scoring.value / math.ceil(chunks / workers)

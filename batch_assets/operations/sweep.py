@@ -12,6 +12,7 @@ from batch_assets.models.registry import ModelVersion
 from batch_assets.nightly.night import Night
 from batch_assets.nightly.progress import Progress
 from batch_assets.pictures.plots import plot_sweep
+from batch_assets.process import memory_there
 from batch_assets.scoring.batch_size import Measured, Sweep, measure, pick, sweep_log
 from batch_assets.scoring.inputs import SHAPE
 from batch_assets.storage import Storage
@@ -42,7 +43,7 @@ def sweep(
         raise NotFound(f"{config.name} {day} has no rows to measure with.")
     workers = config.engine.workers or cores()
     of_device = model.card.runtime.memory(night.settings.device)
-    limit = memory_limit or of_device or psutil.virtual_memory().available // workers
+    limit = memory_limit or of_device or min(psutil.virtual_memory().available, memory_there()) // workers
     measured: list[Measured] = []
     ended = ""
     for found in measure(night.task(), night.plan[0], limit):

@@ -123,7 +123,6 @@ def materialize_days(
     which day, or why none does; days come in its order.
 
     Raises:
-        EngineError: Ray or Spark cannot be connected.
         KeyboardInterrupt: it was interrupted; the days that are done stay done.
     """
     config = as_asked(config, engine)
@@ -134,12 +133,13 @@ def materialize_days(
             if isinstance(model, BatchAssetsError):
                 yield Day(day, None, str(model))
                 continue
-            with own_turn(instance, config, progress, waiting=kept.close):
-                kept.enter_context(connected(config, engine))  # one that is there is used
-                try:
+            try:
+                with own_turn(
+                    instance, config, progress, take=lambda: kept.enter_context(connected(config, engine)), let_go=kept.close
+                ):
                     done = Day(day, launcher.materialize(day, model))
-                except BatchAssetsError as error:
-                    done = Day(day, None, str(error))
+            except BatchAssetsError as error:
+                done = Day(day, None, str(error))
             yield done
 
 

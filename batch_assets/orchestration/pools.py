@@ -44,14 +44,13 @@ def pools_of(run: dg.DagsterRun) -> list[str]:
     return sorted(run.run_op_concurrency.all_pools or ()) if run.run_op_concurrency else []
 
 
-def limit_of(instance: dg.DagsterInstance, pool: str) -> int:
-    """How many runs may be at work in a pool: what somebody set for it, or the instance's default."""
+def limit_of(instance: dg.DagsterInstance, pool: str) -> int | None:
+    """How many runs may be at work in a pool: what somebody set for it, or the instance's default, or None without either."""
     storage = instance.event_log_storage
     for one in storage.get_pool_limits():
         if one.name == pool and not one.from_default:
             return one.limit
-    default = storage.get_pool_config().default_pool_limit
-    return 1 if default is None else default
+    return storage.get_pool_config().default_pool_limit
 
 
 def ray_address() -> str | None:

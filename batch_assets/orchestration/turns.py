@@ -24,17 +24,22 @@ _LOOK_SECONDS = 0.5
 
 @contextmanager
 def own_turn(
-    instance: dg.DagsterInstance, config: PipelineConfig, progress: Progress, waiting: Callable[[], None] = lambda: None
+    instance: dg.DagsterInstance,
+    config: PipelineConfig,
+    progress: Progress,
+    take: Callable[[], object] = lambda: None,
+    let_go: Callable[[], object] = lambda: None,
 ) -> Iterator[None]:
     """Wait until the pipeline's pool has a place for a run of a command line.
 
     Dagster itself would not wait: where a pool counts whole runs, only its queue does, in which runs of the UI stand while a
-    command line's is in progress. `waiting` is called before the first wait, to let go what others may need.
+    command line's is in progress. `take` gets what the run needs; as that may take its time, the pool is looked at once more
+    then. `let_go` gives it back before a wait, as others may need it.
     """
     pool = pool_of(config)
     with (Path(instance.root_directory) / f".turn.{pool}").open("a+") as lock:
         if not _locked(lock):
-            waiting()
+            let_go()
             lock.seek(0)
             progress.say(f"Another command line is at work in the pool {pool!r} ({lock.read().strip()}); waiting for it.")
         while not _locked(lock):
@@ -43,9 +48,14 @@ def own_turn(
         lock.write(str(Process.current()))
         lock.flush()
         told: set[str] = set()
-        while reasons := _reasons_to_wait(instance, config, progress):
-            if not told:
-                waiting()
+        taken = False
+        while (reasons := _reasons_to_wait(instance, config, progress)) or not taken:
+            if not reasons:
+                take()
+                taken = True
+                continue
+            let_go()
+            taken = False
             for reason in sorted(reasons - told):
                 progress.say(reason)
             told |= reasons
@@ -78,6 +88,7 @@ def _reasons_to_wait(instance: dg.DagsterInstance, config: PipelineConfig, progr
         progress.say(f"Dagster run {failed} was left by a dead process; it is marked as failed now.")
     pool = pool_of(config)
     holders, limit = at_work(instance, pool), limit_of(instance, pool)
+    limit = 1 if limit is None else limit  # the queue waits for nobody then; what is on the same cores does
     if len(holders) < limit:
         return set()
     if not holders:
@@ -91,8 +102,8 @@ def _reasons_to_wait(instance: dg.DagsterInstance, config: PipelineConfig, progr
 
 def _too_many(instance: dg.DagsterInstance, pool: str) -> list[dg.DagsterRun]:
     """The command lines' runs in a pool in which more runs are at work than it has places for."""
-    runs = at_work(instance, pool)
-    return [run for run in runs if of_command_line(run)] if len(runs) > limit_of(instance, pool) else []
+    runs, limit = at_work(instance, pool), limit_of(instance, pool)
+    return [run for run in runs if of_command_line(run)] if limit is not None and len(runs) > limit else []
 
 
 def _locked(file: IO[str]) -> bool:

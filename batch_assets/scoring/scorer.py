@@ -251,7 +251,7 @@ class Scorer:
             rows.rejects.dead_letter(dict.fromkeys(crashing, KILLED_WORKER))
             batches = staged.batches(rows.rejects.scored, self.task.settings.batch_rows)
             passes: list[tuple[int, Batch]] = list(enumerate(batches))
-            if batch is not None:
+            if batch is not None and batches:
                 one = batches[batch]
                 passes = [(int(place), one.take(slice(n, n + 1))) for n, place in enumerate(one.rows)]
             for said, each in passes:

@@ -12,7 +12,7 @@ from batch_assets.errors import NotFound, OtherLayout, StorageError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-LAYOUT = 2
+LAYOUT = 3
 """The layout version under the root; another one is refused."""
 
 FORMAT_FILE = "_format.json"

@@ -100,19 +100,21 @@ def test_every_item_is_handed_out_once_and_a_worker_stays_with_its_file(files: l
         waiting.take(None)
 
 
+@pytest.mark.parametrize("module", ["their_heads", "their_namespace.heads"])
 def test_code_of_somebody_elses_adapter_counts_like_ours(
-    working: Working, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    working: Working, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str
 ) -> None:
     """A worker that has loaded it would go on with what it has loaded, and a node with another state of it score otherwise."""
-    source = tmp_path / "their_heads.py"
+    source = tmp_path / f"{module.replace('.', '/')}.py"
+    source.parent.mkdir(exist_ok=True)
     source.write_text("from batch_assets.scoring.heads.classifier import Binary\nclass Theirs(Binary):\n    pass\n")
     monkeypatch.syspath_prepend(tmp_path)
-    theirs = importlib.import_module("their_heads").Theirs
+    theirs = importlib.import_module(module).Theirs
     task = replace(working.task, head=theirs.model_validate(working.task.head.model_dump()))
     before, name = Node.here(task), name_of(task)
-    assert [package for package, _ in before.code] == ["batch_assets", "their_heads"]
+    assert [package for package, _ in before.code] == ["batch_assets", module]
     assert (before.code[0], name_of(task)) == (Node.here(working.task).code[0], name)
     source.write_text(source.read_text() + "# corrected\n")
     assert name_of(task) != name
-    with pytest.raises(EngineError, match="as it has another state of the code of their_heads: install"):
+    with pytest.raises(EngineError, match=f"as it has another state of the code of {module}: install"):
         before.require_same(replace(Node.here(task), host="far"), task.storage)

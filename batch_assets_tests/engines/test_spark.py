@@ -111,7 +111,8 @@ def test_slots_that_come_after_the_first_job_are_used(tmp_path: Path, home: dict
     command = [sys.executable, driver.__file__, str(work), said]
     done = subprocess.run(command, env=home, capture_output=True, text=True, timeout=240, check=True)
     found = json.loads(done.stdout.strip().splitlines()[-1])
-    assert (found["chunks"], found["workers"]) == (200, 8)
+    assert found["chunks"] == 200
+    assert found["workers"] >= 8
 
 
 @pytest.mark.long

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -22,6 +23,11 @@ Make = Callable[..., Small]
 def _pid(scorer: Scorer, chunk: Chunk) -> tuple[int, int]:
     """Who works, and which loaded model it works with."""
     return os.getpid(), id(scorer.predictor)
+
+
+def _slow_pid(_: Scorer, __: Chunk) -> int:
+    time.sleep(3.0)
+    return os.getpid()
 
 
 def _hang(scorer: Scorer) -> None:
@@ -49,6 +55,20 @@ def test_another_model_gets_other_workers_and_the_idle_ones_make_room(make_small
     after = workers_of(Working(other.small))
     assert not {pid for pid, _ in before} & {pid for pid, _ in after}
     assert time.monotonic() - started < 60, "two CPUs, both held by workers of the first model"
+
+
+@pytest.mark.long
+def test_who_waits_for_a_place_gets_workers_that_another_run_releases(small: Small) -> None:
+    """The cluster is full of another run's: their places would not be free before they have been idle for minutes."""
+    working, first = Working(small), set[int]()
+    engine = RayEngine(settings=EngineSettings(workers=2))
+    with ThreadPoolExecutor(1) as pool:
+        with engine.open(working.task, str) as workers:
+            results = workers.map(_slow_pid, working.run.plan)
+            first.add(next(results))
+            later = pool.submit(workers_of, Working(small), stall_seconds=60.0)
+            first |= set(results)
+        assert {pid for pid, _ in later.result(timeout=120)} <= first
 
 
 @pytest.mark.long

@@ -123,17 +123,35 @@ class TestWhoWaits:
         here, there = of(small), of(small, "other", pool="gpu-2")
         holder, progress = begun(instance, there), Quiet()
         let_go: list[str] = []
-        with own_turn(instance, here, progress, waiting=lambda: let_go.append("here")):
+        with own_turn(instance, here, progress, let_go=lambda: let_go.append("here")):
             assert progress.said == []
         waiting = Impatient()
         with (
             pytest.raises(KeyboardInterrupt),
-            own_turn(instance, there, waiting, waiting=lambda: let_go.append("there")),
+            own_turn(instance, there, waiting, let_go=lambda: let_go.append("there")),
         ):
             pass
         assert f"{holder} (" in waiting.said[0]
         assert "in the pool 'gpu-2'; this run waits for its place" in waiting.said[0]
         assert let_go == ["there"], "who waits lets go what others may need"
+
+    def test_a_run_that_begins_while_a_command_line_connects_goes_first(
+        self, small: Small, instance: dg.DagsterInstance
+    ) -> None:
+        """A Spark session takes its time, and may hold the executors that the other needs."""
+        here, waiting, done = of(small), Impatient(), list[str]()
+
+        def take() -> None:
+            done.append("taken")
+            begun(instance, here)
+
+        with (
+            pytest.raises(KeyboardInterrupt),
+            own_turn(instance, here, waiting, take=take, let_go=lambda: done.append("let go")),
+        ):
+            pass
+        assert done == ["taken", "let go"]
+        assert "this run waits for its place" in waiting.said[0]
 
     @pytest.mark.parametrize("of_the_pool", [True, False])
     def test_a_command_line_waits_only_if_the_pool_is_full(self, small: Small, of_the_pool: bool) -> None:
