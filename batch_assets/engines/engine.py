@@ -77,8 +77,8 @@ class EngineSettings(BaseModel):
     )
     stall_seconds: float = Field(
         300.0,
-        description="A Ray worker that makes no progress for so long, or loads the model for so long, is replaced, and its "
-        "chunks are given to others. So long a run waits for a place in the cluster, too.",
+        description="A Ray worker that makes no progress for so long is replaced, and its chunks are given to others. So long, "
+        "and two minutes at least, one may wait for its place in the cluster, and then load the model.",
         gt=0,
     )
     max_attempts: int = Field(5, description="How often a chunk is tried before the run stops and names it.", ge=1)

@@ -18,7 +18,7 @@ from typing_extensions import override
 from batch_assets.engines.engine import IN_HAND, EngineSettings, Item, Named, Notice, Result, Workers, WorkTimes
 from batch_assets.engines.handout import Handout, file_of
 from batch_assets.engines.node import Node
-from batch_assets.engines.ray_hand import Hand, answer, at_once, no_place
+from batch_assets.engines.ray_hand import Hand, answer, at_once, no_place, start_seconds
 from batch_assets.engines.ray_isolation import Isolation, again
 from batch_assets.engines.ray_worker import Owner, Worker, name_of
 from batch_assets.errors import EngineError, WorkerLost
@@ -69,7 +69,7 @@ class Crew(Workers):
             self._driver, self._owner = Node.here(self._task), Owner.new()
         size, looked = self._size(), time.monotonic()
         self._take_over(min(size, len(waiting)))
-        patience = self._settings.stall_seconds
+        patience = start_seconds(self._settings.stall_seconds)
         patient_until = looked + patience
         while waiting or any(hand.items for hand in self._hands):
             while sum(not hand.leaving for hand in self._hands) < min(size, len(waiting)):
@@ -90,7 +90,7 @@ class Crew(Workers):
             if there:
                 patient_until = time.monotonic() + patience
             elif time.monotonic() > patient_until:
-                raise EngineError(no_place(patience))
+                raise EngineError(no_place(self._settings.stall_seconds))
             if time.monotonic() > looked + _IDLE_SECONDS:
                 self._leave_nodes()
                 size, looked = self._size(), time.monotonic()  # nodes come and go
@@ -243,9 +243,10 @@ class Crew(Workers):
             self._lost_while_loading += 1
             at_work = any(other.ready is None for other in self._hands)
             if self._lost_while_loading >= self._settings.max_attempts and not at_work:
+                seconds = start_seconds(self._settings.stall_seconds)
                 raise EngineError(
                     f"{self._lost_while_loading} workers were lost before they had loaded the model: is there enough memory "
-                    f"for it, and are {self._settings.stall_seconds:,.0f} s (engine.stall_seconds) enough to load it?"
+                    f"for it, and are {seconds:,.0f} s (engine.stall_seconds) enough to load it?"
                 )
         for item in lost:
             self._deaths[item.name] += 1

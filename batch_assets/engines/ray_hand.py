@@ -11,6 +11,9 @@ from batch_assets.errors import EngineError, WorkerLost
 
 _TICK_SECONDS = 1.0
 
+_START_SECONDS = 120.0
+"""So long a worker may take to start in any case: to import a library may take longer than any pass of a model."""
+
 
 @dataclass
 class Hand:
@@ -47,7 +50,7 @@ class Hand:
         """Wait until it has its place and its model. Raises WorkerLost, EngineError."""
         import ray
 
-        if not ray.wait([self.here], timeout=stall_seconds)[0]:
+        if not ray.wait([self.here], timeout=start_seconds(stall_seconds))[0]:
             raise EngineError(no_place(stall_seconds))
         answer(self.here)
         self.here, self.moved = None, time.monotonic()
@@ -77,7 +80,8 @@ class Hand:
                 self.progress, self.pulse = progress, None
         if self.items and self.pulse is None and now - self.moved > stall_seconds / 4:
             self.pulse = at_once(self.actor.progress).remote()
-        if (self.items or self.loading) and now - self.moved > stall_seconds:
+        limit = start_seconds(stall_seconds) if self.loading else stall_seconds
+        if (self.items or self.loading) and now - self.moved > limit:
             did = "has been loading the model" if self.loading else "made no progress"
             notice(f"A worker {did} for {now - self.moved:.0f} s; it is ended.")
             self.end()
@@ -107,6 +111,11 @@ def answer(reference: Any, timeout: float | None = None) -> Any:
         raise WorkerLost(f"A worker was lost: {str(error).strip().partition(chr(10))[0]}") from error
 
 
-def no_place(seconds: float) -> str:
+def start_seconds(stall_seconds: float) -> float:
+    """How long a worker may wait for its place, and then load the model."""
+    return max(stall_seconds, _START_SECONDS)
+
+
+def no_place(stall_seconds: float) -> str:
     """The sentence about a cluster that is full."""
-    return f"No worker got a place in the cluster within {seconds:,.0f} s (engine.stall_seconds): is there a free one?"
+    return f"No worker got a place in the cluster within {start_seconds(stall_seconds):,.0f} s: is there a free one?"

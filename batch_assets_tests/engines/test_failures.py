@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from batch_assets.engines import ray_crew, ray_hand
 from batch_assets.engines.engine import EngineSettings
 from batch_assets.engines.ray_engine import RayEngine
 from batch_assets.errors import EngineError, ModelFails
@@ -126,7 +127,10 @@ def test_workers_that_die_while_they_load_the_model_say_so(poisoned: Working) ->
 
 
 @pytest.mark.long
-def test_a_worker_that_never_ends_to_load_the_model_is_replaced(poisoned: Working, tmp_path: Path) -> None:
+def test_a_worker_that_never_ends_to_load_the_model_is_replaced(
+    poisoned: Working, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_hand, "_START_SECONDS", 0.0)
     commits, said = score(with_fault(poisoned, "stop at load once", tmp_path / "flag"), workers=1, stall_seconds=10.0)
     assert len(commits) == 8
     assert any(line.startswith("A worker has been loading the model for ") for line in said)
@@ -170,8 +174,6 @@ def test_what_the_model_says_comes_out_as_itself(make_small: Make) -> None:
 def test_idle_workers_are_let_go_while_others_work(poisoned: Working, monkeypatch: pytest.MonkeyPatch) -> None:
     """One slow chunk: the worker without work leaves, so that its place in the cluster is free."""
     import ray
-
-    from batch_assets.engines import ray_crew
 
     monkeypatch.setattr(ray_crew, "_IDLE_SECONDS", 0.2)
     monkeypatch.setattr(ray_crew, "_TICK_SECONDS", 0.1)
