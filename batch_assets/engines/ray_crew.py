@@ -104,8 +104,9 @@ class Crew(Workers):
             isolation = Isolation(partial(self._hire, 1), self._settings, self._task.settings, self._notice)
             for item in alone:
                 began = time.time()
-                yield isolation.work(work, item, self._deaths[item.name])
+                result = isolation.work(work, item, self._deaths[item.name])
                 self._lose(time.time() - began)
+                yield result
 
     @override
     def times(self) -> WorkTimes:
