@@ -2,13 +2,15 @@
 
     python benchmarks/nodes.py --kills 50 --cuts 20 [--rows 200000] [--seed 1]
     python benchmarks/nodes.py --executors 20
-    python benchmarks/nodes.py --speed 5000000 [--rounds 3]
+    python benchmarks/nodes.py --speed 5000000 [--rounds 3] [--share 0.6]
 
 The machines are network namespaces of this one, each with an address, folders and a cache of its own (root and iproute2 are
 needed); the bucket is a versitygw (`make servers`). `--kills` ends all processes of a machine of a Ray cluster at a random
 moment of a run, `--cuts` takes one off the network, and puts every second one back while the run goes on; another one joins
 each time. `--executors` kills an executor of a Spark cluster of two. The digest must be the undisturbed run's each time: exits
 1 if it is not. `--speed` scores with one machine of one core, and with two: whole calls, with workers that are there already.
+The bucket's server and the driver, which elsewhere are on machines of their own, have nothing of their own here if two machines
+take both cores; with `--share` each machine has no more than that share of its core, and they have the rest.
 """
 
 import argparse
@@ -48,6 +50,7 @@ def main() -> None:
     parser.add_argument("--speed", type=int, default=0, metavar="ROWS")
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--share", type=float, default=1.0, help="of a core, for each machine that --speed times")
     parser.add_argument("--seed", type=int, default=1)
     for hidden in ("--run", "--root", "--data"):
         parser.add_argument(hidden, default="", help=argparse.SUPPRESS)
@@ -130,13 +133,13 @@ def _kill_executors(options: argparse.Namespace) -> bool:
 def _time(options: argparse.Namespace) -> None:
     """Score with one machine of one core, and with two, in alternation."""
     with _cluster(options.speed) as (nodes, workload):
-        first = nodes.add(core=0)
+        first = _of_one_core(nodes, 0, options.share)
         seconds: dict[int, list[float]] = {1: [], 2: []}
         for number in range(options.rounds):
             second: Machine | None = None
             for machines in (1, 2):
                 if machines == 2:
-                    second = nodes.add(core=1)
+                    second = _of_one_core(nodes, 1, options.share)
                 for warm in (False, True):
                     workload.forget_runs()
                     found = _finished(_driver(nodes, workload, LARGE_CHUNKS))
@@ -149,8 +152,16 @@ def _time(options: argparse.Namespace) -> None:
                 second.kill()
                 second.remove()
         ratios = [one / two for one, two in zip(seconds[1], seconds[2], strict=True)]
-        print(json.dumps({"rows": options.speed, "seconds": seconds, "two : one": round(statistics.median(ratios), 3)}))
+        timed = {"rows": options.speed, "share": options.share, "seconds": seconds}
+        print(json.dumps({**timed, "two : one": round(statistics.median(ratios), 3)}))
         first.kill()
+
+
+def _of_one_core(nodes: RayNodes, core: int, share: float) -> Machine:
+    machine = nodes.add(core=core)
+    if share < 1:
+        machine.share(share)
+    return machine
 
 
 @contextmanager

@@ -35,6 +35,9 @@ _QUICK = {
 """A node that is cut off is missed within some seconds instead of half a minute."""
 
 _PATIENCE = 60.0
+_GROUPS = Path("/sys/fs/cgroup/cpu")
+"""Where Linux bounds the processor time of groups of processes (cgroup v1, as on the machine that this was run on)."""
+
 _RAY = str(Path(sys.executable).parent / "ray")
 
 
@@ -62,7 +65,7 @@ class Machine:
         self.folder = network.folder / str(number)
         self.folder.mkdir()
         self._started: list[subprocess.Popen[str]] = []
-        self._link = f"{network.name}v{number}"
+        self._link, self._group = f"{network.name}v{number}", _GROUPS / self.name
         _ip("netns", "add", self.name)
         _ip("link", "add", self._link, "type", "veth", "peer", "name", "eth0", "netns", self.name)
         _ip("link", "set", self._link, "master", network.name, "up")
@@ -93,6 +96,21 @@ class Machine:
         found = subprocess.run(["ip", "netns", "pids", self.name], capture_output=True, text=True, check=False)
         return [int(word) for word in found.stdout.split()]
 
+    def share(self, of_a_core: float) -> None:
+        """Bound the processor time of all of its processes, and of those that they start; as root, with cgroup v1.
+
+        Raises:
+            ServerMissing: the machine bounds it in another way.
+        """
+        if not (_GROUPS / "cpu.cfs_quota_us").exists():
+            raise ServerMissing("A share of a core needs cgroup v1's cpu controller.")
+        self._group.mkdir()
+        (self._group / "cpu.cfs_quota_us").write_text(str(round(of_a_core * 100_000)))  # of each 100 ms, Linux's period
+        while outside := set(self.pids()) - set(map(int, (self._group / "cgroup.procs").read_text().split())):
+            for pid in outside:
+                with suppress(ProcessLookupError):
+                    (self._group / "cgroup.procs").write_text(str(pid))
+
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
         """End everything on it, as when a machine loses its power."""
         for pid in self.pids():
@@ -116,6 +134,10 @@ class Machine:
             process.wait()
         _ip("netns", "del", self.name)
         shutil.rmtree(self.folder, ignore_errors=True)
+        if self._group.exists():
+            while (self._group / "cgroup.procs").read_text():  # killed, and not quite gone
+                time.sleep(0.01)
+            self._group.rmdir()
 
 
 class Network:
