@@ -25,11 +25,16 @@ CONFIDENCE = 0.9
 
 _FEWEST, _APART = 3, 2.0
 _USUAL_SPREAD, _USUAL_NIGHTS = 0.15, 2
+_SPREAD_OF_MEMORY = 0.03
+"""The same night takes nearly the same memory again, whatever else the machine is at."""
+
 _ROUNDS = 4
 _NEAR = math.log(2)
 
 
-def amount_at(points: Sequence[tuple[int, float]], rows: int, *, grows: bool = True) -> Interval | None:
+def amount_at(
+    points: Sequence[tuple[int, float]], rows: int, *, grows: bool = True, spread: float = _USUAL_SPREAD
+) -> Interval | None:
     """What so many rows will take, within 90 %, by (rows, amount) of some nights; None if no night took anything.
 
     It is the point of a line, fixed + per_row * rows, or of a flat one if amounts do not grow. Nights of about so many rows say
@@ -44,14 +49,14 @@ def amount_at(points: Sequence[tuple[int, float]], rows: int, *, grows: bool = T
     quantile of Student's distribution. The lower one is y0 exp(-d), the same for a small d and never below zero.
 
     The spread is s² = (n0 s0² + Σ k r²) / (n0 + Σ k - p), of relative errors r of nights that count k, and p coefficients. It
-    begins with what is usual, s0 = 15 %, as if n0 = 2 nights had shown it: a few nights that happen to agree do not make
-    anything certain (A. Gelman et al., "Bayesian Data Analysis", 3rd ed. 2013, section 14.8).
+    begins with s0, the usual `spread`, as if n0 = 2 nights had shown it: a few nights that happen to agree do not make anything
+    certain (A. Gelman et al., "Bayesian Data Analysis", 3rd ed. 2013, section 14.8).
     """
     seen = np.asarray([(size, amount) for size, amount in points if size > 0 and amount > 0], dtype=np.float64)
     if not len(seen):
         return None
     sizes, amounts = seen.T
-    known = not grows or (len(seen) >= _FEWEST and sizes.max() >= _APART * sizes.min())
+    known = not grows or _told_apart(sizes)
     wanted = np.asarray([known, grows])
     terms = np.stack([np.ones_like(sizes), sizes], axis=1)[:, wanted]
     counts = _nearness(sizes, rows) if grows else np.ones_like(sizes)
@@ -64,9 +69,14 @@ def amount_at(points: Sequence[tuple[int, float]], rows: int, *, grows: bool = T
     leverage = float(place @ np.linalg.pinv(scaled.T @ scaled, hermitian=True) @ place) / value**2
     freedom = _USUAL_NIGHTS + float(counts.sum()) - len(line)
     errors = float(counts @ (amounts / on_line - 1) ** 2)
-    doubt = _quantile(freedom) * math.sqrt((_USUAL_NIGHTS * _USUAL_SPREAD**2 + errors) / freedom * (1 + leverage))
+    doubt = _quantile(freedom) * math.sqrt((_USUAL_NIGHTS * spread**2 + errors) / freedom * (1 + leverage))
     ends = [value] if known else [value, float(on_line.min()), float(on_line.max())]
     return Interval(value=value, low=min(ends) * math.exp(-doubt), high=max(ends) * (1 + doubt))
+
+
+def _told_apart(sizes: Floats) -> bool:
+    """Whether nights of so many rows tell what is fixed from what grows."""
+    return len(sizes) >= _FEWEST and bool(sizes.max() >= _APART * sizes.min())
 
 
 def _nearness(sizes: Floats, rows: int) -> Floats:
@@ -150,6 +160,26 @@ def scoring_minutes(nights: Sequence[NightTook], days: Sequence[int], chunk_rows
     taken = (stages_take(nights, rows, count_chunks(rows, chunk_rows)) for rows in days)
     found = added(part for stages in taken for stage, part in stages.items() if stage in OF_WORKERS)
     return Interval(value=found.value, low=found.low, high=found.high * slower).times(1 / 60)
+
+
+def driver_peak(nights: Sequence[NightTook], held: int | None, rows: int) -> Interval | None:
+    """Bytes of its own that the process which drives has at most, of so many rows, by what it had in some nights.
+
+    Freezing features takes more by the row up to the bytes that a source holds; what is more goes to the disk. Any other stage
+    has a chunk in hand, whatever follows it: it grows if nights of several sizes say so.
+    """
+    by_stage = list[Interval]()
+    for stage in STAGES:
+        seen = [(night.rows, float(night.peaks[stage])) for night in nights if stage in night.peaks]
+        grows = stage == "features" or _told_apart(np.asarray([size for size, _ in seen], dtype=np.float64))
+        found = amount_at(seen, rows, grows=grows, spread=_SPREAD_OF_MEMORY)
+        if found and stage == "features" and held is not None:
+            most = held + min(peak for _, peak in seen)
+            found = found.times(most / found.value) if found.value > most else found
+        by_stage += [found] if found else []
+    if not by_stage:
+        return None
+    return Interval(**{name: max(getattr(one, name) for one in by_stage) for name in ("value", "low", "high")})
 
 
 def memory(night: Night) -> Interval:

@@ -28,7 +28,7 @@ from batch_assets.features.snapshot import (
 from batch_assets.logs import Change
 from batch_assets.nightly.progress import Progress
 from batch_assets.nightly.timings import keep_timing
-from batch_assets.process import forget_peak_memory
+from batch_assets.process import MemoryWatch
 from batch_assets.storage import LocalStorage, Storage
 from batch_assets.threads import WAITING, in_threads
 
@@ -103,8 +103,7 @@ def freeze(config: PipelineConfig, storage: Storage, day: str, progress: Progres
         return frozen(config, storage, day)
     if entry and not kept:
         progress.say(f"The features of {day} were frozen before, but are not kept any more: they are computed again.")
-    forget_peak_memory()
-    with storage.scratch() as scratch:
+    with storage.scratch() as scratch, MemoryWatch() as memory:
         snapshot, provenance, seconds = _compute(config, storage, day, scratch, progress)
         computed = time.perf_counter()
         folder = snapshot_folder(config.name, day, snapshot.digest)
@@ -116,7 +115,7 @@ def freeze(config: PipelineConfig, storage: Storage, day: str, progress: Progres
     if in_force is None or in_force.body.digest != snapshot.digest:  # another process froze the day meanwhile: that counts
         return frozen(config, storage, day)
     seconds["profile"] += time.perf_counter() - computed
-    keep_timing(storage, folder, "features", snapshot.rows, sum(seconds.values()))
+    keep_timing(storage, folder, "features", snapshot.rows, sum(seconds.values()), memory.peak)
     return Frozen(snapshot, storage, folder, reused=False, seconds=seconds)
 
 

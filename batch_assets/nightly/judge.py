@@ -26,6 +26,7 @@ from batch_assets.nightly.verdict import (
     record,
     verdict_log,
 )
+from batch_assets.process import MemoryWatch
 from batch_assets.quality.columns import Column
 from batch_assets.quality.comparable import while_few_are_known
 from batch_assets.quality.completeness import judge_audit, judge_completeness, judge_dead_letters, judge_one_model
@@ -49,11 +50,14 @@ def judge(night: Night, manifest: Manifest | None = None) -> Verdict:
     finished = manifest or night.manifest()
     features = judge_features(config, storage, night.frozen, night.day)
     started, first = time.perf_counter(), not verdict_log(storage, night.folder).numbers()
-    verdict = record(storage, night.folder, lambda before: run_verdict(night, finished, features, before), seen=[night.log()])
-    seen = [current_log(storage, config.name, night.day), *model.logs]
-    accept(storage, finished, model.approval, verdict, model.withdrawn(), seen)
+    with MemoryWatch() as memory:
+        verdict = record(
+            storage, night.folder, lambda before: run_verdict(night, finished, features, before), seen=[night.log()]
+        )
+        seen = [current_log(storage, config.name, night.day), *model.logs]
+        accept(storage, finished, model.approval, verdict, model.withdrawn(), seen)
     if first:
-        keep_timing(storage, night.folder, "judging", finished.rows, time.perf_counter() - started)
+        keep_timing(storage, night.folder, "judging", finished.rows, time.perf_counter() - started, memory.peak)
     return verdict
 
 

@@ -14,6 +14,7 @@ from batch_assets.nightly.freeze import Frozen, check_contract
 from batch_assets.nightly.freshness import Loads, judge_loads, loads_of
 from batch_assets.nightly.timings import keep_timing
 from batch_assets.nightly.verdict import OLDEST, Verdict, basis_of, decided, judged_now, read_verdict, record, verdict_log
+from batch_assets.process import MemoryWatch
 from batch_assets.quality.changes import judge_changes
 from batch_assets.quality.columns import Column, columns_of
 from batch_assets.quality.comparable import while_few_are_known
@@ -31,9 +32,11 @@ ROWS = ""
 def judge_features(config: PipelineConfig, storage: Storage, frozen: Frozen, day: str) -> Verdict:
     """Judge a snapshot's columns: the contract, the suite over the column profile, and the good days before."""
     started, first = time.perf_counter(), not verdict_log(storage, frozen.folder).numbers()
-    verdict = record(storage, frozen.folder, lambda before: features_verdict(config, storage, frozen, day, before))
+    with MemoryWatch() as memory:
+        verdict = record(storage, frozen.folder, lambda before: features_verdict(config, storage, frozen, day, before))
     if first:
-        keep_timing(storage, frozen.folder, "judging features", frozen.snapshot.rows, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        keep_timing(storage, frozen.folder, "judging features", frozen.snapshot.rows, seconds, memory.peak)
     return verdict
 
 

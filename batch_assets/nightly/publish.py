@@ -20,6 +20,7 @@ from batch_assets.nightly.score import BYTES_PER_ROW, SPARE_BYTES
 from batch_assets.nightly.tables import follow, follow_again, follow_required, lagging_tables
 from batch_assets.nightly.timings import keep_timing
 from batch_assets.nightly.verdict import read_verdict
+from batch_assets.process import MemoryWatch
 from batch_assets.quality.gates import GATES
 from batch_assets.quality.outcome import CheckOutcome
 from batch_assets.runs.manifest import Manifest
@@ -66,6 +67,11 @@ def publish(night: Night, progress: Progress, why: str = "") -> Published:
         StoreUnavailable: no store answers; as before. If one of several does, it is published there and the others lag.
         TableError: a table that is required has not the day; as before.
     """
+    with MemoryWatch() as memory:
+        return _publish(night, progress, why, memory)
+
+
+def _publish(night: Night, progress: Progress, why: str, memory: MemoryWatch) -> Published:
     started = time.perf_counter()
     config, storage, day, model = night.config, night.storage, night.day, night.model
     forgot = suppressed_number(storage, config.name)
@@ -84,7 +90,7 @@ def publish(night: Night, progress: Progress, why: str = "") -> Published:
     model.require_in_force()
     require_day(storage, config.name, day)
     if suppressed_number(storage, config.name) != forgot:
-        return publish(night, progress, why)  # somebody was forgotten meanwhile
+        return _publish(night, progress, why, memory)  # somebody was forgotten meanwhile
     _require_tables(night)
     seen: list[NumberedLog[Any]] = [night.log(), accepted_log(storage, config.name, day), *model.logs]
     live = go_live(storage, releases, model.approval, model.withdrawn(), seen, why)
@@ -98,7 +104,7 @@ def publish(night: Night, progress: Progress, why: str = "") -> Published:
         lagging |= {one.store.called: live.why for one in releases if one.store.called not in followed}
     remove_releases(storage, config.name, manifest.releases_before, progress)
     if suppressed_number(storage, config.name) != forgot:
-        return publish(night, progress, why)  # in this very moment
+        return _publish(night, progress, why, memory)  # in this very moment
     retired = retire(storage, config.name, config.stores, [releases[0].name])
     for name, reason in retired.unavailable.items():
         progress.say(f"Nothing is removed from {name} now: {reason}")
@@ -108,7 +114,7 @@ def publish(night: Night, progress: Progress, why: str = "") -> Published:
     warnings = tuple(outcome for outcome in verdict.outcomes if not outcome.passed)
     seconds = time.perf_counter() - started
     if not built_before and len(releases) == len(config.stores):
-        keep_timing(storage, night.folder, "publishing", manifest.rows, seconds)
+        keep_timing(storage, night.folder, "publishing", manifest.rows, seconds, memory.peak)
     return Published(releases[0], live.body.release, seconds, lagging, without, not_exported, warnings)
 
 
@@ -123,9 +129,11 @@ def _require_tables(night: Night) -> None:
 def check_published(night: Night) -> CheckOutcome:
     """`published_matches` as a part of the night, which is measured."""
     started, stores = time.perf_counter(), stores_for(night.config, night.storage, night.day)
-    found = published_matches(night)
+    with MemoryWatch() as memory:
+        found = published_matches(night)
     if found.passed and len(stores) == len(night.config.stores):
-        keep_timing(night.storage, night.folder, "checking", night.frozen.snapshot.rows, time.perf_counter() - started)
+        seconds, rows = time.perf_counter() - started, night.frozen.snapshot.rows
+        keep_timing(night.storage, night.folder, "checking", rows, seconds, memory.peak)
     return found
 
 

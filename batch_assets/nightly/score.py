@@ -15,7 +15,7 @@ from batch_assets.histogram import Histogram
 from batch_assets.logs import Change, LogEntry
 from batch_assets.nightly.night import Night
 from batch_assets.nightly.progress import Progress
-from batch_assets.process import forget_peak_memory
+from batch_assets.process import MemoryWatch
 from batch_assets.proof.agreement import agreement
 from batch_assets.proof.audit import Sample, compare, detection, draw
 from batch_assets.proof.keys import prove
@@ -80,11 +80,10 @@ def score(night: Night, engine: Engine, progress: Progress) -> Scored:
     if broken:
         progress.say(f"{run} was finished, but {'; '.join(broken)}: what is missing is scored again.")
     started = time.perf_counter()
-    forget_peak_memory()
     config.features.contract.require_same(model.card.contract, f"{model.name} {model.version}")
     config.answers.require(model.card.head, f"{model.name} {model.version}")
     task = night.task()
-    with lease(storage, night.folder) as others:
+    with lease(storage, night.folder) as others, MemoryWatch() as memory:
         for other in others.alive:
             progress.say(f"{run} is active elsewhere too ({other}); commits are shared, rows are not doubled.")
         commits = Commits(model.card.baseline.edges, model.card.head.record)
@@ -112,14 +111,15 @@ def score(night: Night, engine: Engine, progress: Progress) -> Scored:
             engine=times.engine,
         )
         model.require_unchanged()
-        done = Done(proof, audit, agreed, work, total - before, round(time.perf_counter() - started, 6), proof_seconds)
+        seconds = round(time.perf_counter() - started, 6)
+        done = Done(proof, audit, agreed, work, total - before, seconds, proof_seconds, memory.peak)
         manifest = _manifest(night, commits, done, finished)
     return Scored(night, manifest, resumed, done.scored_here, done.wall_seconds)
 
 
 @dataclass(frozen=True)
 class Done:
-    """What the process that finishes a run knows beside the commits; `scored_here` rows took `wall_seconds`."""
+    """What the process that finishes a run knows beside the commits; `scored_here` rows took `wall_seconds`, `peak_bytes`."""
 
     proof: Proof
     audit: Audit
@@ -128,6 +128,7 @@ class Done:
     scored_here: int
     wall_seconds: float
     proof_seconds: float
+    peak_bytes: int
 
 
 def _score_rest(workers: Workers, night: Night, commits: Commits, progress: Progress) -> None:
@@ -218,6 +219,7 @@ def _manifest(
         scored_here=done.scored_here,
         wall_seconds=done.wall_seconds,
         proof_seconds=done.proof_seconds,
+        peak_bytes=done.peak_bytes,
         finished=utc_now().isoformat(timespec="microseconds"),
         versions={
             "python": sys.version.split()[0],

@@ -16,7 +16,6 @@ from pydantic import BaseModel, ConfigDict
 from batch_assets.errors import AlreadyExists
 from batch_assets.features.snapshot import days_of
 from batch_assets.nightly.accepted import accepted_run
-from batch_assets.process import peak_memory
 from batch_assets.runs.manifest import Manifest, manifest_log
 from batch_assets.storage import Storage
 from batch_assets.threads import in_threads
@@ -30,7 +29,7 @@ OF_WORKERS: tuple[Stage, ...] = ("start-up", "scoring", "proof")
 
 
 class Timing(BaseModel):
-    """How long a stage of so many rows took, and the most memory that its process had in the night until then."""
+    """How long a stage of so many rows took, and the most memory of its own that its process had meanwhile."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -44,8 +43,9 @@ class Timing(BaseModel):
 class NightTook:
     """What an accepted night took: seconds of each stage that was done whole; `workers` are those of its engine.
 
-    `model` is the digest of the version that scored it. `peak_bytes` is the most memory that a process which drove it had, 0 if
-    nobody knows: the workers of Ray and Spark are other processes. `finished` is when its run was.
+    `model` is the digest of the version that scored it. `peaks` is the most memory of its own, in bytes, that the process which
+    drove a stage had, of all three that `scoring` is measured with, and of nothing else the workers of Ray and Spark, which are
+    other processes. `finished` is when its run was.
     """
 
     day: str
@@ -55,7 +55,7 @@ class NightTook:
     engine: str
     model: str
     seconds: dict[Stage, float]
-    peak_bytes: int
+    peaks: dict[Stage, int]
     finished: str
 
     @property
@@ -69,9 +69,9 @@ class NightTook:
         return sum(self.seconds.values())
 
 
-def keep_timing(storage: Storage, folder: str, stage: Stage, rows: int, seconds: float) -> None:
+def keep_timing(storage: Storage, folder: str, stage: Stage, rows: int, seconds: float, peak_bytes: int) -> None:
     """Keep what a stage took that was done whole, beside the snapshot or the run in a folder."""
-    timing = Timing(stage=stage, rows=rows, seconds=round(seconds, 6), peak_bytes=peak_memory())
+    timing = Timing(stage=stage, rows=rows, seconds=round(seconds, 6), peak_bytes=peak_bytes)
     with suppress(AlreadyExists):
         storage.create(f"{folder}/_took/{stage.replace(' ', '-')}.json", timing.model_dump_json().encode())
 
@@ -108,7 +108,7 @@ def _took(storage: Storage, pipeline: str, day: str) -> NightTook | None:
         engine=manifest.work.engine,
         model=manifest.model.digest,
         seconds={stage: seconds[stage] for stage in STAGES if stage in seconds},
-        peak_bytes=max((one.peak_bytes for one in kept.values()), default=0),
+        peaks={stage: one.peak_bytes for stage, one in kept.items()} | {"scoring": manifest.peak_bytes},
         finished=manifest.finished,
     )
 

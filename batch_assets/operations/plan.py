@@ -14,7 +14,7 @@ from batch_assets.config import PipelineConfig
 from batch_assets.engines.engine import THREADS, Price
 from batch_assets.errors import NotFound
 from batch_assets.nightly.accepted import accepted_run
-from batch_assets.nightly.estimates import LAST_NIGHTS, added, amount_at, stages_take
+from batch_assets.nightly.estimates import LAST_NIGHTS, added, driver_peak, stages_take
 from batch_assets.nightly.timings import OF_WORKERS, STAGES, NightTook, Stage, nights_took
 from batch_assets.operations.cost import Cost, cost
 from batch_assets.process import memory_there
@@ -34,8 +34,8 @@ class Plan(BaseModel):
     `pipeline` is empty, and `nights` is 0, of explicit figures; else it was made from so many nights, of which the largest had
     `largest` rows, and whose workers were `engine`. `seconds` are by stage, `total` is their sum; `unmeasured` are stages that
     no night has measured. `workers_needed` is how many workers hold the deadline (seconds), None if no number does: with as
-    many as have something to do the night takes up to `shortest`. `driver_peak` is the most memory of the process that drives,
-    in bytes, mapped files included: threads score in it, workers of Ray and Spark in others. `sizes` are bytes under the root,
+    many as have something to do the night takes up to `shortest`. `driver_peak` is the most memory of its own that the process
+    that drives has, in bytes: threads score in it, workers of Ray and Spark in others. `sizes` are bytes under the root,
     by what they are; `elsewhere` are stores that keep theirs somewhere else. `shares` says of what this machine has, and of the
     deadline, how much the night needs at most.
     """
@@ -201,7 +201,7 @@ def plan_night(
         )
     found = plan_from(nights, config, planned, workers or nights[-1].workers, deadline)
     sizes, elsewhere = _sizes(config, storage, nights[-1], planned)
-    peak = amount_at([(night.rows, float(night.peak_bytes)) for night in nights], planned)
+    peak = driver_peak(nights, config.features.source.held(), planned)
     shares = {"memory": peak.high / memory_there()} if peak else {}
     free = storage.free_bytes()
     shares |= {"disk": sum(sizes.values()) / max(free, 1)} if free is not None else {}

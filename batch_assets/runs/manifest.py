@@ -62,8 +62,9 @@ class Manifest(BaseModel):
     `approval` is the one under which the run was finished; a later approval of the same version takes the run as it is.
     `values` digests all scored (key, record), of the type `record`; `labels` is how many of them have each label; `seconds` are
     what the footers say of their chunks, by stage; stages of several chunks overlap. `scored_here` rows took `wall_seconds`, of
-    which `proof_seconds` for proof and audit, in the process that finished the run, and its workers' time is `work`; the other
-    rows were committed before. `finished` says when that was (UTC, ISO 8601), also in the manifests that follow.
+    which `proof_seconds` for proof and audit, in the process that finished the run, which had `peak_bytes` of memory of its own
+    at most, and its workers' time is `work`; the other rows were committed before. `finished` says when that was (UTC, ISO
+    8601), also in the manifests that follow.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -96,6 +97,7 @@ class Manifest(BaseModel):
     scored_here: int
     wall_seconds: float
     proof_seconds: float
+    peak_bytes: int
     finished: str
     versions: dict[str, str]
     left_out: LeftOut | None = Field(None, exclude_if=lambda said: said is None)

@@ -1,5 +1,6 @@
 """A DuckDB session that knows nothing but what it is given, and how names and texts are written in its SQL."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,6 +66,14 @@ def require_keys(named: str, names: Sequence[str], keys: Sequence[str]) -> None:
     doubled = sorted({name for name in names if [folded(other) for other in names].count(folded(name)) > 1})
     if doubled:
         raise SourceError(f"{named} gives {' and '.join(doubled)} more than once; give each column a name of its own.")
+
+
+def bytes_of(memory_limit: str) -> int | None:
+    """What DuckDB takes a limit for, like 4GB or 512MiB; None for a share of the machine's memory."""
+    said = re.fullmatch(r"\s*(\d*\.?\d+)\s*([KMGT])(I?)B?\s*", memory_limit.upper())
+    if said is None:
+        return None
+    return round(float(said[1]) * (1024 if said[3] else 1000) ** ("KMGT".index(said[2]) + 1))
 
 
 def folded(name: str) -> str:

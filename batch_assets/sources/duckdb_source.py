@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from batch_assets.errors import SourceError
 from batch_assets.features.provenance import sha256_of
-from batch_assets.sources.closed import folded
+from batch_assets.sources.closed import bytes_of, folded
 from batch_assets.sources.lineage import Lineage, lineage_of
 from batch_assets.sources.listing import TableSettings
 from batch_assets.sources.query import require_select
@@ -53,6 +53,10 @@ class DuckdbSource(Source):
     @override
     def table_names(self) -> tuple[str, ...]:
         return tuple(self.tables)
+
+    @override
+    def held(self) -> int | None:
+        return bytes_of(self.memory_limit)
 
     @override
     def read(self, day: str, keys: Sequence[str], spill: Path, timezone: str = "UTC") -> AbstractContextManager[Read]:

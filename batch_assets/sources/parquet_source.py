@@ -10,7 +10,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from batch_assets.features.provenance import sha256_of
-from batch_assets.sources.closed import folded, quoted, quoted_name
+from batch_assets.sources.closed import bytes_of, folded, quoted, quoted_name
 from batch_assets.sources.hive import files_of_day
 from batch_assets.sources.lineage import Lineage, same_columns
 from batch_assets.sources.listing import TableSettings
@@ -49,6 +49,10 @@ class ParquetSource(Source):
     @override
     def table_names(self) -> tuple[str, ...]:
         return (TABLE,)
+
+    @override
+    def held(self) -> int | None:
+        return bytes_of(self.memory_limit)
 
     @override
     def read(self, day: str, keys: Sequence[str], spill: Path, timezone: str = "UTC") -> AbstractContextManager[Read]:

@@ -55,6 +55,10 @@ class PythonSource(Source):
         return self.source.table_names()
 
     @override
+    def held(self) -> int | None:
+        return self.source.held()
+
+    @override
     @contextmanager
     def read(self, day: str, keys: Sequence[str], spill: Path, timezone: str = "UTC") -> Iterator[Read]:
         import pyarrow as pa

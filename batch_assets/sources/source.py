@@ -62,6 +62,10 @@ class Source(Adapter):
     def table_names(self) -> tuple[str, ...]:
         """The names of the tables that a provenance has, as `quality.sources.not_daily` says them; nothing is opened."""
 
+    def held(self) -> int | None:
+        """Bytes of memory that the rows of a day take at most, as what is more goes to the disk; None if it does not say."""
+        return None
+
     def lineage(self, columns: Collection[str], tables: Collection[str]) -> Lineage:  # noqa: ARG002
         """Which columns of some tables each of its columns is computed from, as far as that is known; no rows are read.
 

@@ -15,7 +15,7 @@ from typing_extensions import override
 from batch_assets.errors import BadKeys, BatchAssetsError, SourceError
 from batch_assets.features.provenance import Provenance, SourceTable, sha256_of
 from batch_assets.ports import Port
-from batch_assets.sources.closed import closed_session, first_line, quoted_name, require_keys
+from batch_assets.sources.closed import bytes_of, closed_session, first_line, quoted_name, require_keys
 from batch_assets.sources.lineage import Lineage, same_columns
 from batch_assets.sources.source import SOURCES, STREAMED_KINDS, Read, Source
 
@@ -61,6 +61,10 @@ class StreamedSource(Source):
     @override
     def table_names(self) -> tuple[str, ...]:
         return (self.table_name,)
+
+    @override
+    def held(self) -> int | None:
+        return bytes_of(self.memory_limit)
 
     @override
     def lineage(self, columns: Collection[str], tables: Collection[str]) -> Lineage:

@@ -12,7 +12,7 @@ from batch_assets.errors import NotFound, OtherLayout, StorageError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-LAYOUT = 3
+LAYOUT = 4
 """The layout version under the root; another one is refused."""
 
 FORMAT_FILE = "_format.json"

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch_assets.engines.engine import Price
-from batch_assets.nightly.estimates import CONFIDENCE, added, amount_at, memory, scoring_minutes, stages_take
+from batch_assets.nightly.estimates import CONFIDENCE, added, amount_at, driver_peak, memory, scoring_minutes, stages_take
 from batch_assets.nightly.timings import STAGES, NightTook, Stage
 from batch_assets.quality.statistics import Interval
 from batch_assets_tests.small import DAY, Small
@@ -25,7 +26,7 @@ def took(rows: int, workers: int = 1, chunks: int = MANY, model: str = "one", **
     named: dict[Stage, float] = {
         stage: seconds[stage.replace(" ", "_").replace("-", "_")] for stage in STAGES if _said(stage, seconds)
     }
-    return NightTook(DAY, rows, chunks, workers, "threads", model, named, 0, "")
+    return NightTook(DAY, rows, chunks, workers, "threads", model, named, {}, "")
 
 
 def _said(stage: Stage, seconds: dict[str, float]) -> bool:
@@ -113,7 +114,7 @@ def coverage(nights: int, spread: float, together: bool) -> float:
                 "",
                 "",
                 {stage: (fixed + each * rows) * by for (stage, fixed, each), by in zip(true, noise(), strict=True)},
-                0,
+                {},
                 "",
             )
             for rows in sizes
@@ -213,6 +214,50 @@ class TestMinutesOfScoring:
 
 def test_a_minute_costs_a_sixtieth_of_an_hour() -> None:
     assert Price(per_hour=36.0).per_minute == pytest.approx(0.6)
+
+
+class TestMemory:
+    """Nights whose features hold their rows until a limit, beside 300 MB, and whose scoring takes a GB in any case."""
+
+    LIMIT = 2_000_000_000
+
+    def nights(self, *sizes: int) -> list[NightTook]:
+        features = [300_000_000 + min(120 * rows, self.LIMIT) for rows in sizes]
+        return [
+            replace(took(rows), peaks={"features": held, "scoring": 1_000_000_000})
+            for rows, held in zip(sizes, features, strict=True)
+        ]
+
+    def most(self, nights: Sequence[NightTook], held: int | None, rows: int) -> Interval:
+        found = driver_peak(nights, held, rows)
+        assert found is not None
+        return found
+
+    def test_it_is_that_of_the_stage_that_takes_most(self) -> None:
+        nights = self.nights(1_000_000, 4_000_000, 8_000_000)
+        assert self.most(nights, self.LIMIT, 1_000_000).value == pytest.approx(1e9, rel=0.01)
+        assert self.most(nights, self.LIMIT, 10_000_000).value == pytest.approx(1.5e9, rel=0.01)
+
+    def test_what_goes_to_the_disk_takes_no_memory(self) -> None:
+        nights = self.nights(1_000_000, 4_000_000, 8_000_000)
+        found, unlimited = (self.most(nights, held, 500_000_000) for held in (self.LIMIT, None))
+        assert found.low < found.value < found.high < unlimited.low
+        assert found.value == pytest.approx(2.42e9, rel=0.01)
+        assert unlimited.value == pytest.approx(60.3e9, rel=0.01)
+
+    def test_another_stage_grows_whatever_a_source_holds(self) -> None:
+        nights = [
+            replace(took(rows), peaks={"features": 10**8, "judging": 100 * rows}) for rows in (10**6, 2 * 10**6, 4 * 10**6)
+        ]
+        assert self.most(nights, self.LIMIT, 500_000_000).value == pytest.approx(50e9, rel=0.01)
+
+    def test_after_one_night_only_features_are_taken_to_grow(self) -> None:
+        nights = self.nights(1_000_000)
+        assert self.most(nights, self.LIMIT, 2_000_000).value == pytest.approx(1e9)
+        assert self.most(nights, self.LIMIT, 4_000_000).value == pytest.approx(4 * 0.42e9)
+
+    def test_nights_without_it_say_nothing(self) -> None:
+        assert driver_peak([took(1_000)], self.LIMIT, 1_000) is None
 
 
 def test_memory_holds_the_largest_chunk(small: Small) -> None:

@@ -36,7 +36,8 @@ class TestWhatIsMeasured:
         assert scored == pytest.approx(manifest.wall_seconds)
         assert (night.rows, night.chunks, night.day, night.model) == (2_000, 8, DAY, manifest.model.digest)
         assert night.finished == manifest.finished
-        assert night.peak_bytes > 1_000_000
+        assert night.peaks.keys() == set(STAGES) - {"start-up", "proof"}
+        assert all(peak > 1_000_000 for peak in night.peaks.values())
 
     def test_a_night_that_is_done_again_measures_nothing_again(self, small: Small) -> None:
         whole_night(small)

@@ -77,6 +77,11 @@ def test_it_may_leave_rows_out_and_give_more_of_one(ask: Ask, tmp_path: Path) ->
         write_snapshot(tmp_path / "snapshot", read.rows, ["user"], 100)
 
 
+def test_it_holds_what_the_source_holds_that_it_reads() -> None:
+    read = ParquetSource(path="/data/table", memory_limit="512MiB")
+    assert PythonSource(source=read, function=f"{HERE}:words").held() == read.held() == 512 << 20
+
+
 def test_it_runs_on_so_many_processes_and_none_of_them_is_this(ask: Ask) -> None:
     found, _ = ask(f"{HERE}:process", workers=2, batch_rows=1)
     assert os.getpid() not in set(found["process"].to_pylist())

@@ -6,6 +6,7 @@ from datetime import date
 from pathlib import Path
 from typing import Literal
 
+import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -19,6 +20,14 @@ from batch_assets.sources.duckdb_source import DuckdbSource
 from batch_assets.sources.source import Source
 from batch_assets.sources.streamed import Streamed, StreamedSource
 from batch_assets_tests.sources.source_behaviour import DAY, SourceBehaviour, rows_of
+
+
+def settled(limit: str) -> str:
+    """What DuckDB says that a limit is."""
+    with duckdb.connect() as connection:
+        connection.execute(f"SET memory_limit = '{limit}'")
+        (found,) = connection.execute("SELECT current_setting('memory_limit')").fetchone() or ("",)
+    return str(found)
 
 
 class HeapSource(StreamedSource):
@@ -114,6 +123,18 @@ class TestStreamed(SourceBehaviour):
         source = heap(table, [rows_of(DAY, pa.array([1]))]).model_copy(update={"memory_limit": "much"})
         with pytest.raises(SourceError, match=r"^The rows of heap cannot be put in order: .*Memory must have a number.*\.$"):
             self.read(source, spill)
+
+    @pytest.mark.parametrize("limit", ["4GB", "1.5 gib", ".5G", "512MB", "3TiB"])
+    def test_it_holds_what_the_limit_says_to_duckdb(self, tmp_path: Path, limit: str) -> None:
+        held = heap(tmp_path, []).model_copy(update={"memory_limit": limit}).held()
+        assert held is not None
+        number, unit = settled(limit).split()
+        said = float(number) * 1024 ** ("KiB", "MiB", "GiB", "TiB").index(unit) * 1024
+        assert held == pytest.approx(said, rel=0.1)  # it says one digit behind the point, and no other is above
+
+    @pytest.mark.parametrize("limit", ["80%", "none", "much"])
+    def test_of_a_share_of_the_machine_it_does_not_say(self, tmp_path: Path, limit: str) -> None:
+        assert heap(tmp_path, []).model_copy(update={"memory_limit": limit}).held() is None
 
 
 class TestTableOfAQuery:
