@@ -73,7 +73,8 @@ def bytes_of(memory_limit: str) -> int | None:
     said = re.fullmatch(r"\s*(\d*\.?\d+)\s*([KMGT])(I?)B?\s*", memory_limit.upper())
     if said is None:
         return None
-    return round(float(said[1]) * (1024 if said[3] else 1000) ** ("KMGT".index(said[2]) + 1))
+    unit: int = (1024 if said[3] else 1000) ** ("KMGT".index(said[2]) + 1)
+    return round(float(said[1]) * unit)
 
 
 def folded(name: str) -> str:
