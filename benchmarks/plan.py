@@ -6,8 +6,9 @@
 
 Every night is one of `benchmarks/night.py`, by the command line, in a process of its own. All plans are made after the nights
 of `--train`, before the first one of `--unseen`, by what `batch-assets plan` says. A night takes the sum of its stages; what
-Python and Dagster need to start and between the stages is in none of them, and the column `command` has it. The last line says
-how many lie within their 90 % interval, and the largest error. Nights of fewer and of more rows are made first: from some size
+Python and Dagster need to start and between the stages is in none of them, and the column `command` has it. The memory that was
+planned for the process that drives, and what it had of its own, stand last. The last line says how many lie within their 90 %
+interval, and the largest error. Nights of fewer and of more rows are made first: from some size
 on DuckDB sorts on the disk, which no smaller night can tell; and the very first night has none to be compared with. A night's
 first stages read what the night before has left in the page cache, as any night's do.
 """
@@ -58,11 +59,12 @@ def main() -> None:
         return
     print(f"{len(options.train)} nights of {', '.join(f'{rows:,}' for rows in options.train)} rows, then:")
     columns = {"rows": 12, "planned, s": 12, "at least": 10, "at most": 10, "took, s": 10, "error": 8, "within": 8}
-    print("".join(f"{name:>{width}}" for name, width in (columns | {"command, s": 12}).items()))
+    print("".join(f"{name:>{width}}" for name, width in (columns | {"command, s": 12, "memory, MB": 18}).items()))
     for one in found:
         planned = "".join(f"{one['planned'][key]:>{width}.1f}" for key, width in (("value", 12), ("low", 10), ("high", 10)))
         said = f"{one['took']:>10.1f}{one['error']:>+8.0%}{'yes' if one['within'] else 'no':>8}{one['command']:>12.1f}"
-        print(f"{one['rows']:>12,}{planned}{said}")
+        memory = " / ".join(f"{size / 1e6:,.0f}" for size in one["memory"])
+        print(f"{one['rows']:>12,}{planned}{said}{memory:>18}")
     print(f"{within} of {len(found)} within the 90 % interval; the largest error is {worst:.0%}")
 
 
@@ -89,6 +91,7 @@ def _compared(project: Path, options: argparse.Namespace) -> list[dict[str, Any]
                 "error": plan.total.value / took.total - 1,
                 "within": within,
                 "command": said["wall"],
+                "memory": [plan.driver_peak.value if plan.driver_peak else 0.0, max(took.peaks.values())],
                 "stages": {stage: [plan.seconds[stage].value, seconds] for stage, seconds in took.seconds.items()},
             }
         )
