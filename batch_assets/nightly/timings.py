@@ -43,9 +43,9 @@ class Timing(BaseModel):
 class NightTook:
     """What an accepted night took: seconds of each stage that was done whole; `workers` are those of its engine.
 
-    `model` is the digest of the version that scored it. `peaks` is the most memory of its own, in bytes, that the process which
-    drove a stage had, of all three that `scoring` is measured with, and of nothing else the workers of Ray and Spark, which are
-    other processes. `finished` is when its run was.
+    `model` is the digest of the version that scored it. `peaks` is by stage the most memory of its own, in bytes, that the
+    process which drove it had; that of `scoring` holds start-up and proof. The workers of Ray and Spark are other processes.
+    `finished` is when its run was.
     """
 
     day: str
