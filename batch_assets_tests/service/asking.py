@@ -33,17 +33,36 @@ def options(*smalls: Small, **said: Any) -> ServiceOptions:
 
 
 class InProcess:
-    """A service in an event loop of this process."""
+    """A service in an event loop of this process, from its start-up to its end, as a server has it; or another app, asked."""
 
     def __init__(self, said: ServiceOptions, app: Any = None) -> None:
-        self._app = app or service(said)
+        self._app: Any = app or service(said)
+        self._lives = app is None
         self._runner = asyncio.Runner()
+        self._events: asyncio.Queue[dict[str, str]] = asyncio.Queue()
+        self._answers: asyncio.Queue[dict[str, str]] = asyncio.Queue()
 
     def __enter__(self) -> "InProcess":
+        if self._lives:
+            self._runner.run(self._begin())
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._runner.close()
+        try:
+            if self._lives:
+                self._runner.run(self._pass_on("shutdown"))
+        finally:
+            self._runner.close()
+
+    async def _begin(self) -> None:
+        scope = {"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}
+        self._life = asyncio.create_task(self._app(scope, self._events.get, self._answers.put))
+        await self._pass_on("startup")
+
+    async def _pass_on(self, event: str) -> None:
+        await self._events.put({"type": f"lifespan.{event}"})
+        answer = await asyncio.wait_for(self._answers.get(), timeout=60)
+        assert answer["type"] == f"lifespan.{event}.complete", answer
 
     def ask(self, method: str, path: str, **said: Any) -> httpx.Response:
         """One request and its answer."""
