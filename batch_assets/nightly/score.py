@@ -119,7 +119,7 @@ def score(night: Night, engine: Engine, progress: Progress) -> Scored:
 
 @dataclass(frozen=True)
 class Done:
-    """What the process that finishes a run knows beside the commits: `scored_here` rows took `wall_seconds` and `peak_bytes`."""
+    """What the process that finishes a run knows beside the commits; see `Manifest`."""
 
     proof: Proof
     audit: Audit
