@@ -23,6 +23,7 @@ from batch_assets.nightly.judge import judge
 from batch_assets.nightly.publish import publish
 from batch_assets.nightly.score import score
 from batch_assets.scoring.heads.value import Value
+from batch_assets_tests.servers.s3_gateway import S3Gateway
 from batch_assets_tests.small import DAY, Small, rows
 
 pytestmark = [pytest.mark.process, pytest.mark.long]
@@ -51,10 +52,12 @@ class Night:
 
 
 @pytest.fixture(scope="module")
-def engines(shared_bucket: str) -> Iterator[dict[str, Engine]]:
+def engines(shared_bucket: str, s3_gateway: S3Gateway) -> Iterator[dict[str, Engine]]:
     with ExitStack() as stack:
         stack.enter_context(local_ray(num_cpus=2))
-        spark = stack.enter_context(closing(SparkEngine(EngineSettings(kind="spark", workers=2))))
+        # a Java that an earlier session of this process has left has the environment of then
+        conf = {f"spark.executorEnv.{name}": value for name, value in s3_gateway.environment.items()}
+        spark = stack.enter_context(closing(SparkEngine(EngineSettings(kind="spark", workers=2, conf=conf))))
         spark.connect()
         yield {"local": LocalEngine(2), "ray": RayEngine(), "spark": spark}
 
