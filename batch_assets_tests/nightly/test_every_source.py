@@ -168,7 +168,7 @@ def test_threads(kind: Callable[[Place], Source], root: str, cell: Callable[...,
     require_same(cell(kind, root, LocalEngine(1)), expected)
 
 
-@pytest.mark.parametrize("root", [pytest.param("local", marks=pytest.mark.long), "s3"])
+@pytest.mark.parametrize("root", ["local", "s3"])
 @pytest.mark.parametrize(
     "kind", [pytest.param(kind, marks=() if kind is Place.parquet_in_a_bucket else pytest.mark.long) for kind in KINDS]
 )

@@ -19,7 +19,7 @@ from batch_assets_tests.small import Small
 pytestmark = pytest.mark.night
 
 FIRST = date(2024, 3, 1)
-KEPT = 2
+KEPT = 3
 
 
 class Records:
@@ -109,15 +109,15 @@ def keeping(config: PipelineConfig, count: int) -> PipelineConfig:
 def test_nights_without_end_keep_a_bounded_number_of_rows(small: Small, records: Records) -> None:
     location, config = repository(small), keeping(changed(small), KEPT)
     counted = []
-    for day in days(KEPT + 3):
+    for day in days(KEPT + 4):
         records.a_day_later()
         run(location, records.instance, day)
         prune_history(config, records.instance)
         counted.append(records.rows())
     assert counted[0] != counted[1], "a night writes rows"
-    assert counted[KEPT] == counted[KEPT + 1] == counted[KEPT + 2]
+    assert counted[KEPT] == counted[KEPT + 1] == counted[KEPT + 2] == counted[KEPT + 3]
     key = dg.AssetKey(["small", "predictions"])
-    assert records.instance.get_materialized_partitions(key) == set(days(KEPT + 3)[-KEPT:])
+    assert records.instance.get_materialized_partitions(key) == set(days(KEPT + 4)[-KEPT:])
 
 
 @pytest.mark.long

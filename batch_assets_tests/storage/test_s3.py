@@ -232,15 +232,12 @@ class TestOnAServer(InABucket):
     def storage(self, real_bucket: str) -> Storage:
         return S3Storage(f"{real_bucket}/some/prefix")
 
-    def test_a_large_file_goes_in_parts_and_has_one_writer(
-        self, storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("batch_assets.storage.bucket._IN_PARTS", 1 << 20)
+    def test_a_large_file_goes_in_parts_and_has_one_writer(self, storage: Storage, tmp_path: Path) -> None:
         (tmp_path / "large").mkdir()
-        (tmp_path / "large" / "file").write_bytes(os.urandom(20 << 20))
+        (tmp_path / "large" / "file").write_bytes(os.urandom(70 << 20))
         storage.adopt(tmp_path / "large", "a")
         assert storage.sha256("a/file") == hashlib.sha256((tmp_path / "large" / "file").read_bytes()).hexdigest()
-        (tmp_path / "large" / "file").write_bytes(os.urandom(20 << 20))
+        (tmp_path / "large" / "file").write_bytes(os.urandom(70 << 20))
         with pytest.raises(AlreadyExists):
             storage.adopt(tmp_path / "large", "a")
 
