@@ -4,26 +4,27 @@
 
 The rows (an int64 key, a probability, a decile, a label) are written first, as a night commits them, in chunks of 131,072; that
 is not measured. Then they are exported: read, put into shards, written, read back and compared, and put in their place durably.
-`peak_mb` is the most memory of its own (USS) that the process has meanwhile beyond what it had before. Prints a line of JSON.
+`peak_mb` is the most memory of its own, mapped files aside, that the process has meanwhile beyond what it had before. Prints a
+line of JSON.
 """
 
 import argparse
 import json
 import sys
 import tempfile
-import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pyarrow as pa
 
 sys.path.pop(0)  # in this file's own folder `redis` would be redis.py
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
 from batch_assets.digest import Digest, keyed_digest
+from batch_assets.features.contract import Column, FeatureContract, Key
+from batch_assets.process import MemoryWatch
 from batch_assets.runs.commit import as_parquet, predictions_table
 from batch_assets.runs.manifest import Manifest, ManifestFile
 from batch_assets.serving.export import ExportSettings, export
@@ -50,27 +51,6 @@ def committed(storage: LocalStorage, rows: int) -> Manifest:
     return Manifest.model_construct(**said, files=tuple(files), scored=rows, values=values)
 
 
-class Peak:
-    """The most memory that this process has while it is watched, in bytes."""
-
-    def __init__(self) -> None:
-        self._process, self._stop = psutil.Process(), threading.Event()
-        self.before = self.most = self._process.memory_full_info().uss
-
-    def __enter__(self) -> "Peak":
-        self._thread = threading.Thread(target=self._watch)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._stop.wait(0.1):
-            self.most = max(self.most, self._process.memory_full_info().uss)
-
-
 def main() -> None:
     """Write, export, and say how that was."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -80,12 +60,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         storage = LocalStorage(folder)
         manifest = committed(storage, options.rows)
+        contract = FeatureContract(key=(Key(name="user", dtype="int64"),), columns=(Column(name="x"),))
         began = time.monotonic()
-        with Peak() as peak:
-            export(storage, ExportSettings(shards=options.shards), manifest, ["user"], datetime(2024, 3, 11, tzinfo=UTC))
+        with MemoryWatch() as memory:
+            before = memory.peak
+            export(storage, ExportSettings(shards=options.shards), manifest, contract, None, datetime(2024, 3, 11, tzinfo=UTC))
         seconds = time.monotonic() - began
     found = {"rows": options.rows, "shards": options.shards, "seconds": round(seconds, 1)}
-    print(json.dumps({**found, "peak_mb": round((peak.most - peak.before) / 1e6)}))
+    print(json.dumps({**found, "peak_mb": round((memory.peak - before) / 1e6)}))
 
 
 if __name__ == "__main__":
